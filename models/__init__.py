@@ -1,0 +1,5 @@
+"""Generative models: a prior p(z) and a likelihood p(x|z), written as a Pyro program."""
+
+from pyrovae.models.vae import VAE
+
+__all__ = ["VAE"]

@@ -1,0 +1,5 @@
+"""Likelihoods p(x|z), one file each: called with the decoder's features, a likelihood returns a distribution."""
+
+from pyrovae.models.likelihoods.bernoulli import Bernoulli
+
+__all__ = ["Bernoulli"]

@@ -1,0 +1,58 @@
+"""The generative model p(z) p(x|z) as a Pyro program."""
+
+import pyro
+import pyro.distributions as dist
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+
+class VAE(PyroModule):
+    """The generative model p(x, z) = p(z) p(x|z), with its latent site scaled by β.
+
+    With the matching guide, ``Trace_ELBO`` and ``TraceMeanField_ELBO`` are the batch sum of
+    L = D + β R (Higgins et al. 2017), in nats.
+
+    Args:
+        prior: called without arguments, returns p(z).
+        decoder: features of z.
+        likelihood: called with these features, returns p(x|z).
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.models.likelihoods import Bernoulli
+        >>> from pyrovae.models.priors import StandardNormal
+        >>> from pyrovae.networks import MLP
+        >>> VAE(StandardNormal(2), MLP((2,), (16,), 64), Bernoulli((1, 8, 8)))
+        VAE: p(z) p(x|z)
+          z ~ StandardNormal [2]
+          x ~ Bernoulli(decoder(z)) [1, 8, 8]
+          decoder = MLP(2 → 16 → 64)
+    """
+
+    def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: nn.Module) -> None:
+        super().__init__("model")
+        self.prior = prior
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+    def forward(self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1) -> Tensor:
+        """Runs the program: conditioned on images ``x`` [batch, *event_shape], or sampling ``n`` of them."""
+        with pyro.plate("data", n if x is None else len(x)):
+            with poutine.scale(scale=beta):
+                z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+
+    def decode(self, z: Tensor) -> dist.Distribution:
+        """The distribution p(x|z): ``[..., latent_size]`` → event shape of an image."""
+        return self.likelihood(self.decoder(z))
+
+    def __repr__(self) -> str:
+        prior, likelihood = self.prior, self.likelihood
+        return (
+            f"{type(self).__name__}: p(z) p(x|z)\n"
+            f"  z ~ {type(prior).__name__} {list(prior.event_shape)}\n"
+            f"  x ~ {type(likelihood).__name__}(decoder(z)) {list(likelihood.event_shape)}\n"
+            f"  decoder = {self.decoder!r}"
+        )

@@ -1,0 +1,5 @@
+"""What a user can mend, told in one line."""
+
+
+class InputError(ValueError):
+    """What was expected, what came, and the likely cause; the command line prints it and exits with 2."""

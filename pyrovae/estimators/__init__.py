@@ -1,0 +1,1 @@
+"""Pure functions of tensors; this is where estimators of information and likelihood belong."""

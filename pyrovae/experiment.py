@@ -1,0 +1,188 @@
+"""Runs a study from end to end: cohort by cohort trained, measured and written down, then drawn."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
+
+import filelock
+import torch
+
+from pyrovae.analysis import figures
+from pyrovae.build import check_names, make_data, make_likelihood, make_pair, make_rows
+from pyrovae.errors import InputError
+from pyrovae.evaluate import evaluate
+from pyrovae.lockstep import Lockstep
+from pyrovae.pair import Checked
+from pyrovae.progress import Watch
+from pyrovae.results import Results
+from pyrovae.data import Dataset, as_pixels
+from pyrovae.streams import Streams
+from pyrovae.study import Cohort, Study
+from pyrovae.train import Compile, Training
+
+
+@dataclass(frozen=True)
+class PlannedCohort:
+    """One line of the plan."""
+
+    label: str
+    runs: int
+    steps: int
+    train_images: int
+    test_images: int
+
+
+def plan(study: Study) -> list[PlannedCohort]:
+    """What running a study would do, without an image made or a weight trained.
+
+    Raises:
+        InputError: the study names a part that does not exist, or asks for what the data do not have.
+    """
+    cohorts = study.cohorts()
+    for cohort in cohorts:
+        check_names(cohort.shared)
+    planned = []
+    for cohort in cohorts:
+        _, train, test = make_rows(cohort.shared)
+        planned.append(
+            PlannedCohort(_label(study, cohort), len(cohort.runs), cohort.shared.steps, len(train), len(test))
+        )
+    return planned
+
+
+def run(
+    study: Study, out: str | Path | None = None, *, device: str = "auto", compile: Compile = "auto", quiet: bool = False
+) -> Results:
+    """Runs a study, or goes on with one that was interrupted, and returns its results.
+
+    Args:
+        study: what to run.
+        out: folder for everything it leaves behind; ``runs/NAME`` by default.
+        device: "auto" (CUDA if there is any), "cpu" or "cuda".
+        compile: "auto" compiles the training step when enough steps are to come, "always", or "never".
+        quiet: print nothing.
+
+    Raises:
+        InputError: the study, the folder or the device is not what was expected; one line says how.
+        Interrupted: SIGINT or SIGTERM came while training; the same call goes on from there.
+
+    Example:
+        >>> study = Study.load("quick", steps=2, depth=1, width=8, train_images=64, test_images=64)
+        >>> results = run(study.replace(seed=0, beta=[0.1, 1]), out=tmp_path / "mine", quiet=True)
+        >>> sorted(results.tree["rate_distortion"].sizes.items())
+        [('beta', 2), ('seed', 1), ('split', 2)]
+        >>> pair = results.pair(beta=1)
+    """
+    place = _device(device)
+    folder = Path("runs") / study.name if out is None else Path(out)
+    plan(study)
+    with _locked(folder):
+        results = Results.create(folder, study, make_pair)
+        missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
+        with Watch(sum(cohort.shared.steps for cohort in missing), quiet=quiet) as watch:
+            for cohort in missing:
+                _run_cohort(results, cohort, place, compile, watch)
+        figures.save(results.tree, folder / "figures")
+    return results
+
+
+def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile: Compile, watch: Watch) -> None:
+    study, shared = results.study, cohort.shared
+    data = make_data(shared).to(device)
+    training, checked = _start(study, cohort, data)
+    file = results.checkpoint_file(cohort)
+    if file.exists():
+        training.resume(file)
+        watch.note(f"{_label(study, cohort)}: goes on from step {training.step:,}")
+    watch.begin(_label(study, cohort), shared.steps, training.step)
+    before = time.perf_counter()
+    training.run(
+        shared.steps,
+        points=study.measure.points,
+        every=study.checkpoint_every,
+        file=file,
+        compile=compile,
+        watcher=watch,
+    )
+    seconds = time.perf_counter() - before
+    watch.end()
+    floor = make_likelihood(shared, data.event_shape).floor
+    measured = evaluate(
+        training.lockstep, training.streams, data, floor, study.measure.images, study.measure.samples
+    )
+    provenance = {
+        "rate_kind": "closed form" if checked.closed_form else "Monte Carlo",
+        "way": training.lockstep.way,
+        "device": str(device),
+        "seconds": seconds,
+        "versions": _versions(),
+    }
+    results.record(cohort, measured, training, provenance)
+    for number in (training.frozen_at >= 0).nonzero().flatten().tolist():
+        where = ", ".join(f"{key}={value}" for key, value in study.coordinates(cohort.runs[number]).items())
+        watch.note(
+            f"the run at {where} diverged at step {int(training.frozen_at[number]):,}; "
+            "what is shown of it is its last good checkpoint"
+        )
+
+
+def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
+    """A cohort before its first step."""
+    shared, device = cohort.shared, data.train.device
+    mean = data.mean().cpu()
+    of_seed = {run.seed: make_pair(run, data.event_shape, mean).to(device) for run in cohort.runs}
+    batch = as_pixels(data.train[: shared.batch_size])
+    checked = of_seed[shared.seed].check(batch, beta=0.5)
+    betas = torch.tensor([run.beta for run in cohort.runs], device=device)
+    lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], {"beta": betas})
+    seeds = [run.seed for run in cohort.runs]
+    streams = Streams(seeds, len(data.train), shared.batch_size, checked.noise_shapes)
+    training = Training(
+        lockstep, streams, data, learning_rate=shared.learning_rate, probe=study.measure.probe
+    )
+    return training, checked
+
+
+def _label(study: Study, cohort: Cohort) -> str:
+    """What sets a cohort apart from the others of its study."""
+    place = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in ("beta", "seed")}
+    return ", ".join(f"{key} {value}" for key, value in place.items()) or study.name
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"unknown device '{name}'; valid: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: expected a CUDA device, but torch finds none; use --device cpu")
+    return torch.device(name)
+
+
+def _versions() -> str:
+    packages = ("pyrovae", "torch", "pyro-ppl")
+    return ", ".join([*(f"{name} {metadata.version(name)}" for name in packages), f"python {python_version()}"])
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of the folder; the lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that can be written to, got: {error.strerror}") from error
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise InputError(f"{folder}: expected a free folder, but another process is running a study in it") from None
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that can be written to, got: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,135 @@
+"""Many runs of one Pyro program as one computation.
+
+The parameters of all runs are stacked along a leading axis, and the program that was written for one run is
+lifted over that axis by ``torch.func.vmap``: effect handlers, KL and all. ``make_fx`` then leaves a plain graph
+of tensor operations, and ``torch.compile`` turns it into fused kernels. A program that cannot be lifted is called
+run by run over the same stacked parameters, so that nothing else has to know.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Literal
+
+import pyro
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_map
+
+from pyrovae.data import as_pixels
+from pyrovae.pair import Pair, Terms
+from pyrovae.streams import seeded
+
+State = dict[str, Tensor]
+#: How a cohort is computed: compiled or eager kernels over all runs at once, or one run after the other.
+Way = Literal["compiled", "lifted", "run by run"]
+#: What one step takes: noise by site, training images in the batch, all training images, one key a run.
+Batch = tuple[Mapping[str, Tensor], Tensor, Tensor, Sequence[int]]
+#: What it gives: gradients by parameter, and the mean loss of each run.
+Gradients = tuple[State, Tensor]
+
+
+class Lockstep:
+    """The runs of a cohort.
+
+    Args:
+        pairs: one pair a run, alike but for the numbers in them.
+        values: what the programs take beside images, by name: β first of all, ``[runs]`` each.
+
+    Attributes:
+        params: parameters by name, ``[runs, ...]``.
+        buffers: buffers by name, ``[runs, ...]``.
+        way: how the runs are computed, once that is decided.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], values: Mapping[str, Tensor]) -> None:
+        self.way: Way | None = None
+        params, self.buffers = stack_module_state(list(pairs))
+        self.params: State = {name: value.detach() for name, value in params.items()}
+        self.values = dict(values)
+        self.template = deepcopy(pairs[0]).requires_grad_(False)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def pair(self, run: int) -> Pair:
+        """A copy of one run's pair, ready to use by itself."""
+        pair = deepcopy(self.template)
+        state = {name: value[run] for name, value in (self.params | self.buffers).items()}
+        with torch.no_grad():
+            for name, tensor in [*pair.named_parameters(), *pair.named_buffers()]:
+                tensor.copy_(state[name])
+        return pair.requires_grad_()
+
+    def gradients(self, way: Way, example: Batch) -> Callable[[Batch], Gradients]:
+        """Decides the way, and returns the function that gives every run's gradients.
+
+        Raises:
+            Exception: whatever torch raises where the program cannot be lifted, or the graph not be compiled.
+        """
+        self.way = way
+        gradient = grad_and_value(self._batch_loss)
+        if way == "run by run":
+            return lambda batch: self._gradients_run_by_run(gradient, batch)
+        lifted = vmap(gradient, in_dims=(0, 0, 0, 0, 0, None))
+        with _plainly():
+            graph: Callable[..., Gradients] = make_fx(lifted)(*self._stacked(), *example[:3])
+        if way == "compiled":
+            graph = torch.compile(graph)
+
+        def gradients(batch: Batch) -> Gradients:
+            with torch.no_grad():
+                return graph(*self._stacked(), *batch[:3])
+
+        gradients(example)
+        return gradients
+
+    def terms(self, x: Tensor, noise: Mapping[str, Tensor], keys: Sequence[int]) -> Terms:
+        """Distortion, rate and loss of the same images under every run, ``[runs, batch]`` each.
+
+        Args:
+            x: images, ``[batch, *event_shape]``.
+            noise: standard normal draws by latent site, ``[runs, ...]``.
+            keys: one a run, for what has to be drawn from torch's generator.
+        """
+
+        def one(params: State, buffers: State, values: State, noise: State) -> Terms:
+            return functional_call(self.template, (params, buffers), (x, noise), values)
+
+        stacked = (*self._stacked(), dict(noise))
+        with torch.no_grad(), _plainly():
+            if self.way == "run by run":
+                return self._each(keys, lambda run: one(*_slice(run, stacked)))
+            return vmap(one)(*stacked)
+
+    def _batch_loss(
+        self, params: State, buffers: State, values: State, noise: State, index: Tensor, images: Tensor
+    ) -> Tensor:
+        terms = functional_call(self.template, (params, buffers), (as_pixels(images[index]), noise), values)
+        return terms.loss.mean()
+
+    def _gradients_run_by_run(self, gradient: Callable[..., Gradients], batch: Batch) -> Gradients:
+        noise, index, images, keys = batch
+        stacked = (*self._stacked(), dict(noise), index)
+        with _plainly():
+            return self._each(keys, lambda run: gradient(*_slice(run, stacked), images))
+
+    def _stacked(self) -> tuple[State, State, State]:
+        return self.params, self.buffers, self.values
+
+    def _each(self, keys: Sequence[int], function: Callable[[int], Any]) -> Any:
+        results = []
+        for run, key in enumerate(keys):
+            with seeded(key):
+                results.append(function(run))
+        return tree_map(lambda *parts: torch.stack(parts), *results)
+
+
+def _slice(run: int, stacked: Any) -> Any:
+    return tree_map(lambda tensor: tensor[run], stacked)
+
+
+def _plainly() -> Any:
+    """Validation would read values out of tensors, which a lifted program does not have."""
+    return pyro.validation_enabled(False)

@@ -1,0 +1,166 @@
+"""A model and a guide that belong together: images in, distortion and rate per image out."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from pyro.util import check_model_guide_match
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+from pyrovae.errors import InputError
+from pyrovae.handlers import LocalParams, Noise, noise_shape
+
+Site = dict[str, Any]
+
+
+class Terms(NamedTuple):
+    """What one pass over a batch gives, each ``[batch]``, in nats per image."""
+
+    loss: Tensor
+    distortion: Tensor
+    rate: Tensor
+
+
+class Pair(nn.Module):
+    """A Pyro model p(x, z) and a guide q(z|x), called as one module.
+
+    The pair knows no site by name. It runs the guide, replays the model, and sums over the trace:
+    observed sites make up the distortion D = −log p(x|z), latent sites the rate
+    R = KL(q(z|x) ‖ p(z)), and each term enters the loss with the scale that the programs gave it, so
+    that under ``poutine.scale(scale=beta)`` the loss is D + β R.
+
+    Both programs are called as ``program(x, **values)`` and hold their images in a plate.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.build import make_pair
+        >>> from pyrovae.study import Run
+        >>> pair = make_pair(Run(depth=1, width=8), event_shape=(1, 8, 8))
+        >>> terms = pair(torch.rand(5, 1, 8, 8), beta=0.5)
+        >>> torch.allclose(terms.loss, terms.distortion + 0.5 * terms.rate)
+        True
+    """
+
+    def __init__(self, model: nn.Module, guide: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+
+    def forward(self, x: Tensor, noise: Mapping[str, Tensor] | None = None, **values: float | Tensor) -> Terms:
+        """Distortion, rate and loss of each image.
+
+        Args:
+            x: images, ``[batch, *event_shape]``.
+            noise: standard normal draws by latent site; without it Pyro draws.
+            values: what the programs take beside the images, β first of all.
+        """
+        guide, model = self.traces(x, noise, **values)
+        loss = distortion = rate = x.new_zeros(len(x))
+        for name, site in _sample_sites(model):
+            if site["is_observed"]:
+                term = -_per_image(site["fn"].log_prob(site["value"]))
+                if not site["infer"].get("is_auxiliary"):
+                    distortion = distortion + term
+            else:
+                term = _per_image(kl(guide.nodes[name]["fn"], site["fn"], site["value"]))
+                rate = rate + term
+            loss = loss + site["scale"] * term
+        return Terms(loss, distortion, rate)
+
+    def traces(
+        self, x: Tensor, noise: Mapping[str, Tensor] | None = None, **values: float | Tensor
+    ) -> tuple[poutine.Trace, poutine.Trace]:
+        """Traces of the guide, and of the model replayed against it."""
+        with LocalParams():
+            with Noise(noise or {}):
+                guide = poutine.trace(self.guide).get_trace(x, **values)
+            model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(x, **values)
+        return guide, model
+
+    def check(self, x: Tensor, **values: float) -> "Checked":
+        """Runs one batch with Pyro's validation on, so that a mistake shows where it was made.
+
+        Raises:
+            InputError: a site lacks an entry per image, or model and guide scale it differently.
+            ValueError: Pyro's own complaint about a mismatch, a shape or a support.
+        """
+        with pyro.validation_enabled(True), torch.no_grad():
+            guide, model = self.traces(x, **values)
+            check_model_guide_match(model, guide)
+            for trace in (guide, model):
+                trace.compute_log_prob()
+        for name, site in _sample_sites(model):
+            _check_one_entry_per_image(name, site, len(x))
+        latent = {name: (guide.nodes[name], p) for name, p in _sample_sites(model) if not p["is_observed"]}
+        for name, (q, p) in latent.items():
+            _check_scaled_alike(name, q["scale"], p["scale"])
+        return Checked(
+            noise_shapes={name: _noise_per_image(q["fn"], len(x)) for name, (q, _) in latent.items()},
+            closed_form=all(closed_form_kl(q["fn"], p["fn"]) is not None for q, p in latent.values()),
+        )
+
+
+class Checked(NamedTuple):
+    """What a batch run in the open tells about a pair.
+
+    Attributes:
+        noise_shapes: shape of the noise of one image by latent site; None where noise cannot be passed in.
+        closed_form: whether the rate is a closed form at every latent site; otherwise it is Monte Carlo.
+    """
+
+    noise_shapes: dict[str, torch.Size | None]
+    closed_form: bool
+
+
+def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q ‖ p) where torch has a formula for it, else None."""
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+    """KL(q ‖ p) in closed form, or else its unbiased estimate log q(z) − log p(z) at z ~ q."""
+    exact = closed_form_kl(q, p)
+    return q.log_prob(z) - p.log_prob(z) if exact is None else exact
+
+
+def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:
+    """The sites that carry a density: sample sites, without the plates' own."""
+    return [
+        (name, site)
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    ]
+
+
+def _per_image(term: Tensor) -> Tensor:
+    """Sums everything but the plate over images, which is the last batch dimension."""
+    return term.flatten(0, -2).sum(0) if term.dim() > 1 else term
+
+
+def _noise_per_image(q: Distribution, batch: int) -> torch.Size | None:
+    shape = noise_shape(q)
+    return shape[1:] if shape is not None and shape[:1] == (batch,) else None
+
+
+def _check_one_entry_per_image(name: str, site: Site, batch: int) -> None:
+    shape = site["fn"].batch_shape
+    if shape[-1:] != (batch,):
+        raise InputError(
+            f"site '{name}': expected one entry per image, a batch shape that ends in {batch}, "
+            f"got {list(shape)}; it may stand outside the plate over images"
+        )
+
+
+def _check_scaled_alike(name: str, guide_scale: float, model_scale: float) -> None:
+    if guide_scale != model_scale:
+        raise InputError(
+            f"site '{name}': expected one scale in model and guide, got {model_scale} and {guide_scale}; "
+            "both halves put it under poutine.scale(scale=beta)"
+        )

@@ -1,0 +1,212 @@
+"""The results of a study: an xarray DataTree, on disk as one netCDF file beside the checkpoints."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyrovae import checkpoint
+from pyrovae.errors import InputError
+from pyrovae.evaluate import Measured
+from pyrovae.files import replacing
+from pyrovae.pair import Pair
+from pyrovae.study import Cohort, Run, Study
+from pyrovae.train import Training, probe_steps
+
+SPLITS = ("train", "test")
+_LONG_NAMES = {
+    "distortion": "distortion D",
+    "distortion_se": "standard error of D over images",
+    "rate": "rate R",
+    "rate_se": "standard error of R over images",
+    "elbo": "-D - R",
+    "elbo_se": "standard error of the ELBO over images",
+    "floor": "smallest distortion that any decoder can reach",
+    "loss": "D + beta R",
+}
+#: What is known of every run, and how it says that it is not known yet.
+_RUN_FACTS: dict[str, Any] = {
+    "status": np.array("pending", dtype=object),
+    "frozen_at": -1,
+    "last_loss": np.nan,
+    "cohort": -1,
+    "seconds": np.nan,
+    **{name: np.array("", dtype=object) for name in ("rate_kind", "way", "device", "versions")},
+}
+#: (run, event shape) → a pair with initial weights.
+MakePair = Callable[[Run, torch.Size], Pair]
+
+
+class Results:
+    """What a study leaves behind in its folder.
+
+    Attributes:
+        folder: holds study.yaml, results.nc, checkpoints/ and figures/.
+        study: the study, resolved.
+        tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image, ``/curves``
+            over step, ``/runs`` with the state of every run; all rates and distortions in nats per image.
+    """
+
+    def __init__(self, folder: Path, study: Study, tree: xr.DataTree, make_pair: MakePair) -> None:
+        self.folder = folder
+        self.study = study
+        self.tree = tree
+        self._make_pair = make_pair
+
+    @classmethod
+    def open(cls, folder: str | Path, make_pair: MakePair) -> "Results":
+        """Opens the results in a folder.
+
+        Raises:
+            InputError: the folder holds no study, or a file in it is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / "study.yaml").is_file():
+            raise InputError(f"{folder}: expected the folder of a study, but it has no study.yaml")
+        study = Study.load(folder / "study.yaml")
+        file = folder / "results.nc"
+        tree = _load(file) if file.exists() else _empty(study)
+        return cls(folder, study, tree, make_pair)
+
+    @classmethod
+    def create(cls, folder: str | Path, study: Study, make_pair: MakePair) -> "Results":
+        """Opens the results of a study in its folder, or makes the folder.
+
+        Raises:
+            InputError: the folder holds another study, or other files.
+        """
+        folder = Path(folder)
+        file = folder / "study.yaml"
+        if not file.exists():
+            with replacing(file) as beside:
+                beside.write_text(study.to_yaml(), encoding="utf-8")
+        elif (before := file.read_text(encoding="utf-8")) != study.to_yaml():
+            raise InputError(f"{folder}: expected the same study, got other settings: {_changes(before, study)}")
+        return cls.open(folder, make_pair)
+
+    def checkpoint_file(self, cohort: Cohort) -> Path:
+        """Where the weights of a cohort are."""
+        return self.folder / "checkpoints" / f"cohort-{cohort.index:03d}.safetensors"
+
+    def has(self, cohort: Cohort) -> bool:
+        """Whether all runs of a cohort were measured."""
+        states = [str(self.tree["/runs"]["status"].sel(self.study.coordinates(run)).item()) for run in cohort.runs]
+        return "pending" not in states
+
+    def record(self, cohort: Cohort, measured: Measured, training: Training, provenance: Mapping[str, Any]) -> None:
+        """Enters what was measured on a cohort, and writes the file."""
+        steps = [int(step) for step in training.curves["step"]]
+        for number, run in enumerate(cohort.runs):
+            here = self.study.coordinates(run)
+            for name, values in measured.cells.items():
+                self._enter("/rate_distortion", name, here, values[number])
+            for name in ("distortion", "rate"):
+                self._enter("/images", name, here, measured.images[name][number])
+            for name in ("loss", "distortion", "rate"):
+                points = torch.stack(training.curves[name])[:, :, number]
+                self._enter("/curves", name, here | {"step": steps}, points)
+            frozen = int(training.frozen_at[number])
+            facts = {"status": "frozen" if frozen >= 0 else "done", "frozen_at": frozen, "cohort": cohort.index}
+            for name, value in {**facts, "last_loss": float(training.last_loss[number]), **provenance}.items():
+                self._enter("/runs", name, here, value)
+        self._save()
+
+    def pair(self, **coordinates: Any) -> Pair:
+        """The trained pair at one point of the grid, ready for Pyro.
+
+        Args:
+            coordinates: a value for each axis, such as ``beta=1, depth=3, seed=0``; an axis with one value may be left out.
+
+        Raises:
+            InputError: an axis or a value is not in the grid, or the run is not trained yet.
+        """
+        run, cohort = self._find(coordinates)
+        try:
+            groups, facts = checkpoint.load(self.checkpoint_file(cohort))
+        except FileNotFoundError:
+            raise InputError(f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet") from None
+        pair = self._make_pair(run, torch.Size(facts["event_shape"]))
+        stacked = groups["params"] | groups.get("buffers", {})
+        with torch.no_grad():
+            for name, tensor in [*pair.named_parameters(), *pair.named_buffers()]:
+                tensor.copy_(stacked[name][cohort.runs.index(run)])
+        return pair
+
+    def _find(self, coordinates: Mapping[str, Any]) -> tuple[Run, Cohort]:
+        axes = self.study.axes
+        for key, value in coordinates.items():
+            if key not in axes:
+                raise InputError(f"unknown axis '{key}'; valid: {', '.join(axes)}")
+            if value not in axes[key]:
+                raise InputError(f"{key}: expected one of {list(axes[key])}, got {value!r}")
+        for key, values in axes.items():
+            if key not in coordinates and len(values) > 1:
+                raise InputError(f"{key}: expected one of {list(values)}, got no {key}: the grid runs over it")
+        for cohort in self.study.cohorts():
+            for run in cohort.runs:
+                if self.study.coordinates(run).items() >= dict(coordinates).items():
+                    return run, cohort
+        raise AssertionError("a grid holds every combination of its values")
+
+    def _enter(self, group: str, name: str, where: Mapping[str, Any], value: Any) -> None:
+        self.tree[group][name].loc[dict(where)] = value
+
+    def _save(self) -> None:
+        with replacing(self.folder / "results.nc") as beside:
+            self.tree.to_netcdf(beside, engine="h5netcdf")
+
+
+def _load(file: Path) -> xr.DataTree:
+    try:
+        with xr.open_datatree(file, engine="h5netcdf") as tree:
+            loaded = tree.load()
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{file}: expected results, but the file is damaged ({reason}); delete it, and the same command measures "
+            "the trained runs again"
+        ) from error
+    # Text comes back with a fixed length, which would cut what is entered later.
+    states = loaded["/runs"].to_dataset()
+    text = {name: states[name].astype(object) for name in states if states[name].dtype.kind == "U"}
+    loaded["/runs"] = xr.DataTree(states.assign(text))
+    return loaded
+
+
+def _empty(study: Study) -> xr.DataTree:
+    """The tree with every cell of the grid missing."""
+    axes = {key: list(values) for key, values in study.axes.items()}
+    steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
+
+    def grid(names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
+        coords = {**extra, **axes}
+        shape = [len(values) for values in coords.values()]
+        variables = {
+            name: (list(coords), np.full(shape, np.nan), {"units": "nats per image", "long_name": _LONG_NAMES[name]})
+            for name in names
+        }
+        return xr.Dataset(variables, coords)
+
+    measured = [name for each in ("distortion", "rate", "elbo") for name in (each, f"{each}_se")]
+    shape = [len(values) for values in axes.values()]
+    return xr.DataTree.from_dict(
+        {
+            "/": xr.Dataset(attrs={"study": study.to_yaml()}),
+            "/rate_distortion": grid([*measured, "floor"], {"split": SPLITS}),
+            "/images": grid(["distortion", "rate"], {"split": SPLITS, "image": range(study.measure.images)}),
+            "/curves": grid(["loss", "distortion", "rate"], {"split": SPLITS, "step": steps}),
+            "/runs": xr.Dataset(
+                {name: (list(axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}, axes
+            ),
+        }
+    )
+
+
+def _changes(before: str, study: Study) -> str:
+    """The lines in which two study files differ, on one line."""
+    lines = difflib.ndiff(before.splitlines(), study.to_yaml().splitlines())
+    return "; ".join(line for line in lines if line[0] in "+-")

@@ -1,0 +1,102 @@
+"""Random numbers by key: what a run draws depends on its seed and the step alone.
+
+A stream is cut into blocks, and each block has a generator of its own, keyed by (seed, stream, block). So a
+resumed run goes on with the numbers it would have had, and runs with one seed share theirs across β.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Steps in a block of noise.
+BLOCK = 64
+
+
+def key(seed: int, stream: str, block: int = 0) -> int:
+    """The 63-bit key of one block of one stream.
+
+    Example:
+        >>> key(0, "noise", 1) == key(0, "noise", 1) != key(0, "noise", 2)
+        True
+    """
+    state = np.random.SeedSequence(seed, spawn_key=(crc32(stream.encode()), block)).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
+    """A generator that stands at the start of one block."""
+    return torch.Generator().manual_seed(key(seed, stream, block))
+
+
+@contextmanager
+def seeded(value: int) -> Iterator[None]:
+    """Seeds torch's global generators inside the block, and puts them back behind it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(value)
+        yield
+
+
+class Streams:
+    """Batch order and noise of the runs of a cohort.
+
+    Args:
+        seeds: the seed of each run.
+        images: number of training images.
+        batch_size: images in a batch; what is left of an epoch when no whole batch fits is dropped.
+        noise_shapes: shape of the noise of one image, by latent site; None where noise cannot be passed in.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], images: int, batch_size: int, noise_shapes: Mapping[str, torch.Size | None]
+    ) -> None:
+        self.seeds = list(seeds)
+        self.images = images
+        self.batch_size = batch_size
+        self.liftable = None not in noise_shapes.values()
+        self._shapes = {site: shape for site, shape in noise_shapes.items() if shape is not None}
+        self._distinct = sorted(set(seeds))
+        self._of_run = torch.tensor([self._distinct.index(seed) for seed in seeds])
+        # Neighbouring steps share a block, so the last one is kept.
+        self._epoch = lru_cache(maxsize=1)(self._draw_epoch)
+        self._block = lru_cache(maxsize=1)(self._draw_block)
+
+    def index(self, step: int) -> Tensor:
+        """Training images in the batch of each run, ``[runs, batch]``."""
+        epoch, batch = divmod(step, self.images // self.batch_size)
+        start = batch * self.batch_size
+        return self._epoch(epoch)[self._of_run, start : start + self.batch_size]
+
+    def noise(self, step: int) -> dict[str, Tensor]:
+        """Standard normal draws for the batch of each run by site, ``[runs, batch, *shape]``."""
+        block, row = divmod(step, BLOCK)
+        return {site: draws[self._of_run, row] for site, draws in self._block(block).items()}
+
+    def noise_for(self, purpose: str, images: int, block: int = 0) -> dict[str, Tensor]:
+        """Draws for other ends than training, by site, ``[runs, images, *shape]``: the same at every call."""
+        return {
+            site: self._draw(f"{purpose} {site}", block, (images, *shape))[self._of_run]
+            for site, shape in self._shapes.items()
+        }
+
+    def keys(self, purpose: str, block: int) -> list[int]:
+        """One key a run, for programs that draw from torch's generator themselves."""
+        return [key(seed, purpose, block) for seed in self.seeds]
+
+    def _draw_epoch(self, epoch: int) -> Tensor:
+        return torch.stack(
+            [torch.randperm(self.images, generator=generator(seed, "batches", epoch)) for seed in self._distinct]
+        )
+
+    def _draw_block(self, block: int) -> dict[str, Tensor]:
+        return {
+            site: self._draw(f"noise {site}", block, (BLOCK, self.batch_size, *shape))
+            for site, shape in self._shapes.items()
+        }
+
+    def _draw(self, stream: str, block: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([torch.randn(shape, generator=generator(seed, stream, block)) for seed in self._distinct])

@@ -1,0 +1,260 @@
+"""A study: a grid of runs, and what is measured on them. Frozen, validated, read from and written to YAML."""
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pyrovae.errors import InputError
+
+M = TypeVar("M", bound=BaseModel)
+
+#: Settings in which the runs of one cohort may differ; all others are shared.
+PER_RUN = ("beta", "seed")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("a truth value is not expected here")
+        return value
+
+
+class Run(_Frozen):
+    """The settings of one run: one pair trained at one β with one seed.
+
+    Example:
+        >>> Run(beta=0.1, depth=3).width
+        512
+    """
+
+    data: str = Field("tetrominoes", description="data set")
+    split: str = Field("random", description="how the data set is divided into train and test")
+    train_ratio: float = Field(0.5, gt=0, lt=1, description="share of the data set that is train")
+    train_images: int | None = Field(None, ge=1, description="training images to use; null: all")
+    test_images: int | None = Field(None, ge=1, description="test images to use; null: all")
+    prior: str = Field("standard_normal", description="p(z)")
+    likelihood: str = Field("bernoulli", description="p(x|z)")
+    guide: str = Field("mean_field", description="q(z|x)")
+    latent_size: int = Field(10, ge=1, description="dimensions of z")
+    depth: int = Field(1, ge=1, description="hidden layers of the encoder, and of the decoder")
+    width: int = Field(512, ge=1, description="units of each hidden layer")
+    beta: float = Field(1.0, gt=0, description="weight of the rate")
+    seed: int = Field(0, ge=0, description="seed of initial weights, batch order and noise")
+    steps: int = Field(1000, ge=1, description="training steps")
+    batch_size: int = Field(128, ge=1, description="images in a batch")
+    learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
+
+
+class Measure(_Frozen):
+    """What is measured, and on how much of the data."""
+
+    images: int = Field(2048, ge=2, description="images of each split on which D and R are measured")
+    samples: int = Field(1, ge=1, description="draws of z an image")
+    probe: int = Field(256, ge=2, description="images of each split behind the learning curves")
+    points: int = Field(50, ge=2, description="points of the learning curves, spaced logarithmically")
+
+
+class Cohort(BaseModel):
+    """The runs that share data, shapes and steps, and are trained in lockstep."""
+
+    model_config = ConfigDict(frozen=True)
+    index: int
+    runs: tuple[Run, ...]
+
+    @property
+    def shared(self) -> Run:
+        """The settings that the runs share, read off the first of them."""
+        return self.runs[0]
+
+
+class Study(_Frozen):
+    """A grid of runs and what is measured on them.
+
+    In a study file a list makes a setting an axis of the grid. `beta` and `seed` are always axes.
+
+    Example:
+        >>> study = Study.of(name="mine", beta=[0.1, 1], depth=[1, 3], width=256)
+        >>> study.axes
+        {'beta': (0.1, 1.0), 'seed': (0,), 'depth': (1, 3)}
+        >>> len(study.runs()), len(study.cohorts())
+        (4, 2)
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder under runs/")
+    description: str = ""
+    base: Run
+    axes: dict[str, tuple[Any, ...]]
+    measure: Measure = Measure()
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints: the most that a kill can lose")
+
+    @classmethod
+    def of(cls, **settings: Any) -> Self:
+        """Makes a study from flat settings, those of `Run` among them; a list is an axis of the grid.
+
+        Raises:
+            InputError: a setting is unknown, out of range, or an axis is empty or repeats a value.
+        """
+        _refuse_unknown(settings, [*Run.model_fields, *_own_settings()], "setting")
+        axes = {}
+        fixed = {}
+        for key in sorted(Run.model_fields.keys() & settings, key=_axis_order):
+            value = settings[key]
+            if isinstance(value, list | tuple) or key in PER_RUN:
+                axes[key] = _axis(key, value)
+            else:
+                fixed[key] = value
+        axes = {"beta": (Run().beta,), "seed": (Run().seed,)} | axes
+        base = _validated(Run, fixed | {key: values[0] for key, values in axes.items()})
+        measure = _validated(Measure, settings.get("measure", {}), "measure.")
+        own = {key: settings[key] for key in _own_settings() & settings.keys() - {"measure"}}
+        return _validated(cls, {"base": base, "axes": axes, "measure": measure, **own})
+
+    @classmethod
+    def load(cls, source: str | Path, **overrides: Any) -> Self:
+        """Reads a study by the name of one that ships, or from a YAML file; ``overrides`` as in `replace`.
+
+        Raises:
+            InputError: there is no such study, or the file is not a valid one.
+        """
+        text, where = _read(source)
+        try:
+            settings = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{where}: expected YAML, got text that does not parse: {reason}") from error
+        if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+            raise InputError(f"{where}: expected 'setting: value' lines, got {type(settings).__name__}")
+        if "name" not in settings:
+            settings["name"] = Path(source).stem
+        try:
+            return cls.of(**_merged(settings, overrides))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+    def replace(self, **overrides: Any) -> Self:
+        """The same study with other settings; a list makes an axis, a single value ends one.
+
+        Example:
+            >>> Study.load("quick").replace(depth=1, beta=[0.5, 1]).axes
+            {'beta': (0.5, 1.0), 'seed': (0, 1)}
+        """
+        return self.of(**_merged(self.settings(), overrides))
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, flat and resolved, as `of` takes them and as the study file shows them."""
+        own = {key: getattr(self, key) for key in ("name", "description", "checkpoint_every")}
+        axes = {key: list(values) for key, values in self.axes.items()}
+        return own | self.base.model_dump() | axes | {"measure": self.measure.model_dump()}
+
+    def to_yaml(self) -> str:
+        """The study file."""
+        return yaml.safe_dump(self.settings(), sort_keys=False, allow_unicode=True)
+
+    def runs(self) -> list[Run]:
+        """All runs of the grid."""
+        return [run for cohort in self.cohorts() for run in cohort.runs]
+
+    def cohorts(self) -> list[Cohort]:
+        """The runs by what they share: one cohort for every combination of the axes other than β and seed."""
+        inner = [key for key in self.axes if key in PER_RUN]
+        outer = [key for key in self.axes if key not in PER_RUN]
+        return [
+            Cohort(index=index, runs=tuple(self._run(shared | each) for each in self._combinations(inner)))
+            for index, shared in enumerate(self._combinations(outer))
+        ]
+
+    def coordinates(self, run: Run) -> dict[str, Any]:
+        """Where in the grid a run stands."""
+        return {key: getattr(run, key) for key in self.axes}
+
+    def _combinations(self, axes: list[str]) -> Iterator[dict[str, Any]]:
+        for values in product(*(self.axes[key] for key in axes)):
+            yield dict(zip(axes, values, strict=True))
+
+    def _run(self, cell: Mapping[str, Any]) -> Run:
+        return self.base.model_copy(update=dict(cell))
+
+
+def shipped() -> dict[str, str]:
+    """The studies that ship, name → description."""
+    files = resources.files("pyrovae") / "studies"
+    names = sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
+    return {name: Study.load(name).description for name in names}
+
+
+def _own_settings() -> set[str]:
+    return Study.model_fields.keys() - {"base", "axes"}
+
+
+def _axis_order(key: str) -> tuple[int, int]:
+    return (PER_RUN.index(key) if key in PER_RUN else len(PER_RUN), list(Run.model_fields).index(key))
+
+
+def _axis(key: str, value: Any) -> tuple[Any, ...]:
+    """The validated values of one axis."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise InputError(f"{key}: expected at least one value, got an empty list: the grid would have no runs")
+    valid = tuple(getattr(_validated(Run, {key: each}), key) for each in values)
+    if None in valid:
+        raise InputError(f"{key}: expected values along an axis, got null: write the number out")
+    if len(set(valid)) < len(valid):
+        raise InputError(f"{key}: expected values that differ, got {list(valid)}")
+    return valid
+
+
+def _validated(model: type[M], values: Any, prefix: str = "") -> M:
+    """Validates, and tells the first mistake in one line."""
+    if isinstance(values, dict):
+        _refuse_unknown(values, list(model.model_fields), "setting", prefix)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = prefix + ".".join(map(str, first["loc"]))
+        problem = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{place}: {problem[0].lower()}{problem[1:]}, got {first['input']!r}") from None
+
+
+def _refuse_unknown(given: Mapping[str, Any], valid: list[str], kind: str, prefix: str = "") -> None:
+    for key in given:
+        if key not in valid:
+            raise InputError(f"unknown {kind} '{prefix}{key}'; valid: {', '.join(sorted(valid))}")
+
+
+def _merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with overrides laid over them; 'measure.images' reaches into a section."""
+    merged = dict(settings)
+    for key, value in overrides.items():
+        section, dot, inner = key.partition(".")
+        if dot:
+            if section != "measure":
+                raise InputError(f"unknown section '{section}' in '{key}'; valid: measure")
+            merged[section] = dict(merged.get(section) or {}) | {inner: value}
+        else:
+            merged[key] = value
+    return merged
+
+
+def _read(source: str | Path) -> tuple[str, str]:
+    """Text of a study, and what to call it in a message."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: expected a study file, but it cannot be read: {error}") from error
+    file = resources.files("pyrovae") / "studies" / f"{source}.yaml"
+    if not file.is_file():
+        names = sorted(each.name.removesuffix(".yaml") for each in file.parent.iterdir())  # type: ignore[attr-defined]
+        raise InputError(f"unknown study '{source}'; valid: {', '.join(names)}, or the path of a .yaml file")
+    return file.read_text(encoding="utf-8"), f"study '{source}'"
