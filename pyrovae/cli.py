@@ -1,0 +1,143 @@
+"""The command line: parsing and printing only."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from pyrovae.errors import InputError
+
+app = typer.Typer(
+    help="Rate–distortion and generalization studies of variational autoencoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+STUDY_HELP = "A study that ships (see 'pyrovae studies'), or the path of a YAML file."
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Compile(StrEnum):
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@app.command("run")
+def run_study(
+    study: Annotated[str, typer.Argument(help=STUDY_HELP)] = "quick",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. [default: runs/NAME]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; a list, as in beta=[0.1,1], is an axis."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
+    compile: Annotated[Compile, typer.Option(help="Whether to compile the training step.")] = Compile.AUTO,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
+) -> None:
+    """Run a study, or go on with one that was interrupted.
+
+    Trains every pair of the grid, measures rate and distortion on train and test, and leaves results.nc,
+    checkpoints and figures in the output folder.
+
+    Examples: 'pyrovae run', 'pyrovae run quick --set steps=3000 --set beta=[0.1,1]', 'pyrovae run mine.yaml --plan'.
+    """
+    from pyrovae import experiment
+    from pyrovae.study import Study
+
+    chosen = Study.load(study, **dict(_setting(text) for text in settings or []))
+    folder = out or Path("runs") / chosen.name
+    _print(f"study {chosen.name}: {chosen.description}")
+    for line in experiment.plan(chosen):
+        _print(
+            f"  cohort {line.label}: {line.runs} runs in lockstep, {line.steps:,} steps, "
+            f"{line.train_images:,} training and {line.test_images:,} test images"
+        )
+    if plan:
+        return
+    try:
+        results = experiment.run(chosen, folder, device=device.value, compile=compile.value)
+    except KeyboardInterrupt:
+        _print(f"stopped; what was done is in {folder}, and the same command goes on from there")
+        raise typer.Exit(130) from None
+    _report(results)
+
+
+@app.command()
+def show(folder: Annotated[Path, typer.Argument(help="The folder of a study.")]) -> None:
+    """Print the table and the claims of a study again."""
+    from pyrovae.build import open_results
+
+    _report(open_results(folder))
+
+
+@app.command()
+def studies() -> None:
+    """List the studies that ship."""
+    from pyrovae.study import shipped
+
+    for name, description in shipped().items():
+        _print(f"{name:10} {description}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        _print(f"pyrovae {version('pyrovae')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    if debug:
+        os.environ["PYROVAE_DEBUG"] = "1"
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set: expected KEY=VALUE, got '{text}'")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
+
+
+def _report(results: Any) -> None:
+    from pyrovae.analysis import tables
+    from pyrovae.analysis.claims import claims
+
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+    console.print(tables.rate_distortion(results.tree))
+    for line in tables.claims(claims(results.tree)):
+        _print(line)
+    _print(f"figure: {results.folder / 'figures' / 'rate_distortion.png'}")
+
+
+def _print(text: str) -> None:
+    typer.echo(text)
+
+
+def main() -> None:
+    """Runs the command line; what the user can mend is one line on stderr and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        if "PYROVAE_DEBUG" in os.environ:
+            raise
+        typer.echo(f"pyrovae: {error}", err=True)
+        sys.exit(2)
