@@ -40,7 +40,7 @@ def save(tree: xr.DataTree, folder: Path) -> list[Path]:
 def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     """The rate–distortion plane: train (open, dashed) and test (filled, solid), β = 1 as a star, means over seeds.
 
-    Lines of constant R + D, on which −ELBO is constant, and the floor are drawn behind; β stands beside the test points.
+    Lines of constant R + D (the negative ELBO) and the floor are drawn behind; β stands beside the test points.
     """
     data = tree["/rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
     labels: list[tuple[float, float, str, str]] = []
@@ -50,7 +50,15 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
             ax.plot(rate, distortion, line, color=colour, linewidth=1.2, label=f"{name} {split}".strip(), zorder=2)
             for r, d, beta in zip(rate, distortion, cell.beta.values, strict=True):
                 star = beta == 1
-                ax.plot(r, d, "*" if star else "o", color=colour, markersize=11 if star else 5, markerfacecolor=face, zorder=3)
+                ax.plot(
+                    r,
+                    d,
+                    "*" if star else "o",
+                    color=colour,
+                    markersize=11 if star else 5,
+                    markerfacecolor=face,
+                    zorder=3,
+                )
                 if split == "test" and np.isfinite(r):
                     labels.append((r, d, f"{beta:g}", colour))
     ax.set_xlabel("rate R (nats per image)")

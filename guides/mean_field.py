@@ -35,7 +35,7 @@ class MeanField(PyroModule):
         return 2 * latent_size
 
     def posterior(self, x: Tensor) -> dist.Distribution:
-        """The approximate posterior q(z|x): ``[batch, *event_shape]`` → batch shape [batch], event shape [latent_size]."""
+        """The approximate posterior q(z|x): images ``[batch, *event_shape]`` → batch shape [batch]."""
         loc, log_scale = self.encoder(x).chunk(2, dim=-1)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 

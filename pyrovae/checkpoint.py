@@ -30,7 +30,7 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     groups: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, "pt") as file:
-            for full_name in file.keys():
+            for full_name in file.keys():  # noqa: SIM118 - it is no mapping
                 group, _, name = full_name.partition("/")
                 groups.setdefault(group, {})[name] = file.get_tensor(full_name)
             return groups, json.loads(file.metadata()["facts"])

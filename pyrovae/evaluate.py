@@ -12,7 +12,6 @@ from pyrovae.data import Dataset, as_pixels
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Terms
 from pyrovae.streams import Streams
-from pyrovae.study import Measure
 
 #: Images in one piece of work.
 CHUNK = 256

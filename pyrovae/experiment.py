@@ -13,13 +13,13 @@ import torch
 
 from pyrovae.analysis import figures
 from pyrovae.build import check_names, make_data, make_likelihood, make_pair, make_rows
+from pyrovae.data import Dataset, as_pixels
 from pyrovae.errors import InputError
 from pyrovae.evaluate import evaluate
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Checked
 from pyrovae.progress import Watch
 from pyrovae.results import Results
-from pyrovae.data import Dataset, as_pixels
 from pyrovae.streams import Streams
 from pyrovae.study import Cohort, Study
 from pyrovae.train import Compile, Training
@@ -111,9 +111,7 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
     seconds = time.perf_counter() - before
     watch.end()
     floor = make_likelihood(shared, data.event_shape).floor
-    measured = evaluate(
-        training.lockstep, training.streams, data, floor, study.measure.images, study.measure.samples
-    )
+    measured = evaluate(training.lockstep, training.streams, data, floor, study.measure.images, study.measure.samples)
     provenance = {
         "rate_kind": "closed form" if checked.closed_form else "Monte Carlo",
         "way": training.lockstep.way,
@@ -141,9 +139,7 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], {"beta": betas})
     seeds = [run.seed for run in cohort.runs]
     streams = Streams(seeds, len(data.train), shared.batch_size, checked.noise_shapes)
-    training = Training(
-        lockstep, streams, data, learning_rate=shared.learning_rate, probe=study.measure.probe
-    )
+    training = Training(lockstep, streams, data, learning_rate=shared.learning_rate, probe=study.measure.probe)
     return training, checked
 
 

@@ -48,7 +48,7 @@ class Lockstep:
         params, self.buffers = stack_module_state(list(pairs))
         self.params: State = {name: value.detach() for name, value in params.items()}
         self.values = dict(values)
-        self.template = deepcopy(pairs[0]).requires_grad_(False)
+        self.template = deepcopy(pairs[0])
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -60,7 +60,7 @@ class Lockstep:
         with torch.no_grad():
             for name, tensor in [*pair.named_parameters(), *pair.named_buffers()]:
                 tensor.copy_(state[name])
-        return pair.requires_grad_()
+        return pair
 
     def gradients(self, way: Way, example: Batch) -> Callable[[Batch], Gradients]:
         """Decides the way, and returns the function that gives every run's gradients.
@@ -97,6 +97,7 @@ class Lockstep:
         def one(params: State, buffers: State, values: State, noise: State) -> Terms:
             return functional_call(self.template, (params, buffers), (x, noise), values)
 
+        self.template.eval()
         stacked = (*self._stacked(), dict(noise))
         with torch.no_grad(), _plainly():
             if self.way == "run by run":
@@ -106,6 +107,7 @@ class Lockstep:
     def _batch_loss(
         self, params: State, buffers: State, values: State, noise: State, index: Tensor, images: Tensor
     ) -> Tensor:
+        self.template.train()
         terms = functional_call(self.template, (params, buffers), (as_pixels(images[index]), noise), values)
         return terms.loss.mean()
 

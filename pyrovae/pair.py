@@ -133,9 +133,7 @@ def kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
 def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:
     """The sites that carry a density: sample sites, without the plates' own."""
     return [
-        (name, site)
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site)
+        (name, site) for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)
     ]
 
 

@@ -107,7 +107,7 @@ class Results:
             for name in ("distortion", "rate"):
                 self._enter("/images", name, here, measured.images[name][number])
             for name in ("loss", "distortion", "rate"):
-                points = torch.stack(training.curves[name])[:, :, number]
+                points = torch.stack(training.curves[name])[:, :, number].T.numpy()
                 self._enter("/curves", name, here | {"step": steps}, points)
             frozen = int(training.frozen_at[number])
             facts = {"status": "frozen" if frozen >= 0 else "done", "frozen_at": frozen, "cohort": cohort.index}
@@ -119,7 +119,8 @@ class Results:
         """The trained pair at one point of the grid, ready for Pyro.
 
         Args:
-            coordinates: a value for each axis, such as ``beta=1, depth=3, seed=0``; an axis with one value may be left out.
+            coordinates: a value for each axis, such as ``beta=1, depth=3, seed=0``; one may be left out where an
+                axis has one value.
 
         Raises:
             InputError: an axis or a value is not in the grid, or the run is not trained yet.
@@ -183,7 +184,7 @@ def _empty(study: Study) -> xr.DataTree:
     steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
 
     def grid(names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
-        coords = {**extra, **axes}
+        coords = {name: list(values) for name, values in {**extra, **axes}.items()}
         shape = [len(values) for values in coords.values()]
         variables = {
             name: (list(coords), np.full(shape, np.nan), {"units": "nats per image", "long_name": _LONG_NAMES[name]})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -111,7 +111,9 @@ class Training:
                     tensors[name] = tensor.cpu().clone()
                     tensors[name][frozen] = good[group][name][frozen]
         moments = {
-            f"adam.{moment}": {name: self.optimizer.state[tensor][moment] for name, tensor in self.lockstep.params.items()}
+            f"adam.{moment}": {
+                name: self.optimizer.state[tensor][moment] for name, tensor in self.lockstep.params.items()
+            }
             for moment in ("step", "exp_avg", "exp_avg_sq")
             if self.optimizer.state
         }
@@ -148,7 +150,9 @@ class Training:
             self.curves = {name: list(groups.get("curves", {}).get(name, [])) for name in self.curves}
             self.step, self.lockstep.way = facts["step"], facts["way"]
         except (KeyError, RuntimeError) as error:
-            raise InputError(f"{file}: expected a checkpoint of this cohort, got one of another shape: {error}") from error
+            raise InputError(
+                f"{file}: expected a checkpoint of this cohort, got one of another shape: {error}"
+            ) from error
 
     def _batch(self, step: int) -> Batch:
         train = self.data.train
@@ -169,7 +173,9 @@ class Training:
                     raise
                 watcher.note(f"not {way}, so {fallback}: {_first_line(error)}")
         if recorded not in (None, way):
-            watcher.note(f"until step {self.step} this was trained {recorded}, from there {way}: last digits may differ")
+            watcher.note(
+                f"until step {self.step} this was trained {recorded}, from there {way}: last digits may differ"
+            )
         return gradients
 
     def _ways(self, steps: int, compile: Compile, watcher: Watcher) -> list[Way]:

@@ -69,7 +69,7 @@ def divide(
 
 
 def _first(rows: Tensor, limit: int | None, side: str) -> Tensor:
-    if len(rows) == 0 or limit is not None and limit > len(rows):
+    if len(rows) == 0 or (limit is not None and limit > len(rows)):
         raise InputError(
             f"{side}_images: expected at most the {len(rows)} images that the split leaves on the {side} side, "
             f"got {limit or 'an empty side'}; see split and train_ratio"

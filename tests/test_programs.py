@@ -1,0 +1,81 @@
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from torch.distributions import kl_divergence
+
+from pyrovae import Pair, Run, make_pair
+
+EVENT = torch.Size([1, 6, 6])
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return make_pair(Run(depth=1, width=16, latent_size=3), EVENT)
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.rand(64, *EVENT, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 3.0])
+def test_mean_field_elbo_is_distortion_plus_beta_rate(pair: Pair, x: torch.Tensor, beta: float) -> None:
+    rate = kl_divergence(pair.guide.posterior(x), pair.model.prior()).sum()
+    losses = [TraceMeanField_ELBO().loss(pair.model, pair.guide, x, beta=beta) for _ in range(2)]
+    torch.manual_seed(1)
+    loss = TraceMeanField_ELBO().loss(pair.model, pair.guide, x, beta=beta)
+    torch.manual_seed(1)
+    z = pair.guide.posterior(x).rsample()
+    distortion = -pair.model.decode(z).log_prob(x).sum()
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(torch.tensor(loss), distortion + beta * rate, rtol=1e-4, atol=0)
+
+
+def test_trace_elbo_agrees_with_the_pair_within_its_error(pair: Pair, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        draws = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, x, beta=0.5) for _ in range(300)])
+        ours = torch.stack([pair(x, beta=0.5).loss.sum() for _ in range(300)])
+    error = (draws.var() / 300 + ours.var() / 300).sqrt()
+    assert abs(draws.mean() - ours.mean()) < 4.27 * error  # two-sided failure rate 2e-5
+
+
+def test_rate_vanishes_when_guide_is_prior(pair: Pair, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        pair.guide.encoder[-1].weight.zero_()
+        pair.guide.encoder[-1].bias.zero_()
+    assert pair(x, beta=1.0).rate.abs().max() < 1e-6
+
+
+def test_every_parameter_moves_under_svi(pair: Pair, x: torch.Tensor) -> None:
+    before = {name: value.clone() for name, value in pair.named_parameters()}
+    SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x, beta=0.5)
+    assert all(not torch.equal(before[name], value) for name, value in pair.named_parameters())
+
+
+def test_every_parameter_moves_without_the_store(pair: Pair, x: torch.Tensor) -> None:
+    before = {name: value.clone() for name, value in pair.named_parameters()}
+    elbo = Trace_ELBO()(pair.model, pair.guide)
+    optimizer = torch.optim.Adam(elbo.parameters(), lr=1e-2)
+    elbo(x, beta=0.5).backward()
+    optimizer.step()
+    assert all(not torch.equal(before[name], value) for name, value in pair.named_parameters())
+
+
+def test_prior_predictive_draws_differ_from_the_data(pair: Pair, x: torch.Tensor) -> None:
+    draws = Predictive(pair.model, num_samples=7)(n=len(x))["x"]
+    assert draws.shape == (7, *x.shape)
+    assert not torch.equal(draws[0], draws[1])
+
+
+def test_pair_leaves_the_store_empty(pair: Pair, x: torch.Tensor) -> None:
+    pair(x, beta=1.0).loss.sum().backward()
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_noise_leaves_the_replayed_z_alone(pair: Pair, x: torch.Tensor) -> None:
+    noise = {"z": torch.randn(len(x), 3, generator=torch.Generator().manual_seed(2))}
+    guide, model = pair.traces(x, noise, beta=1.0)
+    q = pair.guide.posterior(x)
+    torch.testing.assert_close(model.nodes["z"]["value"], q.base_dist.loc + q.base_dist.scale * noise["z"])
+    assert model.nodes["z"]["value"] is guide.nodes["z"]["value"]

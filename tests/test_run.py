@@ -1,0 +1,148 @@
+"""Studies from end to end, at a small size."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from pyrovae import InputError, Study, experiment, open_results, run
+from pyrovae.train import Interrupted, Training
+
+
+def small(**settings: Any) -> Study:
+    base = {"depth": 1, "width": 8, "train_images": 256, "test_images": 128, "batch_size": 32, "steps": 90}
+    measured = {"measure.images": 128, "measure.probe": 64, "measure.points": 8, "checkpoint_every": 40}
+    return Study.load("quick", **(base | measured | settings))
+
+
+def test_cohort_agrees_with_single_runs(tmp_path: Path) -> None:
+    settings = {"beta": [0.1, 1.0, 3.0], "seed": 0, "steps": 50}
+    together = run(small(**settings), tmp_path / "all", quiet=True)
+    for beta in settings["beta"]:  # type: ignore[attr-defined]
+        alone = run(small(**settings | {"beta": beta}), tmp_path / str(beta), quiet=True)
+        for name, value in alone.pair(beta=beta).named_parameters():
+            torch.testing.assert_close(
+                value, dict(together.pair(beta=beta).named_parameters())[name], atol=1e-4, rtol=0
+            )
+
+
+def test_resumed_study_is_bitwise_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = small()
+    whole = run(study, tmp_path / "whole", quiet=True)
+    save = Training.save
+
+    def save_then_stop(self: Training, file: Path) -> None:
+        save(self, file)
+        if self.step == 40:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "save", save_then_stop)
+        with pytest.raises(Interrupted):
+            run(study, tmp_path / "cut", quiet=True)
+    cut = run(study, tmp_path / "cut", quiet=True)
+    for group in ("/rate_distortion", "/images", "/curves"):
+        xr.testing.assert_identical(whole.tree[group].to_dataset(), cut.tree[group].to_dataset())
+    files = [folder / "checkpoints" / "cohort-000.safetensors" for folder in (whole.folder, cut.folder)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_compiled_and_eager_training_agree(tmp_path: Path) -> None:
+    pairs = []
+    for way in ("always", "never"):
+        results = run(small(steps=30, seed=0), tmp_path / way, compile=way, quiet=True)  # type: ignore[arg-type]
+        assert set(results.tree["/runs/way"].values.flatten()) == {"compiled" if way == "always" else "lifted"}
+        pairs.append(results.pair(beta=1))
+    for one, other in zip(pairs[0].parameters(), pairs[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+def test_diverged_run_is_marked_and_its_neighbours_are_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = run(small(), tmp_path / "healthy", quiet=True)
+    start = experiment._start
+
+    def poisoned(*args: Any) -> Any:
+        training, checked = start(*args)
+        batch = training._batch
+
+        def poison(step: int) -> Any:
+            if step == 60:
+                next(iter(training.lockstep.params.values()))[1] = float("nan")
+            return batch(step)
+
+        training._batch = poison
+        return training, checked
+
+    monkeypatch.setattr(experiment, "_start", poisoned)
+    results = run(small(), tmp_path / "ill", quiet=True)
+    status = results.tree["/runs/status"].values.flatten().tolist()
+    assert status == ["done", "frozen", "done", "done", "done", "done"]
+    assert int(results.tree["/runs/frozen_at"].values.flatten()[1]) == 60
+    assert all(torch.isfinite(value).all() for value in results.pair(beta=0.01, seed=1).parameters())
+    for name in ("distortion", "rate"):
+        ours, theirs = (
+            each.tree[f"/rate_distortion/{name}"].stack(run=["beta", "seed"]) for each in (results, healthy)
+        )
+        rest = [0, 2, 3, 4, 5]
+        np.testing.assert_array_equal(ours.isel(run=rest).values, theirs.isel(run=rest).values)
+
+
+def test_results_hold_the_grid_and_the_floor_lies_below(tmp_path: Path) -> None:
+    results = run(small(depth=[1, 2], steps=20), tmp_path / "study", quiet=True)
+    cells = open_results(tmp_path / "study").tree["/rate_distortion"].to_dataset()
+    assert dict(cells.sizes) == {"split": 2, "beta": 3, "seed": 2, "depth": 2}
+    assert (cells["floor"] < cells["distortion"]).all()
+    assert (cells["distortion_se"] > 0).all()
+    np.testing.assert_allclose(cells["elbo"], -cells["distortion"] - cells["rate"])
+    assert (results.folder / "figures" / "rate_distortion.svg").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "nonsense"], "unknown study 'nonsense'"),
+        (["run", "--set", "betta=1"], "unknown setting 'betta'"),
+        (["run", "--set", "data=nonsense"], "unknown data 'nonsense'; valid: tetrominoes"),
+        (["run", "--set", "prior=nonsense"], "unknown prior"),
+        (["run", "--set", "beta=0"], "beta:"),
+        (["run", "--set", "beta=.nan"], "beta:"),
+        (["run", "--set", "beta=[]"], "beta: expected at least one value"),
+        (["run", "--set", "depth=0"], "depth:"),
+        (["run", "--set", "batch_size=5000"], "batch_size: expected at most the 4096"),
+        (["run", "--set", "train_ratio=1"], "train_ratio:"),
+        (["run", "--set", "steps"], "expected KEY=VALUE"),
+        (["run", "--device", "cuda"], "device: expected a CUDA device"),
+        (["show", "nowhere"], "nowhere: expected the folder of a study"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
+        arguments, expected = ["run", "nonsense"], "unknown study"
+    command = [sys.executable, "-c", "from pyrovae.cli import main; main()", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    run(small(steps=2), tmp_path / "study", quiet=True)
+    with pytest.raises(InputError, match=r"steps: 2; \+ steps: 3"):
+        run(small(steps=3), tmp_path / "study", quiet=True)
+
+
+@pytest.mark.parametrize("file", ["results.nc", "checkpoints/cohort-000.safetensors"])
+def test_truncated_files_are_told(file: str, tmp_path: Path) -> None:
+    run(small(steps=2), tmp_path / "study", quiet=True)
+    path = tmp_path / "study" / file
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="damaged"):
+        open_results(tmp_path / "study").pair(beta=1, seed=0)

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyrovae.build import SPLITS
+from pyrovae.data import tetrominoes
+from pyrovae.errors import InputError
+
+
+def test_rendering_matches_the_reference_images() -> None:
+    reference = np.load(Path(__file__).parent / "tetrominoes_reference.npz")
+    images = tetrominoes.render(torch.tensor(reference["factors"]).float())
+    error = (images - torch.tensor(reference["images"]) / 255).abs()
+    assert error.mean() <= 0.001
+    assert error.max() <= 0.08
+
+
+def test_covered_area_is_five_cells_whatever_the_angle() -> None:
+    factors = torch.tensor([[angle, 0.0, 3.3, 15.2, 16.7] for angle in range(0, 337, 7)])
+    area = tetrominoes.render(factors)[:, 0].sum((1, 2))
+    torch.testing.assert_close(area, torch.full_like(area, 5 * 3.3**2), rtol=1e-4, atol=0)
+
+
+def test_sampling_puts_one_draw_in_each_cell() -> None:
+    factors = tetrominoes.source().factors
+    assert factors is not None
+    cells = (factors.double() * torch.tensor(tetrominoes.BINS)).long()
+    assert len(cells.unique(dim=0)) >= 163_840 - 8  # float32 may round a draw onto the next cell's edge
+
+
+def test_checkerboard_trains_on_half_and_never_on_a_neighbouring_half() -> None:
+    source = tetrominoes.source()
+    assert source.factors is not None
+    mask = SPLITS["checkerboard"](source, 0.5)
+    assert int(mask.sum()) == 81_920
+    assert ((source.factors[mask] >= 0.5).sum(1) % 2 == 0).all()
+    assert ((source.factors[~mask] >= 0.5).sum(1) % 2 == 1).all()
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+def test_cropped_and_random_splits_have_their_ratio(ratio: float) -> None:
+    source = tetrominoes.source()
+    assert source.factors is not None
+    assert int(SPLITS["random"](source, ratio).sum()) == round(ratio * source.size)
+    inside = SPLITS["cropped"](source, ratio)
+    assert abs(float(inside.float().mean()) - ratio) < 0.01
+    assert (source.factors[inside] - 0.5).abs().max() <= ratio**0.2 / 2 + 1e-6
+
+
+def test_checkerboard_refuses_another_ratio() -> None:
+    with pytest.raises(InputError, match="ratio"):
+        SPLITS["checkerboard"](tetrominoes.source(), 0.3)
