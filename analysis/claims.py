@@ -77,7 +77,7 @@ def paired_difference(
 
 def claims(tree: xr.DataTree) -> list[Claim]:
     """The findings that this study can speak to: it needs several β, and for some of them several depths."""
-    distortion = tree["/images/distortion"]
+    distortion = tree["/images"].to_dataset()["distortion"]
     return [*_about_beta(distortion), *_about_depth(distortion)]
 
 

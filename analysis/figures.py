@@ -1,7 +1,7 @@
 """Figures: pure functions of the results."""
 
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,9 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
 def _curves(data: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
     """One curve over β for every combination of the other axes."""
     held = [str(dim) for dim in data["rate"].dims if dim not in ("split", "beta")]
-    stacked = data.stack(curve=held) if held else data.expand_dims(curve=[()])
-    for number in range(stacked.sizes["curve"]):
-        cell = stacked.isel(curve=number)
-        yield ", ".join(f"{dim} {cell[dim].item()}" for dim in held), cell
+    for values in product(*(data[dim].values.tolist() for dim in held)):
+        place = dict(zip(held, values, strict=True))
+        yield ", ".join(f"{dim} {value}" for dim, value in place.items()), data.sel(place)
 
 
 def _lines_of_constant_sum(ax: Axes) -> None:
@@ -95,7 +94,8 @@ def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]]) -> None
     figure: Any = ax.figure
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else None
-    taken = [ax.get_legend().get_window_extent(renderer)] if ax.get_legend() else []
+    legend = ax.get_legend()
+    taken = [legend.get_window_extent(renderer)] if legend else []
     for r, d, text, colour in labels:
         for radius, angle in [(radius, angle) for radius in (9, 16, 24, 34) for angle in range(45, 405, 45)]:
             offset = (radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle)))

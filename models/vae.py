@@ -1,5 +1,7 @@
 """The generative model p(z) p(x|z) as a Pyro program."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 from pyro import poutine
@@ -49,7 +51,8 @@ class VAE(PyroModule):
         return self.likelihood(self.decoder(z))
 
     def __repr__(self) -> str:
-        prior, likelihood = self.prior, self.likelihood
+        prior: Any = self.prior
+        likelihood: Any = self.likelihood
         return (
             f"{type(self).__name__}: p(z) p(x|z)\n"
             f"  z ~ {type(prior).__name__} {list(prior.event_shape)}\n"

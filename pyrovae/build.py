@@ -82,7 +82,7 @@ def make_pair(run: Run, event_shape: torch.Size, mean: torch.Tensor | None = Non
         pair = Pair(VAE(prior, decoder, likelihood), guide(encoder, run.latent_size))
     if mean is not None:
         with torch.no_grad():
-            decoder[-1].bias.copy_(likelihood.initial_features(mean))
+            decoder.output.bias.copy_(likelihood.initial_features(mean))
     return pair
 
 

@@ -30,6 +30,13 @@ class MLP(nn.Sequential):
         super().__init__(*layers[:-1])
         self.input_dims = len(inputs)
 
+    @property
+    def output(self) -> nn.Linear:
+        """The last layer."""
+        layer = self[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs.flatten(-self.input_dims))
 

@@ -81,7 +81,7 @@ class Pair(nn.Module):
             model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(x, **values)
         return guide, model
 
-    def check(self, x: Tensor, **values: float) -> "Checked":
+    def check(self, x: Tensor, **values: Any) -> "Checked":
         """Runs one batch with Pyro's validation on, so that a mistake shows where it was made.
 
         Raises:

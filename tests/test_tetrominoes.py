@@ -17,10 +17,10 @@ def test_rendering_matches_the_reference_images() -> None:
     assert error.max() <= 0.08
 
 
-def test_covered_area_is_five_cells_whatever_the_angle() -> None:
+def test_covered_area_is_four_cells_whatever_the_angle() -> None:
     factors = torch.tensor([[angle, 0.0, 3.3, 15.2, 16.7] for angle in range(0, 337, 7)])
     area = tetrominoes.render(factors)[:, 0].sum((1, 2))
-    torch.testing.assert_close(area, torch.full_like(area, 5 * 3.3**2), rtol=1e-4, atol=0)
+    torch.testing.assert_close(area, torch.full_like(area, 4 * 3.3**2), rtol=1e-4, atol=0)
 
 
 def test_sampling_puts_one_draw_in_each_cell() -> None:
@@ -34,7 +34,8 @@ def test_checkerboard_trains_on_half_and_never_on_a_neighbouring_half() -> None:
     source = tetrominoes.source()
     assert source.factors is not None
     mask = SPLITS["checkerboard"](source, 0.5)
-    assert int(mask.sum()) == 81_920
+    # Only the middle of the five scale bins, 32,768 draws, can fall on either side.
+    assert abs(int(mask.sum()) - 81_920) < 4.27 * 32_768**0.5 / 2
     assert ((source.factors[mask] >= 0.5).sum(1) % 2 == 0).all()
     assert ((source.factors[~mask] >= 0.5).sum(1) % 2 == 1).all()
 

@@ -59,8 +59,8 @@ def render(factors: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> image = render(torch.tensor([[0.0, 0.0, 2.0, 16.0, 16.0]]))
-        >>> image.shape, round(float(image.sum()), 2)  # five cells of 2 × 2 pixels, red
-        (torch.Size([1, 3, 32, 32]), 20.0)
+        >>> image.shape, round(float(image.sum()), 2)  # four cells of 2 × 2 pixels, red
+        (torch.Size([1, 3, 32, 32]), 16.0)
     """
     if factors.dim() != 2 or factors.shape[1] != len(RANGES):
         raise ValueError(f"factors: expected shape [N, {len(RANGES)}], got {list(factors.shape)}")
