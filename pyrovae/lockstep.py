@@ -73,8 +73,9 @@ class Lockstep:
         if way == "run by run":
             return lambda batch: self._gradients_run_by_run(gradient, batch)
         lifted = vmap(gradient, in_dims=(0, 0, 0, 0, 0, None))
+        # make_fx counts the arguments of what it is given, and would count self of the method inside.
         with _plainly():
-            graph: Callable[..., Gradients] = make_fx(lifted)(*self._stacked(), *example[:3])
+            graph: Callable[..., Gradients] = make_fx(lambda *batch: lifted(*batch))(*self._stacked(), *example[:3])
         if way == "compiled":
             graph = torch.compile(graph)
 
