@@ -1,0 +1,75 @@
+"""The architecture: what may import what, and what is installed."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# From the top down; a layer imports what stands below it, or beside it.
+LAYERS = (
+    {"cli"},
+    {"experiment"},
+    {"build"},
+    {"results"},
+    {"train", "evaluate", "analysis"},
+    {"lockstep", "progress"},
+    {"pair", "study", "data", "streams", "checkpoint"},
+    {"handlers", "files", "errors", "networks"},
+)
+HEIGHT = {name: -number for number, names in enumerate(LAYERS) for name in names}
+
+
+def _imports(file: Path) -> set[str]:
+    """Parts of pyrovae that a file imports when it is loaded or run."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "pyrovae":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyrovae."):
+            names.add(str(node.module).split(".")[1])
+    return names
+
+
+def test_imports_run_downwards() -> None:
+    files = [
+        file for file in (ROOT / "pyrovae").rglob("*.py") if file.name != "__init__.py" or file.parent.name == "data"
+    ]
+    parts = {file: file.relative_to(ROOT / "pyrovae").parts[0].removesuffix(".py") for file in files}
+    parts |= dict.fromkeys((ROOT / "analysis").glob("*.py"), "analysis")
+    assert {"cli", "build", "data", "analysis"} <= set(parts.values())
+    for file, part in parts.items():
+        for name in _imports(file) & HEIGHT.keys():
+            assert HEIGHT[name] <= HEIGHT[part], f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("folder", ["models", "guides"])
+def test_models_and_guides_know_nothing_of_the_engine(folder: str) -> None:
+    for file in (ROOT / folder).rglob("*.py"):
+        assert _imports(file) <= {folder, "networks"}, file.name
+
+
+def test_only_build_knows_models_and_guides() -> None:
+    knowing = {file.name for file in (ROOT / "pyrovae").rglob("*.py") if _imports(file) & {"models", "guides"}}
+    assert knowing == {"build.py"}
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys, pyrovae.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_wheel_holds_pyrovae_alone_and_all_of_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in names} == {"pyrovae"}
+    folders = ("models", "guides", "analysis")
+    expected = {f"pyrovae/{f.relative_to(ROOT)}" for folder in folders for f in (ROOT / folder).rglob("*.py")}
+    expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "pyrovae").rglob("*") if f.suffix in (".py", ".yaml")}
+    assert names - {"pyrovae/py.typed"} == expected
