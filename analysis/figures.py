@@ -10,11 +10,14 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from pyrovae.files import replacing
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, from dark to light for readers of grey.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; readers of grey go by the shapes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_SHAPES = ("o", "s", "^", "D", "v", "P")
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -43,24 +46,27 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     Lines of constant R + D (the negative ELBO) and the floor are drawn behind; β stands beside the test points.
     """
     data = tree["/rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
+    points: list[tuple[float, float]] = []
     labels: list[tuple[float, float, str, str]] = []
-    for (name, cell), colour in zip(_curves(data), cycle(_COLOURS), strict=False):
+    for (name, cell), colour, shape in zip(_curves(data), cycle(_COLOURS), cycle(_SHAPES), strict=False):
         for split, line, face in (("train", "--", "white"), ("test", "-", colour)):
             rate, distortion = (cell[each].sel(split=split).values for each in ("rate", "distortion"))
-            ax.plot(rate, distortion, line, color=colour, linewidth=1.2, label=f"{name} {split}".strip(), zorder=2)
+            look: dict[str, Any] = {"color": colour, "markerfacecolor": face}
+            star = cell.beta.values == 1
+            ax.plot(
+                rate,
+                distortion,
+                line + shape,
+                markevery=(~star).nonzero()[0].tolist(),
+                linewidth=1.2,
+                label=f"{name} {split}".strip(),
+                **look,
+            )
+            ax.plot(rate[star], distortion[star], "*", markersize=12, zorder=3, **look)
             for r, d, beta in zip(rate, distortion, cell.beta.values, strict=True):
-                star = beta == 1
-                ax.plot(
-                    r,
-                    d,
-                    "*" if star else "o",
-                    color=colour,
-                    markersize=11 if star else 5,
-                    markerfacecolor=face,
-                    zorder=3,
-                )
-                if split == "test" and np.isfinite(r):
-                    labels.append((r, d, f"{beta:g}", colour))
+                if np.isfinite(r + d):
+                    points.append((r, d))
+                    labels += [(r, d, f"{beta:g}", colour)] if split == "test" else []
     ax.set_xlabel("rate R (nats per image)")
     ax.set_ylabel("distortion D (nats per image)")
     floor = float(data["floor"].sel(split="test").mean())
@@ -68,8 +74,8 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
         ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
     ax.margins(0.08)
     _lines_of_constant_sum(ax)
-    ax.legend(loc="upper right")
-    _place_labels(ax, labels)
+    _legend(ax)
+    _place_labels(ax, labels, points)
     return ax
 
 
@@ -83,33 +89,41 @@ def _curves(data: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
 
 def _lines_of_constant_sum(ax: Axes) -> None:
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    for total in matplotlib.ticker.MaxNLocator(8).tick_values(left + bottom, right + top):
+    for total in MaxNLocator(8).tick_values(left + bottom, right + top):
         ax.plot([left, right], [total - left, total - right], color="0.88", linewidth=0.7, zorder=0)
+    ax.plot([], [], color="0.88", linewidth=0.7, label="R + D constant")
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
 
 
-def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]]) -> None:
-    """Writes β beside the points, each label at the first place around its point that is still free."""
+def _legend(ax: Axes) -> None:
+    ax.plot([], [], "*", markersize=9, color="0.3", label="β = 1")
+    ax.legend(loc="upper right", fontsize=8)
+
+
+def _place_labels(
+    ax: Axes, labels: list[tuple[float, float, str, str]], points: list[tuple[float, float]]
+) -> None:
+    """Writes β beside the points, each label at the nearest place that no point, label or legend takes."""
     figure: Any = ax.figure
     figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else None
-    legend = ax.get_legend()
-    taken = [legend.get_window_extent(renderer)] if legend else []
+    pixels = figure.dpi / 72
+    taken = [Bbox(np.array([-5, 5])[:, None] * pixels + place) for place in ax.transData.transform(points)]
+    taken.append(ax.get_legend().get_window_extent())  # type: ignore[union-attr]
     for r, d, text, colour in labels:
-        for radius, angle in [(radius, angle) for radius in (9, 16, 24, 34) for angle in range(45, 405, 45)]:
+        style: dict[str, Any] = {"xy": (r, d), "textcoords": "offset points", "color": colour}
+        for radius, angle in product(range(10, 120, 5), range(45, 405, 15)):
             offset = (radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle)))
-            label = ax.annotate(
-                text, (r, d), offset, textcoords="offset points", ha="center", va="center", color=colour, fontsize=8
-            )
-            box = label.get_window_extent(renderer)
-            if not any(box.overlaps(other) for other in taken):
+            label = ax.annotate(text, xytext=offset, ha="center", va="center", fontsize=7.5, **style)
+            box = label.get_window_extent().padded(pixels)
+            inside = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
                 break
             label.remove()
-        else:
-            label = ax.annotate(text, (r, d), color=colour, fontsize=8)
-            box = label.get_window_extent(renderer)
-        taken.append(box)
+        if radius > 15:
+            leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 4, "shrinkB": 3}
+            ax.annotate("", xytext=offset, arrowprops=leader, **style)
 
 
 def _metadata(file: Path) -> dict[str, Any]:
