@@ -13,10 +13,14 @@ from torch.distributions import Distribution
 def _global_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fails a test that leaves parameters in Pyro's store, or another dtype or validation behind."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    pyro.clear_param_store()
-    before = torch.get_default_dtype(), Distribution._validate_args, torch.is_grad_enabled()
+    before = _global_state()
     yield
-    assert (torch.get_default_dtype(), Distribution._validate_args, torch.is_grad_enabled()) == before
+    assert _global_state() == before
+
+
+def _global_state() -> tuple[object, ...]:
+    params = sorted(pyro.get_param_store().keys())
+    return torch.get_default_dtype(), Distribution._validate_args, torch.is_grad_enabled(), params
 
 
 @pytest.fixture(autouse=True)

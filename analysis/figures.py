@@ -101,9 +101,7 @@ def _legend(ax: Axes) -> None:
     ax.legend(loc="upper right", fontsize=8)
 
 
-def _place_labels(
-    ax: Axes, labels: list[tuple[float, float, str, str]], points: list[tuple[float, float]]
-) -> None:
+def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points: list[tuple[float, float]]) -> None:
     """Writes β beside the points, each label at the nearest place that no point, label or legend takes."""
     figure: Any = ax.figure
     figure.draw_without_rendering()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,11 +53,12 @@ def run_study(
 
     Examples: 'pyrovae run', 'pyrovae run quick --set steps=3000 --set beta=[0.1,1]', 'pyrovae run mine.yaml --plan'.
     """
-    from pyrovae import experiment
     from pyrovae.study import Study
 
     chosen = Study.load(study, **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
+    from pyrovae import experiment  # with torch behind it, which a mistyped study need not wait for
+
     _print(f"study {chosen.name}: {chosen.description}")
     for line in experiment.plan(chosen):
         _print(
@@ -132,8 +134,13 @@ def _print(text: str) -> None:
     typer.echo(text)
 
 
+def _warn(message: Warning | str, *_: object) -> None:
+    typer.echo(f"pyrovae: {message}", err=True)
+
+
 def main() -> None:
     """Runs the command line; what the user can mend is one line on stderr and exit status 2."""
+    warnings.showwarning = _warn
     try:
         app()
     except InputError as error:

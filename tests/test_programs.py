@@ -1,12 +1,22 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
-from pyrovae import Pair, Run, make_pair
+from pyrovae import InputError, Pair, Run, make_pair
 
 EVENT = torch.Size([1, 6, 6])
+
+
+@pytest.fixture(autouse=True)
+def _own_store() -> Iterator[None]:
+    with pyro.get_param_store().scope():
+        yield
 
 
 @pytest.fixture
@@ -68,6 +78,20 @@ def test_prior_predictive_draws_differ_from_the_data(pair: Pair, x: torch.Tensor
     assert not torch.equal(draws[0], draws[1])
 
 
+def test_posterior_predictive_draws_follow_the_images(pair: Pair, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        pair.guide.encoder[-1].bias[3:] = -20  # narrow: every draw is at μ(x)
+    draws = Predictive(pair.model, guide=pair.guide, num_samples=2, return_sites=("z",))(x)["z"]
+    expected = pair.guide.posterior(x).base_dist.loc.expand(2, -1, -1)
+    torch.testing.assert_close(draws.reshape(expected.shape), expected, atol=1e-4, rtol=0)
+
+
+def test_scale_on_one_side_only_is_told(pair: Pair, x: torch.Tensor) -> None:
+    pair.model.forward = lambda x, beta: type(pair.model).forward(pair.model, x, beta=1.0)
+    with pytest.raises(InputError, match=r"expected one scale in model and guide, got 1\.0 and 0\.5"):
+        pair.check(x, beta=0.5)
+
+
 def test_pair_leaves_the_store_empty(pair: Pair, x: torch.Tensor) -> None:
     pair(x, beta=1.0).loss.sum().backward()
     assert len(pyro.get_param_store()) == 0
@@ -79,3 +103,12 @@ def test_noise_leaves_the_replayed_z_alone(pair: Pair, x: torch.Tensor) -> None:
     q = pair.guide.posterior(x)
     torch.testing.assert_close(model.nodes["z"]["value"], q.base_dist.loc + q.base_dist.scale * noise["z"])
     assert model.nodes["z"]["value"] is guide.nodes["z"]["value"]
+
+
+def test_readme_shows_a_pair_under_plain_pyro() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (block,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "svi.step" in code]
+    names: dict[str, torch.Tensor] = {}
+    exec(block, names)
+    assert names["loss"] > 0
+    assert all(parameter.grad is not None for parameter in names["elbo"].parameters())  # type: ignore[attr-defined]

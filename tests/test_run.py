@@ -1,7 +1,5 @@
 """Studies from end to end, at a small size."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,35 +100,6 @@ def test_results_hold_the_grid_and_the_floor_lies_below(tmp_path: Path) -> None:
     assert (cells["distortion_se"] > 0).all()
     np.testing.assert_allclose(cells["elbo"], -cells["distortion"] - cells["rate"])
     assert (results.folder / "figures" / "rate_distortion.svg").stat().st_size > 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["run", "nonsense"], "unknown study 'nonsense'"),
-        (["run", "--set", "betta=1"], "unknown setting 'betta'"),
-        (["run", "--set", "data=nonsense"], "unknown data 'nonsense'; valid: tetrominoes"),
-        (["run", "--set", "prior=nonsense"], "unknown prior"),
-        (["run", "--set", "beta=0"], "beta:"),
-        (["run", "--set", "beta=.nan"], "beta:"),
-        (["run", "--set", "beta=[]"], "beta: expected at least one value"),
-        (["run", "--set", "depth=0"], "depth:"),
-        (["run", "--set", "batch_size=5000"], "batch_size: expected at most the 4096"),
-        (["run", "--set", "train_ratio=1"], "train_ratio:"),
-        (["run", "--set", "steps"], "expected KEY=VALUE"),
-        (["run", "--device", "cuda"], "device: expected a CUDA device"),
-        (["show", "nowhere"], "nowhere: expected the folder of a study"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_two(arguments: list[str], expected: str, tmp_path: Path) -> None:
-    if "cuda" in arguments and torch.cuda.is_available():
-        arguments, expected = ["run", "nonsense"], "unknown study"
-    command = [sys.executable, "-c", "from pyrovae.cli import main; main()", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert expected in done.stderr
-    assert not (tmp_path / "runs").exists()
 
 
 def test_folder_of_another_study_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The architecture: what may import what, and what is installed."""
 
 import ast
+import os
 import subprocess
 import sys
 import zipfile
@@ -62,7 +63,7 @@ def test_help_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_wheel_holds_pyrovae_alone_and_all_of_it(tmp_path: Path) -> None:
+def test_wheel_holds_pyrovae_alone_and_runs_from_an_empty_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -73,3 +74,14 @@ def test_wheel_holds_pyrovae_alone_and_all_of_it(tmp_path: Path) -> None:
     expected = {f"pyrovae/{f.relative_to(ROOT)}" for folder in folders for f in (ROOT / folder).rglob("*.py")}
     expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "pyrovae").rglob("*") if f.suffix in (".py", ".yaml")}
     assert names - {"pyrovae/py.typed"} == expected
+    target, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    subprocess.run([*command[:3], "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True)
+    code = "import pyrovae; print(pyrovae.__file__); from pyrovae.cli import main; main()"
+    arguments = ["run", "--set", "steps=2", "--set", "width=8", "--set", "train_images=64", "--set", "test_images=64"]
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=empty, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(str(target))
+    assert (empty / "runs/quick/figures/rate_distortion.png").exists()

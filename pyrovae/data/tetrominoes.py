@@ -135,8 +135,9 @@ def _images(factors: Tensor) -> Tensor:
     """Rendered images as uint8, ``[n, 3, 32, 32]``."""
     # The key holds this file too: images made by other code are other images.
     key = hashlib.sha256(Path(__file__).read_bytes() + factors.numpy().tobytes()).hexdigest()[:16]
-    return cached(f"tetrominoes-{key}", lambda: _quantised(factors))
+    return cached(f"tetrominoes-{key}", lambda: quantised(factors))
 
 
-def _quantised(factors: Tensor) -> Tensor:
+def quantised(factors: Tensor) -> Tensor:
+    """Renders as `render` does, to uint8 images: ``[n, 5] → [n, 3, 32, 32]``."""
     return torch.cat([(render(rows) * 255).round_().to(torch.uint8) for rows in factors.split(1024)])

@@ -1,0 +1,189 @@
+"""The installed command, as a user meets it."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import pytest
+import torch
+import xarray as xr
+
+from pyrovae import open_results
+
+COMMAND = str(Path(sys.executable).with_name("pyrovae"))
+STUDY = """
+name: small
+data: tetrominoes
+split: checkerboard
+train_images: 256
+test_images: 128
+beta: [0.1, 1]
+depth: [1, 2]
+width: 8
+steps: 300
+batch_size: 32
+checkpoint_every: 20
+measure: {images: 128, probe: 64, points: 8}
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a study file."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(STUDY, encoding="utf-8")
+    return tmp_path
+
+
+def pyrovae(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Returns once the condition holds; fails if the process ends before."""
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+
+
+def checkpoints_written(folder: Path) -> int:
+    """A number that grows with every checkpoint of the folder."""
+    return sum(file.stat().st_mtime_ns for file in folder.glob("checkpoints/*.safetensors"))
+
+
+def refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "nonsense"], "unknown study 'nonsense'; valid: "),
+        (["run", "nonsense.yaml"], "nonsense.yaml: expected a study file"),
+        (["run", "--set", "betta=1"], "unknown setting 'betta'; valid: "),
+        (["run", "--set", "measure.imags=1"], "unknown setting 'measure.imags'; valid: "),
+        (["run", "--set", "data=nonsense"], "unknown data 'nonsense'; valid: "),
+        (["run", "--set", "split=nonsense"], "unknown split 'nonsense'; valid: "),
+        (["run", "--set", "prior=nonsense"], "unknown prior 'nonsense'; valid: "),
+        (["run", "--set", "likelihood=nonsense"], "unknown likelihood 'nonsense'; valid: "),
+        (["run", "--set", "guide=[mean_field,nonsense]"], "unknown guide 'nonsense'; valid: "),
+        (["run", "--set", "beta=0"], "beta: input should be greater than 0, got 0"),
+        (["run", "--set", "beta=[1,-1]"], "beta: input should be greater than 0, got -1"),
+        (["run", "--set", "beta=.nan"], "beta: input should be a finite number, got nan"),
+        (["run", "--set", "beta=[]"], "beta: expected at least one value"),
+        (["run", "--set", "beta=[1,1]"], "beta: expected values that differ"),
+        (["run", "--set", "depth=0"], "depth: input should be greater than or equal to 1, got 0"),
+        (["run", "--set", "batch_size=5000"], "batch_size: expected at most the 4096"),
+        (["run", "--set", "train_ratio=1"], "train_ratio: input should be less than 1, got 1"),
+        (["run", "--set", "train_images=90000"], "train_images: expected at most the 8"),
+        (["run", "--set", "steps"], "--set: expected KEY=VALUE, got 'steps'"),
+        (["run", "--set", "beta=["], "--set beta: expected a value such as"),
+        (["run", "--out", "small.yaml"], "small.yaml: expected a folder that can be written to"),
+        (["show", "nowhere"], "nowhere: expected the folder of a study"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(arguments: list[str], expected: str) -> None:
+    refused(pyrovae(*arguments), expected)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_device_that_is_not_there_is_refused() -> None:
+    refused(pyrovae("run", "--device", "cuda"), "device: expected a CUDA device, but torch finds none")
+
+
+def test_plan_says_what_would_be_done_and_does_nothing() -> None:
+    done = pyrovae("run", "small.yaml", "--plan")
+    assert done.returncode == 0
+    assert "depth 2: 2 runs in lockstep, 300 steps, 256 training and 128 test images" in done.stdout
+    assert not Path("runs").exists()
+
+
+def test_studies_and_version_are_listed() -> None:
+    listed = pyrovae("studies").stdout
+    assert all(name in listed for name in ("quick", "paper-ood", "paper-id"))
+    assert pyrovae("--version").stdout.startswith("pyrovae ")
+
+
+def test_run_leaves_a_table_claims_and_a_figure_that_show_repeats() -> None:
+    done = pyrovae("run", "small.yaml", "--set", "steps=20")
+    assert done.returncode == 0, done.stderr
+    assert all((Path("runs/small/figures") / f"rate_distortion.{suffix}").stat().st_size for suffix in ("png", "svg"))
+    shown = pyrovae("show", "runs/small").stdout
+    assert "D test" in shown
+    assert "Lowering β from 1 to 0.1" in shown
+    assert "figure: runs/small/figures/rate_distortion.png" in shown
+    assert shown in done.stdout
+
+
+def test_folder_of_another_study_is_refused() -> None:
+    assert pyrovae("run", "small.yaml", "--set", "steps=2").returncode == 0
+    refused(pyrovae("run", "small.yaml", "--set", "steps=3"), "- steps: 2; + steps: 3")
+
+
+def test_folder_in_use_is_refused_and_an_interrupt_saves() -> None:
+    folder = Path("runs/small")
+    forever = ("run", "small.yaml", "--set", "steps=1000000")
+    with started(*forever) as first:
+        wait_until(lambda: checkpoints_written(folder) > 0, first)
+        refused(pyrovae(*forever), "another process is running a study in it")
+        first.send_signal(signal.SIGINT)
+        output, _ = first.communicate()
+    assert first.returncode == 130
+    assert "the same command goes on from there" in output.splitlines()[-1]
+    with started(*forever) as again:
+        assert again.stdout is not None
+        assert any("goes on from step" in line for line in again.stdout)
+        again.kill()
+
+
+def test_killed_study_ends_with_the_results_of_one_left_alone() -> None:
+    assert pyrovae("run", "small.yaml", "--out", "whole").returncode == 0
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        with started("run", "small.yaml", "--out", "cut") as process:
+            for _ in range(rng.integers(1, 6)):
+                before = checkpoints_written(Path("cut"))
+                wait_until(lambda: checkpoints_written(Path("cut")) != before, process)  # noqa: B023
+            time.sleep(rng.uniform(0, 0.05))
+            process.kill()
+    done = pyrovae("run", "small.yaml", "--out", "cut")
+    assert "goes on from step" in done.stdout
+    whole, cut = open_results("whole"), open_results("cut")
+    for group in ("/rate_distortion", "/images", "/curves"):
+        xr.testing.assert_identical(whole.tree[group].to_dataset(), cut.tree[group].to_dataset())
+    for file in whole.folder.glob("checkpoints/*.safetensors"):
+        assert file.read_bytes() == (cut.folder / "checkpoints" / file.name).read_bytes()
+
+
+def test_damaged_files_are_told() -> None:
+    def truncate(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:1000])
+
+    short = ["run", "small.yaml", "--set", "steps=2"]
+    assert pyrovae(*short).returncode == 0
+    results, checkpoint = Path("runs/small/results.nc"), Path("runs/small/checkpoints/cohort-000.safetensors")
+    (cache, *_) = Path(platformdirs.user_cache_dir("pyrovae")).glob("*.safetensors")
+    truncate(results)
+    for command in (short, ["show", "runs/small"]):
+        refused(pyrovae(*command), "results.nc: expected results, but the file is damaged")
+    results.unlink()
+    truncate(checkpoint)
+    refused(pyrovae(*short), "cohort-000.safetensors: expected a checkpoint, but the file is damaged")
+    checkpoint.unlink()
+    truncate(cache)
+    done = pyrovae(*short)
+    assert done.returncode == 0
+    assert f"{cache} is damaged and is made anew" in done.stderr
+    assert done.stderr.count("\n") == 1

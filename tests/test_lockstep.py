@@ -1,0 +1,132 @@
+"""Lockstep against the single run, and what happens where it cannot be had."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyrovae import Pair, Run, Study, build, make_pair, run
+from pyrovae.data import Dataset
+from pyrovae.evaluate import evaluate
+from pyrovae.guides import MeanField
+from pyrovae.lockstep import Lockstep
+from pyrovae.streams import Streams
+
+EVENT = torch.Size([1, 5, 5])
+BETAS = (0.1, 1.0, 4.0)
+
+
+@pytest.fixture
+def pairs() -> list[Pair]:
+    return [make_pair(Run(depth=2, width=12, latent_size=3, seed=seed), EVENT) for seed in (0, 1, 2)]
+
+
+@pytest.fixture
+def streams() -> Streams:
+    return Streams([0, 1, 2], images=40, batch_size=8, noise_shapes={"z": torch.Size([3])})
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randint(0, 256, (40, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def lockstep_of(pairs: Sequence[Pair]) -> Lockstep:
+    return Lockstep(pairs, {"beta": torch.tensor(BETAS)})
+
+
+def test_lifted_terms_are_those_of_each_pair_by_itself(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
+    lockstep, noise, x = lockstep_of(pairs), streams.noise_for("test", 40), images / 255
+    together = lockstep.terms(x, noise, [])
+    for number, beta in enumerate(BETAS):
+        for pair in (pairs[number], lockstep.pair(number)):
+            alone = pair(x, {"z": noise["z"][number]}, beta=beta)
+            for ours, theirs in zip(together, alone, strict=True):
+                torch.testing.assert_close(ours[number], theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_agree_run_by_run_and_lifted(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
+    lockstep = lockstep_of(pairs)
+    batch = (streams.noise(0), streams.index(0), images, streams.keys("draws", 0))
+    (lifted, lifted_loss), (single, single_loss) = (
+        lockstep.gradients(way, batch)(batch) for way in ("lifted", "run by run")
+    )
+    torch.testing.assert_close(lifted_loss, single_loss)
+    assert lifted.keys() == single.keys()
+    for name, gradient in lifted.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(gradient, single[name], rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_leaves_the_weights_bitwise_unchanged(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
+    lockstep = lockstep_of(pairs)
+    before = {name: value.clone() for name, value in lockstep.params.items()}
+    floor = build.make_likelihood(Run(), EVENT).floor
+    evaluate(lockstep, streams, Dataset(images[:30], images[30:]), floor, images=10, samples=2)
+    assert all(torch.equal(before[name], value) for name, value in lockstep.params.items())
+
+
+class GammaGuide(MeanField):
+    """Draws from a gamma distribution, whose draws are no function of normal noise."""
+
+    def posterior(self, x: Tensor) -> dist.Distribution:
+        shape, rate = self.encoder(x).exp().chunk(2, dim=-1)
+        return dist.Gamma(shape + 1, rate + 1).to_event(1)
+
+
+class GammaPrior(nn.Module):
+    def __init__(self, latent_size: int) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([latent_size])
+
+    def forward(self) -> dist.Distribution:
+        return dist.Gamma(torch.ones(self.event_shape), 1.0).to_event(1)
+
+
+class Branching(MeanField):
+    """Looks into its tensors, which a lifted program cannot."""
+
+    def posterior(self, x: Tensor) -> dist.Distribution:
+        features = self.encoder(x)
+        assert features.isfinite().all().item()
+        return super().posterior(x)
+
+
+def tiny(**settings: Any) -> Study:
+    base = {"depth": 1, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 32, "steps": 3, "seed": 0}
+    return Study.load("quick", **base | settings)
+
+
+@pytest.mark.parametrize(
+    ("guide", "prior", "reason"),
+    [
+        (GammaGuide, GammaPrior, "not lifted, so run by run: the guide draws from a distribution"),
+        (Branching, build.PRIORS["standard_normal"], "not lifted, so run by run: RuntimeError"),
+    ],
+)
+def test_program_that_cannot_be_lifted_trains_run_by_run_and_says_so(
+    guide: type, prior: type, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(build, "GUIDES", {"exotic": guide})
+    monkeypatch.setattr(build, "PRIORS", {"exotic": prior})
+    results = run(tiny(guide="exotic", prior="exotic"), tmp_path / "study")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "so run by run" in line]
+    assert reason in line
+    assert set(results.tree["/runs/way"].values.flatten()) == {"run by run"}
+    assert (results.tree["/rate_distortion/rate"] > 0).all()
+
+
+def test_without_a_compiler_training_goes_on_eagerly_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def no_compiler(graph: Any) -> Any:
+        raise RuntimeError("no C++ compiler found\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    results = run(tiny(), tmp_path / "study", compile="always")
+    assert "not compiled, so lifted: RuntimeError: no C++ compiler found\n" in capsys.readouterr().out
+    assert set(results.tree["/runs/way"].values.flatten()) == {"lifted"}
