@@ -41,7 +41,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pyrovae(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+    # The limit is no measure of speed: without it, a study that ought to be refused would run for days.
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=240)
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:

@@ -5,10 +5,12 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
 from pyrovae import InputError, Pair, Run, make_pair
+from pyrovae.handlers import Noise
 
 EVENT = torch.Size([1, 6, 6])
 
@@ -103,6 +105,9 @@ def test_noise_leaves_the_replayed_z_alone(pair: Pair, x: torch.Tensor) -> None:
     q = pair.guide.posterior(x)
     torch.testing.assert_close(model.nodes["z"]["value"], q.base_dist.loc + q.base_dist.scale * noise["z"])
     assert model.nodes["z"]["value"] is guide.nodes["z"]["value"]
+    with Noise({"z": torch.zeros_like(noise["z"])}):  # where it does not belong
+        replayed = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(x)
+    assert replayed.nodes["z"]["value"] is guide.nodes["z"]["value"]
 
 
 def test_readme_shows_a_pair_under_plain_pyro() -> None:
