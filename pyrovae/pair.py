@@ -9,10 +9,11 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from pyro.util import check_model_guide_match
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
+from pyrovae.distributions import closed_form_kl, kl, noise_shape
 from pyrovae.errors import InputError
-from pyrovae.handlers import LocalParams, Noise, noise_shape
+from pyrovae.handlers import LocalParams, Noise
 
 Site = dict[str, Any]
 
@@ -114,20 +115,6 @@ class Checked(NamedTuple):
 
     noise_shapes: dict[str, torch.Size | None]
     closed_form: bool
-
-
-def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p) where torch has a formula for it, else None."""
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
-
-
-def kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
-    """KL(q ‖ p) in closed form, or else its unbiased estimate log q(z) − log p(z) at z ~ q."""
-    exact = closed_form_kl(q, p)
-    return q.log_prob(z) - p.log_prob(z) if exact is None else exact
 
 
 def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:

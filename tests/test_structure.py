@@ -20,7 +20,8 @@ LAYERS = (
     {"train", "evaluate", "analysis"},
     {"lockstep", "progress"},
     {"pair", "study", "data", "streams", "checkpoint"},
-    {"handlers", "files", "errors", "networks"},
+    {"handlers"},
+    {"distributions", "files", "errors", "networks"},
 )
 HEIGHT = {name: -number for number, names in enumerate(LAYERS) for name in names}
 

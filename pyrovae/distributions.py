@@ -1,0 +1,142 @@
+"""What torch's distributions lack: draws from given noise, a part of a batch, and KL divergences.
+
+All of it is dispatched on the type of the distribution; another type is one more function here.
+"""
+
+from collections.abc import Callable
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence, register_kl
+from torch.distributions import TransformedDistribution as Transformed
+
+
+@singledispatch
+def base_normal(q: Distribution) -> Normal | MultivariateNormal | None:
+    """The normal distribution that ``q`` transforms, or None if it is made of something else."""
+    return None
+
+
+@base_normal.register
+def _(q: Normal) -> Normal:
+    return q
+
+
+@base_normal.register
+def _(q: MultivariateNormal) -> MultivariateNormal:
+    return q
+
+
+@base_normal.register(Independent)
+@base_normal.register(Transformed)
+def _(q: Independent | Transformed) -> Normal | MultivariateNormal | None:
+    return base_normal(q.base_dist)
+
+
+def noise_shape(q: Distribution) -> torch.Size | None:
+    """Shape of the standard normal noise that `reparameterize` needs for one draw from ``q``, if any can do."""
+    base = base_normal(q)
+    return None if base is None else base.batch_shape + base.event_shape
+
+
+@singledispatch
+def reparameterize(q: Distribution, noise: Tensor) -> Tensor:
+    """One draw from ``q`` as a differentiable function of standard normal ``noise``.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Normal
+        >>> reparameterize(Normal(torch.tensor(1.0), torch.tensor(2.0)), torch.tensor(3.0))
+        tensor(7.)
+    """
+    raise TypeError(f"a {type(q).__name__} is not a transformed normal distribution")
+
+
+@reparameterize.register
+def _(q: Normal, noise: Tensor) -> Tensor:
+    return q.loc + q.scale * noise
+
+
+@reparameterize.register
+def _(q: MultivariateNormal, noise: Tensor) -> Tensor:
+    return q.loc + (q.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+
+
+@reparameterize.register
+def _(q: Independent, noise: Tensor) -> Tensor:
+    return reparameterize(q.base_dist, noise)
+
+
+@reparameterize.register
+def _(q: Transformed, noise: Tensor) -> Tensor:
+    z = reparameterize(q.base_dist, noise)
+    for transform in q.transforms:
+        z = transform(z)
+    return z
+
+
+@singledispatch
+def mapped(q: Distribution, function: Callable[..., Tensor], *others: Distribution) -> Distribution:
+    """A distribution whose parameters are ``function`` of the parameters of ``q`` and of ``others``, all of one type.
+
+    Raises:
+        TypeError: the type is not known here.
+    """
+    raise TypeError(f"expected a diagonal or full-rank normal distribution, got {type(q).__name__}")
+
+
+@mapped.register
+def _(q: Normal, function: Callable[..., Tensor], *others: Normal) -> Normal:
+    alike = (q, *others)
+    return Normal(function(*(each.loc for each in alike)), function(*(each.scale for each in alike)), False)
+
+
+@mapped.register
+def _(q: MultivariateNormal, function: Callable[..., Tensor], *others: MultivariateNormal) -> MultivariateNormal:
+    alike = (q, *others)
+    scale_tril = function(*(each.scale_tril for each in alike))
+    return MultivariateNormal(function(*(each.loc for each in alike)), scale_tril=scale_tril, validate_args=False)
+
+
+@mapped.register
+def _(q: Independent, function: Callable[..., Tensor], *others: Independent) -> Independent:
+    base = mapped(q.base_dist, function, *(each.base_dist for each in others))
+    return Independent(base, q.reinterpreted_batch_ndims, False)
+
+
+def concatenated(parts: list[Distribution]) -> Distribution:
+    """One distribution whose batch holds those of ``parts`` one after the other.
+
+    Example:
+        >>> import torch
+        >>> concatenated([Normal(torch.zeros(2), 1.0), Normal(torch.zeros(3), 1.0)]).batch_shape
+        torch.Size([5])
+    """
+    return mapped(parts[0], lambda *tensors: torch.cat(tensors), *parts[1:])
+
+
+@register_kl(MultivariateNormal, Independent)
+def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
+    """KL(N(μ, L Lᵀ) ‖ N(m, diag s²)), which torch leaves out and a full-rank guide needs."""
+    if not (isinstance(p.base_dist, Normal) and p.event_shape == q.event_shape):
+        raise NotImplementedError
+    m, s = p.base_dist.loc, p.base_dist.scale
+    spread = (q.scale_tril / s.unsqueeze(-1)).square().sum((-2, -1))
+    distance = ((q.loc - m) / s).square().sum(-1)
+    log_det = (s.log() - q.scale_tril.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
+    return (spread + distance - q.event_shape[0]) / 2 + log_det
+
+
+def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q ‖ p) where torch has a formula for it, else None."""
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+    """KL(q ‖ p) in closed form, or else its unbiased estimate log q(z) − log p(z) at z ~ q."""
+    exact = closed_form_kl(q, p)
+    return q.log_prob(z) - p.log_prob(z) if exact is None else exact
