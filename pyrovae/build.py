@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from pyrovae.data import Dataset, Source, Split, divide, splits, tetrominoes
+from pyrovae.data import Dataset, Source, Split, divide, linear, splits, tetrominoes
 from pyrovae.errors import InputError
-from pyrovae.guides import MeanField
+from pyrovae.guides import FullRank, MeanField
 from pyrovae.models import VAE
-from pyrovae.models.likelihoods import Bernoulli
+from pyrovae.models.likelihoods import Bernoulli, Gaussian
 from pyrovae.models.priors import StandardNormal
 from pyrovae.networks import MLP
 from pyrovae.pair import Pair
@@ -21,15 +21,20 @@ from pyrovae.study import Run
 
 T = TypeVar("T")
 
-DATA: Mapping[str, Callable[[], Source]] = {"tetrominoes": tetrominoes.source}
+DATA: Mapping[str, Callable[[], Source]] = {"linear": linear.source, "tetrominoes": tetrominoes.source}
 SPLITS: Mapping[str, Split] = {
     "random": splits.random,
     "checkerboard": splits.checkerboard,
     "cropped": splits.cropped,
 }
 PRIORS: Mapping[str, Callable[[int], nn.Module]] = {"standard_normal": StandardNormal}
-LIKELIHOODS: Mapping[str, Callable[[torch.Size], nn.Module]] = {"bernoulli": Bernoulli}
-GUIDES: Mapping[str, Any] = {"mean_field": MeanField}
+LIKELIHOODS: Mapping[str, Callable[[torch.Size], nn.Module]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
+GUIDES: Mapping[str, Any] = {"full_rank": FullRank, "mean_field": MeanField}
+#: Hidden layers of encoder and decoder.
+NETWORKS: Mapping[str, Callable[[Run], tuple[int, ...]]] = {
+    "linear": lambda run: (),
+    "mlp": lambda run: (run.width,) * run.depth,
+}
 
 
 def check_names(run: Run) -> None:
@@ -40,6 +45,7 @@ def check_names(run: Run) -> None:
         ("prior", PRIORS),
         ("likelihood", LIKELIHOODS),
         ("guide", GUIDES),
+        ("network", NETWORKS),
     ):
         _part(parts, setting, run)
 
@@ -72,7 +78,7 @@ def make_pair(run: Run, event_shape: torch.Size, mean: torch.Tensor | None = Non
         mean: mean training image; the output bias of the decoder starts there, because Adam would take
             thousands of steps to bring it there.
     """
-    hidden = (run.width,) * run.depth
+    hidden = _part(NETWORKS, "network", run)(run)
     guide = _part(GUIDES, "guide", run)
     likelihood = make_likelihood(run, event_shape)
     with seeded(key(run.seed, "weights")):

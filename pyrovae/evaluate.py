@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.data import Dataset, as_pixels
+from pyrovae.data import Dataset, as_input
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Terms
 from pyrovae.streams import Streams
@@ -27,7 +27,7 @@ def terms_on(images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str,
     """
     chunks = []
     for number, chunk in enumerate(images.split(CHUNK)):
-        x = as_pixels(chunk)
+        x = as_input(chunk)
         draws = []
         for sample in range(samples):
             block = number * samples + sample
@@ -68,7 +68,7 @@ def evaluate(
         per_image["distortion"][:, split, : len(tensor)] = terms.distortion
         per_image["rate"][:, split, : len(tensor)] = terms.rate
         per_image["floor"][:, split, : len(tensor)] = torch.cat(
-            [floor(as_pixels(chunk)).double().cpu() for chunk in tensor.split(CHUNK)]
+            [floor(as_input(chunk)).double().cpu() for chunk in tensor.split(CHUNK)]
         )
     cells = {"floor": np.nanmean(per_image.pop("floor"), -1)}
     per_image["elbo"] = -per_image["distortion"] - per_image["rate"]

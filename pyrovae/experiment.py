@@ -13,7 +13,7 @@ import torch
 
 from pyrovae.analysis import figures
 from pyrovae.build import check_names, make_data, make_likelihood, make_pair, make_rows
-from pyrovae.data import Dataset, as_pixels
+from pyrovae.data import Dataset, as_input
 from pyrovae.errors import InputError
 from pyrovae.evaluate import evaluate
 from pyrovae.lockstep import Lockstep
@@ -133,7 +133,7 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     shared, device = cohort.shared, data.train.device
     mean = data.mean().cpu()
     of_seed = {run.seed: make_pair(run, data.event_shape, mean).to(device) for run in cohort.runs}
-    batch = as_pixels(data.train[: shared.batch_size])
+    batch = as_input(data.train[: shared.batch_size])
     checked = of_seed[shared.seed].check(batch, beta=0.5)
     betas = torch.tensor([run.beta for run in cohort.runs], device=device)
     lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], {"beta": betas})

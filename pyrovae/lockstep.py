@@ -17,7 +17,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
-from pyrovae.data import as_pixels
+from pyrovae.data import as_input
 from pyrovae.pair import Pair, Terms
 from pyrovae.streams import seeded
 
@@ -109,7 +109,7 @@ class Lockstep:
         self, params: State, buffers: State, values: State, noise: State, index: Tensor, images: Tensor
     ) -> Tensor:
         self.template.train()
-        terms = functional_call(self.template, (params, buffers), (as_pixels(images[index]), noise), values)
+        terms = functional_call(self.template, (params, buffers), (as_input(images[index]), noise), values)
         return terms.loss.mean()
 
     def _gradients_run_by_run(self, gradient: Callable[..., Gradients], batch: Batch) -> Gradients:

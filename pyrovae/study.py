@@ -45,6 +45,7 @@ class Run(_Frozen):
     likelihood: str = Field("bernoulli", description="p(x|z)")
     guide: str = Field("mean_field", description="q(z|x)")
     latent_size: int = Field(10, ge=1, description="dimensions of z")
+    network: str = Field("mlp", description="encoder and decoder")
     depth: int = Field(1, ge=1, description="hidden layers of the encoder, and of the decoder")
     width: int = Field(512, ge=1, description="units of each hidden layer")
     beta: float = Field(1.0, gt=0, description="weight of the rate")

@@ -1,5 +1,6 @@
 """Likelihoods p(x|z), one file each: called with the decoder's features, a likelihood returns a distribution."""
 
 from pyrovae.models.likelihoods.bernoulli import Bernoulli
+from pyrovae.models.likelihoods.gaussian import Gaussian
 
-__all__ = ["Bernoulli"]
+__all__ = ["Bernoulli", "Gaussian"]

@@ -15,7 +15,7 @@ class Source:
 
     Attributes:
         size: number of images.
-        images: rows [n] → uint8 images ``[n, *event_shape]``.
+        images: rows [n] → images ``[n, *event_shape]``: uint8, or floats that are taken as they are.
         factors: known factors of variation, each scaled to [0, 1], ``[size, factors]``; None if there are none.
     """
 
@@ -31,7 +31,7 @@ Split = Callable[[Source, float], Tensor]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in memory, uint8, in random order: ``[n, *event_shape]`` for train and test."""
+    """Images in memory, uint8 or float, in random order: ``[n, *event_shape]`` for train and test."""
 
     train: Tensor
     test: Tensor
@@ -41,17 +41,17 @@ class Dataset:
         return self.train.shape[1:]
 
     def mean(self) -> Tensor:
-        """Mean training image, in [0, 1]."""
-        total = sum(chunk.float().sum(0, dtype=torch.float64) for chunk in self.train.split(4096))
-        return (total / (255 * len(self.train))).float()
+        """Mean training image, as `as_input` sees it."""
+        total = sum(as_input(chunk).sum(0, dtype=torch.float64) for chunk in self.train.split(4096))
+        return (total / len(self.train)).float()
 
     def to(self, device: torch.device) -> "Dataset":
         return Dataset(self.train.to(device), self.test.to(device))
 
 
-def as_pixels(images: Tensor) -> Tensor:
-    """uint8 images as floats in [0, 1]."""
-    return images.float() / 255
+def as_input(images: Tensor) -> Tensor:
+    """Images as a program takes them: uint8 as floats in [0, 1], floats as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def divide(

@@ -1,1 +1,28 @@
-"""Pure functions of tensors; this is where estimators of information and likelihood belong."""
+"""Estimators: pure functions of distributions and tensors, in nats, each with its error and its kind."""
+
+from pyrovae.estimators.estimate import Estimate, Kind
+from pyrovae.estimators.information import (
+    RateTerms,
+    active_units,
+    marginal_rate,
+    mutual_information,
+    prior_gap,
+    rate,
+    rate_per_dimension,
+    rate_terms,
+)
+from pyrovae.estimators.linear_gaussian import LinearGaussian
+
+__all__ = [
+    "Estimate",
+    "Kind",
+    "LinearGaussian",
+    "RateTerms",
+    "active_units",
+    "marginal_rate",
+    "mutual_information",
+    "prior_gap",
+    "rate",
+    "rate_per_dimension",
+    "rate_terms",
+]

@@ -1,0 +1,36 @@
+"""What all guides have in common: the Pyro program."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+
+class Guide(PyroModule):
+    """A guide q(z|x), with its latent site scaled by β; `posterior` says which distribution it is.
+
+    Args:
+        encoder: features of x.
+        latent_size: number of latent dimensions.
+    """
+
+    def __init__(self, encoder: nn.Module, latent_size: int) -> None:
+        super().__init__("guide")
+        self.event_shape = torch.Size([latent_size])
+        self.encoder = encoder
+
+    @staticmethod
+    def features(latent_size: int) -> int:
+        """Number of features that the encoder has to give."""
+        raise NotImplementedError
+
+    def posterior(self, x: Tensor) -> dist.Distribution:
+        """The approximate posterior q(z|x): images ``[batch, *event_shape]`` → batch shape [batch]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, beta: float | Tensor = 1.0) -> Tensor:
+        """Runs the program on images ``x`` [batch, *event_shape]."""
+        with pyro.plate("data", len(x)), poutine.scale(scale=beta):
+            return pyro.sample("z", self.posterior(x))

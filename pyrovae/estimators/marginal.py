@@ -1,0 +1,75 @@
+"""Encodings q(z|x_n) of a set of images: draws from them, and the inference marginal that they make up.
+
+A distribution with batch shape [N] stands for N encodings. All arithmetic is in float64: at σ = 1e-6 a z in float32
+would miss its own encoding by many σ.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyrovae.distributions import mapped, noise_shape, reparameterize
+
+#: Rows of one piece of work, and numbers in it: on a CPU its temporaries have to stay in the cache.
+ROWS = 64
+NUMBERS = {"cpu": 2**18, "cuda": 2**26}
+
+
+def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
+    """Encodings in float64, those at some rows if asked.
+
+    Raises:
+        TypeError: ``q`` is neither a diagonal nor a full-rank normal distribution.
+        ValueError: its batch shape is not [N].
+    """
+    if len(q.batch_shape) != 1:
+        raise ValueError(
+            f"q: expected one batch dimension, over encodings, got batch shape {list(q.batch_shape)}; "
+            "a diagonal normal distribution needs .to_event(1)"
+        )
+    return mapped(q, lambda parameter: (parameter if rows is None else parameter[rows]).double())
+
+
+def draw(q: Distribution, samples: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draws of z from each encoding: ``[samples, n, *event_shape]``, in float64."""
+    shape = noise_shape(q)
+    assert shape is not None, "encodings are normal"
+    noise = torch.randn(samples, *shape, generator=generator, dtype=torch.float64)
+    return reparameterize(q, noise.to(q.mean.device))
+
+
+def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tensor:
+    """Log density of the inference marginal, log q(z) = log (1/N) Σ_m q(z|x_m), with every m and in float64.
+
+    Args:
+        z: points, ``[..., *event_shape]``.
+        q: the N encodings, float64.
+        own: row of each point's own encoding, in the shape of the points' batch, to be left out of the mixture:
+            log 1/(N−1) Σ_{m≠own} q(z|x_m).
+
+    Cost: a density for each point and encoding, in pieces, so that memory does not grow with N. Differences z − μ_m
+    are taken before they are squared: expanded into a matrix product they would lose z²/σ² · 1e-16 nats.
+    """
+    event = len(q.event_shape)
+    batch = z.shape[: z.dim() - event]
+    points = z.reshape(-1, *q.event_shape)
+    owners = [None] * len(points) if own is None else own.expand(batch).reshape(-1).split(ROWS)
+    columns = max(1, NUMBERS[z.device.type] // (ROWS * q.event_shape.numel()))
+    pieces = [
+        (slice(start, start + columns), mapped(q, lambda parameter, at=start: parameter[at : at + columns]))
+        for start in range(0, *q.batch_shape, columns)
+    ]
+    totals = []
+    for rows, owner in zip(points.split(ROWS), owners, strict=False):
+        total = rows.new_full((len(rows),), -torch.inf)
+        for place, part in pieces:
+            log_q = part.log_prob(rows.unsqueeze(1))
+            if owner is not None:
+                mine = owner[:, None] == torch.arange(place.start, place.start + log_q.shape[1], device=z.device)
+                log_q = log_q.masked_fill(mine, -torch.inf)
+            total = torch.logaddexp(total, log_q.logsumexp(1))
+        totals.append(total)
+    count = q.batch_shape.numel() - (own is not None)
+    return torch.cat(totals).reshape(batch) - math.log(count)

@@ -1,0 +1,274 @@
+"""Information estimators against brute force, quadrature, higher precision and closed forms."""
+
+import math
+
+import mpmath
+import pytest
+import torch
+from scipy import integrate
+from torch import Tensor
+from torch.distributions import Distribution, Gamma, Independent, MultivariateNormal, Normal
+
+from pyrovae.estimators import (
+    LinearGaussian,
+    active_units,
+    marginal_rate,
+    mutual_information,
+    prior_gap,
+    rate,
+    rate_per_dimension,
+    rate_terms,
+)
+from pyrovae.estimators.marginal import draw, encodings, log_marginal
+
+#: Standard errors that a normal variable exceeds on either side with probability 2e-5, and on one side.
+TWO_SIDED, ONE_SIDED = 4.27, 4.11
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def diagonal(loc: Tensor, scale: Tensor) -> Distribution:
+    return Independent(Normal(loc, scale), 1)
+
+
+def standard_normal(size: int) -> Distribution:
+    return diagonal(torch.zeros(size), torch.ones(size))
+
+
+def some(kind: str, n: int = 200, d: int = 3) -> Distribution:
+    """Encodings whose neighbours overlap, so that I is neither 0 nor log N."""
+    loc = 2 * torch.randn(n, d, generator=seeded(1))
+    scale = 0.3 + torch.rand(n, d, generator=seeded(2))
+    if kind == "diagonal":
+        return diagonal(loc, scale)
+    lower = torch.randn(n, d, d, generator=seeded(3)).tril(-1) / 3
+    return MultivariateNormal(loc, scale_tril=lower + torch.diag_embed(scale))
+
+
+def log_mixture_by_mpmath(z: Tensor, loc: Tensor, scale: Tensor, skip: int = -1) -> mpmath.mpf:
+    """log of the mean density of diagonal normals at one point, to 60 digits."""
+    total = mpmath.mpf(0)
+    for m in range(len(loc)):
+        if m != skip:
+            log_q = mpmath.mpf(0)
+            for z_d, mu, sigma in zip(z.tolist(), loc[m].tolist(), scale[m].tolist(), strict=True):
+                u = (mpmath.mpf(z_d) - mpmath.mpf(mu)) / mpmath.mpf(sigma)
+                log_q -= u * u / 2 + mpmath.log(sigma) + mpmath.log(2 * mpmath.pi) / 2
+            total += mpmath.exp(log_q)
+    return mpmath.log(total / (len(loc) - (skip >= 0)))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full rank"])
+def test_inference_marginal_is_that_of_a_loop(kind: str) -> None:
+    q = encodings(some(kind))
+    z = draw(q, 2, seeded())
+    # torch's own density, one encoding after the other, in float64.
+    singles = [encodings(some(kind), torch.tensor([m])) for m in range(200)]
+    expected = torch.stack([single.log_prob(z) for single in singles]).logsumexp(0) - math.log(200)
+    torch.testing.assert_close(log_marginal(z, q), expected, rtol=1e-12, atol=1e-10)
+    others = torch.stack([single.log_prob(z) for single in singles])
+    others[torch.arange(200), :, torch.arange(200)] = -torch.inf
+    left_out = log_marginal(z, q, torch.arange(200))
+    torch.testing.assert_close(left_out, others.logsumexp(0) - math.log(199), rtol=1e-12, atol=1e-10)
+
+
+def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = encodings(some("diagonal"))
+    z = draw(q, 1, seeded())
+    whole = log_marginal(z, q), log_marginal(z, q, torch.arange(200))
+    monkeypatch.setattr("pyrovae.estimators.marginal.ROWS", 7)
+    monkeypatch.setattr("pyrovae.estimators.marginal.NUMBERS", {"cpu": 7 * 3 * 11})
+    for ours, expected in zip((log_marginal(z, q), log_marginal(z, q, torch.arange(200))), whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1e-2, 1e-4, 1e-6])
+def test_densities_hold_to_higher_precision_at_any_width(sigma: float) -> None:
+    loc = 5 * torch.randn(12, 10, generator=seeded(4))
+    loc[1] = loc[0] + sigma  # a neighbour that overlaps
+    scale = sigma * (0.5 + torch.rand(12, 10, generator=seeded(5)))
+    q = encodings(diagonal(loc, scale))
+    z = draw(q, 1, seeded())[0]
+    ours, left_out = log_marginal(z, q), log_marginal(z, q, torch.arange(12))
+    with mpmath.workdps(60):
+        for n in range(12):
+            assert abs(ours[n].item() - log_mixture_by_mpmath(z[n], loc, scale)) < 1e-8
+            exact = log_mixture_by_mpmath(z[n], loc, scale, skip=n)
+            assert abs(left_out[n].item() - exact) < 1e-8 * abs(exact)
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 1e-6])
+def test_information_of_narrow_codes_is_log_n_and_the_gap_holds_the_rest(sigma: float) -> None:
+    n, d = 500, 20
+    q = diagonal(torch.randn(n, d, generator=seeded(6)), torch.full((n, d), sigma))
+    prior = standard_normal(d)
+    terms = rate_terms(q, prior, samples=8, generator=seeded())
+    exact = rate(q, prior)
+    assert exact.value > 150
+    assert abs(terms.mutual_information.value - math.log(n)) < 1e-9
+    assert terms.mutual_information.notes == ("saturated at log N",)
+    assert abs(terms.prior_gap.value - (exact.value - math.log(n))) < TWO_SIDED * terms.prior_gap.se
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full rank"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_rate_is_information_plus_gap_of_the_same_samples(kind: str, leave_one_out: bool) -> None:
+    q, prior = some(kind), standard_normal(3)
+    terms = rate_terms(q, prior, samples=3, outer=50, leave_one_out=leave_one_out, generator=seeded())
+    assert abs(terms.rate.value - terms.mutual_information.value - terms.prior_gap.value) < 1e-10
+    alone = mutual_information(q, samples=3, outer=50, leave_one_out=leave_one_out, generator=seeded())
+    assert alone == terms.mutual_information
+    assert prior_gap(q, prior, samples=3, outer=50, leave_one_out=leave_one_out, generator=seeded()) == terms.prior_gap
+
+
+def test_information_and_gap_are_those_of_quadrature() -> None:
+    loc, scale = torch.tensor([[-2.0], [-1.5], [0.0], [0.1], [3.0]]), torch.tensor([[0.3], [0.8], [0.5], [0.2], [1.0]])
+    q, prior = diagonal(loc, scale), standard_normal(1)
+    wide = encodings(q)
+
+    def at(z: float) -> tuple[Tensor, Tensor, Tensor]:
+        point = torch.tensor([z], dtype=torch.float64)
+        log_q = wide.log_prob(point)
+        return log_q, log_q.logsumexp(0) - math.log(5), prior.log_prob(point)
+
+    def information(z: float) -> float:
+        log_q, log_marginal_z, _ = at(z)
+        return float((log_q.exp() * (log_q - log_marginal_z)).mean())
+
+    def gap(z: float) -> float:
+        _, log_marginal_z, log_p = at(z)
+        return float(log_marginal_z.exp() * (log_marginal_z - log_p))
+
+    terms = rate_terms(q, prior, samples=20_000, generator=seeded())
+    for estimate, density in ((terms.mutual_information, information), (terms.prior_gap, gap)):
+        truth, _ = integrate.quad(density, -12, 12, limit=400, epsabs=1e-10)
+        # 100,000 draws; the error over five images says nothing of them, so their own is taken.
+        z = draw(wide, 20_000, seeded())
+        log_q, log_m, log_p = wide.log_prob(z), log_marginal(z, wide), prior.log_prob(z)
+        values = log_q - log_m if density is information else log_m - log_p
+        monte_carlo = (values.var(0) / 20_000).sum().sqrt().item() / 5
+        assert abs(estimate.value - truth) < TWO_SIDED * monte_carlo
+
+
+def test_standard_error_of_a_subsample_is_the_spread_over_subsamples() -> None:
+    q, prior = some("diagonal", n=2000), standard_normal(3)
+    estimates = [rate_terms(q, prior, outer=50, generator=seeded(seed)) for seed in range(300)]
+    truth = rate_terms(q, prior, samples=40, generator=seeded(1000))
+    for name in ("rate", "mutual_information", "prior_gap"):
+        values = torch.tensor([getattr(each, name).value for each in estimates])
+        claimed = torch.tensor([getattr(each, name).se for each in estimates]).square().mean().sqrt()
+        # The relative error of a standard deviation from n draws is √((κ − 1) / 4n), with κ their kurtosis.
+        kurtosis = ((values - values.mean()) / values.std()).pow(4).mean()
+        assert abs(values.std() / claimed - 1) < TWO_SIDED * ((kurtosis - 1) / 1200).sqrt()
+        error = math.hypot(values.std().item() / 300**0.5, getattr(truth, name).se * 0.1)
+        assert abs(values.mean().item() - getattr(truth, name).value) < TWO_SIDED * error
+
+
+def linear(beta: float = 1.0) -> LinearGaussian:
+    covariance = torch.diag(torch.tensor([4.0, 2.0, 1.0, 0.5], dtype=torch.float64))
+    return LinearGaussian(covariance, torch.tensor([[1.5, 0.3], [0.2, 1.0], [0.1, -0.4], [0.0, 0.2]]), 0.7, beta)
+
+
+def vectors(pair: LinearGaussian, n: int, seed: int) -> Tensor:
+    return torch.randn(n, 4, generator=seeded(seed), dtype=torch.float64) @ pair.covariance.sqrt()
+
+
+def test_inclusive_and_leave_one_out_bracket_the_population() -> None:
+    pair, prior = linear(0.05), standard_normal(2)
+    inclusive, excluded = [], []
+    for seed in range(100):
+        q = pair.posterior(vectors(pair, 64, seed))
+        inclusive.append(rate_terms(q, prior, generator=seeded(seed)))
+        excluded.append(rate_terms(q, prior, leave_one_out=True, generator=seeded(seed)))
+    assert (excluded[0].mutual_information.kind, excluded[0].prior_gap.kind) == ("upper bound", "lower bound")
+
+    def mean(values: list[float]) -> tuple[float, float]:
+        return float(torch.tensor(values).mean()), float(torch.tensor(values).std()) / 10
+
+    low, low_se = mean([each.mutual_information.value for each in inclusive])
+    high, high_se = mean([each.mutual_information.value for each in excluded])
+    assert low + ONE_SIDED * low_se < pair.mutual_information < high - ONE_SIDED * high_se
+    assert low < math.log(64)
+    gap, gap_se = mean([each.prior_gap.value for each in excluded])
+    assert gap < pair.prior_gap + ONE_SIDED * gap_se
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 10.0])
+def test_where_information_is_small_it_is_that_of_the_population(beta: float) -> None:
+    pair, prior = linear(beta), standard_normal(2)
+    assert math.exp(pair.mutual_information) < 50  # the bias is of the order of exp(I) / N
+    n, values = 4000, []
+    for seed in range(8):
+        q = pair.posterior(vectors(pair, n, seed))
+        values.append(rate_terms(q, prior, outer=500, samples=4, generator=seeded(seed)))
+    for name in ("rate", "mutual_information", "prior_gap"):
+        mean = sum(getattr(each, name).value for each in values) / 8
+        error = math.sqrt(sum(getattr(each, name).se ** 2 for each in values)) / 8
+        bias = math.exp(pair.mutual_information) / n
+        assert abs(mean - getattr(pair, name)) < TWO_SIDED * error + bias
+
+
+def test_information_vanishes_when_the_code_ignores_the_image() -> None:
+    q = diagonal(torch.ones(300, 2), torch.ones(300, 2))
+    terms = rate_terms(q, standard_normal(2), samples=5, generator=seeded())
+    assert abs(terms.mutual_information.value) < 1e-12
+    assert abs(terms.prior_gap.value - 1) < TWO_SIDED * terms.prior_gap.se
+
+
+def test_marginal_rate_of_the_training_set_itself_is_its_information() -> None:
+    q = some("diagonal")
+    ours = marginal_rate(q, q, samples=3, generator=seeded())
+    assert abs(ours.value - mutual_information(q, samples=3, generator=seeded()).value) < 1e-12
+
+
+def test_marginal_rate_of_unseen_images_may_exceed_log_n() -> None:
+    pair = linear(0.01)
+    q = pair.posterior(vectors(pair, 64, 0))
+    unseen = pair.posterior(vectors(pair, 400, 1))
+    z = draw(encodings(unseen), 1, seeded())[0]
+    by_hand = encodings(unseen).log_prob(z) - encodings(q).log_prob(z[:, None]).logsumexp(1) + math.log(64)
+    estimate = marginal_rate(unseen, q, generator=seeded())
+    assert abs(estimate.value - by_hand.mean().item()) < 1e-9
+    assert abs(estimate.se - by_hand.std().item() / 20) < 1e-9
+    assert estimate.value > math.log(64)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full rank"])
+def test_closed_form_rate_agrees_with_monte_carlo(kind: str) -> None:
+    q, prior = some(kind), diagonal(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.7]))
+    exact = rate(q, prior)
+    sampled = rate_terms(q, prior, samples=400, generator=seeded()).rate
+    assert exact.kind == "exact"
+    z = draw(encodings(q), 400, seeded())
+    noise = (encodings(q).log_prob(z) - prior.log_prob(z)).mean(1).std().item() / 20
+    assert abs(exact.value - sampled.value) < TWO_SIDED * noise
+    mixture = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(1)), prior.expand([1]))
+    assert rate(q, mixture, generator=seeded()).kind == "unbiased"
+
+
+def test_rate_per_dimension_adds_up_to_the_rate() -> None:
+    q, prior = some("diagonal"), diagonal(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.7]))
+    parts = rate_per_dimension(q, prior)
+    assert len(parts) == 3
+    assert abs(sum(part.value for part in parts) - rate(q, prior).value) < 1e-10
+
+
+def test_active_units_are_those_whose_means_move() -> None:
+    loc = torch.randn(1000, 4, generator=seeded()) * torch.tensor([1.0, 0.2, 0.05, 0.0])
+    assert active_units(diagonal(loc, torch.ones(1000, 4))).value == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: mutual_information(Normal(torch.zeros(5, 2), 1.0)), ValueError, r"needs \.to_event\(1\)"),
+        (lambda: mutual_information(Gamma(torch.ones(5), 1.0)), TypeError, "expected a diagonal or full-rank normal"),
+        (lambda: mutual_information(some("diagonal"), outer=201), ValueError, "outer: expected 1 to 200"),
+        (lambda: mutual_information(some("diagonal", n=1), leave_one_out=True), ValueError, "at least 2 encodings"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(call: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()  # type: ignore[operator]

@@ -1,0 +1,91 @@
+"""Closed forms of the linear-Gaussian pair against what they have to satisfy."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from pyrovae.estimators import LinearGaussian
+
+BETAS = [0.01, 0.1, 1.0, 3.0, 10.0]
+
+
+def pair(beta: float = 1.0, latent: int = 3) -> LinearGaussian:
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    return LinearGaussian(root @ root.T, torch.randn(5, latent, generator=generator, dtype=torch.float64), 0.6, beta)
+
+
+def loss(of: LinearGaussian, A: Tensor, S: Tensor) -> Tensor:
+    """D + β R of any linear encoder, by torch's own densities."""
+    W, C, d = of.weight, of.covariance, of.weight.shape[1]
+    residual = torch.eye(len(C), dtype=C.dtype) - W @ A
+    squares = (residual @ C @ residual.T).trace() + (W @ S @ W.T).trace()
+    distortion = squares / (2 * of.scale**2) + len(C) / 2 * math.log(2 * math.pi * of.scale**2)
+    return distortion + of.beta * ((A @ C @ A.T).trace() + S.trace() - d - S.logdet()) / 2
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("latent", [1, 3])
+def test_encoder_minimises_the_loss(beta: float, latent: int) -> None:
+    of = pair(beta, latent)
+    A, S = of.encoder.requires_grad_(), of.posterior_covariance.requires_grad_()
+    value = loss(of, A, S)
+    assert abs(value.item() - (of.distortion + beta * of.rate)) < 1e-9
+    for gradient in torch.autograd.grad(value, (A, S)):
+        assert gradient.abs().max() < 1e-8 * max(1, 1 / beta)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_rate_is_information_plus_gap_of_gaussians(beta: float) -> None:
+    of = pair(beta)
+    V = of.marginal
+    zero = torch.zeros(3, dtype=torch.float64)
+    prior = MultivariateNormal(zero, torch.eye(3, dtype=torch.float64))
+    assert abs(of.prior_gap - kl_divergence(V, prior).item()) < 1e-9
+    posterior = MultivariateNormal(zero, of.posterior_covariance)
+    assert abs(of.mutual_information - (V.entropy() - posterior.entropy()).item()) < 1e-9
+    assert abs(of.rate - of.mutual_information - of.prior_gap) < 1e-9
+
+
+def test_bound_is_tight_at_beta_one_and_only_there() -> None:
+    gaps = {beta: pair(beta).log_likelihood + pair(beta).distortion + pair(beta).rate for beta in BETAS}
+    assert abs(gaps[1.0]) < 1e-9
+    assert all(gap > 1e-3 for beta, gap in gaps.items() if beta != 1)
+    of = pair()
+    marginal = MultivariateNormal(
+        torch.zeros(5, dtype=torch.float64), of.weight @ of.weight.T + 0.36 * torch.eye(5, dtype=torch.float64)
+    )
+    x = torch.randn(200_000, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values = marginal.log_prob(x @ torch.linalg.cholesky(of.covariance).T)
+    assert abs(values.mean().item() - of.log_likelihood) < 4.27 * values.std().item() / 200_000**0.5
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_slope_of_the_curve_is_minus_beta(beta: float) -> None:
+    def best(at: float) -> LinearGaussian:
+        return LinearGaussian.best(pair().covariance, 3, 0.6, at)
+
+    for make in (pair, best):
+        step = 1e-4 * beta
+        before, after = make(beta - step), make(beta + step)
+        slope = (after.distortion - before.distortion) / (after.rate - before.rate)
+        assert abs(slope + beta) < 1e-5 * beta
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_best_decoder_minimises_the_loss_too(beta: float) -> None:
+    best = LinearGaussian.best(pair().covariance, 3, 0.6, beta)
+    generator = torch.Generator().manual_seed(2)
+    for size in (1e-3, 1e-1, 1.0):
+        other = replace(best, weight=best.weight + size * torch.randn(5, 3, generator=generator, dtype=torch.float64))
+        assert other.distortion + beta * other.rate > best.distortion + beta * best.rate - 1e-12
+
+
+@pytest.mark.parametrize(("change", "message"), [({"beta": 0.0}, "positive"), ({"covariance": torch.eye(4)}, "shape")])
+def test_nonsense_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(pair(), **change)  # type: ignore[arg-type]
