@@ -8,14 +8,18 @@ Student's t. With one seed the interval is over images only and says nothing of 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from pyrovae.estimators.information import SATURATED
+
 Verdict = Literal["supported", "not supported", "undecided"]
+Over = Literal["images and seeds", "images only"]
+Cell = TypeVar("Cell", xr.DataArray, xr.Dataset)
 #: Probability that an interval holds the effect.
 LEVEL = 0.95
 
@@ -27,7 +31,8 @@ class Claim:
     Attributes:
         text: the finding, in words.
         where: the settings that it is about.
-        effect: mean difference in nats per image; positive is what the finding predicts.
+        effect: mean difference in nats per image; positive is what the finding predicts. NaN where the study has no
+            two settings to compare.
         error: half width of the interval around it.
         over: what the error is over.
     """
@@ -36,7 +41,7 @@ class Claim:
     where: str
     effect: float
     error: float
-    over: Literal["images and seeds", "images only"]
+    over: Over
 
     @property
     def verdict(self) -> Verdict:
@@ -51,9 +56,7 @@ class Claim:
         return "supported" if self.effect > 0 else "not supported"
 
 
-def paired_difference(
-    larger: NDArray[np.float64], smaller: NDArray[np.float64]
-) -> tuple[float, float, Literal["images and seeds", "images only"]]:
+def paired_difference(larger: NDArray[np.float64], smaller: NDArray[np.float64]) -> tuple[float, float, Over]:
     """Mean of ``larger − smaller`` and the half width of its interval, both ``[seeds, images]``.
 
     Half width: √((z s_images / √n)² + (t s_seeds / √S)²), with z and t the quantiles of the normal distribution and
@@ -66,19 +69,28 @@ def paired_difference(
     """
     difference = larger - smaller
     difference = difference[:, np.isfinite(difference).all(0)]
-    seeds, images = difference.shape
-    quantile = (1 + LEVEL) / 2
-    over_images = stats.norm.ppf(quantile) * difference.mean(0).std(ddof=1) / np.sqrt(images)
+    over_images = difference.mean(0).std(ddof=1) / np.sqrt(difference.shape[1])
+    return float(difference.mean()), *_half_width(over_images, difference.mean(1))
+
+
+def _half_width(over_images: float, of_seed: NDArray[np.float64]) -> tuple[float, Over]:
+    """Half width of an interval, from a standard error over images and one value a seed."""
+    quantile, seeds = (1 + LEVEL) / 2, len(of_seed)
+    images = stats.norm.ppf(quantile) * over_images
     if seeds == 1:
-        return float(difference.mean()), float(over_images), "images only"
-    over_seeds = stats.t.ppf(quantile, seeds - 1) * difference.mean(1).std(ddof=1) / np.sqrt(seeds)
-    return float(difference.mean()), float(np.hypot(over_images, over_seeds)), "images and seeds"
+        return float(images), "images only"
+    over_seeds = stats.t.ppf(quantile, seeds - 1) * of_seed.std(ddof=1) / np.sqrt(seeds)
+    return float(np.hypot(images, over_seeds)), "images and seeds"
 
 
 def claims(tree: xr.DataTree) -> list[Claim]:
     """The findings that this study can speak to: it needs several β, and for some of them several depths."""
     distortion = tree["/images"].to_dataset()["distortion"]
-    return [*_about_beta(distortion), *_about_depth(distortion)]
+    return [
+        *_about_beta(distortion),
+        *_about_depth(distortion),
+        *_about_saturation(distortion, tree["/information"].to_dataset()),
+    ]
 
 
 def _about_beta(distortion: xr.DataArray) -> Iterator[Claim]:
@@ -104,14 +116,46 @@ def _about_depth(distortion: xr.DataArray) -> Iterator[Claim]:
         yield _claim(text, where, cell.sel(depth=shallow), cell.sel(depth=deep))
 
 
+def _about_saturation(distortion: xr.DataArray, information: xr.Dataset) -> Iterator[Claim]:
+    """The central finding: where I can grow no more, test distortion that still falls can owe it only to the gap."""
+    measured = information.assign(distortion=distortion.sel(split="test", drop=True)).sortby("beta")
+    for where, cell in _cells(measured, {"seed", "image", "beta"}):
+        reached = _saturated(cell)
+        if len(reached) < 2:
+            at = f"at β = {reached[0]:g} alone" if reached else "at no β"
+            text = f"Test distortion goes on falling where I has reached log N: it has {at}: nothing to compare"
+            yield Claim(text, where, np.nan, np.nan, "images only")
+            continue
+        low, high = reached[0], reached[-1]
+        gap, error = _growth_of_gap(cell, low, high)
+        text = (
+            f"I reaches log N at β ≤ {high:g}; from there to β = {low:g} test distortion goes on falling, "
+            f"while G grows by {gap:.1f} ± {error:.1f} nats"
+        )
+        yield _claim(text, where, cell["distortion"].sel(beta=high), cell["distortion"].sel(beta=low))
+
+
+def _saturated(cell: xr.Dataset) -> list[float]:
+    """The β, from the lowest up, at which every seed's mutual information has reached log N."""
+    full = (cell["mutual_information"] > cell["log_n"] - SATURATED).all("seed").values
+    return cell.beta.values[np.logical_and.accumulate(full)].tolist()
+
+
+def _growth_of_gap(codes: xr.Dataset, low: float, high: float) -> tuple[float, float]:
+    """How much larger the prior gap is at the lower β, and the half width of its interval."""
+    growth = (codes["prior_gap"].sel(beta=low) - codes["prior_gap"].sel(beta=high)).values
+    errors = codes["prior_gap_se"].sel(beta=[low, high]).mean("seed").values
+    return float(growth.mean()), _half_width(float(np.hypot(*errors)), growth)[0]
+
+
 def _claim(text: str, where: str, larger: xr.DataArray, smaller: xr.DataArray) -> Claim:
     sides = [side.transpose("seed", "image").values for side in (larger, smaller)]
     return Claim(text, where, *paired_difference(*sides))
 
 
-def _cells(array: xr.DataArray, free: set[str]) -> Iterator[tuple[str, xr.DataArray]]:
+def _cells(array: Cell, free: set[str]) -> Iterator[tuple[str, Cell]]:
     """The array at every combination of the dimensions that are not free, and what to call it."""
-    held = [str(dim) for dim in array.dims if dim not in free]
+    held = [str(dim) for dim in array.sizes if dim not in free]
     for values in product(*(array[dim].values.tolist() for dim in held)):
         place: dict[str, Any] = dict(zip(held, values, strict=True))
         yield ", ".join(f"{dim} {value}" for dim, value in place.items()), array.sel(place)

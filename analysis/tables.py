@@ -1,9 +1,15 @@
 """What a study found, as text for a terminal."""
 
+from math import isfinite
+from typing import Any
+
 import xarray as xr
 from rich.table import Table
 
 from pyrovae.analysis.claims import Claim
+from pyrovae.estimators.information import SATURATED
+
+_TEST = {"rate": "test_rate", "rate_se": "test_rate_se"}
 
 
 def rate_distortion(tree: xr.DataTree) -> Table:
@@ -12,27 +18,59 @@ def rate_distortion(tree: xr.DataTree) -> Table:
     The errors are standard errors over images, averaged over seeds.
     """
     data = tree["/rate_distortion"].to_dataset().mean("seed", skipna=True)
-    axes = [str(dim) for dim in data["rate"].dims if dim != "split"]
-    axes = [*(dim for dim in axes if dim != "beta"), "beta"]
+    axes = _axes(data["rate"])
     table = Table(title="nats per image, ± standard error over images, mean over seeds")
     for heading in [*axes, *(f"{name} {split}" for name in "DR" for split in ("train", "test")), "−ELBO test"]:
         table.add_column(heading, justify="right")
     for _, row in data.to_dataframe().reset_index().groupby(axes, sort=True):
         sides = row.set_index("split")
-        cells = [
-            f"{sides.loc[split, name]:.1f} ± {sides.loc[split, f'{name}_se']:.1f}"
-            for name in ("distortion", "rate")
-            for split in ("train", "test")
-        ]
+        cells = [_with_error(sides.loc[split], name) for name in ("distortion", "rate") for split in ("train", "test")]
         table.add_row(*(f"{row[axis].iloc[0]}" for axis in axes), *cells, f"{-sides.loc['test', 'elbo']:.1f}")
     return table
 
 
+def information(tree: xr.DataTree) -> Table:
+    """Where the rate goes, for every β and every value of the axes other than seed, means over seeds.
+
+    Mutual information I and prior gap G over the training set, rates of test images under p(z) and under q(z), and the
+    number of active units.
+    """
+    cells = tree["/information"].to_dataset().mean("seed", skipna=True)
+    rates = tree["/rate_distortion"].to_dataset()[["rate", "rate_se"]].mean("seed", skipna=True)
+    table = Table(title="nats per image, * saturated: I within 0.1 nats of log N")
+    axes = _axes(cells["prior_gap"])
+    for heading in [*axes, "log N", "R train", "I train", "G train", "R test", "R test under q(z)", "active units"]:
+        table.add_column(heading, justify="right")
+    frame = xr.merge([cells, rates.sel(split="train", drop=True), rates.sel(split="test", drop=True).rename(_TEST)])
+    for place, row in frame.to_dataframe().reset_index().set_index(axes).sort_index().iterrows():
+        saturated = "*" if row["mutual_information"] > row["log_n"] - SATURATED else ""
+        table.add_row(
+            *map(str, place if isinstance(place, tuple) else [place]),
+            f"{row['log_n']:.2f}",
+            _with_error(row, "rate"),
+            f"{row['mutual_information']:.2f} ± {row['mutual_information_se']:.2f}{saturated}",
+            _with_error(row, "prior_gap"),
+            _with_error(row, "test_rate"),
+            _with_error(row, "marginal_rate"),
+            f"{row['active_units']:.1f}",
+        )
+    return table
+
+
 def claims(found: list[Claim]) -> list[str]:
-    """One line a claim."""
+    """One line a claim, with its numbers if there are any."""
     return [
         f"{claim.verdict:>13}: {claim.text}"
         + (f" ({claim.where})" if claim.where else "")
-        + f": {claim.effect:+.1f} ± {claim.error:.1f} nats, 95% over {claim.over}"
+        + (f": {claim.effect:+.1f} ± {claim.error:.1f} nats, 95% over {claim.over}" if isfinite(claim.effect) else "")
         for claim in found
     ]
+
+
+def _axes(array: xr.DataArray) -> list[str]:
+    """The axes of the grid that an array runs over, β last."""
+    return [*(str(dim) for dim in array.dims if dim not in ("split", "beta")), "beta"]
+
+
+def _with_error(row: Any, name: str) -> str:
+    return f"{row[name]:.1f} ± {row[f'{name}_se']:.1f}"

@@ -125,6 +125,7 @@ def _report(results: Any) -> None:
 
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
     console.print(tables.rate_distortion(results.tree))
+    console.print(tables.information(results.tree))
     for line in tables.claims(claims(results.tree)):
         _print(line)
     _print(f"figure: {results.folder / 'figures' / 'rate_distortion.png'}")

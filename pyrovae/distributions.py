@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence, register_kl
 from torch.distributions import TransformedDistribution as Transformed
 
+from pyrovae.errors import UnsupportedError
+
 
 @singledispatch
 def base_normal(q: Distribution) -> Normal | MultivariateNormal | None:
@@ -81,9 +83,9 @@ def mapped(q: Distribution, function: Callable[..., Tensor], *others: Distributi
     """A distribution whose parameters are ``function`` of the parameters of ``q`` and of ``others``, all of one type.
 
     Raises:
-        TypeError: the type is not known here.
+        UnsupportedError: the type is not known here.
     """
-    raise TypeError(f"expected a diagonal or full-rank normal distribution, got {type(q).__name__}")
+    raise UnsupportedError(f"expected a diagonal or full-rank normal distribution, got {type(q).__name__}")
 
 
 @mapped.register

@@ -111,7 +111,7 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
     seconds = time.perf_counter() - before
     watch.end()
     floor = make_likelihood(shared, data.event_shape).floor
-    measured = evaluate(training.lockstep, training.streams, data, floor, study.measure.images, study.measure.samples)
+    measured = evaluate(training.lockstep, training.streams, data, floor, study.measure)
     provenance = {
         "rate_kind": "closed form" if checked.closed_form else "Monte Carlo",
         "way": training.lockstep.way,

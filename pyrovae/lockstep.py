@@ -53,6 +53,10 @@ class Lockstep:
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 
+    def values_of(self, run: int) -> State:
+        """What one run's programs take beside images."""
+        return {name: value[run] for name, value in self.values.items()}
+
     def pair(self, run: int) -> Pair:
         """A copy of one run's pair, ready to use by itself."""
         pair = deepcopy(self.template)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae.distributions import closed_form_kl, kl, noise_shape
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.handlers import LocalParams, Noise
 
 Site = dict[str, Any]
@@ -81,6 +81,18 @@ class Pair(nn.Module):
                 guide = poutine.trace(self.guide).get_trace(x, **values)
             model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(x, **values)
         return guide, model
+
+    def latent(self, x: Tensor, **values: float | Tensor) -> tuple[Distribution, Distribution]:
+        """q(z|x) and p(z) at the latent site of images ``[batch, *event_shape]``, batch shape [batch] each.
+
+        Raises:
+            UnsupportedError: there is not exactly one latent site, so that q(z|x) is no single distribution.
+        """
+        guide, model = self.traces(x, **values)
+        latent = [name for name, site in _sample_sites(model) if not site["is_observed"]]
+        if len(latent) != 1:
+            raise UnsupportedError(f"expected one latent site, got {latent}")
+        return guide.nodes[latent[0]]["fn"], model.nodes[latent[0]]["fn"]
 
     def check(self, x: Tensor, **values: Any) -> "Checked":
         """Runs one batch with Pyro's validation on, so that a mistake shows where it was made.

@@ -11,7 +11,7 @@ import xarray as xr
 
 from pyrovae import checkpoint
 from pyrovae.errors import InputError
-from pyrovae.evaluate import Measured
+from pyrovae.evaluate import INFORMATION, Measured
 from pyrovae.files import replacing
 from pyrovae.pair import Pair
 from pyrovae.study import Cohort, Run, Study
@@ -27,6 +27,14 @@ _LONG_NAMES = {
     "elbo_se": "standard error of the ELBO over images",
     "floor": "smallest distortion that any decoder can reach",
     "loss": "D + beta R",
+    "mutual_information": "mutual information I of training images and codes",
+    "mutual_information_se": "standard error of I over images",
+    "prior_gap": "prior gap G = KL(q(z) || p(z))",
+    "prior_gap_se": "standard error of G over images",
+    "marginal_rate": "rate of test images under the inference marginal of the training images",
+    "marginal_rate_se": "standard error of that rate over images",
+    "active_units": "latent dimensions whose posterior mean varies by more than 0.01 over training images",
+    "log_n": "logarithm of the number of training images, the most that I can be",
 }
 #: What is known of every run, and how it says that it is not known yet.
 _RUN_FACTS: dict[str, Any] = {
@@ -47,8 +55,9 @@ class Results:
     Attributes:
         folder: holds study.yaml, results.nc, checkpoints/ and figures/.
         study: the study, resolved.
-        tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image, ``/curves``
-            over step, ``/runs`` with the state of every run; all rates and distortions in nats per image.
+        tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image,
+            ``/information`` with mutual information, prior gap and their like, ``/curves`` over step, ``/runs`` with
+            the state of every run; all but counts in nats per image.
     """
 
     def __init__(self, folder: Path, study: Study, tree: xr.DataTree, make_pair: MakePair) -> None:
@@ -104,6 +113,8 @@ class Results:
             here = self.study.coordinates(run)
             for name, values in measured.cells.items():
                 self._enter("/rate_distortion", name, here, values[number])
+            for name, values in measured.information.items():
+                self._enter("/information", name, here, values[number])
             for name in ("distortion", "rate"):
                 self._enter("/images", name, here, measured.images[name][number])
             for name in ("loss", "distortion", "rate"):
@@ -186,18 +197,16 @@ def _empty(study: Study) -> xr.DataTree:
     def grid(names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
         coords = {name: list(values) for name, values in {**extra, **axes}.items()}
         shape = [len(values) for values in coords.values()]
-        variables = {
-            name: (list(coords), np.full(shape, np.nan), {"units": "nats per image", "long_name": _LONG_NAMES[name]})
-            for name in names
-        }
-        return xr.Dataset(variables, coords)
+        return xr.Dataset({name: (list(coords), np.full(shape, np.nan), _attributes(name)) for name in names}, coords)
 
     measured = [name for each in ("distortion", "rate", "elbo") for name in (each, f"{each}_se")]
+    errors = [f"{name}_se" for name, kind in INFORMATION.items() if kind != "exact"]
     shape = [len(values) for values in axes.values()]
     return xr.DataTree.from_dict(
         {
             "/": xr.Dataset(attrs={"study": study.to_yaml()}),
             "/rate_distortion": grid([*measured, "floor"], {"split": SPLITS}),
+            "/information": grid([*INFORMATION, *errors], {}),
             "/images": grid(["distortion", "rate"], {"split": SPLITS, "image": range(study.measure.images)}),
             "/curves": grid(["loss", "distortion", "rate"], {"split": SPLITS, "step": steps}),
             "/runs": xr.Dataset(
@@ -205,6 +214,12 @@ def _empty(study: Study) -> xr.DataTree:
             ),
         }
     )
+
+
+def _attributes(name: str) -> dict[str, str]:
+    unit = "1" if name == "active_units" else "nats per image"
+    kind = {"kind": INFORMATION[name]} if name in INFORMATION else {}
+    return {"units": unit, "long_name": _LONG_NAMES[name], **kind}
 
 
 def _changes(before: str, study: Study) -> str:

@@ -60,6 +60,7 @@ class Measure(_Frozen):
 
     images: int = Field(2048, ge=2, description="images of each split on which D and R are measured")
     samples: int = Field(1, ge=1, description="draws of z an image")
+    outer: int = Field(1024, ge=2, description="images of each split over which I, G and rates under q(z) are averaged")
     probe: int = Field(256, ge=2, description="images of each split behind the learning curves")
     points: int = Field(50, ge=2, description="points of the learning curves, spaced logarithmically")
 

@@ -15,6 +15,7 @@ from pyrovae.evaluate import evaluate
 from pyrovae.guides import MeanField
 from pyrovae.lockstep import Lockstep
 from pyrovae.streams import Streams
+from pyrovae.study import Measure
 
 EVENT = torch.Size([1, 5, 5])
 BETAS = (0.1, 1.0, 4.0)
@@ -66,7 +67,7 @@ def test_evaluation_leaves_the_weights_bitwise_unchanged(pairs: list[Pair], stre
     lockstep = lockstep_of(pairs)
     before = {name: value.clone() for name, value in lockstep.params.items()}
     floor = build.make_likelihood(Run(), EVENT).floor
-    evaluate(lockstep, streams, Dataset(images[:30], images[30:]), floor, images=10, samples=2)
+    evaluate(lockstep, streams, Dataset(images[:30], images[30:]), floor, Measure(images=10, samples=2, outer=10))
     assert all(torch.equal(before[name], value) for name, value in lockstep.params.items())
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     {"build"},
     {"results"},
     {"train", "evaluate", "analysis"},
-    {"lockstep", "progress"},
+    {"lockstep", "estimators", "progress"},
     {"pair", "study", "data", "streams", "checkpoint"},
     {"handlers"},
     {"distributions", "files", "errors", "networks"},

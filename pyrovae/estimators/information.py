@@ -49,7 +49,8 @@ def rate_terms(
     Per image: R = log q(z|x_n) − log p(z), I = log q(z|x_n) − log q(z), G = log q(z) − log p(z); unbiased each. With
     ``leave_one_out`` the mixture of image n is over the others, (1/(N−1)) Σ_{m≠n} q(z|x_m): then I is an upper
     bound on the information between z and images of the whole population, and G a lower bound on the gap
-    (Poole et al. 2019, On variational bounds of mutual information, section 2.5); both are loose by nats where the rate exceeds log N.
+    (Poole et al. 2019, On variational bounds of mutual information, section 2.5); both are loose by nats where the
+    rate exceeds log N.
 
     Args:
         q: encodings of the training set, batch shape [N]: diagonal or full-rank normal distributions.
@@ -64,7 +65,7 @@ def rate_terms(
         than what Monte Carlo alone leaves open about this training set.
 
     Raises:
-        TypeError: ``q`` is of a kind that this cannot take apart.
+        UnsupportedError: ``q`` is of a kind that this cannot take apart.
         ValueError: a shape or a number is not what was expected.
 
     Cost: ``samples · outer · N`` densities, and memory for ``samples · outer`` draws beside the encodings.
@@ -159,7 +160,7 @@ def marginal_rate(
         samples, outer, generator: as in `rate_terms`.
 
     Raises:
-        TypeError, ValueError: as `rate_terms`.
+        UnsupportedError, ValueError: as `rate_terms`.
 
     Example:
         >>> import torch
@@ -215,7 +216,7 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
         prior: p(z), a diagonal normal distribution.
 
     Raises:
-        TypeError: a distribution is not normal, so that its margins are not known.
+        UnsupportedError: a distribution is not normal, so that its margins are not known.
 
     Example:
         >>> import torch

@@ -21,7 +21,7 @@ def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
     """Encodings in float64, those at some rows if asked.
 
     Raises:
-        TypeError: ``q`` is neither a diagonal nor a full-rank normal distribution.
+        UnsupportedError: ``q`` is neither a diagonal nor a full-rank normal distribution.
         ValueError: its batch shape is not [N].
     """
     if len(q.batch_shape) != 1:
