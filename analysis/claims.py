@@ -85,11 +85,11 @@ def _half_width(over_images: float, of_seed: NDArray[np.float64]) -> tuple[float
 
 def claims(tree: xr.DataTree) -> list[Claim]:
     """The findings that this study can speak to: it needs several β, and for some of them several depths."""
-    distortion = tree["/images"].to_dataset()["distortion"]
+    distortion = tree["images"].to_dataset()["distortion"]
     return [
         *_about_beta(distortion),
         *_about_depth(distortion),
-        *_about_saturation(distortion, tree["/information"].to_dataset()),
+        *_about_saturation(distortion, tree["information"].to_dataset()),
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
 from pyrovae.files import replacing
@@ -26,17 +26,21 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pyrovae",
 }
+# A date would make the same figure a different file.
+_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
 
 
 def save(tree: xr.DataTree, folder: Path) -> list[Path]:
     """Draws the figures of a study as PNG and SVG."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-        rate_distortion(tree, figure.subplots())
-        files = [folder / f"rate_distortion.{suffix}" for suffix in ("png", "svg")]
-        for file in files:
-            with replacing(file) as beside:
-                figure.savefig(beside, format=file.suffix[1:], dpi=150, metadata=_metadata(file))
+    files = []
+    for draw in (rate_distortion, distortion, information):
+        with matplotlib.rc_context(_STYLE):
+            figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+            draw(tree, figure.subplots())
+            for suffix in ("png", "svg"):
+                files.append(folder / f"{draw.__name__}.{suffix}")
+                with replacing(files[-1]) as beside:
+                    figure.savefig(beside, format=suffix, dpi=150, metadata=_METADATA[suffix])
     return files
 
 
@@ -45,7 +49,7 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
 
     Lines of constant R + D (the negative ELBO) and the floor are drawn behind; β stands beside the test points.
     """
-    data = tree["/rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
+    data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
     points: list[tuple[float, float]] = []
     labels: list[tuple[float, float, str, str]] = []
     for (name, cell), colour, shape in zip(_curves(data), cycle(_COLOURS), cycle(_SHAPES), strict=False):
@@ -72,11 +76,68 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     floor = float(data["floor"].sel(split="test").mean())
     if np.isfinite(floor):
         ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
+    for theory in _theory(tree):
+        ax.plot(theory["rate"], theory["distortion"], color="0.2", linewidth=0.8, label="theory", zorder=1)
     ax.margins(0.08)
     _lines_of_constant_sum(ax)
     _legend(ax)
     _place_labels(ax, labels, points)
     return ax
+
+
+def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
+    """D on train (open, dashed) and test (filled, solid) against β, means over seeds."""
+    data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
+    for (name, cell), colour, shape in zip(_curves(data), cycle(_COLOURS), cycle(_SHAPES), strict=False):
+        for split, line, face in (("train", "--", "white"), ("test", "-", colour)):
+            label = f"{name} {split}".strip()
+            values = cell["distortion"].sel(split=split)
+            ax.plot(cell.beta, values, line + shape, color=colour, markerfacecolor=face, linewidth=1.2, label=label)
+    for theory in _theory(tree):
+        ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label="theory", zorder=1)
+    floor = float(data["floor"].sel(split="test").mean())
+    if np.isfinite(floor):
+        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
+    ax.set_xscale("log")
+    ax.set_xlabel("β")
+    ax.set_ylabel("distortion D (nats per image)")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def information(tree: xr.DataTree, ax: Axes) -> Axes:
+    """Rate R, mutual information I and prior gap G of the training set against β, means over seeds, beside log N.
+
+    The axis is linear up to 1 nat and logarithmic above.
+    """
+    rates = tree["rate_distortion"].to_dataset()["rate"].sel(split="train", drop=True)
+    data = tree["information"].to_dataset().assign(rate=rates).mean("seed", skipna=True).sortby("beta")
+    looks = {"rate": ("R", "-"), "prior_gap": ("G", "--"), "mutual_information": ("I", "-.")}
+    for (name, cell), colour, shape in zip(_curves(data), cycle(_COLOURS), cycle(_SHAPES), strict=False):
+        for variable, (symbol, line) in looks.items():
+            label = f"{symbol} {name}".strip()
+            ax.plot(cell.beta, cell[variable], line + shape, color=colour, linewidth=1.2, markersize=4, label=label)
+    for theory in _theory(tree):
+        for variable in looks:
+            label = "theory" if variable == "rate" else None
+            ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=label, zorder=1)
+    for limit in np.unique(data["log_n"]):
+        ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=1)
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.set_ylim(bottom=min(0, float(data["prior_gap"].min())))
+    ax.set_xlabel("β")
+    ax.set_ylabel("nats per image")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def _theory(tree: xr.DataTree) -> Iterator[xr.Dataset]:
+    """The closed forms over β at every combination of the other axes, where the study has them."""
+    if "theory" in tree.children:
+        for _, cell in _curves(tree["theory"].to_dataset()):
+            yield cell
 
 
 def _curves(data: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
@@ -122,8 +183,3 @@ def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points:
         if radius > 15:
             leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 4, "shrinkB": 3}
             ax.annotate("", xytext=offset, arrowprops=leader, **style)
-
-
-def _metadata(file: Path) -> dict[str, Any]:
-    # A date would make the same figure a different file.
-    return {"Date": None} if file.suffix == ".svg" else {}

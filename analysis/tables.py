@@ -17,7 +17,7 @@ def rate_distortion(tree: xr.DataTree) -> Table:
 
     The errors are standard errors over images, averaged over seeds.
     """
-    data = tree["/rate_distortion"].to_dataset().mean("seed", skipna=True)
+    data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True)
     axes = _axes(data["rate"])
     table = Table(title="nats per image, ± standard error over images, mean over seeds")
     for heading in [*axes, *(f"{name} {split}" for name in "DR" for split in ("train", "test")), "−ELBO test"]:
@@ -35,8 +35,8 @@ def information(tree: xr.DataTree) -> Table:
     Mutual information I and prior gap G over the training set, rates of test images under p(z) and under q(z), and the
     number of active units.
     """
-    cells = tree["/information"].to_dataset().mean("seed", skipna=True)
-    rates = tree["/rate_distortion"].to_dataset()[["rate", "rate_se"]].mean("seed", skipna=True)
+    cells = tree["information"].to_dataset().mean("seed", skipna=True)
+    rates = tree["rate_distortion"].to_dataset()[["rate", "rate_se"]].mean("seed", skipna=True)
     table = Table(title="nats per image, * saturated: I within 0.1 nats of log N")
     axes = _axes(cells["prior_gap"])
     for heading in [*axes, "log N", "R train", "I train", "G train", "R test", "R test under q(z)", "active units"]:
@@ -68,8 +68,12 @@ def claims(found: list[Claim]) -> list[str]:
 
 
 def _axes(array: xr.DataArray) -> list[str]:
-    """The axes of the grid that an array runs over, β last."""
-    return [*(str(dim) for dim in array.dims if dim not in ("split", "beta")), "beta"]
+    """What an array runs over beside the split: the axes of the grid, β last, then what tells measurements apart."""
+    last = ["beta", "measured"]
+    return [
+        *(str(dim) for dim in array.dims if dim not in ("split", *last)),
+        *(dim for dim in last if dim in array.dims),
+    ]
 
 
 def _with_error(row: Any, name: str) -> str:

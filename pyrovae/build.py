@@ -9,6 +9,7 @@ from torch import nn
 
 from pyrovae.data import Dataset, Source, Split, divide, linear, splits, tetrominoes
 from pyrovae.errors import InputError
+from pyrovae.estimators import LinearGaussian
 from pyrovae.guides import FullRank, MeanField
 from pyrovae.models import VAE
 from pyrovae.models.likelihoods import Bernoulli, Gaussian
@@ -90,6 +91,24 @@ def make_pair(run: Run, event_shape: torch.Size, mean: torch.Tensor | None = Non
         with torch.no_grad():
             decoder.output.bias.copy_(likelihood.initial_features(mean))
     return pair
+
+
+def theory(run: Run) -> LinearGaussian | None:
+    """Closed forms of what training a run aims at, over the population, where there are any.
+
+    Example:
+        >>> theory(Run()) is None
+        True
+        >>> linear_run = Run(data="linear", network="linear", likelihood="gaussian", latent_size=4, beta=0.1)
+        >>> round(theory(linear_run).rate, 2)
+        8.07
+    """
+    parts = (run.data, run.network, run.likelihood, run.prior)
+    if parts != ("linear", "linear", "gaussian", "standard_normal"):
+        return None
+    covariance = linear.covariance()
+    scale = make_likelihood(run, covariance.shape[:1]).scale
+    return LinearGaussian.best(covariance, run.latent_size, scale, run.beta)
 
 
 def open_results(folder: str | Path) -> Results:

@@ -9,19 +9,21 @@ from pathlib import Path
 from platform import python_version
 
 import filelock
+import numpy as np
 import torch
+import xarray as xr
 
 from pyrovae.analysis import figures
-from pyrovae.build import check_names, make_data, make_likelihood, make_pair, make_rows
+from pyrovae.build import check_names, make_data, make_likelihood, make_pair, make_rows, open_results, theory
 from pyrovae.data import Dataset, as_input
 from pyrovae.errors import InputError
-from pyrovae.evaluate import evaluate
+from pyrovae.evaluate import Measured, evaluate
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Checked
 from pyrovae.progress import Watch
 from pyrovae.results import Results
 from pyrovae.streams import Streams
-from pyrovae.study import Cohort, Study
+from pyrovae.study import PER_RUN, Cohort, Study
 from pyrovae.train import Compile, Training
 
 
@@ -82,12 +84,61 @@ def run(
     plan(study)
     with _locked(folder):
         results = Results.create(folder, study, make_pair)
+        if (curves := _theory(study)) is not None:
+            results.tree["theory"] = xr.DataTree(curves)
         missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
         with Watch(sum(cohort.shared.steps for cohort in missing), quiet=quiet) as watch:
             for cohort in missing:
                 _run_cohort(results, cohort, place, compile, watch)
         figures.save(results.tree, folder / "figures")
     return results
+
+
+def evaluate_again(folder: str | Path, *, device: str = "auto", **measure: int) -> tuple[Results, xr.DataTree]:
+    """Measures the runs of a finished study again, without training.
+
+    Args:
+        folder: the folder of the study.
+        device: as in `run`.
+        measure: settings of `Measure` that are to differ from the study's own, such as ``images=8192``.
+
+    Returns:
+        The results, and the part of their tree that is new: ``/evaluation_1`` or the next free number, with groups
+        ``rate_distortion``, ``information`` and ``images`` as in the results themselves.
+
+    Raises:
+        InputError: the study is not finished, or a setting is not what was expected.
+
+    Example:
+        >>> study = Study.load("quick", steps=2, depth=1, width=8, train_images=64, test_images=64, seed=0)
+        >>> results = run(study, out=tmp_path / "mine", quiet=True)
+        >>> results, again = evaluate_again(tmp_path / "mine", samples=4)
+        >>> again.name, dict(again["information"].sizes)
+        ('evaluation_1', {'beta': 3, 'seed': 1})
+    """
+    place = _device(device)
+    results = open_results(folder)
+    study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
+    with _locked(results.folder):
+        missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
+        if missing:
+            raise InputError(
+                f"{folder}: expected a finished study, but {len(missing)} of its {len(study.cohorts())} cohorts are "
+                "not; 'pyrovae run' goes on with it"
+            )
+        measured = []
+        for cohort in study.cohorts():
+            data = make_data(cohort.shared).to(place)
+            training, _ = _start(study, cohort, data)
+            training.resume(results.checkpoint_file(cohort))
+            measured.append(_measure(study, cohort, training))
+        return results, results.record_again(study, measured)
+
+
+def _measure(study: Study, cohort: Cohort, training: Training) -> Measured:
+    data = training.data
+    floor = make_likelihood(cohort.shared, data.event_shape).floor
+    return evaluate(training.lockstep, training.streams, data, floor, study.measure)
 
 
 def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile: Compile, watch: Watch) -> None:
@@ -110,8 +161,7 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
     )
     seconds = time.perf_counter() - before
     watch.end()
-    floor = make_likelihood(shared, data.event_shape).floor
-    measured = evaluate(training.lockstep, training.streams, data, floor, study.measure)
+    measured = _measure(study, cohort, training)
     provenance = {
         "rate_kind": "closed form" if checked.closed_form else "Monte Carlo",
         "way": training.lockstep.way,
@@ -141,6 +191,21 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     streams = Streams(seeds, len(data.train), shared.batch_size, checked.noise_shapes)
     training = Training(lockstep, streams, data, learning_rate=shared.learning_rate, probe=study.measure.probe)
     return training, checked
+
+
+def _theory(study: Study) -> xr.Dataset | None:
+    """The closed forms of a study, over a fine grid of β and the axes that tell cohorts apart."""
+    betas = np.geomspace(min(study.axes["beta"]), max(study.axes["beta"]), 100)
+    pieces = []
+    for cohort in study.cohorts():
+        curve = [theory(cohort.shared.model_copy(update={"beta": float(beta)})) for beta in betas]
+        if None in curve:
+            return None
+        names = ("rate", "distortion", "mutual_information", "prior_gap")
+        values = {name: ("beta", [getattr(point, name) for point in curve]) for name in names}
+        place = {key: [value] for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
+        pieces.append(xr.Dataset(values, {"beta": betas}).expand_dims(place))
+    return xr.combine_by_coords(pieces)  # type: ignore[return-value]
 
 
 def _label(study: Study, cohort: Cohort) -> str:

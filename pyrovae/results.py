@@ -103,28 +103,38 @@ class Results:
 
     def has(self, cohort: Cohort) -> bool:
         """Whether all runs of a cohort were measured."""
-        states = [str(self.tree["/runs"]["status"].sel(self.study.coordinates(run)).item()) for run in cohort.runs]
+        states = [str(self.tree["runs"]["status"].sel(self.study.coordinates(run)).item()) for run in cohort.runs]
         return "pending" not in states
 
     def record(self, cohort: Cohort, measured: Measured, training: Training, provenance: Mapping[str, Any]) -> None:
         """Enters what was measured on a cohort, and writes the file."""
+        _enter_measured(self.tree, self.study, cohort, measured)
         steps = [int(step) for step in training.curves["step"]]
         for number, run in enumerate(cohort.runs):
             here = self.study.coordinates(run)
-            for name, values in measured.cells.items():
-                self._enter("/rate_distortion", name, here, values[number])
-            for name, values in measured.information.items():
-                self._enter("/information", name, here, values[number])
-            for name in ("distortion", "rate"):
-                self._enter("/images", name, here, measured.images[name][number])
             for name in ("loss", "distortion", "rate"):
                 points = torch.stack(training.curves[name])[:, :, number].T.numpy()
-                self._enter("/curves", name, here | {"step": steps}, points)
+                self.tree["curves"][name].loc[here | {"step": steps}] = points
             frozen = int(training.frozen_at[number])
             facts = {"status": "frozen" if frozen >= 0 else "done", "frozen_at": frozen, "cohort": cohort.index}
             for name, value in {**facts, "last_loss": float(training.last_loss[number]), **provenance}.items():
-                self._enter("/runs", name, here, value)
+                self.tree["runs"][name].loc[here] = value
         self._save()
+
+    def record_again(self, study: Study, measured: Sequence[Measured]) -> xr.DataTree:
+        """Enters what was measured anew on every cohort, beside the rest, and writes the file.
+
+        Args:
+            study: the study, with the settings that were measured with now.
+        """
+        tree = xr.DataTree.from_dict(_unmeasured(study))
+        for cohort, each in zip(study.cohorts(), measured, strict=True):
+            _enter_measured(tree, study, cohort, each)
+        tree.attrs["measure"] = study.measure.model_dump_json()
+        name = f"evaluation_{1 + sum(child.startswith('evaluation_') for child in self.tree.children)}"
+        self.tree[name] = tree
+        self._save()
+        return self.tree[name]
 
     def pair(self, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.
@@ -164,9 +174,6 @@ class Results:
                     return run, cohort
         raise AssertionError("a grid holds every combination of its values")
 
-    def _enter(self, group: str, name: str, where: Mapping[str, Any], value: Any) -> None:
-        self.tree[group][name].loc[dict(where)] = value
-
     def _save(self) -> None:
         with replacing(self.folder / "results.nc") as beside:
             self.tree.to_netcdf(beside, engine="h5netcdf")
@@ -189,31 +196,56 @@ def _load(file: Path) -> xr.DataTree:
     return loaded
 
 
+def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
+    """Measurements of one study with an axis ``measured`` that tells them apart, by the names given here."""
+    names = xr.Variable("measured", list(trees))
+    return xr.DataTree.from_dict(
+        {
+            group: xr.concat([tree[group].to_dataset() for tree in trees.values()], names)
+            for group in ("rate_distortion", "information")
+        }
+    )
+
+
+def _enter_measured(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
+    groups = {"rate_distortion": measured.cells, "information": measured.information, "images": measured.images}
+    for number, run in enumerate(cohort.runs):
+        for group, variables in groups.items():
+            for name in variables.keys() & tree[group].data_vars:
+                tree[group][name].loc[study.coordinates(run)] = variables[name][number]
+
+
 def _empty(study: Study) -> xr.DataTree:
     """The tree with every cell of the grid missing."""
-    axes = {key: list(values) for key, values in study.axes.items()}
     steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
-
-    def grid(names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
-        coords = {name: list(values) for name, values in {**extra, **axes}.items()}
-        shape = [len(values) for values in coords.values()]
-        return xr.Dataset({name: (list(coords), np.full(shape, np.nan), _attributes(name)) for name in names}, coords)
-
-    measured = [name for each in ("distortion", "rate", "elbo") for name in (each, f"{each}_se")]
-    errors = [f"{name}_se" for name, kind in INFORMATION.items() if kind != "exact"]
-    shape = [len(values) for values in axes.values()]
+    shape = [len(values) for values in study.axes.values()]
+    runs = {name: (list(study.axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
     return xr.DataTree.from_dict(
         {
             "/": xr.Dataset(attrs={"study": study.to_yaml()}),
-            "/rate_distortion": grid([*measured, "floor"], {"split": SPLITS}),
-            "/information": grid([*INFORMATION, *errors], {}),
-            "/images": grid(["distortion", "rate"], {"split": SPLITS, "image": range(study.measure.images)}),
-            "/curves": grid(["loss", "distortion", "rate"], {"split": SPLITS, "step": steps}),
-            "/runs": xr.Dataset(
-                {name: (list(axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}, axes
-            ),
+            **_unmeasured(study),
+            "/curves": _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps}),
+            "/runs": xr.Dataset(runs, {key: list(values) for key, values in study.axes.items()}),
         }
     )
+
+
+def _unmeasured(study: Study) -> dict[str, xr.Dataset]:
+    """The groups that evaluation fills."""
+    cells = [name for each in ("distortion", "rate", "elbo") for name in (each, f"{each}_se")]
+    errors = [f"{name}_se" for name, kind in INFORMATION.items() if kind != "exact"]
+    return {
+        "/rate_distortion": _grid(study, [*cells, "floor"], {"split": SPLITS}),
+        "/information": _grid(study, [*INFORMATION, *errors], {}),
+        "/images": _grid(study, ["distortion", "rate"], {"split": SPLITS, "image": range(study.measure.images)}),
+    }
+
+
+def _grid(study: Study, names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
+    """Variables over the extra dimensions and the axes of the grid, all missing."""
+    coords = {name: list(values) for name, values in {**extra, **study.axes}.items()}
+    shape = [len(values) for values in coords.values()]
+    return xr.Dataset({name: (list(coords), np.full(shape, np.nan), _attributes(name)) for name in names}, coords)
 
 
 def _attributes(name: str) -> dict[str, str]:

@@ -8,7 +8,14 @@ import pytest
 import torch
 import xarray as xr
 
-from pyrovae import InputError, Study, experiment, open_results, run
+from pyrovae import InputError, Pair, Study, experiment, open_results, run
+from pyrovae.analysis.claims import claims
+from pyrovae.build import make_data
+from pyrovae.data import linear
+from pyrovae.errors import UnsupportedError
+from pyrovae.estimators import LinearGaussian, marginal_rate, rate_terms
+from pyrovae.experiment import evaluate_again
+from pyrovae.streams import generator
 from pyrovae.train import Interrupted, Training
 
 
@@ -115,3 +122,80 @@ def test_truncated_files_are_told(file: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged"):
         open_results(tmp_path / "study").pair(beta=1, seed=0)
+
+
+def test_information_agrees_with_the_estimators_on_the_trained_pair(tmp_path: Path) -> None:
+    study = small(beta=[0.01, 1.0], seed=[0, 1])
+    results = run(study, tmp_path / "study", quiet=True)
+    codes = results.tree["information"].sel(beta=1.0, seed=1)
+    images = make_data(study.runs()[0])
+    pair = results.pair(beta=1, seed=1)
+    with torch.no_grad():
+        q, unseen = (pair.guide.posterior(part / 255) for part in (images.train, images.test))
+    again = rate_terms(q, pair.model.prior(), generator=generator(1, "information"))
+    assert abs(codes["mutual_information"].item() - again.mutual_information.value) < 1e-4
+    assert abs(codes["prior_gap"].item() - again.prior_gap.value) < 1e-3
+    assert abs(codes["prior_gap_se"].item() - again.prior_gap.se) < 1e-3
+    rate = marginal_rate(unseen, q, generator=torch.Generator().manual_seed(7))
+    difference = codes["marginal_rate"].item() - rate.value
+    assert abs(difference) < 4.27 * np.hypot(codes["marginal_rate_se"].item(), rate.se)
+    assert codes["log_n"].item() == np.log(256)
+    assert (results.tree["information"]["mutual_information"] <= np.log(256)).all()
+    assert results.tree["information"]["mutual_information"].attrs["kind"] == "unbiased"
+
+
+def test_codes_that_cannot_be_measured_are_missing_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: Any, **__: Any) -> Any:
+        raise UnsupportedError("expected one latent site, got two")
+
+    monkeypatch.setattr(Pair, "latent", unsupported)
+    results = run(small(steps=2), tmp_path / "study", quiet=True)
+    assert results.tree["information"].to_dataset().isnull().all().to_array().all()
+    assert results.tree["rate_distortion"]["rate"].notnull().all()
+    assert set(results.tree["runs/status"].values.flatten()) == {"done"}
+
+
+def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Path) -> None:
+    results = run(small(), tmp_path / "study", quiet=True)
+    (file,) = results.folder.glob("checkpoints/*")
+    before = file.read_bytes()
+    _, same = evaluate_again(tmp_path / "study")
+    _, more = evaluate_again(tmp_path / "study", samples=20, outer=256)
+    assert file.read_bytes() == before
+    tree = open_results(tmp_path / "study").tree
+    assert {"evaluation_1", "evaluation_2"} <= set(tree.children)
+    for group in ("rate_distortion", "information", "images"):
+        xr.testing.assert_identical(tree[group].to_dataset(), results.tree[group].to_dataset())
+        xr.testing.assert_equal(tree[f"evaluation_1/{group}"].to_dataset(), results.tree[group].to_dataset())
+    assert '"samples":20' in tree["evaluation_2"].attrs["measure"]
+    assert (more["information/prior_gap_se"] < same["information/prior_gap_se"]).all()
+    own, later = claims(results.tree)[0], claims(more)[0]
+    assert own.text == later.text
+    assert own.effect != later.effect
+
+
+def test_unfinished_study_is_not_evaluated(tmp_path: Path) -> None:
+    results = run(small(steps=2), tmp_path / "study", quiet=True)
+    (results.folder / "results.nc").unlink()
+    with pytest.raises(InputError, match="expected a finished study, but 1 of its 1 cohorts are not"):
+        evaluate_again(tmp_path / "study")
+
+
+def test_trained_linear_pair_ends_on_the_curve_of_the_theory(tmp_path: Path) -> None:
+    study = Study.load("linear", seed=0, beta=[0.03, 0.3, 3.0], steps=12_000, learning_rate=0.005)
+    results = run(study, tmp_path / "study", quiet=True)
+    data = make_data(study.runs()[0])
+    for beta in study.axes["beta"]:
+        # Nothing beats the optimum for these very vectors, and training comes near it.
+        covariance = data.train.double().T @ data.train.double() / len(data.train)
+        best = LinearGaussian.best(covariance, 4, 1.0, beta)
+        cell = results.tree["rate_distortion"].to_dataset().sel(beta=beta, seed=0, split="train")
+        loss = cell["distortion"] + beta * cell["rate"]
+        error = cell["distortion_se"] + beta * cell["rate_se"]
+        assert best.distortion + beta * best.rate - 4.11 * error < loss
+        assert loss < best.distortion + beta * best.rate + 4.11 * error
+    theory = results.tree["theory"].to_dataset()
+    population = LinearGaussian.best(linear.covariance(), 4, 1.0, 3.0)
+    assert abs(theory["rate"].sel(beta=3.0, method="nearest").item() - population.rate) < 0.1
