@@ -119,8 +119,8 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
             ax.plot(cell.beta, cell[variable], line + shape, color=colour, linewidth=1.2, markersize=4, label=label)
     for theory in _theory(tree):
         for variable in looks:
-            label = "theory" if variable == "rate" else None
-            ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=label, zorder=1)
+            once = "theory (population)" if variable == "rate" else None
+            ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=once, zorder=1)
     for limit in np.unique(data["log_n"]):
         ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
     ax.set_xscale("log")

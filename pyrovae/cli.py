@@ -166,13 +166,9 @@ def _print(text: str) -> None:
     typer.echo(text)
 
 
-def _warn(message: Warning | str, *_: object) -> None:
-    typer.echo(f"pyrovae: {message}", err=True)
-
-
 def main() -> None:
     """Runs the command line; what the user can mend is one line on stderr and exit status 2."""
-    warnings.showwarning = _warn
+    warnings.showwarning = lambda message, *_: typer.echo(f"pyrovae: {message}", err=True)
     # What a library has to tell its programmers is nothing that a user can mend.
     warnings.simplefilter("ignore", FutureWarning)
     try:

@@ -82,7 +82,7 @@ class Pair(nn.Module):
             model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(x, **values)
         return guide, model
 
-    def latent(self, x: Tensor, **values: float | Tensor) -> tuple[Distribution, Distribution]:
+    def latent(self, x: Tensor, **values: Any) -> tuple[Distribution, Distribution]:
         """q(z|x) and p(z) at the latent site of images ``[batch, *event_shape]``, batch shape [batch] each.
 
         Raises:

@@ -134,7 +134,7 @@ class Results:
         name = f"evaluation_{1 + sum(child.startswith('evaluation_') for child in self.tree.children)}"
         self.tree[name] = tree
         self._save()
-        return self.tree[name]
+        return self.tree.children[name]
 
     def pair(self, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.

@@ -147,7 +147,7 @@ class Study(_Frozen):
 
         Example:
             >>> Study.load("quick").replace(depth=1, beta=[0.5, 1]).axes
-            {'beta': (0.5, 1.0), 'seed': (0, 1)}
+            {'beta': (0.5, 1.0), 'seed': (0, 1, 2)}
         """
         return self.of(**_merged(self.settings(), overrides))
 

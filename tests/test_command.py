@@ -128,6 +128,16 @@ def test_run_leaves_a_table_claims_and_a_figure_that_show_repeats() -> None:
     assert shown in done.stdout
 
 
+def test_evaluate_shows_new_numbers_beside_the_old() -> None:
+    assert pyrovae("run", "small.yaml", "--set", "steps=2").returncode == 0
+    done = pyrovae("evaluate", "runs/small", "--images", "64", "--samples", "3", "--outer", "32")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("│")[1:4] for line in done.stdout.splitlines() if "evaluation_1" in line or "before" in line]
+    assert [row[2].strip() for row in rows] == ["before", "evaluation_1"] * 8  # two tables of four cells
+    refused(pyrovae("evaluate", "runs/small", "--samples", "0"), "measure.samples: input should be greater")
+    refused(pyrovae("evaluate", "nowhere"), "nowhere: expected the folder of a study")
+
+
 def test_folder_of_another_study_is_refused() -> None:
     assert pyrovae("run", "small.yaml", "--set", "steps=2").returncode == 0
     refused(pyrovae("run", "small.yaml", "--set", "steps=3"), "- steps: 2; + steps: 3")

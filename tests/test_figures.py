@@ -23,7 +23,16 @@ def tree() -> xr.DataTree:
     dims = ("split", "beta", "seed", "depth")
     coords = {"split": ["train", "test"], "beta": BETAS, "seed": [0, 1], "depth": [1, 3]}
     cells = xr.Dataset({name: (dims, value) for name, value in values.items()}, coords)
-    return xr.DataTree.from_dict({"/rate_distortion": cells})
+    codes = {
+        "prior_gap": cells["rate"].sel(split="train", drop=True) - 8,
+        "mutual_information": 8 + 0 * cells["rate"].sel(split="train", drop=True),
+        "log_n": 8.3 + 0 * cells["rate"].sel(split="train", drop=True),
+    }
+    fine = xr.Dataset(
+        {"rate": ("beta", [20.0, 10, 1]), "distortion": ("beta", [50.0, 60, 90])}, {"beta": [0.001, 0.1, 5]}
+    )
+    theory = fine.assign(mutual_information=fine["rate"], prior_gap=0 * fine["rate"])
+    return xr.DataTree.from_dict({"/rate_distortion": cells, "/information": xr.Dataset(codes), "/theory": theory})
 
 
 @pytest.fixture
@@ -54,7 +63,7 @@ def test_labels_name_the_test_points_and_nothing_overlaps(tree: xr.DataTree, ax:
         assert np.isclose(here["distortion"], distortion).any()
     boxes = [label.get_window_extent() for label in labels]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
-    markers = ax.transData.transform([point for line in ax.lines[:8] for point in line.get_xydata()])
+    markers = ax.transData.transform(np.concatenate([line.get_xydata() for line in ax.lines[:8]]))
     assert not any(box.contains(x, y) for box in boxes for x, y in markers)
 
 
@@ -70,3 +79,31 @@ def test_where_there_is_no_floor_none_is_drawn(tree: xr.DataTree, ax: Axes) -> N
     tree["/rate_distortion"]["floor"][:] = np.nan
     figures.rate_distortion(tree, ax)
     assert "floor (test)" not in [line.get_label() for line in ax.lines]
+
+
+def drawn_lines(ax: Axes) -> dict[str, np.ndarray]:
+    return {str(line.get_label()): np.asarray(line.get_xydata()) for line in ax.lines}
+
+
+def test_distortion_is_drawn_against_beta(tree: xr.DataTree, ax: Axes) -> None:
+    drawn = drawn_lines(figures.distortion(tree, ax))
+    cells = tree["rate_distortion"].to_dataset().mean("seed")
+    for depth, split in product([1, 3], ["train", "test"]):
+        expected = cells["distortion"].sel(depth=depth, split=split)
+        np.testing.assert_allclose(drawn[f"depth {depth} {split}"], np.stack([BETAS, expected], axis=1))
+    np.testing.assert_allclose(drawn["theory"][:, 1], [50, 60, 90])
+
+
+def test_information_gap_and_rate_are_drawn_beside_log_n(tree: xr.DataTree, ax: Axes) -> None:
+    drawn = drawn_lines(figures.information(tree, ax))
+    rate = tree["rate_distortion"]["rate"].sel(split="train").mean("seed")
+    codes = tree["information"].to_dataset().mean("seed")
+    for depth in (1, 3):
+        for symbol, expected in (("R", rate), ("G", codes["prior_gap"]), ("I", codes["mutual_information"])):
+            np.testing.assert_allclose(drawn[f"{symbol} depth {depth}"][:, 1], expected.sel(depth=depth))
+    assert (drawn["log N = 8.30"][:, 1] == 8.3).all()
+
+
+def test_theory_is_drawn_in_the_plane(tree: xr.DataTree, ax: Axes) -> None:
+    drawn = drawn_lines(figures.rate_distortion(tree, ax))
+    np.testing.assert_allclose(drawn["theory"], [[20, 50], [10, 60], [1, 90]])

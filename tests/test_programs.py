@@ -1,6 +1,8 @@
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pytest
@@ -110,10 +112,12 @@ def test_noise_leaves_the_replayed_z_alone(pair: Pair, x: torch.Tensor) -> None:
     assert replayed.nodes["z"]["value"] is guide.nodes["z"]["value"]
 
 
-def test_readme_shows_a_pair_under_plain_pyro() -> None:
+def test_readme_shows_a_pair_under_plain_pyro_and_its_information() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (block,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "svi.step" in code]
-    names: dict[str, torch.Tensor] = {}
-    exec(block, names)
+    blocks = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "run(" not in code]
+    names: dict[str, Any] = {}
+    exec("".join(blocks), names)
     assert names["loss"] > 0
-    assert all(parameter.grad is not None for parameter in names["elbo"].parameters())  # type: ignore[attr-defined]
+    assert all(parameter.grad is not None for parameter in names["elbo"].parameters())
+    assert names["information"].value <= math.log(128)
+    assert abs(names["rate"].value - names["information"].value - names["gap"].value) < 1e-9

@@ -20,7 +20,15 @@ from pyrovae.train import Interrupted, Training
 
 
 def small(**settings: Any) -> Study:
-    base = {"depth": 1, "width": 8, "train_images": 256, "test_images": 128, "batch_size": 32, "steps": 90}
+    base = {
+        "seed": [0, 1],
+        "depth": 1,
+        "width": 8,
+        "train_images": 256,
+        "test_images": 128,
+        "batch_size": 32,
+        "steps": 90,
+    }
     measured = {"measure.images": 128, "measure.probe": 64, "measure.points": 8, "checkpoint_every": 40}
     return Study.load("quick", **(base | measured | settings))
 
@@ -184,7 +192,9 @@ def test_unfinished_study_is_not_evaluated(tmp_path: Path) -> None:
 
 
 def test_trained_linear_pair_ends_on_the_curve_of_the_theory(tmp_path: Path) -> None:
-    study = Study.load("linear", seed=0, beta=[0.03, 0.3, 3.0], steps=12_000, learning_rate=0.005)
+    study = Study.load(
+        "linear", seed=0, beta=[0.03, 0.3, 3.0], steps=12_000, learning_rate=0.005, **{"measure.outer": 64}
+    )
     results = run(study, tmp_path / "study", quiet=True)
     data = make_data(study.runs()[0])
     for beta in study.axes["beta"]:

@@ -42,8 +42,8 @@ class Dataset:
 
     def mean(self) -> Tensor:
         """Mean training image, as `as_input` sees it."""
-        total = sum(as_input(chunk).sum(0, dtype=torch.float64) for chunk in self.train.split(4096))
-        return (total / len(self.train)).float()
+        totals = [as_input(chunk).sum(0, dtype=torch.float64) for chunk in self.train.split(4096)]
+        return (torch.stack(totals).sum(0) / len(self.train)).float()
 
     def to(self, device: torch.device) -> "Dataset":
         return Dataset(self.train.to(device), self.test.to(device))

@@ -59,7 +59,7 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
     columns = max(1, NUMBERS[z.device.type] // (ROWS * q.event_shape.numel()))
     pieces = [
         (slice(start, start + columns), mapped(q, lambda parameter, at=start: parameter[at : at + columns]))
-        for start in range(0, *q.batch_shape, columns)
+        for start in range(0, q.batch_shape[0], columns)
     ]
     totals = []
     for rows, owner in zip(points.split(ROWS), owners, strict=False):
