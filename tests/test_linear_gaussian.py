@@ -81,8 +81,10 @@ def test_best_decoder_minimises_the_loss_too(beta: float) -> None:
     best = LinearGaussian.best(pair().covariance, 3, 0.6, beta)
     generator = torch.Generator().manual_seed(2)
     for size in (1e-3, 1e-1, 1.0):
-        other = replace(best, weight=best.weight + size * torch.randn(5, 3, generator=generator, dtype=torch.float64))
-        assert other.distortion + beta * other.rate > best.distortion + beta * best.rate - 1e-12
+        step = size * torch.randn(5, 3, generator=generator, dtype=torch.float64)
+        for weight in (best.weight + step, best.weight - step):
+            other = replace(best, weight=weight)
+            assert other.distortion + beta * other.rate > best.distortion + beta * best.rate - 1e-12
 
 
 @pytest.mark.parametrize(("change", "message"), [({"beta": 0.0}, "positive"), ({"covariance": torch.eye(4)}, "shape")])

@@ -135,18 +135,19 @@ def test_truncated_files_are_told(file: str, tmp_path: Path) -> None:
 def test_information_agrees_with_the_estimators_on_the_trained_pair(tmp_path: Path) -> None:
     study = small(beta=[0.01, 1.0], seed=[0, 1])
     results = run(study, tmp_path / "study", quiet=True)
-    codes = results.tree["information"].sel(beta=1.0, seed=1)
+    codes = results.tree["information"].sel(beta=0.01, seed=1)
     images = make_data(study.runs()[0])
-    pair = results.pair(beta=1, seed=1)
+    pair = results.pair(beta=0.01, seed=1)
     with torch.no_grad():
         q, unseen = (pair.guide.posterior(part / 255) for part in (images.train, images.test))
-    again = rate_terms(q, pair.model.prior(), generator=generator(1, "information"))
+    draws = generator(1, "information")
+    again = rate_terms(q, pair.model.prior(), generator=draws)
+    rate = marginal_rate(unseen, q, generator=draws)
     assert abs(codes["mutual_information"].item() - again.mutual_information.value) < 1e-4
     assert abs(codes["prior_gap"].item() - again.prior_gap.value) < 1e-3
     assert abs(codes["prior_gap_se"].item() - again.prior_gap.se) < 1e-3
-    rate = marginal_rate(unseen, q, generator=torch.Generator().manual_seed(7))
-    difference = codes["marginal_rate"].item() - rate.value
-    assert abs(difference) < 4.27 * np.hypot(codes["marginal_rate_se"].item(), rate.se)
+    assert abs(codes["marginal_rate"].item() - rate.value) < 1e-3
+    assert abs(codes["marginal_rate_se"].item() - rate.se) < 1e-3
     assert codes["log_n"].item() == np.log(256)
     assert (results.tree["information"]["mutual_information"] <= np.log(256)).all()
     assert results.tree["information"]["mutual_information"].attrs["kind"] == "unbiased"
