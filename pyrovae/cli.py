@@ -106,7 +106,7 @@ def evaluate(
     Example: 'pyrovae evaluate runs/quick --images 4096 --samples 8 --outer 4096'.
     """
     from pyrovae import experiment
-    from pyrovae.results import side_by_side
+    from pyrovae.tree import side_by_side
 
     asked = {"images": images, "samples": samples, "outer": outer}
     results, again = experiment.evaluate_again(

@@ -1,18 +1,14 @@
 """Runs a study from end to end: cohort by cohort trained, measured and written down, then drawn."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from platform import python_version
 
-import filelock
 import numpy as np
 import torch
 import xarray as xr
 
+from pyrovae import machine
 from pyrovae.analysis import figures
 from pyrovae.build import check_names, make_data, make_likelihood, make_pair, make_rows, open_results, theory
 from pyrovae.data import Dataset, as_input
@@ -79,10 +75,10 @@ def run(
         [('beta', 2), ('seed', 1), ('split', 2)]
         >>> pair = results.pair(beta=1)
     """
-    place = _device(device)
+    place = machine.device(device)
     folder = Path("runs") / study.name if out is None else Path(out)
     plan(study)
-    with _locked(folder):
+    with machine.locked(folder):
         results = Results.create(folder, study, make_pair)
         if (curves := _theory(study)) is not None:
             results.tree["theory"] = xr.DataTree(curves)
@@ -116,10 +112,10 @@ def evaluate_again(folder: str | Path, *, device: str = "auto", **measure: int) 
         >>> again.name, dict(again["information"].sizes)
         ('evaluation_1', {'beta': 3, 'seed': 1})
     """
-    place = _device(device)
+    place = machine.device(device)
     results = open_results(folder)
     study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
-    with _locked(results.folder):
+    with machine.locked(results.folder):
         missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
         if missing:
             raise InputError(
@@ -167,7 +163,7 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
         "way": training.lockstep.way,
         "device": str(device),
         "seconds": seconds,
-        "versions": _versions(),
+        "versions": machine.versions(),
     }
     results.record(cohort, measured, training, provenance)
     for number in (training.frozen_at >= 0).nonzero().flatten().tolist():
@@ -212,38 +208,3 @@ def _label(study: Study, cohort: Cohort) -> str:
     """What sets a cohort apart from the others of its study."""
     place = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in ("beta", "seed")}
     return ", ".join(f"{key} {value}" for key, value in place.items()) or study.name
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"unknown device '{name}'; valid: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: expected a CUDA device, but torch finds none; use --device cpu")
-    return torch.device(name)
-
-
-def _versions() -> str:
-    packages = ("pyrovae", "torch", "pyro-ppl")
-    return ", ".join([*(f"{name} {metadata.version(name)}" for name in packages), f"python {python_version()}"])
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder; the lock goes with the process, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder that can be written to, got: {error.strerror}") from error
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise InputError(f"{folder}: expected a free folder, but another process is running a study in it") from None
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder that can be written to, got: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()

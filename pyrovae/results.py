@@ -5,46 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 
-from pyrovae import checkpoint
+from pyrovae import checkpoint, tree
 from pyrovae.errors import InputError
-from pyrovae.evaluate import INFORMATION, Measured
+from pyrovae.evaluate import Measured
 from pyrovae.files import replacing
 from pyrovae.pair import Pair
 from pyrovae.study import Cohort, Run, Study
-from pyrovae.train import Training, probe_steps
+from pyrovae.train import Training
 
-SPLITS = ("train", "test")
-_LONG_NAMES = {
-    "distortion": "distortion D",
-    "distortion_se": "standard error of D over images",
-    "rate": "rate R",
-    "rate_se": "standard error of R over images",
-    "elbo": "-D - R",
-    "elbo_se": "standard error of the ELBO over images",
-    "floor": "smallest distortion that any decoder can reach",
-    "loss": "D + beta R",
-    "mutual_information": "mutual information I of training images and codes",
-    "mutual_information_se": "standard error of I over images",
-    "prior_gap": "prior gap G = KL(q(z) || p(z))",
-    "prior_gap_se": "standard error of G over images",
-    "marginal_rate": "rate of test images under the inference marginal of the training images",
-    "marginal_rate_se": "standard error of that rate over images",
-    "active_units": "latent dimensions whose posterior mean varies by more than 0.01 over training images",
-    "log_n": "logarithm of the number of training images, the most that I can be",
-}
-#: What is known of every run, and how it says that it is not known yet.
-_RUN_FACTS: dict[str, Any] = {
-    "status": np.array("pending", dtype=object),
-    "frozen_at": -1,
-    "last_loss": np.nan,
-    "cohort": -1,
-    "seconds": np.nan,
-    **{name: np.array("", dtype=object) for name in ("rate_kind", "way", "device", "versions")},
-}
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
 
@@ -60,10 +31,10 @@ class Results:
             the state of every run; all but counts in nats per image.
     """
 
-    def __init__(self, folder: Path, study: Study, tree: xr.DataTree, make_pair: MakePair) -> None:
+    def __init__(self, folder: Path, study: Study, content: xr.DataTree, make_pair: MakePair) -> None:
         self.folder = folder
         self.study = study
-        self.tree = tree
+        self.tree = content
         self._make_pair = make_pair
 
     @classmethod
@@ -78,8 +49,8 @@ class Results:
             raise InputError(f"{folder}: expected the folder of a study, but it has no study.yaml")
         study = Study.load(folder / "study.yaml")
         file = folder / "results.nc"
-        tree = _load(file) if file.exists() else _empty(study)
-        return cls(folder, study, tree, make_pair)
+        content = tree.load(file) if file.exists() else tree.empty(study)
+        return cls(folder, study, content, make_pair)
 
     @classmethod
     def create(cls, folder: str | Path, study: Study, make_pair: MakePair) -> "Results":
@@ -108,7 +79,7 @@ class Results:
 
     def record(self, cohort: Cohort, measured: Measured, training: Training, provenance: Mapping[str, Any]) -> None:
         """Enters what was measured on a cohort, and writes the file."""
-        _enter_measured(self.tree, self.study, cohort, measured)
+        tree.enter(self.tree, self.study, cohort, measured)
         steps = [int(step) for step in training.curves["step"]]
         for number, run in enumerate(cohort.runs):
             here = self.study.coordinates(run)
@@ -127,12 +98,12 @@ class Results:
         Args:
             study: the study, with the settings that were measured with now.
         """
-        tree = xr.DataTree.from_dict(_unmeasured(study))
+        again = xr.DataTree.from_dict(tree.unmeasured(study))
         for cohort, each in zip(study.cohorts(), measured, strict=True):
-            _enter_measured(tree, study, cohort, each)
-        tree.attrs["measure"] = study.measure.model_dump_json()
+            tree.enter(again, study, cohort, each)
+        again.attrs["measure"] = study.measure.model_dump_json()
         name = f"evaluation_{1 + sum(child.startswith('evaluation_') for child in self.tree.children)}"
-        self.tree[name] = tree
+        self.tree[name] = again
         self._save()
         return self.tree.children[name]
 
@@ -177,81 +148,6 @@ class Results:
     def _save(self) -> None:
         with replacing(self.folder / "results.nc") as beside:
             self.tree.to_netcdf(beside, engine="h5netcdf")
-
-
-def _load(file: Path) -> xr.DataTree:
-    try:
-        with xr.open_datatree(file, engine="h5netcdf") as tree:
-            loaded = tree.load()
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{file}: expected results, but the file is damaged ({reason}); delete it, and the same command measures "
-            "the trained runs again"
-        ) from error
-    # Text comes back with a fixed length, which would cut what is entered later.
-    states = loaded["/runs"].to_dataset()
-    text = {name: states[name].astype(object) for name in states if states[name].dtype.kind == "U"}
-    loaded["/runs"] = xr.DataTree(states.assign(text))
-    return loaded
-
-
-def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
-    """Measurements of one study with an axis ``measured`` that tells them apart, by the names given here."""
-    names = xr.Variable("measured", list(trees))
-    return xr.DataTree.from_dict(
-        {
-            group: xr.concat([tree[group].to_dataset() for tree in trees.values()], names)
-            for group in ("rate_distortion", "information")
-        }
-    )
-
-
-def _enter_measured(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
-    groups = {"rate_distortion": measured.cells, "information": measured.information, "images": measured.images}
-    for number, run in enumerate(cohort.runs):
-        for group, variables in groups.items():
-            for name in variables.keys() & tree[group].data_vars:
-                tree[group][name].loc[study.coordinates(run)] = variables[name][number]
-
-
-def _empty(study: Study) -> xr.DataTree:
-    """The tree with every cell of the grid missing."""
-    steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
-    shape = [len(values) for values in study.axes.values()]
-    runs = {name: (list(study.axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
-    return xr.DataTree.from_dict(
-        {
-            "/": xr.Dataset(attrs={"study": study.to_yaml()}),
-            **_unmeasured(study),
-            "/curves": _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps}),
-            "/runs": xr.Dataset(runs, {key: list(values) for key, values in study.axes.items()}),
-        }
-    )
-
-
-def _unmeasured(study: Study) -> dict[str, xr.Dataset]:
-    """The groups that evaluation fills."""
-    cells = [name for each in ("distortion", "rate", "elbo") for name in (each, f"{each}_se")]
-    errors = [f"{name}_se" for name, kind in INFORMATION.items() if kind != "exact"]
-    return {
-        "/rate_distortion": _grid(study, [*cells, "floor"], {"split": SPLITS}),
-        "/information": _grid(study, [*INFORMATION, *errors], {}),
-        "/images": _grid(study, ["distortion", "rate"], {"split": SPLITS, "image": range(study.measure.images)}),
-    }
-
-
-def _grid(study: Study, names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
-    """Variables over the extra dimensions and the axes of the grid, all missing."""
-    coords = {name: list(values) for name, values in {**extra, **study.axes}.items()}
-    shape = [len(values) for values in coords.values()]
-    return xr.Dataset({name: (list(coords), np.full(shape, np.nan), _attributes(name)) for name in names}, coords)
-
-
-def _attributes(name: str) -> dict[str, str]:
-    unit = "1" if name == "active_units" else "nats per image"
-    kind = {"kind": INFORMATION[name]} if name in INFORMATION else {}
-    return {"units": unit, "long_name": _LONG_NAMES[name], **kind}
 
 
 def _changes(before: str, study: Study) -> str:

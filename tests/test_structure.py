@@ -17,11 +17,12 @@ LAYERS = (
     {"experiment"},
     {"build"},
     {"results"},
+    {"tree"},
     {"train", "evaluate", "analysis"},
     {"lockstep", "estimators", "progress"},
     {"pair", "study", "data", "streams", "checkpoint"},
     {"handlers"},
-    {"distributions", "files", "errors", "networks"},
+    {"distributions", "files", "errors", "machine", "networks"},
 )
 HEIGHT = {name: -number for number, names in enumerate(LAYERS) for name in names}
 

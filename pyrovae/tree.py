@@ -1,0 +1,123 @@
+"""The tree of a study's results: its groups, their variables, and how they get in and out of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyrovae.errors import InputError
+from pyrovae.evaluate import INFORMATION, Measured
+from pyrovae.study import Cohort, Study
+from pyrovae.train import probe_steps
+
+SPLITS = ("train", "test")
+_LONG_NAMES = {
+    "distortion": "distortion D",
+    "distortion_se": "standard error of D over images",
+    "rate": "rate R",
+    "rate_se": "standard error of R over images",
+    "elbo": "-D - R",
+    "elbo_se": "standard error of the ELBO over images",
+    "floor": "smallest distortion that any decoder can reach",
+    "loss": "D + beta R",
+    "mutual_information": "mutual information I of training images and codes",
+    "mutual_information_se": "standard error of I over images",
+    "prior_gap": "prior gap G = KL(q(z) || p(z))",
+    "prior_gap_se": "standard error of G over images",
+    "marginal_rate": "rate of test images under the inference marginal of the training images",
+    "marginal_rate_se": "standard error of that rate over images",
+    "active_units": "latent dimensions whose posterior mean varies by more than 0.01 over training images",
+    "log_n": "logarithm of the number of training images, the most that I can be",
+}
+#: What is known of every run, and how it says that it is not known yet.
+_RUN_FACTS: dict[str, Any] = {
+    "status": np.array("pending", dtype=object),
+    "frozen_at": -1,
+    "last_loss": np.nan,
+    "cohort": -1,
+    "seconds": np.nan,
+    **{name: np.array("", dtype=object) for name in ("rate_kind", "way", "device", "versions")},
+}
+
+
+def empty(study: Study) -> xr.DataTree:
+    """The tree with every cell of the grid missing."""
+    steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
+    shape = [len(values) for values in study.axes.values()]
+    runs = {name: (list(study.axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
+    return xr.DataTree.from_dict(
+        {
+            "/": xr.Dataset(attrs={"study": study.to_yaml()}),
+            **unmeasured(study),
+            "/curves": _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps}),
+            "/runs": xr.Dataset(runs, {key: list(values) for key, values in study.axes.items()}),
+        }
+    )
+
+
+def unmeasured(study: Study) -> dict[str, xr.Dataset]:
+    """The groups that evaluation fills."""
+    cells = [name for each in ("distortion", "rate", "elbo") for name in (each, f"{each}_se")]
+    errors = [f"{name}_se" for name, kind in INFORMATION.items() if kind != "exact"]
+    return {
+        "/rate_distortion": _grid(study, [*cells, "floor"], {"split": SPLITS}),
+        "/information": _grid(study, [*INFORMATION, *errors], {}),
+        "/images": _grid(study, ["distortion", "rate"], {"split": SPLITS, "image": range(study.measure.images)}),
+    }
+
+
+def _grid(study: Study, names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
+    """Variables over the extra dimensions and the axes of the grid, all missing."""
+    coords = {name: list(values) for name, values in {**extra, **study.axes}.items()}
+    shape = [len(values) for values in coords.values()]
+    return xr.Dataset({name: (list(coords), np.full(shape, np.nan), _attributes(name)) for name in names}, coords)
+
+
+def _attributes(name: str) -> dict[str, str]:
+    unit = "1" if name == "active_units" else "nats per image"
+    kind = {"kind": INFORMATION[name]} if name in INFORMATION else {}
+    return {"units": unit, "long_name": _LONG_NAMES[name], **kind}
+
+
+def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
+    """Enters what was measured on the runs of a cohort."""
+    groups = {"rate_distortion": measured.cells, "information": measured.information, "images": measured.images}
+    for number, run in enumerate(cohort.runs):
+        for group, variables in groups.items():
+            for name in variables.keys() & tree[group].data_vars:
+                tree[group][name].loc[study.coordinates(run)] = variables[name][number]
+
+
+def load(file: Path) -> xr.DataTree:
+    """Reads a tree into memory.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        with xr.open_datatree(file, engine="h5netcdf") as tree:
+            loaded = tree.load()
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{file}: expected results, but the file is damaged ({reason}); delete it, and the same command measures "
+            "the trained runs again"
+        ) from error
+    # Text comes back with a fixed length, which would cut what is entered later.
+    states = loaded["/runs"].to_dataset()
+    text = {name: states[name].astype(object) for name in states if states[name].dtype.kind == "U"}
+    loaded["/runs"] = xr.DataTree(states.assign(text))
+    return loaded
+
+
+def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
+    """Measurements of one study with an axis ``measured`` that tells them apart, by the names given here."""
+    names = xr.Variable("measured", list(trees))
+    return xr.DataTree.from_dict(
+        {
+            group: xr.concat([tree[group].to_dataset() for tree in trees.values()], names)
+            for group in ("rate_distortion", "information")
+        }
+    )
