@@ -6,7 +6,7 @@ Student's t. With one seed the interval is over images only and says nothing of 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, TypeVar
 
@@ -31,10 +31,11 @@ class Claim:
     Attributes:
         text: the finding, in words.
         where: the settings that it is about.
-        effect: mean difference in nats per image; positive is what the finding predicts. NaN where the study has no
-            two settings to compare.
+        effect: mean difference in nats per image; positive is what the finding predicts. NaN where there is none.
         error: half width of the interval around it.
         over: what the error is over.
+        growth: a second effect with its half width, where the finding predicts two.
+        note: why there are no numbers, where there are none.
     """
 
     text: str
@@ -42,33 +43,42 @@ class Claim:
     effect: float
     error: float
     over: Over
+    growth: tuple[float, float] | None = None
+    note: str = ""
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval lies on the finding's side of zero, on the other side, or on both.
+        """Whether every interval lies on the finding's side of zero, one of them on the other side, or neither.
 
         Example:
             >>> Claim("", "", effect=-3.0, error=1.0, over="images only").verdict
             'not supported'
+            >>> Claim("", "", effect=3.0, error=1.0, over="images only", growth=(0.5, 1.0)).verdict
+            'undecided'
         """
-        if not abs(self.effect) > self.error:
-            return "undecided"
-        return "supported" if self.effect > 0 else "not supported"
+        intervals = [(self.effect, self.error), *([self.growth] if self.growth else [])]
+        if any(effect < -error for effect, error in intervals):
+            return "not supported"
+        return "supported" if all(effect > error for effect, error in intervals) else "undecided"
 
 
 def paired_difference(larger: NDArray[np.float64], smaller: NDArray[np.float64]) -> tuple[float, float, Over]:
     """Mean of ``larger − smaller`` and the half width of its interval, both ``[seeds, images]``.
 
     Half width: √((z s_images / √n)² + (t s_seeds / √S)²), with z and t the quantiles of the normal distribution and
-    of Student's t with S − 1 degrees of freedom.
+    of Student's t with S − 1 degrees of freedom. Images that are NaN in every run are padding and left out; whatever
+    else is not finite makes both numbers NaN.
 
     Example:
         >>> import numpy as np
         >>> paired_difference(np.full((2, 5), 3.0), np.full((2, 5), 1.0))
         (2.0, 0.0, 'images and seeds')
     """
+    padding = np.isnan(larger).all(0) & np.isnan(smaller).all(0)
+    larger, smaller = larger[:, ~padding], smaller[:, ~padding]
+    if not larger.size or not (np.isfinite(larger).all() and np.isfinite(smaller).all()):
+        return np.nan, np.nan, "images only"
     difference = larger - smaller
-    difference = difference[:, np.isfinite(difference).all(0)]
     over_images = difference.mean(0).std(ddof=1) / np.sqrt(difference.shape[1])
     return float(difference.mean()), *_half_width(over_images, difference.mean(1))
 
@@ -84,13 +94,15 @@ def _half_width(over_images: float, of_seed: NDArray[np.float64]) -> tuple[float
 
 
 def claims(tree: xr.DataTree) -> list[Claim]:
-    """The findings that this study can speak to: it needs several β, and for some of them several depths."""
-    distortion = tree["images"].to_dataset()["distortion"]
-    return [
-        *_about_beta(distortion),
-        *_about_depth(distortion),
-        *_about_saturation(distortion, tree["information"].to_dataset()),
-    ]
+    """The findings that this study can speak to: it needs several β, and for some of them several depths.
+
+    Runs that diverged, or are not done yet, count for nothing: what rests on one of them is undecided.
+    """
+    distortion, information = tree["images"].to_dataset()["distortion"], tree["information"].to_dataset()
+    if "runs" in tree.root.children:
+        done = tree.root["runs"].to_dataset()["status"] == "done"
+        distortion, information = distortion.where(done), information.where(done)
+    return [*_about_beta(distortion), *_about_depth(distortion), *_about_saturation(distortion, information)]
 
 
 def _about_beta(distortion: xr.DataArray) -> Iterator[Claim]:
@@ -122,17 +134,22 @@ def _about_saturation(distortion: xr.DataArray, information: xr.Dataset) -> Iter
     for where, cell in _cells(measured, {"seed", "image", "beta"}):
         reached = _saturated(cell)
         if len(reached) < 2:
-            at = f"at β = {reached[0]:g} alone" if reached else "at no β"
-            text = f"Test distortion goes on falling where I has reached log N: it has {at}: nothing to compare"
-            yield Claim(text, where, np.nan, np.nan, "images only")
+            text = "Test distortion goes on falling where I has reached log N, while G grows"
+            measured_at = cell.beta.values[cell["mutual_information"].notnull().all("seed")]
+            missing = sorted(set(cell.beta.values.tolist()) - set(measured_at.tolist()))
+            note = f"I has at {', '.join(f'β = {beta:g}' for beta in reached) or 'no β'}: nothing to compare"
+            if missing:
+                note = f"I is not measured in every run at {', '.join(f'β = {beta:g}' for beta in missing)}"
+            yield Claim(text, where, np.nan, np.nan, "images only", note=note)
             continue
         low, high = reached[0], reached[-1]
-        gap, error = _growth_of_gap(cell, low, high)
+        growth = _growth_of_gap(cell, low, high)
         text = (
             f"I reaches log N at β ≤ {high:g}; from there to β = {low:g} test distortion goes on falling, "
-            f"while G grows by {gap:.1f} ± {error:.1f} nats"
+            f"while G grows by {growth[0]:.1f} ± {growth[1]:.1f} nats"
         )
-        yield _claim(text, where, cell["distortion"].sel(beta=high), cell["distortion"].sel(beta=low))
+        fall = _claim(text, where, cell["distortion"].sel(beta=high), cell["distortion"].sel(beta=low))
+        yield replace(fall, growth=growth)
 
 
 def _saturated(cell: xr.Dataset) -> list[float]:
@@ -142,7 +159,10 @@ def _saturated(cell: xr.Dataset) -> list[float]:
 
 
 def _growth_of_gap(codes: xr.Dataset, low: float, high: float) -> tuple[float, float]:
-    """How much larger the prior gap is at the lower β, and the half width of its interval."""
+    """How much larger the prior gap is at the lower β, and the half width of its interval.
+
+    The errors over images of both β are added as if they were independent, which they are not, so that it is wide.
+    """
     growth = (codes["prior_gap"].sel(beta=low) - codes["prior_gap"].sel(beta=high)).values
     errors = codes["prior_gap_se"].sel(beta=[low, high]).mean("seed").values
     return float(growth.mean()), _half_width(float(np.hypot(*errors)), growth)[0]
@@ -150,7 +170,9 @@ def _growth_of_gap(codes: xr.Dataset, low: float, high: float) -> tuple[float, f
 
 def _claim(text: str, where: str, larger: xr.DataArray, smaller: xr.DataArray) -> Claim:
     sides = [side.transpose("seed", "image").values for side in (larger, smaller)]
-    return Claim(text, where, *paired_difference(*sides))
+    effect, error, over = paired_difference(*sides)
+    note = "" if np.isfinite(effect) else "a run is missing or has diverged, or its distortion is not finite"
+    return Claim(text, where, effect, error, over, note=note)
 
 
 def _cells(array: Cell, free: set[str]) -> Iterator[tuple[str, Cell]]:

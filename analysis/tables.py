@@ -1,6 +1,5 @@
 """What a study found, as text for a terminal."""
 
-from math import isfinite
 from typing import Any
 
 import xarray as xr
@@ -58,13 +57,30 @@ def information(tree: xr.DataTree) -> Table:
 
 
 def claims(found: list[Claim]) -> list[str]:
-    """One line a claim, with its numbers if there are any."""
+    """One line a claim, with its numbers or the reason why there are none."""
     return [
         f"{claim.verdict:>13}: {claim.text}"
         + (f" ({claim.where})" if claim.where else "")
-        + (f": {claim.effect:+.1f} ± {claim.error:.1f} nats, 95% over {claim.over}" if isfinite(claim.effect) else "")
+        + (f": {claim.note}" if claim.note else f": {claim.effect:+.1f} ± {claim.error:.1f} nats")
+        + ("" if claim.note else f", 95% over {claim.over}")
         for claim in found
     ]
+
+
+def warnings(tree: xr.DataTree) -> list[str]:
+    """One line for every run whose numbers are not those of a finished training."""
+    runs = tree["runs"].to_dataset()
+    lines = []
+    for place, run in runs.to_dataframe()[["status", "frozen_at"]].iterrows():
+        names = zip(runs["status"].dims, place if isinstance(place, tuple) else (place,), strict=True)
+        where = ", ".join(f"{name}={value}" for name, value in names)
+        if run["status"] == "frozen":
+            lines.append(
+                f"the run at {where} diverged at step {run['frozen_at']:,}; "
+                "its numbers are those of its last good checkpoint, and no claim counts it"
+            )
+    pending = int((runs["status"] == "pending").sum())
+    return [*lines, *([f"{pending} of {runs['status'].size} runs are not done yet"] if pending else [])]
 
 
 def _axes(array: xr.DataArray) -> list[str]:

@@ -158,7 +158,8 @@ def _report(tree: Any, claimed: Any = None) -> None:
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
     console.print(tables.rate_distortion(tree))
     console.print(tables.information(tree))
-    for line in tables.claims(claims(tree if claimed is None else claimed)):
+    told = tree if claimed is None else claimed
+    for line in [*tables.claims(claims(told)), *tables.warnings(told.root)]:
         _print(line)
 
 

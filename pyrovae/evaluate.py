@@ -1,13 +1,16 @@
 """What is measured on trained runs."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pyro
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import pad
 
 from pyrovae import estimators
 from pyrovae.data import Dataset, as_input
@@ -38,11 +41,13 @@ class Measured(NamedTuple):
         cells: one number each, such as distortion and its standard error.
         images: one number an image, ``[runs, split, images]``; NaN where a split has fewer images.
         information: one number a run, such as mutual information and its standard error, ``[runs]``.
+        notes: what is to be said of the information of each run.
     """
 
     cells: dict[str, NDArray[np.float64]]
     images: dict[str, NDArray[np.float64]]
     information: dict[str, NDArray[np.float64]]
+    notes: list[tuple[str, ...]]
 
 
 def evaluate(
@@ -56,24 +61,20 @@ def evaluate(
     Args:
         floor: smallest distortion of each image, ``[n, *event_shape] → [n]``.
     """
-    per_image = _per_image(lockstep, streams, data, floor, measure)
-    cells = {"floor": np.nanmean(per_image.pop("floor"), -1)}
-    per_image["elbo"] = -per_image["distortion"] - per_image["rate"]
-    for name, values in per_image.items():
-        count = np.isfinite(values).sum(-1)
-        cells[name] = np.nanmean(values, -1)
-        cells[f"{name}_se"] = np.nanstd(values, -1, ddof=1) / np.sqrt(count)
+    splits = [_per_image(images, lockstep, streams, name, floor, measure) for name, images in data.splits()]
+    cells = {}
+    for name in ("floor", "distortion", "rate", "elbo"):
+        cells[name] = torch.stack([each[name].mean(-1) for each in splits], dim=1).numpy()
+        errors = [each[name].std(-1) / each[name].shape[-1] ** 0.5 for each in splits]
+        cells[f"{name}_se"] = torch.stack(errors, dim=1).numpy()
     found = [
         information(lockstep.pair(run), data, measure, generator(seed, "information"), **lockstep.values_of(run))
         for run, seed in enumerate(streams.seeds)
     ]
-    numbers = {name: np.array([each[name].value for each in found]) for name in INFORMATION}
-    errors = {
-        f"{name}_se": np.array([each[name].se for each in found])
-        for name, kind in INFORMATION.items()
-        if kind != "exact"
-    }
-    return Measured(cells, per_image, numbers | errors)
+    codes = {name: np.array([each[name].value for each in found]) for name in INFORMATION}
+    codes |= {f"{name}_se": np.array([each[name].se for each in found]) for name in INFORMATION}
+    images = {name: _padded([each[name] for each in splits], measure.images) for name in ("distortion", "rate")}
+    return Measured(cells, images, codes, [each["mutual_information"].notes for each in found])
 
 
 def information(
@@ -82,32 +83,31 @@ def information(
     """Where the information of a run goes, by the names of `INFORMATION`, in nats per image.
 
     Mutual information and prior gap of the encodings of all training images, the rate of test images under the
-    inference marginal, the number of active units, and the limit log N; NaN where q(z|x) is of a kind that cannot be
-    measured so.
+    inference marginal, the number of active units, and the limit log N; NaN, with a note that says why, where q(z|x) is
+    of a kind that cannot be measured so or not finite.
 
     Args:
         values: what the programs take beside images.
     """
+    found = {"log_n": Estimate(float(np.log(len(data.train))), 0.0, "exact")}
     try:
-        q = _encodings(pair, data.train, **values)
-        unseen = _encodings(pair, data.test[: measure.outer], **values)
-        _, prior = pair.latent(as_input(data.train[:1]), **values)
-        outer = min(measure.outer, len(data.train))
-        _, mutual_information, prior_gap = estimators.rate_terms(
-            q, prior, samples=measure.samples, outer=outer, generator=generator
-        )
-        marginal_rate = estimators.marginal_rate(unseen, q, samples=measure.samples, generator=generator)
-        active_units = estimators.active_units(q)
-        log_n = Estimate(float(np.log(len(data.train))), 0.0, "exact")
+        # Validation would stop at the codes of a run that has diverged, and lose its neighbours' numbers too.
+        with torch.no_grad(), pyro.validation_enabled(False):
+            q = _encodings(pair, data.train, **values)
+            unseen = _encodings(pair, data.test[: measure.outer], **values)
+            _, prior = pair.latent(as_input(data.train[:1]), **values)
+            outer = min(measure.outer, len(data.train))
+            _, found["mutual_information"], found["prior_gap"] = estimators.rate_terms(
+                q, prior, samples=measure.samples, outer=outer, generator=generator
+            )
+            found["marginal_rate"] = estimators.marginal_rate(unseen, q, samples=measure.samples, generator=generator)
+            found["active_units"] = estimators.active_units(q)
     except UnsupportedError as error:
-        return {name: Estimate(np.nan, np.nan, kind, (str(error),)) for name, kind in INFORMATION.items()}
-    return {
-        "mutual_information": mutual_information,
-        "prior_gap": prior_gap,
-        "marginal_rate": marginal_rate,
-        "active_units": active_units,
-        "log_n": log_n,
-    }
+        missing = {name: Estimate(np.nan, np.nan, kind, (str(error),)) for name, kind in INFORMATION.items()}
+        return missing | found
+    if not np.isfinite(found["mutual_information"].value):
+        found["mutual_information"] = replace(found["mutual_information"], notes=("the codes are not finite",))
+    return found
 
 
 def terms_on(images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str, samples: int = 1) -> Terms:
@@ -132,23 +132,30 @@ def terms_on(images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str,
 
 
 def _per_image(
-    lockstep: Lockstep, streams: Streams, data: Dataset, floor: Callable[[Tensor], Tensor], measure: Measure
-) -> dict[str, NDArray[np.float64]]:
-    """Distortion, rate and floor of each image, ``[runs, split, images]``."""
-    shape = (len(lockstep), 2, measure.images)
-    per_image = {name: np.full(shape, np.nan) for name in ("distortion", "rate", "floor")}
-    for split, (name, images) in enumerate((("train", data.train), ("test", data.test))):
-        chosen = images[: measure.images]
-        terms = terms_on(chosen, lockstep, streams, f"evaluate {name}", measure.samples)
-        per_image["distortion"][:, split, : len(chosen)] = terms.distortion
-        per_image["rate"][:, split, : len(chosen)] = terms.rate
-        per_image["floor"][:, split, : len(chosen)] = torch.cat(
-            [floor(as_input(chunk)).double().cpu() for chunk in chosen.split(CHUNK)]
-        )
-    return per_image
+    images: Tensor,
+    lockstep: Lockstep,
+    streams: Streams,
+    split: str,
+    floor: Callable[[Tensor], Tensor],
+    measure: Measure,
+) -> dict[str, Tensor]:
+    """Floor, distortion, rate and ELBO of each image that is measured, ``[runs, images]``."""
+    chosen = images[: measure.images]
+    terms = terms_on(chosen, lockstep, streams, f"evaluate {split}", measure.samples)
+    floors = torch.cat([floor(as_input(chunk)).double().cpu() for chunk in chosen.split(CHUNK)])
+    return {
+        "floor": floors.expand(len(lockstep), -1),
+        "distortion": terms.distortion,
+        "rate": terms.rate,
+        "elbo": -terms.distortion - terms.rate,
+    }
+
+
+def _padded(splits: list[Tensor], images: int) -> NDArray[np.float64]:
+    """Values of both splits in one array, ``[runs, split, images]``, NaN where a split has fewer images."""
+    return torch.stack([pad(each, (0, images - each.shape[1]), value=torch.nan) for each in splits], dim=1).numpy()
 
 
 def _encodings(pair: Pair, images: Tensor, **values: float | Tensor) -> Distribution:
     """q(z|x) of images, batch shape [images]."""
-    with torch.no_grad():
-        return concatenated([pair.latent(as_input(chunk), **values)[0] for chunk in images.split(CHUNK)])
+    return concatenated([pair.latent(as_input(chunk), **values)[0] for chunk in images.split(CHUNK)])

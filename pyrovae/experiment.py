@@ -166,12 +166,9 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
         "versions": machine.versions(),
     }
     results.record(cohort, measured, training, provenance)
-    for number in (training.frozen_at >= 0).nonzero().flatten().tolist():
-        where = ", ".join(f"{key}={value}" for key, value in study.coordinates(cohort.runs[number]).items())
-        watch.note(
-            f"the run at {where} diverged at step {int(training.frozen_at[number]):,}; "
-            "what is shown of it is its last good checkpoint"
-        )
+    missing = np.isnan(measured.information["mutual_information"])
+    for note in {"; ".join(measured.notes[number]) for number in missing.nonzero()[0]}:
+        watch.note(f"{_label(study, cohort)}: mutual information and prior gap are not measured: {note}")
 
 
 def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:

@@ -87,7 +87,12 @@ class Results:
                 points = torch.stack(training.curves[name])[:, :, number].T.numpy()
                 self.tree["curves"][name].loc[here | {"step": steps}] = points
             frozen = int(training.frozen_at[number])
-            facts = {"status": "frozen" if frozen >= 0 else "done", "frozen_at": frozen, "cohort": cohort.index}
+            facts = {
+                "status": "frozen" if frozen >= 0 else "done",
+                "frozen_at": frozen,
+                "cohort": cohort.index,
+                "information": "; ".join(measured.notes[number]),
+            }
             for name, value in {**facts, "last_loss": float(training.last_loss[number]), **provenance}.items():
                 self.tree["runs"][name].loc[here] = value
         self._save()

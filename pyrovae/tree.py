@@ -38,7 +38,7 @@ _RUN_FACTS: dict[str, Any] = {
     "last_loss": np.nan,
     "cohort": -1,
     "seconds": np.nan,
-    **{name: np.array("", dtype=object) for name in ("rate_kind", "way", "device", "versions")},
+    **{name: np.array("", dtype=object) for name in ("rate_kind", "information", "way", "device", "versions")},
 }
 
 

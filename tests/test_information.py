@@ -260,6 +260,48 @@ def test_active_units_are_those_whose_means_move() -> None:
     assert active_units(diagonal(loc, torch.ones(1000, 4))).value == 2
 
 
+def test_saturation_is_noted_within_a_tenth_of_a_nat_of_log_n_and_not_before() -> None:
+    apart = 100 * torch.arange(50.0)[:, None]
+    for twins, notes in ((0, ("saturated at log N",)), (3, ("saturated at log N",)), (4, ())):
+        # Each pair of equal codes loses 2 log 2 / N nats.
+        loc = apart.clone()
+        loc[:twins] = loc[twins : 2 * twins]
+        q = diagonal(loc, torch.ones(50, 1))
+        terms = rate_terms(q, diagonal(torch.zeros(1), torch.full((1,), 1000.0)), generator=seeded())
+        assert abs(terms.mutual_information.value - (math.log(50) - 2 * twins * math.log(2) / 50)) < 1e-9
+        assert terms.mutual_information.notes == notes
+        assert bool(terms.prior_gap.notes) == bool(notes)
+
+
+def test_active_units_of_codes_that_are_not_finite_are_not_counted() -> None:
+    loc = torch.randn(100, 3, generator=seeded())
+    loc[0, 0] = math.nan
+    assert math.isnan(active_units(Independent(Normal(loc, 1.0, validate_args=False), 1)).value)
+
+
+def test_no_graph_is_kept() -> None:
+    loc = torch.randn(50, 2, generator=seeded(), requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        ours = rate_terms(diagonal(loc, torch.ones(50, 2)), standard_normal(2), generator=seeded())
+    assert not kept
+    assert ours == rate_terms(diagonal(loc.detach(), torch.ones(50, 2)), standard_normal(2), generator=seeded())
+
+
+@pytest.mark.parametrize("function", [rate_terms, prior_gap, rate, rate_per_dimension])
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (Normal(torch.zeros(3), 1.0), r"prior: expected event shape \[3\], that of q, got \[\]"),
+        (standard_normal(1), r"expected event shape \[3\]"),
+        (standard_normal(3).expand([3]), "prior: expected one distribution"),
+    ],
+)
+def test_prior_on_another_shape_is_refused(function: object, prior: Distribution, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        function(some("diagonal", n=3), prior)  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -267,6 +309,9 @@ def test_active_units_are_those_whose_means_move() -> None:
         (lambda: mutual_information(Gamma(torch.ones(5), 1.0)), TypeError, "expected a diagonal or full-rank normal"),
         (lambda: mutual_information(some("diagonal"), outer=201), ValueError, "outer: expected 1 to 200"),
         (lambda: mutual_information(some("diagonal", n=1), leave_one_out=True), ValueError, "at least 2 encodings"),
+        (lambda: mutual_information(some("diagonal"), samples=0), ValueError, "at least 1 draw"),
+        (lambda: active_units(some("diagonal", n=1)), ValueError, "at least 2 encodings"),
+        (lambda: marginal_rate(some("diagonal"), standard_normal(2)), ValueError, "training: expected event shape"),
     ],
 )
 def test_what_cannot_be_measured_is_told(call: object, error: type[Exception], message: str) -> None:

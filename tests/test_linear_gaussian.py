@@ -87,7 +87,14 @@ def test_best_decoder_minimises_the_loss_too(beta: float) -> None:
             assert other.distortion + beta * other.rate > best.distortion + beta * best.rate - 1e-12
 
 
-@pytest.mark.parametrize(("change", "message"), [({"beta": 0.0}, "positive"), ({"covariance": torch.eye(4)}, "shape")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta": 0.0}, "positive"),
+        ({"covariance": torch.eye(4)}, "shape"),
+        ({"covariance": -torch.eye(5)}, "positive semidefinite"),
+    ],
+)
 def test_nonsense_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(pair(), **change)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -14,6 +15,7 @@ from pyrovae.data import Dataset
 from pyrovae.evaluate import evaluate
 from pyrovae.guides import MeanField
 from pyrovae.lockstep import Lockstep
+from pyrovae.pair import Terms
 from pyrovae.streams import Streams
 from pyrovae.study import Measure
 
@@ -69,6 +71,42 @@ def test_evaluation_leaves_the_weights_bitwise_unchanged(pairs: list[Pair], stre
     floor = build.make_likelihood(Run(), EVENT).floor
     evaluate(lockstep, streams, Dataset(images[:30], images[30:]), floor, Measure(images=10, samples=2, outer=10))
     assert all(torch.equal(before[name], value) for name, value in lockstep.params.items())
+
+
+def test_codes_that_are_not_finite_are_told_and_leave_their_neighbours_alone(
+    pairs: list[Pair], streams: Streams, images: Tensor
+) -> None:
+    floor, data, measure = (
+        build.make_likelihood(Run(), EVENT).floor,
+        Dataset(images[:30], images[30:]),
+        Measure(images=8),
+    )
+    healthy = evaluate(lockstep_of(pairs), streams, data, floor, measure)
+    with torch.no_grad():
+        pairs[1].guide.encoder.output.bias[3:] = -200  # σ underflows
+    ill = evaluate(lockstep_of(pairs), streams, data, floor, measure)
+    assert ill.notes[1] == ("the codes are not finite",)
+    for name in ("mutual_information", "prior_gap", "marginal_rate"):
+        assert not np.isfinite(ill.information[name][1])
+        np.testing.assert_array_equal(ill.information[name][[0, 2]], healthy.information[name][[0, 2]])
+
+
+def test_distortion_that_is_not_finite_is_not_averaged_away(
+    pairs: list[Pair], streams: Streams, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lockstep = lockstep_of(pairs)
+    terms = lockstep.terms
+
+    def poisoned(*arguments: Any) -> Terms:
+        found = terms(*arguments)
+        found.distortion[1, 0] = torch.nan
+        return found
+
+    monkeypatch.setattr(lockstep, "terms", poisoned)
+    floor = build.make_likelihood(Run(), EVENT).floor
+    cells = evaluate(lockstep, streams, Dataset(images[:30], images[30:]), floor, Measure(images=20)).cells
+    assert np.isnan(cells["distortion"][1]).all()
+    assert np.isfinite(cells["distortion"][[0, 2]]).all()
 
 
 class GammaGuide(MeanField):

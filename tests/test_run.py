@@ -13,7 +13,7 @@ from pyrovae.analysis.claims import claims
 from pyrovae.build import make_data
 from pyrovae.data import linear
 from pyrovae.errors import UnsupportedError
-from pyrovae.estimators import LinearGaussian, marginal_rate, rate_terms
+from pyrovae.estimators import LinearGaussian, active_units, marginal_rate, rate_terms
 from pyrovae.experiment import evaluate_again
 from pyrovae.streams import generator
 from pyrovae.train import Interrupted, Training
@@ -149,6 +149,7 @@ def test_information_agrees_with_the_estimators_on_the_trained_pair(tmp_path: Pa
     assert abs(codes["marginal_rate"].item() - rate.value) < 1e-3
     assert abs(codes["marginal_rate_se"].item() - rate.se) < 1e-3
     assert codes["log_n"].item() == np.log(256)
+    assert codes["active_units"].item() == active_units(q).value != active_units(unseen).value
     assert (results.tree["information"]["mutual_information"] <= np.log(256)).all()
     assert results.tree["information"]["mutual_information"].attrs["kind"] == "unbiased"
 
@@ -161,7 +162,10 @@ def test_codes_that_cannot_be_measured_are_missing_and_nothing_else(
 
     monkeypatch.setattr(Pair, "latent", unsupported)
     results = run(small(steps=2), tmp_path / "study", quiet=True)
-    assert results.tree["information"].to_dataset().isnull().all().to_array().all()
+    codes = results.tree["information"].to_dataset()
+    assert codes.drop_vars("log_n").isnull().all().to_array().all()
+    assert (codes["log_n"] == np.log(256)).all()
+    assert set(results.tree["runs/information"].values.flatten()) == {"expected one latent site, got two"}
     assert results.tree["rate_distortion"]["rate"].notnull().all()
     assert set(results.tree["runs/status"].values.flatten()) == {"done"}
 

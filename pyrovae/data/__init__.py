@@ -45,6 +45,10 @@ class Dataset:
         totals = [as_input(chunk).sum(0, dtype=torch.float64) for chunk in self.train.split(4096)]
         return (torch.stack(totals).sum(0) / len(self.train)).float()
 
+    def splits(self) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
+        """Both sides by name."""
+        return ("train", self.train), ("test", self.test)
+
     def to(self, device: torch.device) -> "Dataset":
         return Dataset(self.train.to(device), self.test.to(device))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
 from pyrovae.distributions import closed_form_kl, mapped
-from pyrovae.estimators.estimate import Estimate, mean_over_images
+from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
 
 #: Mutual information this close to log N, in nats, is called saturated.
@@ -35,6 +35,7 @@ class RateTerms(NamedTuple):
     prior_gap: Estimate
 
 
+@torch.no_grad()
 def rate_terms(
     q: Distribution,
     prior: Distribution,
@@ -46,11 +47,13 @@ def rate_terms(
 ) -> RateTerms:
     """R, I and G of the empirical inference marginal, by Monte Carlo over z ~ q(z|x_n).
 
-    Per image: R = log q(z|x_n) − log p(z), I = log q(z|x_n) − log q(z), G = log q(z) − log p(z); unbiased each. With
-    ``leave_one_out`` the mixture of image n is over the others, (1/(N−1)) Σ_{m≠n} q(z|x_m): then I is an upper
-    bound on the information between z and images of the whole population, and G a lower bound on the gap
-    (Poole et al. 2019, On variational bounds of mutual information, section 2.5); both are loose by nats where the
-    rate exceeds log N.
+    Per image: R = log q(z|x_n) − log p(z), I = log q(z|x_n) − log q(z), G = log q(z) − log p(z); unbiased each.
+
+    With ``leave_one_out`` the mixture of image n is over the others, (1/(N−1)) Σ_{m≠n} q(z|x_m). Its I is above that of
+    the training set, always; and for images drawn independently, of each other and of the encoder, its expectation is
+    above the information of the whole population, that of the inclusive I below (Poole et al. 2019, On variational
+    bounds of mutual information, section 2.5). An encoder that was trained on these images can break the second
+    bound. G is bounded the other way round. Both are loose by nats where the rate exceeds log N.
 
     Args:
         q: encodings of the training set, batch shape [N]: diagonal or full-rank normal distributions.
@@ -62,11 +65,11 @@ def rate_terms(
 
     Returns:
         Estimates in nats per image. The standard errors are over images; when the mean is over all N, they are wider
-        than what Monte Carlo alone leaves open about this training set.
+        than what Monte Carlo alone leaves open about this training set. No gradient flows through any of it.
 
     Raises:
         UnsupportedError: ``q`` is of a kind that this cannot take apart.
-        ValueError: a shape or a number is not what was expected.
+        ValueError: a number is out of range, or ``prior`` is not one distribution on the event shape of ``q``.
 
     Cost: ``samples · outer · N`` densities, and memory for ``samples · outer`` draws beside the encodings.
 
@@ -81,15 +84,20 @@ def rate_terms(
         >>> print(terms.rate.kind, terms.mutual_information.notes)
         unbiased ('saturated at log N',)
     """
+    _check_alike(q, prior, "prior")
     log_q, log_marginal_z, z = _at_draws(q, samples, outer, leave_one_out, generator)
     log_p = prior.log_prob(z)
+    information = _information(log_q - log_marginal_z, q, leave_one_out)
+    notes = ["R − log N, because I is saturated"] if information.notes else []
+    gap_kind: Kind = "lower bound" if leave_one_out else "unbiased"
     return RateTerms(
         mean_over_images((log_q - log_p).mean(0), "unbiased"),
-        _information(log_q - log_marginal_z, q, leave_one_out),
-        mean_over_images((log_marginal_z - log_p).mean(0), "lower bound" if leave_one_out else "unbiased"),
+        information,
+        mean_over_images((log_marginal_z - log_p).mean(0), gap_kind, *notes),
     )
 
 
+@torch.no_grad()
 def mutual_information(
     q: Distribution,
     *,
@@ -141,6 +149,7 @@ def prior_gap(
     ).prior_gap
 
 
+@torch.no_grad()
 def marginal_rate(
     q: Distribution,
     training: Distribution,
@@ -171,11 +180,13 @@ def marginal_rate(
         >>> abs(rate.value - 2) < 4.27 * rate.se  # KL(N(2, 1) ‖ N(0, 1))
         True
     """
+    _check_alike(q, training, "training", one=False)
     q_outer, _ = _outer(q, outer, generator)
     z = draw(q_outer, samples, generator)
     return mean_over_images((q_outer.log_prob(z) - log_marginal(z, encodings(training))).mean(0), "unbiased")
 
 
+@torch.no_grad()
 def rate(
     q: Distribution, prior: Distribution, *, samples: int = 1, generator: torch.Generator | None = None
 ) -> Estimate:
@@ -197,6 +208,7 @@ def rate(
         >>> print(rate(q, Independent(Normal(torch.zeros(3), torch.ones(3)), 1)))
         1.500 ± 0.000 (exact)
     """
+    _check_alike(q, prior, "prior")
     q = encodings(q)
     exact = closed_form_kl(q, prior)
     if exact is not None:
@@ -205,6 +217,7 @@ def rate(
     return mean_over_images((q.log_prob(z) - prior.log_prob(z)).mean(0), "unbiased")
 
 
+@torch.no_grad()
 def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, ...]:
     """The rate of each latent dimension, E_x KL(q(z_d|x) ‖ p(z_d)), in nats per image, in closed form.
 
@@ -217,6 +230,7 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
 
     Raises:
         UnsupportedError: a distribution is not normal, so that its margins are not known.
+        ValueError: ``prior`` is not one distribution on the event shape of ``q``.
 
     Example:
         >>> import torch
@@ -225,12 +239,14 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
         >>> [each.value for each in rate_per_dimension(q, Independent(Normal(torch.zeros(2), torch.ones(2)), 1))]
         [0.0, 2.0]
     """
+    _check_alike(q, prior, "prior")
     q = encodings(q)
     p = mapped(prior, Tensor.double)
     kl = kl_divergence(Normal(q.mean, q.stddev), Normal(p.mean, p.stddev))
     return tuple(mean_over_images(column, "exact") for column in kl.T)
 
 
+@torch.no_grad()
 def active_units(q: Distribution) -> Estimate:
     """The number of latent dimensions d with Var_x(E_q[z_d]) > 0.01 (Burda et al. 2016, section 5.2).
 
@@ -238,7 +254,10 @@ def active_units(q: Distribution) -> Estimate:
         q: encodings, batch shape [n].
 
     Returns:
-        A count, exact for the images at hand, so that its standard error is 0.
+        A count, exact for the images at hand, so that its standard error is 0; NaN where a mean is not finite.
+
+    Raises:
+        ValueError: there are fewer than two encodings.
 
     Example:
         >>> import torch
@@ -246,8 +265,22 @@ def active_units(q: Distribution) -> Estimate:
         >>> active_units(Independent(Normal(torch.tensor([[0.0, -1.0], [0.1, 1.0]]), torch.ones(2, 2)), 1)).value
         1.0
     """
-    variance = encodings(q).mean.var(0)
-    return Estimate(float((variance > ACTIVE).sum()), 0.0, "exact")
+    loc = encodings(q).mean
+    if len(loc) < 2:
+        raise ValueError(f"q: expected at least 2 encodings, whose means can vary, got {len(loc)}")
+    count = float((loc.var(0) > ACTIVE).sum()) if loc.isfinite().all() else math.nan
+    return Estimate(count, 0.0, "exact")
+
+
+def _check_alike(q: Distribution, p: Distribution, name: str, one: bool = True) -> None:
+    """Raises ValueError if ``p`` is on another event shape, or more than one distribution where one is expected."""
+    if p.event_shape != q.event_shape:
+        raise ValueError(
+            f"{name}: expected event shape {list(q.event_shape)}, that of q, got {list(p.event_shape)}; "
+            "a diagonal normal distribution needs .to_event(1)"
+        )
+    if one and p.batch_shape not in ((), (1,)):
+        raise ValueError(f"{name}: expected one distribution, got batch shape {list(p.batch_shape)}")
 
 
 def _at_draws(

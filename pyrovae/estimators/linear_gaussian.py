@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearGaussian:
     """Data x ~ N(0, C), the model z ~ N(0, I), x|z ~ N(W z, σ² I), and the guide that minimises D + β R.
 
@@ -24,7 +24,7 @@ class LinearGaussian:
         beta: β.
 
     Raises:
-        ValueError: a shape does not fit, or σ or β is not positive.
+        ValueError: a shape does not fit, C is no covariance, or σ or β is not positive.
 
     Example:
         >>> import torch
@@ -47,6 +47,9 @@ class LinearGaussian:
         if not (self.scale > 0 and self.beta > 0):
             raise ValueError(f"expected positive scale and beta, got {self.scale} and {self.beta}")
         object.__setattr__(self, "covariance", self.covariance.double())
+        smallest = torch.linalg.eigvalsh(self.covariance)[0]
+        if not (torch.allclose(self.covariance, self.covariance.T) and smallest > -1e-9 * self.covariance.abs().max()):
+            raise ValueError("covariance: expected a symmetric positive semidefinite matrix")
         object.__setattr__(self, "weight", self.weight.double())
 
     @classmethod
@@ -54,7 +57,8 @@ class LinearGaussian:
         """The pair whose decoder, too, minimises D + β R.
 
         W = U_d (Λ_d − σ²β I)₊^½ with the d largest eigenvalues Λ_d of C and their eigenvectors U_d: at β = 1
-        probabilistic PCA (Tipping & Bishop 1999, equation 15, with σ fixed), at other β the same with noise σ²β.
+        probabilistic PCA with σ fixed (Tipping & Bishop 1999, Probabilistic principal component analysis), at other β
+        the same with noise σ²β.
         """
         variance, axes = torch.linalg.eigh(covariance.double())
         length = (variance[-latent_size:] - scale**2 * beta).clamp(min=0).sqrt()

@@ -33,7 +33,13 @@ def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
 
 
 def draw(q: Distribution, samples: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draws of z from each encoding: ``[samples, n, *event_shape]``, in float64."""
+    """Draws of z from each encoding: ``[samples, n, *event_shape]``, in float64.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if samples < 1 or not q.batch_shape.numel():
+        raise ValueError(f"expected at least 1 draw of at least 1 encoding, got {samples} of {q.batch_shape.numel()}")
     shape = noise_shape(q)
     assert shape is not None, "encodings are normal"
     noise = torch.randn(samples, *shape, generator=generator, dtype=torch.float64)
