@@ -1,6 +1,7 @@
 """Runs a study from end to end: cohort by cohort trained, measured and written down, then drawn."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pyrovae.pair import Checked
 from pyrovae.progress import Watch
 from pyrovae.results import Results
 from pyrovae.streams import Streams
-from pyrovae.study import PER_RUN, Cohort, Study
+from pyrovae.study import PER_RUN, Cohort, Run, Study
 from pyrovae.train import Compile, Training
 
 
@@ -113,9 +114,11 @@ def evaluate_again(folder: str | Path, *, device: str = "auto", **measure: int) 
         ('evaluation_1', {'beta': 3, 'seed': 1})
     """
     place = machine.device(device)
-    results = open_results(folder)
-    study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
-    with machine.locked(results.folder):
+    open_results(folder)
+    with machine.locked(Path(folder)):
+        results = open_results(folder)
+        study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
+        _check_effort(study, measure)
         missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
         if missing:
             raise InputError(
@@ -129,6 +132,14 @@ def evaluate_again(folder: str | Path, *, device: str = "auto", **measure: int) 
             training.resume(results.checkpoint_file(cohort))
             measured.append(_measure(study, cohort, training))
         return results, results.record_again(study, measured)
+
+
+def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
+    """Raises InputError if more images are asked for than there are."""
+    most = max(max(cohort.train_images, cohort.test_images) for cohort in plan(study))
+    for key in ("images", "outer"):
+        if measure.get(key, 0) > most:
+            raise InputError(f"{key}: expected at most the {most:,} images of a split, got {measure[key]:,}")
 
 
 def _measure(study: Study, cohort: Cohort, training: Training) -> Measured:
@@ -174,6 +185,7 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
 def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
     """A cohort before its first step."""
     shared, device = cohort.shared, data.train.device
+    _check_support(shared, data)
     mean = data.mean().cpu()
     of_seed = {run.seed: make_pair(run, data.event_shape, mean).to(device) for run in cohort.runs}
     batch = as_input(data.train[: shared.batch_size])
@@ -182,8 +194,21 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], {"beta": betas})
     seeds = [run.seed for run in cohort.runs]
     streams = Streams(seeds, len(data.train), shared.batch_size, checked.noise_shapes)
-    training = Training(lockstep, streams, data, learning_rate=shared.learning_rate, probe=study.measure.probe)
+    training = Training(lockstep, streams, data, cohort, probe=study.measure.probe)
     return training, checked
+
+
+def _check_support(run: Run, data: Dataset) -> None:
+    """Raises InputError if the likelihood gives the data no density, which training would find out at its end."""
+    support = make_likelihood(run, data.event_shape).support
+    for _, images in data.splits():
+        for chunk in images.split(4096):
+            x = as_input(chunk)
+            if not support.check(x).all():
+                raise InputError(
+                    f"likelihood: {run.likelihood} expects values in {support}, got {run.data} with values from "
+                    f"{x.min():.3g} to {x.max():.3g}"
+                )
 
 
 def _theory(study: Study) -> xr.Dataset | None:

@@ -50,6 +50,11 @@ class Results:
         study = Study.load(folder / "study.yaml")
         file = folder / "results.nc"
         content = tree.load(file) if file.exists() else tree.empty(study)
+        if content.attrs.get("study") != study.to_yaml():
+            raise InputError(
+                f"{folder}: expected results of the study in study.yaml, got those of another: "
+                f"{_changes(str(content.attrs.get('study')), study)}; one of the two files was changed by hand"
+            )
         return cls(folder, study, content, make_pair)
 
     @classmethod
@@ -57,15 +62,18 @@ class Results:
         """Opens the results of a study in its folder, or makes the folder.
 
         Raises:
-            InputError: the folder holds another study, or other files.
+            InputError: the folder holds another study, or a file in it is damaged.
         """
         folder = Path(folder)
         file = folder / "study.yaml"
         if not file.exists():
             with replacing(file) as beside:
                 beside.write_text(study.to_yaml(), encoding="utf-8")
-        elif (before := file.read_text(encoding="utf-8")) != study.to_yaml():
-            raise InputError(f"{folder}: expected the same study, got other settings: {_changes(before, study)}")
+        elif (before := Study.load(file).to_yaml()) != study.to_yaml():
+            raise InputError(
+                f"{folder}: expected the same study, got other settings: {_changes(before, study)}; "
+                "choose another --out, or delete the folder"
+            )
         return cls.open(folder, make_pair)
 
     def checkpoint_file(self, cohort: Cohort) -> Path:
@@ -73,7 +81,9 @@ class Results:
         return self.folder / "checkpoints" / f"cohort-{cohort.index:03d}.safetensors"
 
     def has(self, cohort: Cohort) -> bool:
-        """Whether all runs of a cohort were measured."""
+        """Whether all runs of a cohort were measured, and their weights are there."""
+        if not self.checkpoint_file(cohort).exists():
+            return False
         states = [str(self.tree["runs"]["status"].sel(self.study.coordinates(run)).item()) for run in cohort.runs]
         return "pending" not in states
 
@@ -126,7 +136,10 @@ class Results:
         try:
             groups, facts = checkpoint.load(self.checkpoint_file(cohort))
         except FileNotFoundError:
-            raise InputError(f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet") from None
+            facts = {"step": -1}
+        if facts["step"] < run.steps:
+            raise InputError(f"{self.folder}: the run at {self.study.coordinates(run)} is not trained to its end yet")
+        cohort.check(facts.get("runs"), self.checkpoint_file(cohort))
         pair = self._make_pair(run, torch.Size(facts["event_shape"]))
         stacked = groups["params"] | groups.get("buffers", {})
         with torch.no_grad():
@@ -146,7 +159,7 @@ class Results:
                 raise InputError(f"{key}: expected one of {list(values)}, got no {key}: the grid runs over it")
         for cohort in self.study.cohorts():
             for run in cohort.runs:
-                if self.study.coordinates(run).items() >= dict(coordinates).items():
+                if all(getattr(run, key) == value for key, value in coordinates.items()):
                     return run, cohort
         raise AssertionError("a grid holds every combination of its values")
 

@@ -15,6 +15,8 @@ M = TypeVar("M", bound=BaseModel)
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
 PER_RUN = ("beta", "seed")
+#: Axes that go by another name in the results, where `split` is train and test.
+DIMENSIONS = {"split": "data_split"}
 
 
 class _Frozen(BaseModel):
@@ -39,8 +41,8 @@ class Run(_Frozen):
     data: str = Field("tetrominoes", description="data set")
     split: str = Field("random", description="how the data set is divided into train and test")
     train_ratio: float = Field(0.5, gt=0, lt=1, description="share of the data set that is train")
-    train_images: int | None = Field(None, ge=1, description="training images to use; null: all")
-    test_images: int | None = Field(None, ge=1, description="test images to use; null: all")
+    train_images: int | None = Field(None, ge=2, description="training images to use; null: all")
+    test_images: int | None = Field(None, ge=2, description="test images to use; null: all")
     prior: str = Field("standard_normal", description="p(z)")
     likelihood: str = Field("bernoulli", description="p(x|z)")
     guide: str = Field("mean_field", description="q(z|x)")
@@ -49,10 +51,17 @@ class Run(_Frozen):
     depth: int = Field(1, ge=1, description="hidden layers of the encoder, and of the decoder")
     width: int = Field(512, ge=1, description="units of each hidden layer")
     beta: float = Field(1.0, gt=0, description="weight of the rate")
-    seed: int = Field(0, ge=0, description="seed of initial weights, batch order and noise")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights, batch order and noise")
     steps: int = Field(1000, ge=1, description="training steps")
     batch_size: int = Field(128, ge=1, description="images in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
+
+    @field_validator("beta")
+    @classmethod
+    def _representable(cls, beta: float) -> float:
+        if not 1e-30 <= beta <= 1e30:
+            raise ValueError("expected a weight between 1e-30 and 1e30, as float32 can hold")
+        return beta
 
 
 class Measure(_Frozen):
@@ -76,6 +85,18 @@ class Cohort(BaseModel):
     def shared(self) -> Run:
         """The settings that the runs share, read off the first of them."""
         return self.runs[0]
+
+    def record(self) -> list[dict[str, Any]]:
+        """The runs as a checkpoint remembers them."""
+        return [run.model_dump(mode="json") for run in self.runs]
+
+    def check(self, recorded: Any, file: Path) -> None:
+        """Raises InputError if a checkpoint remembers other runs than these."""
+        if recorded != self.record():
+            raise InputError(
+                f"{file}: expected a checkpoint of this cohort, got one of runs with other settings; "
+                "choose another --out, or delete it to train the cohort anew"
+            )
 
 
 class Study(_Frozen):
@@ -175,8 +196,12 @@ class Study(_Frozen):
         ]
 
     def coordinates(self, run: Run) -> dict[str, Any]:
-        """Where in the grid a run stands."""
-        return {key: getattr(run, key) for key in self.axes}
+        """Where in the results a run stands."""
+        return {DIMENSIONS.get(key, key): getattr(run, key) for key in self.axes}
+
+    def dimensions(self) -> dict[str, list[Any]]:
+        """The axes of the grid by their names in the results."""
+        return {DIMENSIONS.get(key, key): list(values) for key, values in self.axes.items()}
 
     def _combinations(self, axes: list[str]) -> Iterator[dict[str, Any]]:
         for values in product(*(self.axes[key] for key in axes)):
@@ -216,8 +241,9 @@ def _axis(key: str, value: Any) -> tuple[Any, ...]:
 
 def _validated(model: type[M], values: Any, prefix: str = "") -> M:
     """Validates, and tells the first mistake in one line."""
-    if isinstance(values, dict):
-        _refuse_unknown(values, list(model.model_fields), "setting", prefix)
+    if not isinstance(values, dict):
+        raise InputError(f"{prefix.rstrip('.') or 'study'}: expected settings with their values, got {values!r}")
+    _refuse_unknown(values, list(model.model_fields), "setting", prefix)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -241,7 +267,10 @@ def _merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
         if dot:
             if section != "measure":
                 raise InputError(f"unknown section '{section}' in '{key}'; valid: measure")
-            merged[section] = dict(merged.get(section) or {}) | {inner: value}
+            before = merged.get(section) or {}
+            if not isinstance(before, dict):
+                raise InputError(f"{section}: expected settings such as 'images: 2048', got {before!r}")
+            merged[section] = before | {inner: value}
         else:
             merged[key] = value
     return merged
@@ -255,8 +284,9 @@ def _read(source: str | Path) -> tuple[str, str]:
             return path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: expected a study file, but it cannot be read: {error}") from error
-    file = resources.files("pyrovae") / "studies" / f"{source}.yaml"
+    folder = resources.files("pyrovae") / "studies"
+    file = folder / f"{source}.yaml"
     if not file.is_file():
-        names = sorted(each.name.removesuffix(".yaml") for each in file.parent.iterdir())  # type: ignore[attr-defined]
+        names = sorted(each.name.removesuffix(".yaml") for each in folder.iterdir())
         raise InputError(f"unknown study '{source}'; valid: {', '.join(names)}, or the path of a .yaml file")
     return file.read_text(encoding="utf-8"), f"study '{source}'"

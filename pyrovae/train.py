@@ -19,6 +19,7 @@ from pyrovae.evaluate import terms_on
 from pyrovae.lockstep import Batch, Gradients, Lockstep, Way
 from pyrovae.pair import Terms
 from pyrovae.streams import Streams
+from pyrovae.study import Cohort
 
 Compile = Literal["auto", "always", "never"]
 #: Under "auto", the steps from which compiling pays: it costs some 20 s and saves a quarter of a step or more.
@@ -46,7 +47,7 @@ class Training:
         lockstep: the runs.
         streams: their random numbers.
         data: images on the device of the runs.
-        learning_rate: step size of Adam.
+        cohort: their settings.
         probe: images of each split behind the learning curves.
 
     Attributes:
@@ -56,14 +57,14 @@ class Training:
         curves: by name, one tensor a point: steps, and loss, distortion and rate, ``[split, runs]`` each.
     """
 
-    def __init__(
-        self, lockstep: Lockstep, streams: Streams, data: Dataset, *, learning_rate: float, probe: int
-    ) -> None:
+    def __init__(self, lockstep: Lockstep, streams: Streams, data: Dataset, cohort: Cohort, *, probe: int) -> None:
         self.lockstep = lockstep
         self.streams = streams
         self.data = data
         # Adam works on each element by itself, so one over the stacked parameters is one for every run.
-        self.optimizer = torch.optim.Adam(list(lockstep.params.values()), lr=learning_rate, fused=True)
+        rate = cohort.shared.learning_rate
+        self.optimizer = torch.optim.Adam(list(lockstep.params.values()), lr=rate, fused=True)
+        self.cohort = cohort
         self.probe = probe
         self.step = 0
         self.frozen_at = torch.full((len(lockstep),), -1)
@@ -96,7 +97,7 @@ class Training:
                     self._watch_for_divergence(losses)
                     losses.clear()
                     self.save(file)
-                if stop.is_set() and self.step < steps:
+                if stop.is_set():
                     raise Interrupted
         self._restore_frozen(file)
 
@@ -123,6 +124,7 @@ class Training:
         facts = {
             "step": self.step,
             "way": self.lockstep.way,
+            "runs": self.cohort.record(),
             "event_shape": list(self.data.event_shape),
             "threads": torch.get_num_threads(),
         }
@@ -136,6 +138,7 @@ class Training:
             InputError: it is damaged, or of another cohort.
         """
         groups, facts = checkpoint.load(file)
+        self.cohort.check(facts.get("runs"), file)
         try:
             for name, tensor in self.lockstep.params.items():
                 tensor.copy_(groups["params"][name])
@@ -185,6 +188,8 @@ class Training:
             watcher.note("not lifted, so run by run: the guide draws from a distribution that takes no normal noise")
             return ways[2:]
         if self.lockstep.way is not None:
+            if compile == "never" and self.lockstep.way == "compiled":
+                watcher.note("compiled as it began: a cohort that goes on does not change its way")
             return ways[ways.index(self.lockstep.way) :]
         worth_it = compile == "always" or (compile == "auto" and steps >= WORTH_COMPILING)
         return ways if worth_it else ways[1:]

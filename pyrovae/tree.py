@@ -45,14 +45,15 @@ _RUN_FACTS: dict[str, Any] = {
 def empty(study: Study) -> xr.DataTree:
     """The tree with every cell of the grid missing."""
     steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
-    shape = [len(values) for values in study.axes.values()]
-    runs = {name: (list(study.axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
+    dimensions = study.dimensions()
+    shape = [len(values) for values in dimensions.values()]
+    runs = {name: (list(dimensions), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
     return xr.DataTree.from_dict(
         {
             "/": xr.Dataset(attrs={"study": study.to_yaml()}),
             **unmeasured(study),
             "/curves": _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps}),
-            "/runs": xr.Dataset(runs, {key: list(values) for key, values in study.axes.items()}),
+            "/runs": xr.Dataset(runs, dimensions),
         }
     )
 
@@ -70,7 +71,7 @@ def unmeasured(study: Study) -> dict[str, xr.Dataset]:
 
 def _grid(study: Study, names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
     """Variables over the extra dimensions and the axes of the grid, all missing."""
-    coords = {name: list(values) for name, values in {**extra, **study.axes}.items()}
+    coords = {name: list(values) for name, values in {**extra, **study.dimensions()}.items()}
     shape = [len(values) for values in coords.values()]
     return xr.Dataset({name: (list(coords), np.full(shape, np.nan), _attributes(name)) for name in names}, coords)
 
@@ -99,11 +100,14 @@ def load(file: Path) -> xr.DataTree:
     try:
         with xr.open_datatree(file, engine="h5netcdf") as tree:
             loaded = tree.load()
+        lacking = {"rate_distortion", "information", "images", "curves", "runs"} - set(loaded.children)
+        if lacking:
+            raise ValueError(f"no group {', '.join(sorted(lacking))}")
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{file}: expected results, but the file is damaged ({reason}); delete it, and the same command measures "
-            "the trained runs again"
+            f"{file}: expected results, but the file is damaged ({reason}); delete it, and 'pyrovae run' measures the "
+            "trained runs again"
         ) from error
     # Text comes back with a fixed length, which would cut what is entered later.
     states = loaded["/runs"].to_dataset()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.nn.functional import binary_cross_entropy
 
 
@@ -29,6 +30,7 @@ class Bernoulli(nn.Module):
         super().__init__()
         self.event_shape = torch.Size(event_shape)
         self.features = self.event_shape.numel()
+        self.support = constraints.unit_interval
 
     def forward(self, h: Tensor) -> dist.Distribution:
         logits = h.unflatten(-1, self.event_shape)

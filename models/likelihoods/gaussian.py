@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 
 class Gaussian(nn.Module):
@@ -27,6 +28,7 @@ class Gaussian(nn.Module):
         super().__init__()
         self.event_shape = torch.Size(event_shape)
         self.features = self.event_shape.numel()
+        self.support = constraints.real
         self.scale = scale
 
     def forward(self, h: Tensor) -> dist.Distribution:

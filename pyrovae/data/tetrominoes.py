@@ -6,6 +6,7 @@ cell of a 16×8×5×16×16 grid.
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -124,6 +125,7 @@ def _mean_clamp(x0: Tensor, x1: Tensor) -> Tensor:
     return torch.where(run > 1e-3, area / run, (c0 + c1) / 2)
 
 
+@cache
 def source() -> Source:
     """The data set as the study uses it; images are rendered when asked for, and cached."""
     factors = sample_factors()
