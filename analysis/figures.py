@@ -18,6 +18,8 @@ from pyrovae.files import replacing
 # Okabe and Ito's colours, which colour-blind readers can tell apart; readers of grey go by the shapes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _SHAPES = ("o", "s", "^", "D", "v", "P")
+#: Most entries of a legend, and most labels of β, that leave room for the curves.
+FEW, MANY = 20, 60
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -76,12 +78,13 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     floor = float(data["floor"].sel(split="test").mean())
     if np.isfinite(floor):
         ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
-    for theory in _theory(tree):
-        ax.plot(theory["rate"], theory["distortion"], color="0.2", linewidth=0.8, label="theory", zorder=1)
+    for theory, label in _theory(tree):
+        ax.plot(theory["rate"], theory["distortion"], color="0.2", linewidth=0.8, label=label, zorder=1)
     ax.margins(0.08)
     _lines_of_constant_sum(ax)
     _legend(ax)
-    _place_labels(ax, labels, points)
+    if len(labels) <= MANY:
+        _place_labels(ax, labels, points)
     return ax
 
 
@@ -93,15 +96,16 @@ def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
             label = f"{name} {split}".strip()
             values = cell["distortion"].sel(split=split)
             ax.plot(cell.beta, values, line + shape, color=colour, markerfacecolor=face, linewidth=1.2, label=label)
-    for theory in _theory(tree):
-        ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label="theory", zorder=1)
+    for theory, label in _theory(tree):
+        ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label=label, zorder=1)
     floor = float(data["floor"].sel(split="test").mean())
     if np.isfinite(floor):
         ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
     ax.set_xscale("log")
     ax.set_xlabel("β")
     ax.set_ylabel("distortion D (nats per image)")
-    ax.legend(fontsize=8)
+    if len(ax.get_legend_handles_labels()[1]) <= FEW:
+        ax.legend(fontsize=8)
     return ax
 
 
@@ -117,9 +121,9 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
         for variable, (symbol, line) in looks.items():
             label = f"{symbol} {name}".strip()
             ax.plot(cell.beta, cell[variable], line + shape, color=colour, linewidth=1.2, markersize=4, label=label)
-    for theory in _theory(tree):
+    for theory, label in _theory(tree):
         for variable in looks:
-            once = "theory (population)" if variable == "rate" else None
+            once = label if variable == "rate" else None
             ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=once, zorder=1)
     for limit in np.unique(data["log_n"]):
         ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
@@ -129,23 +133,24 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
     ax.set_ylim(bottom=min(0, float(data["prior_gap"].min())))
     ax.set_xlabel("β")
     ax.set_ylabel("nats per image")
-    ax.legend(fontsize=8)
+    if len(ax.get_legend_handles_labels()[1]) <= FEW:
+        ax.legend(fontsize=8)
     return ax
 
 
-def _theory(tree: xr.DataTree) -> Iterator[xr.Dataset]:
-    """The closed forms over β at every combination of the other axes, where the study has them."""
+def _theory(tree: xr.DataTree) -> Iterator[tuple[xr.Dataset, str | None]]:
+    """The closed forms over β at every combination of the other axes, if there are any; the first has a label."""
     if "theory" in tree.children:
-        for _, cell in _curves(tree["theory"].to_dataset()):
-            yield cell
+        for number, (_, cell) in enumerate(_curves(tree["theory"].to_dataset())):
+            yield cell, None if number else "theory (population)"
 
 
 def _curves(data: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
-    """One curve over β for every combination of the other axes."""
+    """One curve over β for every combination of the other axes, named by those that have more than one value."""
     held = [str(dim) for dim in data["rate"].dims if dim not in ("split", "beta")]
     for values in product(*(data[dim].values.tolist() for dim in held)):
         place = dict(zip(held, values, strict=True))
-        yield ", ".join(f"{dim} {value}" for dim, value in place.items()), data.sel(place)
+        yield ", ".join(f"{dim} {value}" for dim, value in place.items() if data.sizes[dim] > 1), data.sel(place)
 
 
 def _lines_of_constant_sum(ax: Axes) -> None:
@@ -159,7 +164,8 @@ def _lines_of_constant_sum(ax: Axes) -> None:
 
 def _legend(ax: Axes) -> None:
     ax.plot([], [], "*", markersize=9, color="0.3", label="β = 1")
-    ax.legend(loc="upper right", fontsize=8)
+    if len(ax.get_legend_handles_labels()[1]) <= FEW:
+        ax.legend(loc="best", fontsize=8)
 
 
 def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points: list[tuple[float, float]]) -> None:
@@ -168,7 +174,8 @@ def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points:
     figure.draw_without_rendering()
     pixels = figure.dpi / 72
     taken = [Bbox(np.array([-5, 5])[:, None] * pixels + place) for place in ax.transData.transform(points)]
-    taken.append(ax.get_legend().get_window_extent())  # type: ignore[union-attr]
+    if legend := ax.get_legend():
+        taken.append(legend.get_window_extent())
     for r, d, text, colour in labels:
         style: dict[str, Any] = {"xy": (r, d), "textcoords": "offset points", "color": colour}
         for radius, angle in product(range(10, 120, 5), range(45, 405, 15)):

@@ -1,5 +1,6 @@
 """What a study found, as text for a terminal."""
 
+from math import floor, log10
 from typing import Any
 
 import xarray as xr
@@ -32,11 +33,12 @@ def information(tree: xr.DataTree) -> Table:
     """Where the rate goes, for every β and every value of the axes other than seed, means over seeds.
 
     Mutual information I and prior gap G over the training set, rates of test images under p(z) and under q(z), and the
-    number of active units.
+    number of active units. R and the rest are means over as many images as the study says for either, so that
+    R = I + G holds within their errors.
     """
     cells = tree["information"].to_dataset().mean("seed", skipna=True)
     rates = tree["rate_distortion"].to_dataset()[["rate", "rate_se"]].mean("seed", skipna=True)
-    table = Table(title="nats per image, * saturated: I within 0.1 nats of log N")
+    table = Table(title="nats per image; R = I + G within errors; * saturated: I within 0.1 nats of log N")
     axes = _axes(cells["prior_gap"])
     for heading in [*axes, "log N", "R train", "I train", "G train", "R test", "R test under q(z)", "active units"]:
         table.add_column(heading, justify="right")
@@ -61,7 +63,7 @@ def claims(found: list[Claim]) -> list[str]:
     return [
         f"{claim.verdict:>13}: {claim.text}"
         + (f" ({claim.where})" if claim.where else "")
-        + (f": {claim.note}" if claim.note else f": {claim.effect:+.1f} ± {claim.error:.1f} nats")
+        + (f": {claim.note}" if claim.note else f": {_rounded(claim.effect, claim.error)} nats")
         + ("" if claim.note else f", 95% over {claim.over}")
         for claim in found
     ]
@@ -81,6 +83,17 @@ def warnings(tree: xr.DataTree) -> list[str]:
             )
     pending = int((runs["status"] == "pending").sum())
     return [*lines, *([f"{pending} of {runs['status'].size} runs are not done yet"] if pending else [])]
+
+
+def _rounded(effect: float, error: float) -> str:
+    """An effect and its error, down to the second digit of the error, one place at the least.
+
+    Example:
+        >>> _rounded(0.0123, 0.0045), _rounded(-12.34, 6.7)
+        ('+0.0123 ± 0.0045', '-12.3 ± 6.7')
+    """
+    places = max(1, 1 - floor(log10(error))) if error > 0 else 1
+    return f"{effect:+.{places}f} ± {error:.{places}f}"
 
 
 def _axes(array: xr.DataArray) -> list[str]:

@@ -19,6 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+#: typer names only this error's kinds.
+USAGE_ERROR: Any = typer.BadParameter.__base__
 Folder = Annotated[Path, typer.Argument(help="The folder of a study.")]
 STUDY_HELP = "A study that ships (see 'pyrovae studies'), or the path of a YAML file."
 
@@ -73,8 +75,7 @@ def run_study(
     except KeyboardInterrupt:
         _print(f"stopped; what was done is in {folder}, and the same command goes on from there")
         raise typer.Exit(130) from None
-    _report(results.tree)
-    _print(f"figure: {results.folder / 'figures' / 'rate_distortion.png'}")
+    _report(results.tree, folder=folder)
 
 
 @app.command()
@@ -82,9 +83,7 @@ def show(folder: Folder) -> None:
     """Print the tables and the claims of a study again."""
     from pyrovae.build import open_results
 
-    results = open_results(folder)
-    _report(results.tree)
-    _print(f"figure: {results.folder / 'figures' / 'rate_distortion.png'}")
+    _report(open_results(folder).tree, folder=folder)
 
 
 @app.command()
@@ -112,7 +111,7 @@ def evaluate(
     results, again = experiment.evaluate_again(
         folder, device=device.value, **{key: value for key, value in asked.items() if value is not None}
     )
-    _report(side_by_side({"before": results.tree, str(again.name): again}), again)
+    _report(side_by_side({"before": results.tree, str(again.name): again}), claimed=again)
 
 
 @app.command()
@@ -151,16 +150,22 @@ def _setting(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
 
 
-def _report(tree: Any, claimed: Any = None) -> None:
+def _report(tree: Any, *, claimed: Any = None, folder: Path | None = None) -> None:
+    """Prints the tables of a tree, the claims of it or of another, and what casts doubt on them."""
     from pyrovae.analysis import tables
     from pyrovae.analysis.claims import claims
 
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
-    console.print(tables.rate_distortion(tree))
-    console.print(tables.information(tree))
     told = tree if claimed is None else claimed
-    for line in [*tables.claims(claims(told)), *tables.warnings(told.root)]:
+    doubts = tables.warnings(told.root)
+    # A narrower console would cut digits off.
+    console = Console(highlight=False, width=max(Console().width, 160))
+    for table in (tables.rate_distortion(tree), tables.information(tree)):
+        console.print(table, soft_wrap=True)
+    for line in [*tables.claims(claims(told)), *doubts]:
         _print(line)
+    figure = folder / "figures" / "rate_distortion.png" if folder else None
+    if figure and figure.exists():
+        _print(f"figure: {figure}")
 
 
 def _print(text: str) -> None:
@@ -173,8 +178,14 @@ def main() -> None:
     # What a library has to tell its programmers is nothing that a user can mend.
     warnings.simplefilter("ignore", FutureWarning)
     try:
-        app()
-    except InputError as error:
+        sys.exit(app(standalone_mode=False))
+    except USAGE_ERROR as error:
+        # Without a command the message is the help itself.
+        typer.echo(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", err=True)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:
             raise
         typer.echo(f"pyrovae: {error}", err=True)

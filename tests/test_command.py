@@ -91,6 +91,12 @@ def refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
         (["run", "--set", "steps"], "--set: expected KEY=VALUE, got 'steps'"),
         (["run", "--set", "beta=["], "--set beta: expected a value such as"),
         (["run", "--out", "small.yaml"], "small.yaml: expected a folder that can be written to"),
+        (["run", "--device", "tpu"], "'tpu' is not one of"),
+        (["run", "--nonsense"], "No such option: --nonsense"),
+        (["run", "--set", "measure=3"], "measure: expected settings with their values, got 3"),
+        (["run", "studies/", "--plan"], "unknown study 'studies/'; valid: "),
+        (["run", "--set", "beta=1e-46"], "beta: "),
+        (["show"], "Missing argument"),
         (["show", "nowhere"], "nowhere: expected the folder of a study"),
     ],
 )
@@ -135,12 +141,23 @@ def test_evaluate_shows_new_numbers_beside_the_old() -> None:
     rows = [line.split("│")[1:4] for line in done.stdout.splitlines() if "evaluation_1" in line or "before" in line]
     assert [row[2].strip() for row in rows] == ["before", "evaluation_1"] * 8  # two tables of four cells
     refused(pyrovae("evaluate", "runs/small", "--samples", "0"), "measure.samples: input should be greater")
+    refused(pyrovae("evaluate", "runs/small", "--images", "257"), "images: expected at most the 256 images")
     refused(pyrovae("evaluate", "nowhere"), "nowhere: expected the folder of a study")
 
 
 def test_folder_of_another_study_is_refused() -> None:
     assert pyrovae("run", "small.yaml", "--set", "steps=2").returncode == 0
-    refused(pyrovae("run", "small.yaml", "--set", "steps=3"), "- steps: 2; + steps: 3")
+    refused(pyrovae("run", "small.yaml", "--set", "steps=3"), "- steps: 2; + steps: 3; choose another --out")
+    Path("runs/small/study.yaml").unlink()
+    refused(pyrovae("run", "small.yaml", "--set", "steps=3"), "expected results of the study in study.yaml")
+    Path("runs/small/study.yaml").unlink()
+    Path("runs/small/results.nc").unlink()
+    refused(pyrovae("run", "small.yaml", "--set", "steps=3"), "got one of runs with other settings")
+
+
+def test_likelihood_that_cannot_take_the_data_is_refused_before_training() -> None:
+    linear = ["run", "linear", "--set", "likelihood=bernoulli"]
+    refused(pyrovae(*linear), "likelihood: bernoulli expects values in")
 
 
 def test_folder_in_use_is_refused_and_an_interrupt_saves() -> None:

@@ -91,7 +91,7 @@ def test_distortion_is_drawn_against_beta(tree: xr.DataTree, ax: Axes) -> None:
     for depth, split in product([1, 3], ["train", "test"]):
         expected = cells["distortion"].sel(depth=depth, split=split)
         np.testing.assert_allclose(drawn[f"depth {depth} {split}"], np.stack([BETAS, expected], axis=1))
-    np.testing.assert_allclose(drawn["theory"][:, 1], [50, 60, 90])
+    np.testing.assert_allclose(drawn["theory (population)"][:, 1], [50, 60, 90])
 
 
 def test_information_gap_and_rate_are_drawn_beside_log_n(tree: xr.DataTree, ax: Axes) -> None:
@@ -106,4 +106,4 @@ def test_information_gap_and_rate_are_drawn_beside_log_n(tree: xr.DataTree, ax: 
 
 def test_theory_is_drawn_in_the_plane(tree: xr.DataTree, ax: Axes) -> None:
     drawn = drawn_lines(figures.rate_distortion(tree, ax))
-    np.testing.assert_allclose(drawn["theory"], [[20, 50], [10, 60], [1, 90]])
+    np.testing.assert_allclose(drawn["theory (population)"], [[20, 50], [10, 60], [1, 90]])

@@ -189,6 +189,36 @@ def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Pat
     assert own.effect != later.effect
 
 
+def test_any_setting_can_be_an_axis(tmp_path: Path) -> None:
+    axes = {"split": ["random", "checkerboard"], "latent_size": [2, 3], "guide": ["mean_field", "full_rank"]}
+    results = run(small(**axes, beta=1.0, seed=0, steps=2), tmp_path / "study", quiet=True)
+    cells = open_results(tmp_path / "study").tree["rate_distortion"].to_dataset()
+    sizes = {"split": 2, "beta": 1, "seed": 1, "data_split": 2, "latent_size": 2, "guide": 2}
+    assert dict(cells.sizes) == sizes
+    assert cells["distortion"].notnull().all()
+    assert results.pair(split="random", latent_size=3, guide="full_rank").guide.event_shape == (3,)
+
+
+def test_pair_of_a_run_that_is_not_trained_to_its_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_probe", lambda self: (_ for _ in ()).throw(Interrupted()))
+        with pytest.raises(Interrupted):
+            run(small(), tmp_path / "study", quiet=True)
+    with pytest.raises(InputError, match="not trained to its end yet"):
+        open_results(tmp_path / "study").pair(beta=1, seed=0)
+
+
+def test_cohort_whose_checkpoint_is_gone_is_trained_again(tmp_path: Path) -> None:
+    results = run(small(steps=5), tmp_path / "study", quiet=True)
+    (file,) = results.folder.glob("checkpoints/*")
+    before = file.read_bytes()
+    file.unlink()
+    run(small(steps=5), tmp_path / "study", quiet=True)
+    assert file.read_bytes() == before
+
+
 def test_unfinished_study_is_not_evaluated(tmp_path: Path) -> None:
     results = run(small(steps=2), tmp_path / "study", quiet=True)
     (results.folder / "results.nc").unlink()

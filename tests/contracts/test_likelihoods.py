@@ -28,6 +28,7 @@ def test_distortion_of_any_features_is_above_the_floor(name: str) -> None:
     likelihood = build.LIKELIHOODS[name](EVENT)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(50, *EVENT, generator=generator)
+    assert likelihood.support.check(x).all()
     floor = likelihood.floor(x)
     assert floor.shape == (50,)
     with torch.no_grad():

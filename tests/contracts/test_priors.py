@@ -23,6 +23,7 @@ def grid(dimensions: int) -> tuple[Tensor, float]:
 @pytest.mark.parametrize("name", PRIORS)
 @pytest.mark.parametrize("dimensions", [1, 2])
 def test_density_integrates_to_one_and_samples_agree_with_it(name: str, dimensions: int) -> None:
+    assert build.PRIORS[name](dimensions).event_shape == (dimensions,)
     prior = build.PRIORS[name](dimensions)()
     assert prior.event_shape == (dimensions,)
     points, volume = grid(dimensions)
@@ -41,6 +42,7 @@ def test_density_integrates_to_one_and_samples_agree_with_it(name: str, dimensio
 def test_prior_trains_in_lockstep_as_it_does_alone(name: str) -> None:
     event = torch.Size([1, 4, 4])
     pairs = [make_pair(Run(prior=name, depth=1, width=8, latent_size=2, seed=seed), event) for seed in (0, 1)]
+    assert repr(pairs[0].model).startswith("VAE: p(z) p(x|z)")
     lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 2.0])})
     streams = Streams([0, 1], images=20, batch_size=10, noise_shapes={"z": torch.Size([2])})
     images = torch.randint(0, 256, (20, *event), dtype=torch.uint8)
