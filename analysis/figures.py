@@ -96,8 +96,8 @@ def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
             label = f"{name} {split}".strip()
             values = cell["distortion"].sel(split=split)
             ax.plot(cell.beta, values, line + shape, color=colour, markerfacecolor=face, linewidth=1.2, label=label)
-    for theory, label in _theory(tree):
-        ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label=label, zorder=1)
+    for theory, once in _theory(tree):
+        ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label=once, zorder=1)
     floor = float(data["floor"].sel(split="test").mean())
     if np.isfinite(floor):
         ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
@@ -121,10 +121,10 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
         for variable, (symbol, line) in looks.items():
             label = f"{symbol} {name}".strip()
             ax.plot(cell.beta, cell[variable], line + shape, color=colour, linewidth=1.2, markersize=4, label=label)
-    for theory, label in _theory(tree):
+    for theory, once in _theory(tree):
         for variable in looks:
-            once = label if variable == "rate" else None
             ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=once, zorder=1)
+            once = None
     for limit in np.unique(data["log_n"]):
         ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
     ax.set_xscale("log")
