@@ -135,11 +135,11 @@ def _about_saturation(distortion: xr.DataArray, information: xr.Dataset) -> Iter
         reached = _saturated(cell)
         if len(reached) < 2:
             text = "Test distortion goes on falling where I has reached log N, while G grows"
-            measured_at = cell.beta.values[cell["mutual_information"].notnull().all("seed")]
-            missing = sorted(set(cell.beta.values.tolist()) - set(measured_at.tolist()))
-            note = f"I has at {', '.join(f'β = {beta:g}' for beta in reached) or 'no β'}: nothing to compare"
-            if missing:
+            missing = cell.beta.values[cell["mutual_information"].isnull().any("seed")]
+            if len(missing):
                 note = f"I is not measured in every run at {', '.join(f'β = {beta:g}' for beta in missing)}"
+            else:
+                note = f"it has at {f'β = {reached[0]:g} alone' if reached else 'no β'}, so there is nothing to compare"
             yield Claim(text, where, np.nan, np.nan, "images only", note=note)
             continue
         low, high = reached[0], reached[-1]

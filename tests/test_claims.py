@@ -53,11 +53,11 @@ def test_central_finding_tells_where_information_is_full_and_how_the_gap_grows()
 def test_central_finding_is_undecided_where_information_is_not_full() -> None:
     found = [claim for claim in claims(_tree(5.0, saturated=False)) if "log N" in claim.text]
     assert {claim.verdict for claim in found} == {"undecided"}
-    assert all(claim.note == "I has at no β: nothing to compare" for claim in found)
+    assert all(claim.note == "it has at no β, so there is nothing to compare" for claim in found)
     tree = _tree(5.0)
     tree["/information"]["mutual_information"].loc[{"beta": 1.0, "seed": 1}] = 7.5
     found = [claim for claim in claims(tree) if "log N" in claim.text]
-    assert all(claim.note == "I has at β = 0.1: nothing to compare" for claim in found)
+    assert all(claim.note == "it has at β = 0.1 alone, so there is nothing to compare" for claim in found)
 
 
 def test_central_finding_reverses_where_the_gap_shrinks() -> None:
