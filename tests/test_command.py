@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def pyrovae(*arguments: str) -> subprocess.CompletedProcess[str]:
     # The limit is no measure of speed: without it, a study that ought to be refused would run for days.
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=120)
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [COMMAND, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -173,7 +180,6 @@ def test_folder_in_use_is_refused_and_an_interrupt_saves() -> None:
     with started(*forever) as again:
         assert again.stdout is not None
         assert any("goes on from step" in line for line in again.stdout)
-        again.kill()
 
 
 def test_killed_study_ends_with_the_results_of_one_left_alone() -> None:
@@ -185,7 +191,6 @@ def test_killed_study_ends_with_the_results_of_one_left_alone() -> None:
                 before = checkpoints_written(Path("cut"))
                 wait_until(lambda: checkpoints_written(Path("cut")) != before, process)  # noqa: B023
             time.sleep(rng.uniform(0, 0.05))
-            process.kill()
     done = pyrovae("run", "small.yaml", "--out", "cut")
     assert "goes on from step" in done.stdout
     whole, cut = open_results("whole"), open_results("cut")
