@@ -75,13 +75,12 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
                     labels += [(r, d, f"{beta:g}", colour)] if split == "test" else []
     ax.set_xlabel("rate R (nats per image)")
     ax.set_ylabel("distortion D (nats per image)")
-    floor = float(data["floor"].sel(split="test").mean())
-    if np.isfinite(floor):
-        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
+    _floor(ax, data)
     for theory, label in _theory(tree):
         ax.plot(theory["rate"], theory["distortion"], color="0.2", linewidth=0.8, label=label, zorder=1)
     ax.margins(0.08)
     _lines_of_constant_sum(ax)
+    ax.plot([], [], "*", markersize=9, color="0.3", label="β = 1")
     _legend(ax)
     if len(labels) <= MANY:
         _place_labels(ax, labels, points)
@@ -98,14 +97,11 @@ def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
             ax.plot(cell.beta, values, line + shape, color=colour, markerfacecolor=face, linewidth=1.2, label=label)
     for theory, once in _theory(tree):
         ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label=once, zorder=1)
-    floor = float(data["floor"].sel(split="test").mean())
-    if np.isfinite(floor):
-        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
+    _floor(ax, data)
     ax.set_xscale("log")
     ax.set_xlabel("β")
     ax.set_ylabel("distortion D (nats per image)")
-    if len(ax.get_legend_handles_labels()[1]) <= FEW:
-        ax.legend(fontsize=8)
+    _legend(ax)
     return ax
 
 
@@ -133,8 +129,7 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
     ax.set_ylim(bottom=min(0, float(data["prior_gap"].min())))
     ax.set_xlabel("β")
     ax.set_ylabel("nats per image")
-    if len(ax.get_legend_handles_labels()[1]) <= FEW:
-        ax.legend(fontsize=8)
+    _legend(ax)
     return ax
 
 
@@ -162,8 +157,13 @@ def _lines_of_constant_sum(ax: Axes) -> None:
     ax.set_ylim(bottom, top)
 
 
+def _floor(ax: Axes, data: xr.Dataset) -> None:
+    floor = float(data["floor"].sel(split="test").mean())
+    if np.isfinite(floor):
+        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label="floor (test)")
+
+
 def _legend(ax: Axes) -> None:
-    ax.plot([], [], "*", markersize=9, color="0.3", label="β = 1")
     if len(ax.get_legend_handles_labels()[1]) <= FEW:
         ax.legend(loc="best", fontsize=8)
 

@@ -1,5 +1,7 @@
 """What all guides have in common: the Pyro program."""
 
+from abc import ABCMeta, abstractmethod
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -8,7 +10,11 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 
-class Guide(PyroModule):
+class _AbstractModule(ABCMeta, type(PyroModule)):  # type: ignore[misc]
+    """Lets a PyroModule, which has a metaclass of its own, have abstract methods."""
+
+
+class Guide(PyroModule, metaclass=_AbstractModule):
     """A guide q(z|x), with its latent site scaled by β; `posterior` says which distribution it is.
 
     Args:
@@ -22,13 +28,13 @@ class Guide(PyroModule):
         self.encoder = encoder
 
     @staticmethod
+    @abstractmethod
     def features(latent_size: int) -> int:
         """Number of features that the encoder has to give."""
-        raise NotImplementedError
 
+    @abstractmethod
     def posterior(self, x: Tensor) -> dist.Distribution:
         """The approximate posterior q(z|x): images ``[batch, *event_shape]`` → batch shape [batch]."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, beta: float | Tensor = 1.0) -> Tensor:
         """Runs the program on images ``x`` [batch, *event_shape]."""

@@ -122,7 +122,7 @@ def concatenated(parts: list[Distribution]) -> Distribution:
 def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
     """KL(N(μ, L Lᵀ) ‖ N(m, diag s²)), which torch leaves out and a full-rank guide needs."""
     if not (isinstance(p.base_dist, Normal) and p.event_shape == q.event_shape):
-        raise NotImplementedError
+        raise NotImplementedError("no formula for this pair")  # as torch itself says it to its callers
     m, s = p.base_dist.loc, p.base_dist.scale
     spread = (q.scale_tril / s.unsqueeze(-1)).square().sum((-2, -1))
     distance = ((q.loc - m) / s).square().sum(-1)

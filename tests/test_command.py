@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import pytest
-import torch
 import xarray as xr
 
 from pyrovae import open_results
@@ -112,8 +111,8 @@ def test_bad_input_is_one_line_and_status_two(arguments: list[str], expected: st
     assert not Path("runs").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_device_that_is_not_there_is_refused() -> None:
+def test_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hides those of a machine that has some
     refused(pyrovae("run", "--device", "cuda"), "device: expected a CUDA device, but torch finds none")
 
 

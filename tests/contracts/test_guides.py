@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
 from pyrovae import Pair, Run, build, make_pair
 from pyrovae.distributions import closed_form_kl, concatenated, reparameterize
 from pyrovae.estimators import rate_terms
+from pyrovae.guides.guide import Guide
 from pyrovae.lockstep import Lockstep
 from pyrovae.streams import Streams
 
@@ -24,6 +26,17 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 @pytest.fixture
 def x() -> Tensor:
     return torch.rand(6, *EVENT, generator=torch.Generator().manual_seed(0))
+
+
+def test_guide_without_a_posterior_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        type("Unfinished", (Guide,), {})(torch.nn.Identity(), 2)
+
+
+def test_full_rank_rate_has_no_closed_form_where_the_prior_is_not_normal() -> None:
+    q = MultivariateNormal(torch.zeros(3), torch.eye(3))
+    assert closed_form_kl(q, Independent(Laplace(torch.zeros(3), 1.0), 1)) is None
+    assert closed_form_kl(q, Independent(Normal(torch.zeros(3), 1.0), 1)) is not None
 
 
 def test_posterior_has_one_entry_per_image(pair: Pair, x: Tensor) -> None:
