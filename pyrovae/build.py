@@ -29,7 +29,10 @@ SPLITS: Mapping[str, Split] = {
     "cropped": splits.cropped,
 }
 PRIORS: Mapping[str, Callable[[int], nn.Module]] = {"standard_normal": StandardNormal}
-LIKELIHOODS: Mapping[str, Callable[[torch.Size], nn.Module]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
+LIKELIHOODS: Mapping[str, Callable[[Run, torch.Size], nn.Module]] = {
+    "bernoulli": lambda run, event_shape: Bernoulli(event_shape),
+    "gaussian": lambda run, event_shape: Gaussian(event_shape, run.noise_scale),
+}
 GUIDES: Mapping[str, Any] = {"full_rank": FullRank, "mean_field": MeanField}
 #: Hidden layers of encoder and decoder.
 NETWORKS: Mapping[str, Callable[[Run], tuple[int, ...]]] = {
@@ -68,7 +71,7 @@ def make_data(run: Run) -> Dataset:
 
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:
     """The likelihood of a run."""
-    return _part(LIKELIHOODS, "likelihood", run)(event_shape)
+    return _part(LIKELIHOODS, "likelihood", run)(run, event_shape)
 
 
 def make_pair(run: Run, event_shape: torch.Size, mean: torch.Tensor | None = None) -> Pair:

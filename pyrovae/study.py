@@ -45,6 +45,7 @@ class Run(_Frozen):
     test_images: int | None = Field(None, ge=2, description="test images to use; null: all")
     prior: str = Field("standard_normal", description="p(z)")
     likelihood: str = Field("bernoulli", description="p(x|z)")
+    noise_scale: float = Field(1.0, gt=0, description="σ of the gaussian likelihood, in units of x")
     guide: str = Field("mean_field", description="q(z|x)")
     latent_size: int = Field(10, ge=1, description="dimensions of z")
     network: str = Field("mlp", description="encoder and decoder")

@@ -17,12 +17,16 @@ class Source:
         size: number of images.
         images: rows [n] → images ``[n, *event_shape]``: uint8, or floats that are taken as they are.
         factors: known factors of variation, each scaled to [0, 1], ``[size, factors]``; None if there are none.
+        labels: class of each image, integers ``[size]``; None if there are none.
+        published: which images the set's authors put into training, ``[size]`` of bool; None if they did not say.
     """
 
     name: str
     size: int
     images: Callable[[Tensor], Tensor]
     factors: Tensor | None = None
+    labels: Tensor | None = None
+    published: Tensor | None = None
 
 
 #: A split tells which images are train: (source, train ratio) → mask ``[size]``.

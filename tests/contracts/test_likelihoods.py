@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyrovae import build
+from pyrovae import Run, build
 
 LIKELIHOODS = sorted(build.LIKELIHOODS)
 EVENT = torch.Size([1, 2, 3])
@@ -11,7 +11,7 @@ EVENT = torch.Size([1, 2, 3])
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_density_of_one_pixel_is_normalised(name: str) -> None:
-    likelihood = build.LIKELIHOODS[name](torch.Size([1]))
+    likelihood = build.make_likelihood(Run(likelihood=name), torch.Size([1]))
     h = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     with torch.no_grad():
         p = likelihood(h)
@@ -25,7 +25,7 @@ def test_density_of_one_pixel_is_normalised(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_distortion_of_any_features_is_above_the_floor(name: str) -> None:
-    likelihood = build.LIKELIHOODS[name](EVENT)
+    likelihood = build.make_likelihood(Run(likelihood=name), EVENT)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(50, *EVENT, generator=generator)
     assert likelihood.support.check(x).all()
@@ -43,6 +43,6 @@ def test_distortion_of_any_features_is_above_the_floor(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_initial_features_reproduce_the_mean_image(name: str) -> None:
-    likelihood = build.LIKELIHOODS[name](EVENT)
+    likelihood = build.make_likelihood(Run(likelihood=name), EVENT)
     mean = torch.linspace(0.01, 0.99, 6).reshape(EVENT)
     torch.testing.assert_close(likelihood(likelihood.initial_features(mean)).mean, mean)
