@@ -1,5 +1,7 @@
 """What a study found, as text for a terminal."""
 
+from collections.abc import Iterator
+from itertools import product
 from math import floor, log10
 from typing import Any
 
@@ -19,13 +21,54 @@ def rate_distortion(tree: xr.DataTree) -> Table:
     """
     data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True)
     axes = _axes(data["rate"])
-    table = Table(title="nats per image, ± standard error over images, mean over seeds")
+    table = Table(title=f"nats per image, ± standard error over images, mean over seeds{_kinds(tree)}")
     for heading in [*axes, *(f"{name} {split}" for name in "DR" for split in ("train", "test")), "−ELBO test"]:
         table.add_column(heading, justify="right")
     for _, row in data.to_dataframe().reset_index().groupby(axes, sort=True):
         sides = row.set_index("split")
         cells = [_with_error(sides.loc[split], name) for name in ("distortion", "rate") for split in ("train", "test")]
         table.add_row(*(f"{row[axis].iloc[0]}" for axis in axes), *cells, f"{-sides.loc['test', 'elbo']:.1f}")
+    return table
+
+
+def difficulty(tree: xr.DataTree) -> Table:
+    """How hard the generalization problem is, for every value of the axes other than β and seed.
+
+    The distances are means over images, ± standard error: from an image to the nearest training image, from a
+    training image to the nearest other one, in pixels and factors of variation that run over [0, 1].
+    """
+    data = tree["difficulty"].to_dataset().isel(beta=0, seed=0, drop=True)
+    axes = [str(dim) for dim in data["images"].dims if dim != "split"]
+    table = Table(title="distance to the nearest training image, ± standard error over images")
+    spaces = [space for space in ("pixel", "factor") if data[f"{space}_distance"].notnull().any()]
+    sides = [f"{space}s, {split}" for space in spaces for split in ("train", "test")]
+    for heading in [*axes, "training images", "test images", *sides]:
+        table.add_column(heading, justify="right")
+    for place, cell in _cells(data, axes):
+        sizes = [f"{cell['images'].sel(split=split).item():,.0f}" for split in ("train", "test")]
+        distances = [
+            f"{cell[f'{space}_distance'].sel(split=split).item():.3g} ± "
+            f"{cell[f'{space}_distance_se'].sel(split=split).item():.1g}"
+            for space in spaces
+            for split in ("train", "test")
+        ]
+        table.add_row(*map(str, place), *sizes, *distances)
+    return table
+
+
+def levels(tree: xr.DataTree) -> Table | None:
+    """The rate of each latent site on train and test, means over seeds; None where there is one site alone."""
+    if "levels" not in tree.children or tree["levels"].sizes["level"] < 2:
+        return None
+    data = tree["levels"].to_dataset().mean("seed", skipna=True)
+    axes = [*_axes(data["rate"].isel(level=0, drop=True)), "level"]
+    table = Table(title="rate of each latent site, nats per image, ± standard error over images")
+    for heading in [*axes, "R train", "R test"]:
+        table.add_column(heading, justify="right")
+    for place, cell in _cells(data, axes):
+        if cell["rate"].notnull().any():
+            sides = [cell.sel(split=split) for split in ("train", "test")]
+            table.add_row(*map(str, place), *(f"{each['rate']:.1f} ± {each['rate_se']:.1f}" for each in sides))
     return table
 
 
@@ -83,6 +126,28 @@ def warnings(tree: xr.DataTree) -> list[str]:
             )
     pending = int((runs["status"] == "pending").sum())
     return [*lines, *([f"{pending} of {runs['status'].size} runs are not done yet"] if pending else [])]
+
+
+def _kinds(tree: xr.DataTree) -> str:
+    """What D and R are, where it is something other than the negative log-likelihood and a closed form."""
+    if "runs" not in tree.children:
+        return ""
+    runs = tree["runs"].to_dataset()
+    told = [
+        f"; {symbol} {'is' if (runs[name] == kind).all() else 'is in part'} {text}"
+        for symbol, name, kind, text in (
+            ("D", "distortion_kind", "cross-entropy", "a cross-entropy, because pixels are grey"),
+            ("R", "rate_kind", "Monte Carlo", "Monte Carlo"),
+        )
+        if (runs[name] == kind).any()
+    ]
+    return "".join(told)
+
+
+def _cells(data: xr.Dataset, axes: list[str]) -> Iterator[tuple[tuple[Any, ...], xr.Dataset]]:
+    """The data at every combination of values of some axes."""
+    for place in product(*(data[axis].values.tolist() for axis in axes)):
+        yield place, data.sel(dict(zip(axes, place, strict=True)))
 
 
 def _rounded(effect: float, error: float) -> str:

@@ -1,6 +1,8 @@
 """Guides q(z|x), one file each: ``posterior(x)`` returns a distribution, the guide itself is the Pyro program."""
 
+from pyrovae.guides.flow import Flow
 from pyrovae.guides.full_rank import FullRank
+from pyrovae.guides.hierarchical import Hierarchical
 from pyrovae.guides.mean_field import MeanField
 
-__all__ = ["FullRank", "MeanField"]
+__all__ = ["Flow", "FullRank", "Hierarchical", "MeanField"]

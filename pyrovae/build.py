@@ -1,80 +1,142 @@
-"""Composition root: names and values → objects. The only file that knows both models and guides."""
+"""Composition root: names and values → objects. The only file that knows both models and guides.
 
+Every part is made in one way: called with what it stands on, and with those settings of the run that its signature
+names. A part of the user's own, named as ``module:Class``, is no exception.
+"""
+
+import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from pyrovae.data import Dataset, Source, Split, divide, linear, splits, tetrominoes
+from pyrovae import networks
+from pyrovae.data import Dataset, Source, divide, images, linear, pixels, splits, tetrominoes, torchvision_datasets
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
-from pyrovae.guides import FullRank, MeanField
-from pyrovae.models import VAE
-from pyrovae.models.likelihoods import Bernoulli, Gaussian
+from pyrovae.guides import Flow, FullRank, Hierarchical, MeanField
+from pyrovae.models import VAE, HierarchicalVAE
+from pyrovae.models.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    GaussianPerPixel,
+    GaussianShared,
+)
 from pyrovae.models.priors import StandardNormal
-from pyrovae.networks import MLP
+from pyrovae.networks import Sizes
 from pyrovae.pair import Pair
 from pyrovae.results import Results
 from pyrovae.streams import key, seeded
-from pyrovae.study import Run
+from pyrovae.study import OWN_PART, PARTS, Run, check_trust
 
-T = TypeVar("T")
+Parts = dict[str, Callable[..., Any]]
 
-DATA: Mapping[str, Callable[[], Source]] = {"linear": linear.source, "tetrominoes": tetrominoes.source}
-SPLITS: Mapping[str, Split] = {
-    "random": splits.random,
+DATA: Parts = {
+    "cifar10": torchvision_datasets.cifar10,
+    "emnist": torchvision_datasets.emnist,
+    "fashion_mnist": torchvision_datasets.fashion_mnist,
+    "kmnist": torchvision_datasets.kmnist,
+    "linear": linear.source,
+    "mnist": torchvision_datasets.mnist,
+    "omniglot": torchvision_datasets.omniglot,
+    "svhn": torchvision_datasets.svhn,
+    "tetrominoes": tetrominoes.source,
+}
+SPLITS: Parts = {
     "checkerboard": splits.checkerboard,
     "cropped": splits.cropped,
+    "held_out": splits.held_out,
+    "published": splits.published,
+    "random": splits.random,
 }
-PRIORS: Mapping[str, Callable[[int], nn.Module]] = {"standard_normal": StandardNormal}
-LIKELIHOODS: Mapping[str, Callable[[Run, torch.Size], nn.Module]] = {
-    "bernoulli": lambda run, event_shape: Bernoulli(event_shape),
-    "gaussian": lambda run, event_shape: Gaussian(event_shape, run.noise_scale),
+#: Settings that say how a split divides; one that a split does not take is refused.
+SPLIT_SETTINGS = ("train_ratio", "held_out")
+PIXELS: Parts = {"continuous": pixels.continuous, "dynamic": pixels.dynamic, "static": pixels.static}
+MODELS: Parts = {"hierarchical": HierarchicalVAE, "vae": VAE}
+PRIORS: Parts = {"standard_normal": StandardNormal}
+LIKELIHOODS: Parts = {
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "discretised_logistic": DiscretisedLogistic,
+    "gaussian": lambda event_shape, noise_scale: Gaussian(event_shape, noise_scale),
+    "gaussian_per_pixel": GaussianPerPixel,
+    "gaussian_shared": GaussianShared,
 }
-GUIDES: Mapping[str, Any] = {"full_rank": FullRank, "mean_field": MeanField}
-#: Hidden layers of encoder and decoder.
-NETWORKS: Mapping[str, Callable[[Run], tuple[int, ...]]] = {
-    "linear": lambda run: (),
-    "mlp": lambda run: (run.width,) * run.depth,
+GUIDES: Parts = {"flow": Flow, "full_rank": FullRank, "hierarchical": Hierarchical, "mean_field": MeanField}
+NETWORKS: Parts = {
+    "conv_large": partial(networks.conv, channels=64),
+    "conv_medium": partial(networks.conv, channels=32),
+    "conv_small": partial(networks.conv, channels=16),
+    "linear": networks.linear,
+    "mlp": networks.mlp,
+}
+_REGISTRIES: Mapping[str, Parts] = {
+    "data": DATA,
+    "split": SPLITS,
+    "pixels": PIXELS,
+    "pair": {},
+    "model": MODELS,
+    "prior": PRIORS,
+    "likelihood": LIKELIHOODS,
+    "guide": GUIDES,
+    "network": NETWORKS,
 }
 
 
 def check_names(run: Run) -> None:
     """Raises InputError if a part that the run names does not exist."""
-    for setting, parts in (
-        ("data", DATA),
-        ("split", SPLITS),
-        ("prior", PRIORS),
-        ("likelihood", LIKELIHOODS),
-        ("guide", GUIDES),
-        ("network", NETWORKS),
-    ):
-        _part(parts, setting, run)
+    for setting in _REGISTRIES:
+        if getattr(run, setting) is not None and not (setting == "data" and _is_path(run.data)):
+            _part(setting, run)
 
 
-def make_rows(run: Run) -> tuple[Source, torch.Tensor, torch.Tensor]:
+def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
     """The data set of a run, and the rows of it that are train and test; no image is made yet."""
-    source = _part(DATA, "data", run)()
-    train, test = divide(source, _part(SPLITS, "split", run), run.train_ratio, run.train_images, run.test_images)
+    source = make_source(run)
+    taken = signature(_part("split", run)).parameters
+    for setting in SPLIT_SETTINGS:
+        if getattr(run, setting) is not None and setting not in taken:
+            raise InputError(f"{setting}: the split '{run.split}' does not take it, got {getattr(run, setting)}")
+    mask = _made("split", run, source)
+    train, test = divide(source, mask, run.train_images, run.test_images, run.images_per_class)
     if run.batch_size > len(train):
         raise InputError(f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}")
     return source, train, test
 
 
+def make_source(run: Run) -> Source:
+    """The data set of a run: one by name, a folder of images, or an .npz file."""
+    if not _is_path(run.data):
+        return _made("data", run)
+    path = Path(run.data)
+    stamp = path.stat().st_mtime_ns if path.exists() else 0
+    return _source_at(path, stamp)
+
+
 def make_data(run: Run) -> Dataset:
     """The images of a run, in memory."""
     source, train, test = make_rows(run)
-    return Dataset(source.images(train), source.images(test))
+    factors = None if source.factors is None else (source.factors[train], source.factors[test])
+    return _made("pixels", run, Dataset(source.images(train), source.images(test), factors=factors))
 
 
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:
     """The likelihood of a run."""
-    return _part(LIKELIHOODS, "likelihood", run)(run, event_shape)
+    likelihood = _made("likelihood", run, event_shape)
+    for name in ("event_shape", "features", "support", "initial_features", "floor"):
+        if not hasattr(likelihood, name):
+            raise InputError(f"likelihood: expected '{run.likelihood}' to have '{name}', as every likelihood has")
+    return likelihood
 
 
-def make_pair(run: Run, event_shape: torch.Size, mean: torch.Tensor | None = None) -> Pair:
+def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None) -> Pair:
     """The pair of a run, with initial weights drawn from the run's own stream.
 
     Args:
@@ -82,17 +144,19 @@ def make_pair(run: Run, event_shape: torch.Size, mean: torch.Tensor | None = Non
         mean: mean training image; the output bias of the decoder starts there, because Adam would take
             thousands of steps to bring it there.
     """
-    hidden = _part(NETWORKS, "network", run)(run)
-    guide = _part(GUIDES, "guide", run)
-    likelihood = make_likelihood(run, event_shape)
     with seeded(key(run.seed, "weights")):
-        decoder = MLP((run.latent_size,), hidden, likelihood.features)
-        encoder = MLP(event_shape, hidden, guide.features(run.latent_size))
-        prior = _part(PRIORS, "prior", run)(run.latent_size)
-        pair = Pair(VAE(prior, decoder, likelihood), guide(encoder, run.latent_size))
-    if mean is not None:
+        if run.pair is not None:
+            return _made("pair", run, event_shape)
+        likelihood = make_likelihood(run, event_shape)
+        code = _part("guide", run).features(run.latent_size)  # type: ignore[attr-defined]
+        sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
+        encoder, decoder = _made("network", run, sizes)
+        prior = _made("prior", run, run.latent_size)
+        model = _made("model", run, prior, decoder, likelihood)
+        pair = Pair(model, _made("guide", run, encoder, run.latent_size))
+    if mean is not None and hasattr(decoder, "output_bias"):
         with torch.no_grad():
-            decoder.output.bias.copy_(likelihood.initial_features(mean))
+            decoder.output_bias.copy_(likelihood.initial_features(mean))
     return pair
 
 
@@ -106,28 +170,76 @@ def theory(run: Run) -> LinearGaussian | None:
         >>> round(theory(linear_run).rate, 2)
         8.07
     """
-    parts = (run.data, run.network, run.likelihood, run.prior)
-    if parts != ("linear", "linear", "gaussian", "standard_normal"):
+    parts = (run.data, run.network, run.likelihood, run.prior, run.model, run.pair)
+    if parts != ("linear", "linear", "gaussian", "standard_normal", "vae", None):
         return None
     covariance = linear.covariance()
-    scale = make_likelihood(run, covariance.shape[:1]).scale
-    return LinearGaussian.best(covariance, run.latent_size, scale, run.beta)
+    return LinearGaussian.best(covariance, run.latent_size, run.noise_scale, run.beta)
 
 
-def open_results(folder: str | Path) -> Results:
+def open_results(folder: str | Path, trust: tuple[str, ...] = ()) -> Results:
     """Opens the results of a study.
+
+    Args:
+        trust: modules whose code may run, where the study names parts of its user's own.
 
     Example:
         >>> open_results("nowhere")
         Traceback (most recent call last):
         pyrovae.errors.InputError: nowhere: expected the folder of a study, but it has no study.yaml
     """
-    return Results.open(folder, make_pair)
+
+    def trusted_pair(run: Run, event_shape: torch.Size) -> Pair:
+        check_trust(run.model_dump(), trust)
+        return make_pair(run, event_shape)
+
+    return Results.open(folder, trusted_pair)
 
 
-def _part(parts: Mapping[str, T], setting: str, run: Run) -> T:
-    """The part that a setting of the run names."""
-    name = getattr(run, setting)
-    if name not in parts:
-        raise InputError(f"unknown {setting} '{name}'; valid: {', '.join(sorted(parts))}")
-    return parts[name]
+def _made(setting: str, run: Run, *given: Any) -> Any:
+    """The part that a setting names, made of what it stands on and of those settings that its signature names."""
+    part = _part(setting, run)
+    further = list(signature(part).parameters)[len(given) :]
+    return part(*given, **{name: getattr(run, name) for name in further if name in Run.model_fields})
+
+
+def _part(setting: str, run: Run) -> Callable[..., Any]:
+    """The part that a setting of the run names.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    name, parts = getattr(run, setting), _REGISTRIES[setting]
+    if name in parts:
+        return parts[name]
+    if setting in PARTS and OWN_PART.fullmatch(name):
+        return _own_part(setting, name)
+    own = [*sorted(parts), *(["module:name of a part of yours"] if setting in PARTS else [])]
+    own += ["the path of an .npz file or of a folder of images"] if setting == "data" else []
+    raise InputError(f"unknown {setting} '{name}'; valid: {', '.join(own)}")
+
+
+def _own_part(setting: str, name: str) -> Callable[..., Any]:
+    """A part of the user's own, imported; modules in the current folder are found as well."""
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        part = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{setting}: expected '{name}' to be importable, from {here} too: {error}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(part):
+        raise InputError(f"{setting}: expected '{name}' to be a class or a function, got {type(part).__name__}")
+    return part
+
+
+def _is_path(data: str) -> bool:
+    return data not in DATA and (data.endswith(".npz") or "/" in data or Path(data).is_dir())
+
+
+@lru_cache(maxsize=2)
+def _source_at(path: Path, stamp: int) -> Source:
+    """What is at a path; the time of its last change tells whether it is to be read again."""
+    return images.from_npz(path) if path.suffix == ".npz" else images.from_folder(path)

@@ -22,6 +22,10 @@ app = typer.Typer(
 #: typer names only this error's kinds.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 Folder = Annotated[Path, typer.Argument(help="The folder of a study.")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODULE", help="A module whose code may run, where a study names parts as module:Class."),
+]
 STUDY_HELP = "A study that ships (see 'pyrovae studies'), or the path of a YAML file."
 
 
@@ -47,6 +51,7 @@ def run_study(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
     compile: Annotated[Compile, typer.Option(help="Whether to compile the training step.")] = Compile.AUTO,
+    trust: Trust = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Run a study, or go on with one that was interrupted.
@@ -58,7 +63,7 @@ def run_study(
     """
     from pyrovae.study import Study
 
-    chosen = Study.load(study, **dict(_setting(text) for text in settings or []))
+    chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
     from pyrovae import experiment  # with torch behind it, which a mistyped study need not wait for
 
@@ -68,6 +73,9 @@ def run_study(
             f"  cohort {line.label}: {line.runs} runs in lockstep, {line.steps:,} steps, "
             f"{line.train_images:,} training and {line.test_images:,} test images"
         )
+        for side, counts in (("training", line.train_classes), ("test", line.test_classes)):
+            if counts is not None:
+                _print(f"    {side} images of each class: {_counts(counts)}")
     if plan:
         return
     try:
@@ -96,6 +104,7 @@ def evaluate(
         typer.Option(help="Images of each split over which I, G and rates under q(z) are averaged."),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
+    trust: Trust = None,
 ) -> None:
     """Measure a finished study again, with more effort where asked, and without training.
 
@@ -109,7 +118,7 @@ def evaluate(
 
     asked = {"images": images, "samples": samples, "outer": outer}
     results, again = experiment.evaluate_again(
-        folder, device=device.value, **{key: value for key, value in asked.items() if value is not None}
+        folder, device=device.value, trust=trust or (), **{key: value for key, value in asked.items() if value is not None}
     )
     _report(side_by_side({"before": results.tree, str(again.name): again}), claimed=again)
 
@@ -150,6 +159,13 @@ def _setting(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
 
 
+def _counts(counts: list[int]) -> str:
+    """Images of each class, one number a class where these are few."""
+    if len(counts) <= 20:
+        return " ".join(f"{label}: {count:,}" for label, count in enumerate(counts))
+    return f"{min(counts):,} to {max(counts):,} in {len(counts):,} classes"
+
+
 def _report(tree: Any, *, claimed: Any = None, folder: Path | None = None) -> None:
     """Prints the tables of a tree, the claims of it or of another, and what casts doubt on them."""
     from pyrovae.analysis import tables
@@ -159,8 +175,11 @@ def _report(tree: Any, *, claimed: Any = None, folder: Path | None = None) -> No
     doubts = tables.warnings(told.root)
     # A narrower console would cut digits off.
     console = Console(highlight=False, width=max(Console().width, 160))
-    for table in (tables.rate_distortion(tree), tables.information(tree)):
-        console.print(table, soft_wrap=True)
+    shown = [tables.rate_distortion(tree), tables.levels(tree), tables.information(tree)]
+    shown += [tables.difficulty(told)]
+    for table in shown:
+        if table is not None:
+            console.print(table, soft_wrap=True)
     for line in [*tables.claims(claims(told)), *doubts]:
         _print(line)
     figure = folder / "figures" / "rate_distortion.png" if folder else None

@@ -1,10 +1,11 @@
 """What torch's distributions lack: draws from given noise, a part of a batch, and KL divergences.
 
-All of it is dispatched on the type of the distribution; another type is one more function here.
+All of it is dispatched on the type of the distribution. A type that is not torch's own says it itself, as `FromNoise`.
 """
 
 from collections.abc import Callable
 from functools import singledispatch
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +13,22 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from torch.distributions import TransformedDistribution as Transformed
 
 from pyrovae.errors import UnsupportedError
+
+
+@runtime_checkable
+class FromNoise(Protocol):
+    """A distribution that can be drawn from given noise and be cut, and knows itself how."""
+
+    noise_shape: torch.Size
+    """Shape of the standard normal noise behind one draw: batch shape first."""
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """One draw as a differentiable function of standard normal noise."""
+        ...
+
+    def mapped(self, function: Callable[..., Tensor], *others: Self) -> Self:
+        """The same with parameters that are a function of its own, and of those of others of its type."""
+        ...
 
 
 @singledispatch
@@ -38,6 +55,8 @@ def _(q: Independent | Transformed) -> Normal | MultivariateNormal | None:
 
 def noise_shape(q: Distribution) -> torch.Size | None:
     """Shape of the standard normal noise that `reparameterize` needs for one draw from ``q``, if any can do."""
+    if isinstance(q, FromNoise):
+        return q.noise_shape
     base = base_normal(q)
     return None if base is None else base.batch_shape + base.event_shape
 
@@ -52,6 +71,8 @@ def reparameterize(q: Distribution, noise: Tensor) -> Tensor:
         >>> reparameterize(Normal(torch.tensor(1.0), torch.tensor(2.0)), torch.tensor(3.0))
         tensor(7.)
     """
+    if isinstance(q, FromNoise):
+        return q.from_noise(noise)
     raise TypeError(f"a {type(q).__name__} is not a transformed normal distribution")
 
 
@@ -85,7 +106,9 @@ def mapped(q: Distribution, function: Callable[..., Tensor], *others: Distributi
     Raises:
         UnsupportedError: the type is not known here.
     """
-    raise UnsupportedError(f"expected a diagonal or full-rank normal distribution, got {type(q).__name__}")
+    if isinstance(q, FromNoise):
+        return q.mapped(function, *others)  # type: ignore[arg-type, return-value]
+    raise UnsupportedError(f"expected a diagonal or full-rank normal distribution or a flow, got {type(q).__name__}")
 
 
 @mapped.register
@@ -141,4 +164,9 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
 def kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     """KL(q ‖ p) in closed form, or else its unbiased estimate log q(z) − log p(z) at z ~ q."""
     exact = closed_form_kl(q, p)
-    return q.log_prob(z) - p.log_prob(z) if exact is None else exact
+    return log_ratio(q, p, z) if exact is None else exact
+
+
+def log_ratio(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+    """log q(z) − log p(z), the estimate of KL(q ‖ p) at z ~ q."""
+    return q.log_prob(z) - p.log_prob(z)

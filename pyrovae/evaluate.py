@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import pad
+from torch.utils._pytree import tree_map
 
 from pyrovae import estimators
 from pyrovae.data import Dataset, as_input
 from pyrovae.distributions import concatenated
 from pyrovae.errors import UnsupportedError
-from pyrovae.estimators import Estimate
+from pyrovae.estimators import Estimate, nearest_distance
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Pair, Terms
 from pyrovae.streams import Streams, generator
@@ -42,12 +43,16 @@ class Measured(NamedTuple):
         images: one number an image, ``[runs, split, images]``; NaN where a split has fewer images.
         information: one number a run, such as mutual information and its standard error, ``[runs]``.
         notes: what is to be said of the information of each run.
+        levels: rate of each latent site and its standard error, ``[runs, split]`` by site and variable.
+        difficulty: how hard the generalization problem is, ``[split]``, the same for all runs.
     """
 
     cells: dict[str, NDArray[np.float64]]
     images: dict[str, NDArray[np.float64]]
     information: dict[str, NDArray[np.float64]]
     notes: list[tuple[str, ...]]
+    levels: dict[str, dict[str, NDArray[np.float64]]]
+    difficulty: dict[str, NDArray[np.float64]]
 
 
 def evaluate(
@@ -55,26 +60,34 @@ def evaluate(
 ) -> Measured:
     """Measures each run on the images that ``measure`` names, in nats per image; the weights are only read.
 
-    D = E_x E_q(z|x)[−log p(x|z)] and R = E_x KL(q(z|x) ‖ p(z)) on both splits, and what `information` gives.
-    The standard errors are over images.
+    D = E_x E_q(z|x)[−log p(x|z)] and R = E_x KL(q(z|x) ‖ p(z)) on both splits, and what `information` and `difficulty`
+    give. The standard errors are over images.
 
     Args:
         floor: smallest distortion of each image, ``[n, *event_shape] → [n]``.
     """
-    splits = [_per_image(images, lockstep, streams, name, floor, measure) for name, images in data.splits()]
-    cells = {}
-    for name in ("floor", "distortion", "rate", "elbo"):
-        cells[name] = torch.stack([each[name].mean(-1) for each in splits], dim=1).numpy()
-        errors = [each[name].std(-1) / each[name].shape[-1] ** 0.5 for each in splits]
-        cells[f"{name}_se"] = torch.stack(errors, dim=1).numpy()
+    chosen = [(name, images[: measure.images]) for name, images in data.splits()]
+    terms = [terms_on(images, lockstep, streams, f"evaluate {name}", measure.samples) for name, images in chosen]
+    of_image = {
+        "floor": [_floors(images, floor).expand(len(lockstep), -1) for _, images in chosen],
+        "distortion": [each.distortion for each in terms],
+        "rate": [each.rate for each in terms],
+        "elbo": [-each.distortion - each.rate for each in terms],
+    }
+    cells: dict[str, NDArray[np.float64]] = {}
+    for name, splits in of_image.items():
+        cells |= _with_error(name, splits)
+    cells["bits_per_dim"] = -cells["elbo"] / (data.event_shape.numel() * np.log(2))
     found = [
         information(lockstep.pair(run), data, measure, generator(seed, "information"), **lockstep.values_of(run))
         for run, seed in enumerate(streams.seeds)
     ]
     codes = {name: np.array([each[name].value for each in found]) for name in INFORMATION}
     codes |= {f"{name}_se": np.array([each[name].se for each in found]) for name in INFORMATION}
-    images = {name: _padded([each[name] for each in splits], measure.images) for name in ("distortion", "rate")}
-    return Measured(cells, images, codes, [each["mutual_information"].notes for each in found])
+    images = {name: _padded(of_image[name], measure.images) for name in ("distortion", "rate")}
+    notes = [each["mutual_information"].notes for each in found]
+    levels = {site: _with_error("rate", [each.rates[site] for each in terms]) for site in terms[0].rates}
+    return Measured(cells, images, codes, notes, levels, difficulty(data, measure))
 
 
 def information(
@@ -101,12 +114,33 @@ def information(
                 q, prior, samples=measure.samples, outer=outer, generator=generator
             )
             found["marginal_rate"] = estimators.marginal_rate(unseen, q, samples=measure.samples, generator=generator)
-            found["active_units"] = estimators.active_units(q)
+            found["active_units"] = estimators.active_units(q, generator=generator)
     except UnsupportedError as error:
         missing = {name: Estimate(np.nan, np.nan, kind, (str(error),)) for name, kind in INFORMATION.items()}
         return missing | found
     if not np.isfinite(found["mutual_information"].value):
         found["mutual_information"] = replace(found["mutual_information"], notes=("the codes are not finite",))
+    return found
+
+
+def difficulty(data: Dataset, measure: Measure) -> dict[str, NDArray[np.float64]]:
+    """How hard the generalization problem is: for train and test, ``[split]`` each.
+
+    The number of images, and the mean distance to the nearest training image with its standard error over images, in
+    pixels of [0, 1] and, where factors of variation are known, in factors of [0, 1]. A training image is no neighbour
+    of its own, so that test and train coincide where the test images are no further off than the training images are
+    from each other. Taken on the images over which I and G are averaged.
+    """
+    found = {"images": np.array([float(len(images)) for _, images in data.splits()])}
+    spaces = {"pixel_distance": (data.train, data.test)}
+    if data.factors is not None:
+        spaces["factor_distance"] = data.factors
+    for name, (train, test) in spaces.items():
+        seen, unseen = train[: measure.outer], test[: measure.outer]
+        own = torch.arange(len(seen), device=train.device)
+        distances = [nearest_distance(seen, train, own), nearest_distance(unseen, train)]
+        cells = _with_error(name, [each.double().cpu()[None] for each in distances])
+        found |= {variable: values[0] for variable, values in cells.items()}
     return found
 
 
@@ -126,28 +160,22 @@ def terms_on(images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str,
             block = number * samples + sample
             noise = {site: eps.to(x.device) for site, eps in streams.noise_for(purpose, len(x), block).items()}
             terms = lockstep.terms(x, noise, streams.keys(purpose, block))
-            draws.append(torch.stack(terms).double().cpu())
-        chunks.append(torch.stack(draws).mean(0))
-    return Terms(*torch.cat(chunks, dim=2))
+            draws.append(tree_map(lambda term: term.double().cpu(), terms))
+        chunks.append(tree_map(lambda *parts: torch.stack(parts).mean(0), *draws))
+    return tree_map(lambda *parts: torch.cat(parts, dim=1), *chunks)
 
 
-def _per_image(
-    images: Tensor,
-    lockstep: Lockstep,
-    streams: Streams,
-    split: str,
-    floor: Callable[[Tensor], Tensor],
-    measure: Measure,
-) -> dict[str, Tensor]:
-    """Floor, distortion, rate and ELBO of each image that is measured, ``[runs, images]``."""
-    chosen = images[: measure.images]
-    terms = terms_on(chosen, lockstep, streams, f"evaluate {split}", measure.samples)
-    floors = torch.cat([floor(as_input(chunk)).double().cpu() for chunk in chosen.split(CHUNK)])
+def _floors(images: Tensor, floor: Callable[[Tensor], Tensor]) -> Tensor:
+    """Floor of each image, ``[images]``."""
+    return torch.cat([floor(as_input(chunk)).double().cpu() for chunk in images.split(CHUNK)])
+
+
+def _with_error(name: str, splits: list[Tensor]) -> dict[str, NDArray[np.float64]]:
+    """Mean over images and its standard error, ``[runs, split]`` each, from ``[runs, images]`` of each split."""
+    errors = [each.std(-1) / each.shape[-1] ** 0.5 for each in splits]
     return {
-        "floor": floors.expand(len(lockstep), -1),
-        "distortion": terms.distortion,
-        "rate": terms.rate,
-        "elbo": -terms.distortion - terms.rate,
+        name: torch.stack([each.mean(-1) for each in splits], dim=1).numpy(),
+        f"{name}_se": torch.stack(errors, dim=1).numpy(),
     }
 
 

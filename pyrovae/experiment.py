@@ -1,18 +1,19 @@
 """Runs a study from end to end: cohort by cohort trained, measured and written down, then drawn."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from pyrovae import machine
 from pyrovae.analysis import figures
 from pyrovae.build import check_names, make_data, make_likelihood, make_pair, make_rows, open_results, theory
-from pyrovae.data import Dataset, as_input
+from pyrovae.data import Dataset, as_input, class_counts
 from pyrovae.errors import InputError
 from pyrovae.evaluate import Measured, evaluate
 from pyrovae.lockstep import Lockstep
@@ -20,7 +21,7 @@ from pyrovae.pair import Checked
 from pyrovae.progress import Watch
 from pyrovae.results import Results
 from pyrovae.streams import Streams
-from pyrovae.study import PER_RUN, Cohort, Run, Study
+from pyrovae.study import PER_RUN, Cohort, Run, Study, check_trust
 from pyrovae.train import Compile, Training
 
 
@@ -33,6 +34,9 @@ class PlannedCohort:
     steps: int
     train_images: int
     test_images: int
+    #: Images of each class on either side; None where classes are not known.
+    train_classes: list[int] | None
+    test_classes: list[int] | None
 
 
 def plan(study: Study) -> list[PlannedCohort]:
@@ -46,10 +50,10 @@ def plan(study: Study) -> list[PlannedCohort]:
         check_names(cohort.shared)
     planned = []
     for cohort in cohorts:
-        _, train, test = make_rows(cohort.shared)
-        planned.append(
-            PlannedCohort(_label(study, cohort), len(cohort.runs), cohort.shared.steps, len(train), len(test))
-        )
+        source, *rows = make_rows(cohort.shared)
+        sizes = (len(side) for side in rows)
+        classes = (class_counts(source, side) for side in rows)
+        planned.append(PlannedCohort(_label(study, cohort), len(cohort.runs), cohort.shared.steps, *sizes, *classes))
     return planned
 
 
@@ -91,12 +95,15 @@ def run(
     return results
 
 
-def evaluate_again(folder: str | Path, *, device: str = "auto", **measure: int) -> tuple[Results, xr.DataTree]:
+def evaluate_again(
+    folder: str | Path, *, device: str = "auto", trust: Collection[str] = (), **measure: int
+) -> tuple[Results, xr.DataTree]:
     """Measures the runs of a finished study again, without training.
 
     Args:
         folder: the folder of the study.
         device: as in `run`.
+        trust: modules whose code may run, where the study names parts of its user's own.
         measure: settings of `Measure` that are to differ from the study's own, such as ``images=8192``.
 
     Returns:
@@ -104,7 +111,7 @@ def evaluate_again(folder: str | Path, *, device: str = "auto", **measure: int) 
         ``rate_distortion``, ``information`` and ``images`` as in the results themselves.
 
     Raises:
-        InputError: the study is not finished, or a setting is not what was expected.
+        InputError: the study is not finished, a setting is not what was expected, or code is not trusted.
 
     Example:
         >>> study = Study.load("quick", steps=2, depth=1, width=8, train_images=64, test_images=64, seed=0)
@@ -114,7 +121,7 @@ def evaluate_again(folder: str | Path, *, device: str = "auto", **measure: int) 
         ('evaluation_1', {'beta': 3, 'seed': 1})
     """
     place = machine.device(device)
-    open_results(folder)
+    check_trust(open_results(folder).study.settings(), trust)
     with machine.locked(Path(folder)):
         results = open_results(folder)
         study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
@@ -144,8 +151,14 @@ def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
 
 def _measure(study: Study, cohort: Cohort, training: Training) -> Measured:
     data = training.data
-    floor = make_likelihood(cohort.shared, data.event_shape).floor
-    return evaluate(training.lockstep, training.streams, data, floor, study.measure)
+    return evaluate(training.lockstep, training.streams, data, _floor(cohort.shared, data), study.measure)
+
+
+def _floor(run: Run, data: Dataset) -> Callable[[Tensor], Tensor]:
+    """The floor of the likelihood; none is known where the likelihood is inside a pair of the user's own."""
+    if run.pair is not None:
+        return lambda x: x.new_full((len(x),), torch.nan)
+    return make_likelihood(run, data.event_shape).floor
 
 
 def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile: Compile, watch: Watch) -> None:
@@ -171,6 +184,7 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
     measured = _measure(study, cohort, training)
     provenance = {
         "rate_kind": "closed form" if checked.closed_form else "Monte Carlo",
+        "distortion_kind": checked.distortion_kind,
         "way": training.lockstep.way,
         "device": str(device),
         "seconds": seconds,
@@ -200,6 +214,8 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
 
 def _check_support(run: Run, data: Dataset) -> None:
     """Raises InputError if the likelihood gives the data no density, which training would find out at its end."""
+    if run.pair is not None:
+        return
     support = make_likelihood(run, data.event_shape).support
     for _, images in data.splits():
         for chunk in images.split(4096):

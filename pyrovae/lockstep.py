@@ -8,7 +8,7 @@ run by run over the same stacked parameters, so that nothing else has to know.
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
@@ -24,10 +24,28 @@ from pyrovae.streams import seeded
 State = dict[str, Tensor]
 #: How a cohort is computed: compiled or eager kernels over all runs at once, or one run after the other.
 Way = Literal["compiled", "lifted", "run by run"]
-#: What one step takes: noise by site, training images in the batch, all training images, one key a run.
-Batch = tuple[Mapping[str, Tensor], Tensor, Tensor, Sequence[int]]
-#: What it gives: gradients by parameter, and the mean loss of each run.
+#: What a step gives: gradients by parameter, and the mean loss of each run.
 Gradients = tuple[State, Tensor]
+
+
+class Batch(NamedTuple):
+    """What a step takes.
+
+    Attributes:
+        images: all training images, ``[N, *event_shape]``.
+        index: rows of the images in the batch of each run, ``[runs, batch]``.
+        values: what the programs take beside images, by name, ``[runs]``.
+        noise: standard normal draws by latent site, ``[runs, batch, ...]``.
+        thresholds: where pixels are binarised anew, what each is held against, ``[runs, batch, *event_shape]``.
+        keys: one a run, for what has to be drawn from torch's generator.
+    """
+
+    images: Tensor
+    index: Tensor
+    values: Mapping[str, Tensor]
+    noise: Mapping[str, Tensor]
+    thresholds: Tensor | None = None
+    keys: Sequence[int] = ()
 
 
 class Lockstep:
@@ -76,16 +94,18 @@ class Lockstep:
         gradient = grad_and_value(self._batch_loss)
         if way == "run by run":
             return lambda batch: self._gradients_run_by_run(gradient, batch)
-        lifted = vmap(gradient, in_dims=(0, 0, 0, 0, 0, None))
+        lifted = vmap(gradient, in_dims=(0, 0, 0, 0, 0, None if example.thresholds is None else 0, None))
         # make_fx counts the arguments of what it is given, and would count self of the method inside.
         with _plainly():
-            graph: Callable[..., Gradients] = make_fx(lambda *batch: lifted(*batch))(*self._stacked(), *example[:3])
+            graph: Callable[..., Gradients] = make_fx(lambda *step: lifted(*step))(
+                *self._stacked(example), example.images
+            )
         if way == "compiled":
             graph = torch.compile(graph)
 
         def gradients(batch: Batch) -> Gradients:
             with torch.no_grad():
-                return graph(*self._stacked(), *batch[:3])
+                return graph(*self._stacked(batch), batch.images)
 
         gradients(example)
         return gradients
@@ -103,27 +123,34 @@ class Lockstep:
             return functional_call(self.template, (params, buffers), (x, noise), values)
 
         self.template.eval()
-        stacked = (*self._stacked(), dict(noise))
+        stacked = (self.params, self.buffers, self.values, dict(noise))
         with torch.no_grad(), _plainly():
             if self.way == "run by run":
                 return self._each(keys, lambda run: one(*_slice(run, stacked)))
             return vmap(one)(*stacked)
 
     def _batch_loss(
-        self, params: State, buffers: State, values: State, noise: State, index: Tensor, images: Tensor
+        self,
+        params: State,
+        buffers: State,
+        values: State,
+        noise: State,
+        index: Tensor,
+        thresholds: Tensor | None,
+        images: Tensor,
     ) -> Tensor:
         self.template.train()
-        terms = functional_call(self.template, (params, buffers), (as_input(images[index]), noise), values)
-        return terms.loss.mean()
+        x = as_input(images[index], thresholds)
+        return functional_call(self.template, (params, buffers), (x, noise), values).loss.mean()
 
     def _gradients_run_by_run(self, gradient: Callable[..., Gradients], batch: Batch) -> Gradients:
-        noise, index, images, keys = batch
-        stacked = (*self._stacked(), dict(noise), index)
+        stacked = self._stacked(batch)
         with _plainly():
-            return self._each(keys, lambda run: gradient(*_slice(run, stacked), images))
+            return self._each(batch.keys, lambda run: gradient(*_slice(run, stacked), batch.images))
 
-    def _stacked(self) -> tuple[State, State, State]:
-        return self.params, self.buffers, self.values
+    def _stacked(self, batch: Batch) -> tuple[Any, ...]:
+        """What differs from run to run."""
+        return self.params, self.buffers, dict(batch.values), dict(batch.noise), batch.index, batch.thresholds
 
     def _each(self, keys: Sequence[int], function: Callable[[int], Any]) -> Any:
         results = []
@@ -134,7 +161,7 @@ class Lockstep:
 
 
 def _slice(run: int, stacked: Any) -> Any:
-    return tree_map(lambda tensor: tensor[run], stacked)
+    return tree_map(lambda tensor: None if tensor is None else tensor[run], stacked)
 
 
 def _plainly() -> Any:

@@ -1,9 +1,33 @@
-"""Networks: tensors in, features out. No distribution is named here."""
+"""Networks: tensors in, features out. No distribution is named here.
+
+A network is a function of the `Sizes` that returns an encoder and a decoder, and it may take settings of a run by
+their names. A decoder whose last bias has one entry for each feature shows it as ``output_bias``: it then starts where
+it reproduces the mean image.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from pyrovae.errors import InputError
+
+
+class Sizes(NamedTuple):
+    """What encoder and decoder turn into what.
+
+    Attributes:
+        image: event shape of an image.
+        latent: dimensions of z.
+        encoder: features that the guide needs of an image.
+        decoder: features that the likelihood needs of a z.
+    """
+
+    image: torch.Size
+    latent: int
+    encoder: int
+    decoder: int
 
 
 class MLP(nn.Sequential):
@@ -31,14 +55,116 @@ class MLP(nn.Sequential):
         self.input_dims = len(inputs)
 
     @property
-    def output(self) -> nn.Linear:
-        """The last layer."""
+    def output_bias(self) -> Tensor:
+        """Bias of the last layer, ``[outputs]``."""
         layer = self[-1]
         assert isinstance(layer, nn.Linear)
-        return layer
+        return layer.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs.flatten(-self.input_dims))
 
     def __repr__(self) -> str:
         return f"MLP({' → '.join(map(str, self.sizes))})"
+
+
+class ConvEncoder(nn.Sequential):
+    """Two convolutions with stride 2 and a hidden layer, all with ReLU units.
+
+    Args:
+        image: channels, height and width of an image; the sides are divisible by 4.
+        channels: channels after the first convolution; twice as many after the second, 16 times in the hidden layer.
+        outputs: number of features that come out.
+
+    Shapes: ``[..., *image] → [..., outputs]``, over any leading dimensions.
+
+    Example:
+        >>> import torch
+        >>> ConvEncoder((1, 28, 28), 8, 4)(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(self, image: Sequence[int], channels: int, outputs: int) -> None:
+        colours, height, width = _image(image)
+        super().__init__(
+            nn.Conv2d(colours, channels, kernel_size=4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, kernel_size=4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * channels * height // 4 * width // 4, 16 * channels),
+            nn.ReLU(),
+            nn.Linear(16 * channels, outputs),
+        )
+        self.image = torch.Size(image)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.reshape(-1, *self.image)).reshape(*inputs.shape[:-3], -1)
+
+    def __repr__(self) -> str:
+        return f"ConvEncoder({list(self.image)} → {self[-1].out_features}, {self[0].out_channels} channels)"
+
+
+class ConvDecoder(nn.Sequential):
+    """The mirror image of `ConvEncoder`, with transposed convolutions and a bias of its own for every feature.
+
+    Args:
+        latent: dimensions of z.
+        channels: as in `ConvEncoder`.
+        outputs: number of features that come out, a multiple of the numbers in an image.
+        image: channels, height and width of an image; the sides are divisible by 4.
+
+    Shapes: ``[..., latent] → [..., outputs]``, over any leading dimensions.
+
+    Example:
+        >>> import torch
+        >>> ConvDecoder(2, 8, 2 * 28 * 28, (1, 28, 28))(torch.zeros(5, 2)).shape
+        torch.Size([5, 1568])
+    """
+
+    def __init__(self, latent: int, channels: int, outputs: int, image: Sequence[int]) -> None:
+        colours, height, width = _image(image)
+        inner = (2 * channels, height // 4, width // 4)
+        super().__init__(
+            nn.Linear(latent, 16 * channels),
+            nn.ReLU(),
+            nn.Linear(16 * channels, torch.Size(inner).numel()),
+            nn.ReLU(),
+            nn.Unflatten(1, inner),
+            nn.ConvTranspose2d(2 * channels, channels, kernel_size=4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(channels, outputs // (height * width), kernel_size=4, stride=2, padding=1, bias=False),
+            nn.Flatten(),
+        )
+        self.output_bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = super().forward(inputs.reshape(-1, inputs.shape[-1]))
+        return outputs.reshape(*inputs.shape[:-1], -1) + self.output_bias
+
+    def __repr__(self) -> str:
+        return f"ConvDecoder({self[0].in_features} → {len(self.output_bias)}, {self[5].out_channels} channels)"
+
+
+def linear(sizes: Sizes) -> tuple[MLP, MLP]:
+    """Encoder and decoder without hidden layers."""
+    return mlp(sizes, depth=0, width=0)
+
+
+def mlp(sizes: Sizes, depth: int, width: int) -> tuple[MLP, MLP]:
+    """Multilayer perceptrons with ``depth`` hidden layers of ``width`` units on both sides."""
+    hidden = (width,) * depth
+    return MLP(sizes.image, hidden, sizes.encoder), MLP((sizes.latent,), hidden, sizes.decoder)
+
+
+def conv(sizes: Sizes, channels: int) -> tuple[ConvEncoder, ConvDecoder]:
+    """Convolutional encoder and decoder, whose capacity is set by the number of channels."""
+    encoder = ConvEncoder(sizes.image, channels, sizes.encoder)
+    return encoder, ConvDecoder(sizes.latent, channels, sizes.decoder, sizes.image)
+
+
+def _image(shape: Sequence[int]) -> Sequence[int]:
+    """Raises InputError if a shape is not that of an image that can be halved twice."""
+    if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
+        raise InputError(f"network: convolutions expect images with sides divisible by 4, got shape {list(shape)}")
+    return shape

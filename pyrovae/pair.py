@@ -11,7 +11,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae.distributions import closed_form_kl, kl, noise_shape
+from pyrovae.distributions import closed_form_kl, kl, log_ratio, noise_shape
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.handlers import LocalParams, Noise
 
@@ -19,11 +19,16 @@ Site = dict[str, Any]
 
 
 class Terms(NamedTuple):
-    """What one pass over a batch gives, each ``[batch]``, in nats per image."""
+    """What one pass over a batch gives, each ``[batch]``, in nats per image; ``rates`` by latent site."""
 
     loss: Tensor
     distortion: Tensor
-    rate: Tensor
+    rates: dict[str, Tensor]
+
+    @property
+    def rate(self) -> Tensor:
+        """The rate R, summed over latent sites."""
+        return sum(self.rates.values(), torch.zeros_like(self.distortion))
 
 
 class Pair(nn.Module):
@@ -33,6 +38,9 @@ class Pair(nn.Module):
     observed sites make up the distortion D = −log p(x|z), latent sites the rate
     R = KL(q(z|x) ‖ p(z)), and each term enters the loss with the scale that the programs gave it, so
     that under ``poutine.scale(scale=beta)`` the loss is D + β R.
+
+    A rate is a closed form where there is one for its site, and guide and model draw their sites in one order: only
+    then is what p conditions on drawn before the site that the closed form integrates out.
 
     Both programs are called as ``program(x, **values)`` and hold their images in a plate.
 
@@ -60,17 +68,18 @@ class Pair(nn.Module):
             values: what the programs take beside the images, β first of all.
         """
         guide, model = self.traces(x, noise, **values)
-        loss = distortion = rate = x.new_zeros(len(x))
+        divergence = kl if _drawn_in_one_order(guide, model) else log_ratio
+        loss = distortion = x.new_zeros(len(x))
+        rates = {}
         for name, site in _sample_sites(model):
             if site["is_observed"]:
                 term = -_per_image(site["fn"].log_prob(site["value"]))
                 if not site["infer"].get("is_auxiliary"):
                     distortion = distortion + term
             else:
-                term = _per_image(kl(guide.nodes[name]["fn"], site["fn"], site["value"]))
-                rate = rate + term
+                term = rates[name] = _per_image(divergence(guide.nodes[name]["fn"], site["fn"], site["value"]))
             loss = loss + site["scale"] * term
-        return Terms(loss, distortion, rate)
+        return Terms(loss, distortion, rates)
 
     def traces(
         self, x: Tensor, noise: Mapping[str, Tensor] | None = None, **values: float | Tensor
@@ -89,7 +98,7 @@ class Pair(nn.Module):
             UnsupportedError: there is not exactly one latent site, so that q(z|x) is no single distribution.
         """
         guide, model = self.traces(x, **values)
-        latent = [name for name, site in _sample_sites(model) if not site["is_observed"]]
+        latent = _latent_sites(model)
         if len(latent) != 1:
             raise UnsupportedError(f"expected one latent site, got {latent}")
         return guide.nodes[latent[0]]["fn"], model.nodes[latent[0]]["fn"]
@@ -98,11 +107,13 @@ class Pair(nn.Module):
         """Runs one batch with Pyro's validation on, so that a mistake shows where it was made.
 
         Raises:
-            InputError: a site lacks an entry per image, or model and guide scale it differently.
+            InputError: model and guide have other latent sites, a site lacks an entry per image, or both halves scale
+                it differently.
             ValueError: Pyro's own complaint about a mismatch, a shape or a support.
         """
         with pyro.validation_enabled(True), torch.no_grad():
             guide, model = self.traces(x, **values)
+            _check_same_sites(guide, model)
             check_model_guide_match(model, guide)
             for trace in (guide, model):
                 trace.compute_log_prob()
@@ -113,7 +124,9 @@ class Pair(nn.Module):
             _check_scaled_alike(name, q["scale"], p["scale"])
         return Checked(
             noise_shapes={name: _noise_per_image(q["fn"], len(x)) for name, (q, _) in latent.items()},
-            closed_form=all(closed_form_kl(q["fn"], p["fn"]) is not None for q, p in latent.values()),
+            closed_form=_drawn_in_one_order(guide, model)
+            and all(closed_form_kl(q["fn"], p["fn"]) is not None for q, p in latent.values()),
+            distortion_kind=_distortion_kind(model),
         )
 
 
@@ -123,10 +136,12 @@ class Checked(NamedTuple):
     Attributes:
         noise_shapes: shape of the noise of one image by latent site; None where noise cannot be passed in.
         closed_form: whether the rate is a closed form at every latent site; otherwise it is Monte Carlo.
+        distortion_kind: what the distortion is: a cross-entropy where the likelihood gives the images no density.
     """
 
     noise_shapes: dict[str, torch.Size | None]
     closed_form: bool
+    distortion_kind: str
 
 
 def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:
@@ -134,6 +149,38 @@ def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:
     return [
         (name, site) for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)
     ]
+
+
+def _latent_sites(trace: poutine.Trace) -> list[str]:
+    """Names of the latent sites of a model, or of those of a guide that are not its own auxiliaries."""
+    return [
+        name
+        for name, site in _sample_sites(trace)
+        if not site["is_observed"] and not site["infer"].get("is_auxiliary")
+    ]
+
+
+def _drawn_in_one_order(guide: poutine.Trace, model: poutine.Trace) -> bool:
+    return _latent_sites(guide) == _latent_sites(model)
+
+
+def _check_same_sites(guide: poutine.Trace, model: poutine.Trace) -> None:
+    latent, guided = set(_latent_sites(model)), set(_latent_sites(guide))
+    if latent != guided:
+        raise InputError(
+            f"guide: expected the latent sites of the model, {sorted(latent)}, got {sorted(guided)}; "
+            "a model and a guide have to belong together"
+        )
+
+
+def _distortion_kind(model: poutine.Trace) -> str:
+    observed = [
+        site for _, site in _sample_sites(model) if site["is_observed"] and not site["infer"].get("is_auxiliary")
+    ]
+    if not all(site["fn"].support.check(site["value"]).all() for site in observed):
+        return "cross-entropy"
+    discrete = any(site["fn"].support.is_discrete for site in observed)
+    return "negative log-probability" if discrete else "negative log-density"
 
 
 def _per_image(term: Tensor) -> Tensor:

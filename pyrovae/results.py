@@ -26,9 +26,10 @@ class Results:
     Attributes:
         folder: holds study.yaml, results.nc, checkpoints/ and figures/.
         study: the study, resolved.
-        tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image,
-            ``/information`` with mutual information, prior gap and their like, ``/curves`` over step, ``/runs`` with
-            the state of every run; all but counts in nats per image.
+        tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image, ``/levels`` with
+            the rate of each latent site, ``/information`` with mutual information, prior gap and their like,
+            ``/difficulty`` with sizes and distances to the training images, ``/curves`` over step, ``/runs`` with the
+            state of every run; in nats per image where no other unit is told.
     """
 
     def __init__(self, folder: Path, study: Study, content: xr.DataTree, make_pair: MakePair) -> None:
@@ -47,7 +48,7 @@ class Results:
         folder = Path(folder)
         if not (folder / "study.yaml").is_file():
             raise InputError(f"{folder}: expected the folder of a study, but it has no study.yaml")
-        study = Study.load(folder / "study.yaml")
+        study = Study.load(folder / "study.yaml", trust=None)
         file = folder / "results.nc"
         content = tree.load(file) if file.exists() else tree.empty(study)
         if content.attrs.get("study") != study.to_yaml():
@@ -69,7 +70,7 @@ class Results:
         if not file.exists():
             with replacing(file) as beside:
                 beside.write_text(study.to_yaml(), encoding="utf-8")
-        elif (before := Study.load(file).to_yaml()) != study.to_yaml():
+        elif (before := Study.load(file, trust=None).to_yaml()) != study.to_yaml():
             raise InputError(
                 f"{folder}: expected the same study, got other settings: {_changes(before, study)}; "
                 "choose another --out, or delete the folder"

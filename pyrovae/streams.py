@@ -76,6 +76,15 @@ class Streams:
         block, row = divmod(step, BLOCK)
         return {site: draws[self._of_run, row] for site, draws in self._block(block).items()}
 
+    def thresholds(self, step: int, event_shape: torch.Size) -> Tensor:
+        """Uniform thresholds for the pixels in the batch of each run, 0 to 254, ``[runs, batch, *event_shape]``."""
+        shape = (self.batch_size, *event_shape)
+        draws = [
+            torch.randint(255, shape, dtype=torch.uint8, generator=generator(seed, "pixels", step))
+            for seed in self._distinct
+        ]
+        return torch.stack(draws)[self._of_run]
+
     def noise_for(self, purpose: str, images: int, block: int = 0) -> dict[str, Tensor]:
         """Draws for other ends than training, by site, ``[runs, images, *shape]``: the same at every call."""
         return {

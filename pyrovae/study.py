@@ -1,6 +1,7 @@
 """A study: a grid of runs, and what is measured on them. Frozen, validated, read from and written to YAML."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,10 @@ M = TypeVar("M", bound=BaseModel)
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
 PER_RUN = ("beta", "seed")
+#: Settings that name a part of a run, which may be its user's own.
+PARTS = ("data", "split", "pair", "model", "prior", "likelihood", "guide", "network")
+#: How such a part is named: module:Class.
+OWN_PART = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
 #: Axes that go by another name in the results, where `split` is train and test.
 DIMENSIONS = {"split": "data_split"}
 
@@ -40,22 +45,47 @@ class Run(_Frozen):
 
     data: str = Field("tetrominoes", description="data set")
     split: str = Field("random", description="how the data set is divided into train and test")
-    train_ratio: float = Field(0.5, gt=0, lt=1, description="share of the data set that is train")
+    train_ratio: float | None = Field(None, gt=0, lt=1, description="share that is train, for splits that let it vary")
+    held_out: str | None = Field(None, description="classes that are test, as in 9 or 4,9, for the split held_out")
     train_images: int | None = Field(None, ge=2, description="training images to use; null: all")
     test_images: int | None = Field(None, ge=2, description="test images to use; null: all")
+    images_per_class: int | None = Field(None, ge=1, description="training images to use of each class; null: all")
+    pixels: str = Field("continuous", description="continuous in [0, 1], or binarised: static (once), dynamic (each step)")
+    pair: str | None = Field(None, description="model and guide as one part of yours; null: made of the parts below")
+    model: str = Field("vae", description="p(x, z)")
     prior: str = Field("standard_normal", description="p(z)")
     likelihood: str = Field("bernoulli", description="p(x|z)")
     noise_scale: float = Field(1.0, gt=0, description="σ of the gaussian likelihood, in units of x")
     guide: str = Field("mean_field", description="q(z|x)")
     latent_size: int = Field(10, ge=1, description="dimensions of z")
     network: str = Field("mlp", description="encoder and decoder")
-    depth: int = Field(1, ge=1, description="hidden layers of the encoder, and of the decoder")
-    width: int = Field(512, ge=1, description="units of each hidden layer")
+    depth: int = Field(1, ge=1, description="hidden layers of the encoder, and of the decoder, where the network is mlp")
+    width: int = Field(512, ge=1, description="units of each hidden layer, where the network is mlp")
     beta: float = Field(1.0, gt=0, description="weight of the rate")
+    warmup: float = Field(0.0, ge=0, le=1, description="share of a cycle over which β rises to its value; 0: constant")
+    cycles: int = Field(1, ge=1, description="times that the rise of β begins anew")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights, batch order and noise")
     steps: int = Field(1000, ge=1, description="training steps")
     batch_size: int = Field(128, ge=1, description="images in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
+
+    def beta_share(self, step: int) -> float:
+        """Share of β that is in force at a step: 1 when it is constant, and at the last step always.
+
+        min(1, φ / warmup) with φ in (0, 1] the part of the present cycle that is over: linear warm-up (Bowman et al.
+        2016) with one cycle, cyclical annealing (Fu et al. 2019) with several.
+
+        Example:
+            >>> [Run(steps=8, warmup=0.5, cycles=2).beta_share(step) for step in range(8)]
+            [0.5, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0]
+        """
+        phase = (step * self.cycles % self.steps + self.cycles) / self.steps
+        return min(1.0, phase / self.warmup) if self.warmup else 1.0
+
+    @field_validator("held_out", mode="before")
+    @classmethod
+    def _one_class(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
 
     @field_validator("beta")
     @classmethod
@@ -143,11 +173,15 @@ class Study(_Frozen):
         return _validated(cls, {"base": base, "axes": axes, "measure": measure, **own})
 
     @classmethod
-    def load(cls, source: str | Path, **overrides: Any) -> Self:
+    def load(cls, source: str | Path, *, trust: Collection[str] | None = (), **overrides: Any) -> Self:
         """Reads a study by the name of one that ships, or from a YAML file; ``overrides`` as in `replace`.
 
+        Args:
+            trust: modules whose code may run, as ``module:Class`` in the file asks for; None asks no questions, for
+                readers who run none of it.
+
         Raises:
-            InputError: there is no such study, or the file is not a valid one.
+            InputError: there is no such study, the file is not a valid one, or it names code that is not trusted.
         """
         text, where = _read(source)
         try:
@@ -160,7 +194,10 @@ class Study(_Frozen):
         if "name" not in settings:
             settings["name"] = Path(source).stem
         try:
-            return cls.of(**_merged(settings, overrides))
+            merged = _merged(settings, overrides)
+            if trust is not None:
+                check_trust(merged, trust)
+            return cls.of(**merged)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
@@ -217,6 +254,19 @@ def shipped() -> dict[str, str]:
     files = resources.files("pyrovae") / "studies"
     names = sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
     return {name: Study.load(name).description for name in names}
+
+
+def check_trust(settings: Mapping[str, Any], trust: Collection[str]) -> None:
+    """Raises InputError if settings name code of a module that is not trusted."""
+    for setting in PARTS:
+        value = settings.get(setting)
+        for name in value if isinstance(value, list | tuple) else [value]:
+            match = OWN_PART.fullmatch(name) if isinstance(name, str) else None
+            if match and not any(f"{match[1]}.".startswith(f"{module}.") for module in trust):
+                raise InputError(
+                    f"{setting}: '{name}' would run code of the module {match[1]}, which is not trusted; "
+                    f"if you trust it, add --trust {match[1]} (from Python trust=['{match[1]}'])"
+                )
 
 
 def _own_settings() -> set[str]:

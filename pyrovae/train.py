@@ -17,7 +17,6 @@ from pyrovae.data import Dataset
 from pyrovae.errors import InputError
 from pyrovae.evaluate import terms_on
 from pyrovae.lockstep import Batch, Gradients, Lockstep, Way
-from pyrovae.pair import Terms
 from pyrovae.streams import Streams
 from pyrovae.study import Cohort
 
@@ -158,10 +157,16 @@ class Training:
             ) from error
 
     def _batch(self, step: int) -> Batch:
-        train = self.data.train
-        noise = {site: draws.to(train.device) for site, draws in self.streams.noise(step).items()}
-        keys = self.streams.keys("draws", step) if self.lockstep.way == "run by run" else ()
-        return noise, self.streams.index(step).to(train.device), train, keys
+        grey, device = self.data.grey, self.data.train.device
+        share = self.cohort.shared.beta_share(step)
+        return Batch(
+            images=self.data.train if grey is None else grey,
+            index=self.streams.index(step).to(device),
+            values=self.lockstep.values | {"beta": share * self.lockstep.values["beta"]},
+            noise={site: draws.to(device) for site, draws in self.streams.noise(step).items()},
+            thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]).to(device),
+            keys=self.streams.keys("draws", step) if self.lockstep.way == "run by run" else (),
+        )
 
     def _prepared(self, steps: int, compile: Compile, watcher: Watcher) -> Callable[[Batch], Gradients]:
         """The function behind a step, computed as was asked for or in the next best way that works."""
@@ -201,7 +206,7 @@ class Training:
             for images in (self.data.train, self.data.test)
         ]
         self.curves["step"].append(torch.tensor(self.step))
-        for name in Terms._fields:
+        for name in ("loss", "distortion", "rate"):
             self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits]))
 
     def _watch_for_divergence(self, losses: list[Tensor]) -> None:

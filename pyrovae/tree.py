@@ -20,6 +20,12 @@ _LONG_NAMES = {
     "rate_se": "standard error of R over images",
     "elbo": "-D - R",
     "elbo_se": "standard error of the ELBO over images",
+    "bits_per_dim": "negative ELBO in bits per dimension of x",
+    "images": "number of images",
+    "pixel_distance": "distance to the nearest (other) training image, in pixels of [0, 1]",
+    "pixel_distance_se": "standard error of that distance over images",
+    "factor_distance": "distance to the nearest (other) training image, in factors of [0, 1]",
+    "factor_distance_se": "standard error of that distance over images",
     "floor": "smallest distortion that any decoder can reach",
     "loss": "D + beta R",
     "mutual_information": "mutual information I of training images and codes",
@@ -38,8 +44,17 @@ _RUN_FACTS: dict[str, Any] = {
     "last_loss": np.nan,
     "cohort": -1,
     "seconds": np.nan,
-    **{name: np.array("", dtype=object) for name in ("rate_kind", "information", "way", "device", "versions")},
+    **{name: np.array("", dtype=object) for name in ("rate_kind", "distortion_kind", "information")},
+    **{name: np.array("", dtype=object) for name in ("way", "device", "versions")},
 }
+#: Variables with a unit other than nats per image.
+_UNITS = {
+    "active_units": "1",
+    "bits_per_dim": "bits per dimension",
+    "images": "1",
+    **{f"{space}_distance{se}": "1" for space in ("pixel", "factor") for se in ("", "_se")},
+}
+_DIFFICULTY = ["images", "pixel_distance", "pixel_distance_se", "factor_distance", "factor_distance_se"]
 
 
 def empty(study: Study) -> xr.DataTree:
@@ -63,8 +78,9 @@ def unmeasured(study: Study) -> dict[str, xr.Dataset]:
     cells = [name for each in ("distortion", "rate", "elbo") for name in (each, f"{each}_se")]
     errors = [f"{name}_se" for name, kind in INFORMATION.items() if kind != "exact"]
     return {
-        "/rate_distortion": _grid(study, [*cells, "floor"], {"split": SPLITS}),
+        "/rate_distortion": _grid(study, [*cells, "floor", "bits_per_dim"], {"split": SPLITS}),
         "/information": _grid(study, [*INFORMATION, *errors], {}),
+        "/difficulty": _grid(study, _DIFFICULTY, {"split": SPLITS}),
         "/images": _grid(study, ["distortion", "rate"], {"split": SPLITS, "image": range(study.measure.images)}),
     }
 
@@ -77,7 +93,7 @@ def _grid(study: Study, names: Sequence[str], extra: Mapping[str, Sequence[Any]]
 
 
 def _attributes(name: str) -> dict[str, str]:
-    unit = "1" if name == "active_units" else "nats per image"
+    unit = _UNITS.get(name, "nats per image")
     kind = {"kind": INFORMATION[name]} if name in INFORMATION else {}
     return {"units": unit, "long_name": _LONG_NAMES[name], **kind}
 
@@ -89,6 +105,24 @@ def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -
         for group, variables in groups.items():
             for name in variables.keys() & tree[group].data_vars:
                 tree[group][name].loc[study.coordinates(run)] = variables[name][number]
+        for name, values in measured.difficulty.items():
+            tree["difficulty"][name].loc[study.coordinates(run)] = values
+    _enter_levels(tree, study, cohort, measured)
+
+
+def _enter_levels(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
+    """Enters the rate of every latent site; what the sites are shows only once a pair is there."""
+    sites = {"level": list(measured.levels), "split": SPLITS}
+    grid = _grid(study, ["rate", "rate_se"], sites)
+    if "levels" in tree.children:
+        before = tree["levels"].to_dataset()
+        union = [*before.level.values, *(site for site in measured.levels if site not in before.level)]
+        grid = before.reindex(level=union)
+    for site, variables in measured.levels.items():
+        for name, values in variables.items():
+            for number, run in enumerate(cohort.runs):
+                grid[name].loc[study.coordinates(run) | {"level": site}] = values[number]
+    tree["levels"] = xr.DataTree(grid)
 
 
 def load(file: Path) -> xr.DataTree:

@@ -14,7 +14,7 @@ from pyrovae import Pair, Run, Study, build, make_pair, run
 from pyrovae.data import Dataset
 from pyrovae.evaluate import evaluate
 from pyrovae.guides import MeanField
-from pyrovae.lockstep import Lockstep
+from pyrovae.lockstep import Batch, Lockstep
 from pyrovae.pair import Terms
 from pyrovae.streams import Streams
 from pyrovae.study import Measure
@@ -48,13 +48,14 @@ def test_lifted_terms_are_those_of_each_pair_by_itself(pairs: list[Pair], stream
     for number, beta in enumerate(BETAS):
         for pair in (pairs[number], lockstep.pair(number)):
             alone = pair(x, {"z": noise["z"][number]}, beta=beta)
-            for ours, theirs in zip(together, alone, strict=True):
-                torch.testing.assert_close(ours[number], theirs, rtol=1e-5, atol=1e-4)
+            for name in ("loss", "distortion", "rate"):
+                ours, theirs = getattr(together, name)[number], getattr(alone, name)
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
 def test_gradients_agree_run_by_run_and_lifted(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
     lockstep = lockstep_of(pairs)
-    batch = (streams.noise(0), streams.index(0), images, streams.keys("draws", 0))
+    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
     (lifted, lifted_loss), (single, single_loss) = (
         lockstep.gradients(way, batch)(batch) for way in ("lifted", "run by run")
     )
@@ -83,7 +84,7 @@ def test_codes_that_are_not_finite_are_told_and_leave_their_neighbours_alone(
     )
     healthy = evaluate(lockstep_of(pairs), streams, data, floor, measure)
     with torch.no_grad():
-        pairs[1].guide.encoder.output.bias[3:] = -200  # σ underflows
+        pairs[1].guide.encoder.output_bias[3:] = -200  # σ underflows
     ill = evaluate(lockstep_of(pairs), streams, data, floor, measure)
     assert ill.notes[1] == ("the codes are not finite",)
     for name in ("mutual_information", "prior_gap", "marginal_rate"):
@@ -150,8 +151,8 @@ def tiny(**settings: Any) -> Study:
 def test_program_that_cannot_be_lifted_trains_run_by_run_and_says_so(
     guide: type, prior: type, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(build, "GUIDES", {"exotic": guide})
-    monkeypatch.setattr(build, "PRIORS", {"exotic": prior})
+    monkeypatch.setitem(build.GUIDES, "exotic", guide)
+    monkeypatch.setitem(build.PRIORS, "exotic", prior)
     results = run(tiny(guide="exotic", prior="exotic"), tmp_path / "study")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "so run by run" in line]
     assert reason in line

@@ -1,6 +1,15 @@
 """Likelihoods p(x|z), one file each: called with the decoder's features, a likelihood returns a distribution."""
 
 from pyrovae.models.likelihoods.bernoulli import Bernoulli
-from pyrovae.models.likelihoods.gaussian import Gaussian
+from pyrovae.models.likelihoods.continuous_bernoulli import ContinuousBernoulli
+from pyrovae.models.likelihoods.discretised_logistic import DiscretisedLogistic
+from pyrovae.models.likelihoods.gaussian import Gaussian, GaussianPerPixel, GaussianShared
 
-__all__ = ["Bernoulli", "Gaussian"]
+__all__ = [
+    "Bernoulli",
+    "ContinuousBernoulli",
+    "DiscretisedLogistic",
+    "Gaussian",
+    "GaussianPerPixel",
+    "GaussianShared",
+]

@@ -1,4 +1,4 @@
-"""The Gaussian likelihood."""
+"""The Gaussian likelihoods: σ fixed, learned, or given by the decoder for every pixel."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,30 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+#: Where a learned σ starts: no value in [0, 1] can spread more.
+START = 0.5
+#: A learned log σ is cut to ± this: e⁻¹⁰ is still far above the rounding of float32 at values near 1.
+LOG_SCALE_BOUND = 10.0
 
-class Gaussian(nn.Module):
+
+class _Gaussian(nn.Module):
+    """What all three share: μ for every pixel from the decoder."""
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.features = self.event_shape.numel()
+        self.support = constraints.real
+
+    def initial_features(self, mean: Tensor) -> Tensor:
+        """Features at which the likelihood has its mean at the mean image."""
+        return mean.flatten()
+
+    def _normal(self, loc: Tensor, scale: float | Tensor) -> dist.Distribution:
+        return dist.Normal(loc.unflatten(-1, self.event_shape), scale).to_event(len(self.event_shape))
+
+
+class Gaussian(_Gaussian):
     """Independent values p(x|h) = ∏ᵢ N(xᵢ; hᵢ, σ²) with one fixed σ, a density in the units of x.
 
     Args:
@@ -25,18 +47,11 @@ class Gaussian(nn.Module):
     """
 
     def __init__(self, event_shape: Sequence[int], scale: float = 1.0) -> None:
-        super().__init__()
-        self.event_shape = torch.Size(event_shape)
-        self.features = self.event_shape.numel()
-        self.support = constraints.real
+        super().__init__(event_shape)
         self.scale = scale
 
     def forward(self, h: Tensor) -> dist.Distribution:
-        return dist.Normal(h.unflatten(-1, self.event_shape), self.scale).to_event(len(self.event_shape))
-
-    def initial_features(self, mean: Tensor) -> Tensor:
-        """Features at which the likelihood has its mean at the mean image."""
-        return mean.flatten()
+        return self._normal(h, self.scale)
 
     def floor(self, x: Tensor) -> Tensor:
         """Smallest distortion that any decoder can reach, that at h = x: ``[n, *event_shape] → [n]``, in nats.
@@ -47,3 +62,70 @@ class Gaussian(nn.Module):
             tensor([1.8379])
         """
         return x.new_full((len(x),), self.features * math.log(self.scale * math.sqrt(2 * math.pi)))
+
+
+class GaussianShared(_Gaussian):
+    """Independent values p(x|h) = ∏ᵢ N(xᵢ; hᵢ, σ²) with one σ for all pixels and images, which is learned.
+
+    Args:
+        event_shape: shape of one image.
+
+    Attributes:
+        log_scale: log σ, a parameter that starts at log 0.5.
+
+    Shapes: features ``[..., features]`` → a distribution with event shape ``event_shape``.
+
+    Source: Rybkin, Daniilidis & Levine 2021, "Simple and effective VAE training with calibrated decoders", section 3.
+
+    Example:
+        >>> GaussianShared((1, 2, 2))(torch.zeros(7, 4)).stddev.unique()
+        tensor([0.5000], grad_fn=<Unique2Backward0>)
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(START)))
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        return self._normal(h, _scale(self.log_scale))
+
+    def floor(self, x: Tensor) -> Tensor:
+        """NaN, as there is none: the density at h = x grows without bound as σ → 0. ``[n, *event_shape] → [n]``."""
+        return x.new_full((len(x),), math.nan)
+
+
+class GaussianPerPixel(_Gaussian):
+    """Independent values p(x|h) = ∏ᵢ N(xᵢ; μᵢ, σᵢ²) with h = (μ, log σ), the decoder's for every pixel.
+
+    Args:
+        event_shape: shape of one image.
+
+    Shapes: features ``[..., features]``, first all μ and then all log σ → a distribution with event shape
+    ``event_shape``.
+
+    Source: Kingma & Welling 2014, "Auto-encoding variational Bayes", appendix C.2.
+
+    Example:
+        >>> GaussianPerPixel((1, 2, 2))(torch.zeros(7, 8)).log_prob(torch.ones(7, 1, 2, 2)).shape
+        torch.Size([7])
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.features = 2 * self.event_shape.numel()
+
+    def forward(self, h: Tensor) -> dist.Distribution:
+        loc, log_scale = h.chunk(2, dim=-1)
+        return self._normal(loc, _scale(log_scale).unflatten(-1, self.event_shape))
+
+    def initial_features(self, mean: Tensor) -> Tensor:
+        """Features at which the likelihood has its mean at the mean image, and σ = 0.5."""
+        return torch.cat([mean.flatten(), mean.new_full((mean.numel(),), math.log(START))])
+
+    def floor(self, x: Tensor) -> Tensor:
+        """NaN, as there is none: the density at μ = x grows without bound as σ → 0. ``[n, *event_shape] → [n]``."""
+        return x.new_full((len(x),), math.nan)
+
+
+def _scale(log_scale: Tensor) -> Tensor:
+    return log_scale.clamp(-LOG_SCALE_BOUND, LOG_SCALE_BOUND).exp()

@@ -17,7 +17,7 @@ class Source:
         size: number of images.
         images: rows [n] → images ``[n, *event_shape]``: uint8, or floats that are taken as they are.
         factors: known factors of variation, each scaled to [0, 1], ``[size, factors]``; None if there are none.
-        labels: class of each image, integers ``[size]``; None if there are none.
+        labels: class of each image, integers from 0 up, ``[size]``; None if there are none.
         published: which images the set's authors put into training, ``[size]`` of bool; None if they did not say.
     """
 
@@ -29,16 +29,20 @@ class Source:
     published: Tensor | None = None
 
 
-#: A split tells which images are train: (source, train ratio) → mask ``[size]``.
-Split = Callable[[Source, float], Tensor]
-
-
 @dataclass(frozen=True)
 class Dataset:
-    """Images in memory, uint8 or float, in random order: ``[n, *event_shape]`` for train and test."""
+    """Images in memory, uint8 or float, in random order: ``[n, *event_shape]`` for train and test.
+
+    Attributes:
+        grey: where training images are binarised anew at every step, what they are binarised from: uint8, in the
+            order of ``train``, which is then one binarisation to measure on.
+        factors: known factors of variation of both sides, ``[n, factors]`` each; None if there are none.
+    """
 
     train: Tensor
     test: Tensor
+    grey: Tensor | None = None
+    factors: tuple[Tensor, Tensor] | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -46,34 +50,83 @@ class Dataset:
 
     def mean(self) -> Tensor:
         """Mean training image, as `as_input` sees it."""
-        totals = [as_input(chunk).sum(0, dtype=torch.float64) for chunk in self.train.split(4096)]
-        return (torch.stack(totals).sum(0) / len(self.train)).float()
+        images = self.train if self.grey is None else self.grey
+        totals = [as_input(chunk).sum(0, dtype=torch.float64) for chunk in images.split(4096)]
+        return (torch.stack(totals).sum(0) / len(images)).float()
 
     def splits(self) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
         """Both sides by name."""
         return ("train", self.train), ("test", self.test)
 
     def to(self, device: torch.device) -> "Dataset":
-        return Dataset(self.train.to(device), self.test.to(device))
+        grey = None if self.grey is None else self.grey.to(device)
+        factors = None if self.factors is None else (self.factors[0].to(device), self.factors[1].to(device))
+        return Dataset(self.train.to(device), self.test.to(device), grey, factors)
 
 
-def as_input(images: Tensor) -> Tensor:
-    """Images as a program takes them: uint8 as floats in [0, 1], floats as they are."""
+def as_input(images: Tensor, thresholds: Tensor | None = None) -> Tensor:
+    """Images as a program takes them: uint8 as floats in [0, 1], floats as they are.
+
+    Args:
+        thresholds: where there are any, uint8 from 0 to 254, pixels are binarised: 1 where the threshold is below the
+            pixel. Under uniform thresholds a pixel is lit with the probability that its grey value x / 255 names.
+
+    Example:
+        >>> as_input(torch.tensor([0, 51, 255], dtype=torch.uint8))
+        tensor([0.0000, 0.2000, 1.0000])
+        >>> as_input(torch.tensor([0, 51, 255], dtype=torch.uint8), torch.tensor([0, 50, 254], dtype=torch.uint8))
+        tensor([0., 1., 1.])
+    """
+    if thresholds is not None:
+        return (thresholds < images).float()
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def divide(
-    source: Source, split: Split, train_ratio: float, train_images: int | None, test_images: int | None
+    source: Source,
+    train: Tensor,
+    train_images: int | None = None,
+    test_images: int | None = None,
+    images_per_class: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rows of the training and of the test images, each in random order, the same at every call.
+
+    Args:
+        train: which images are train, bool ``[size]``.
+        train_images, test_images: the most to use of either side.
+        images_per_class: training images to use of each class that the training side has.
 
     Raises:
         InputError: a side is empty, or has fewer images than asked for.
     """
-    mask = split(source, train_ratio)
     order = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
-    train, test = order[mask[order]], order[~mask[order]]
-    return _first(train, train_images, "train"), _first(test, test_images, "test")
+    rows, unseen = order[train[order]], order[~train[order]]
+    if images_per_class is not None:
+        rows = _first_of_each_class(rows, source, images_per_class)
+    return _first(rows, train_images, "train"), _first(unseen, test_images, "test")
+
+
+def class_counts(source: Source, rows: Tensor) -> list[int] | None:
+    """Images of each class among some rows; None where classes are not known."""
+    if source.labels is None:
+        return None
+    return source.labels[rows].bincount(minlength=int(source.labels.max()) + 1).tolist()
+
+
+def _first_of_each_class(rows: Tensor, source: Source, number: int) -> Tensor:
+    counts = class_counts(source, rows)
+    if source.labels is None or counts is None:
+        raise InputError(f"images_per_class: expected a data set with classes, and '{source.name}' has none")
+    smallest = min((count for count in counts if count), default=0)
+    if smallest < number:
+        raise InputError(
+            f"images_per_class: expected at most the {smallest} training images of the smallest class, got {number}"
+        )
+    # Sorted by class, stably, each class begins where those before it end.
+    by_class = source.labels[rows].argsort(stable=True)
+    begin = torch.tensor(counts).cumsum(0) - torch.tensor(counts)
+    rank = torch.arange(len(rows)) - begin[source.labels[rows[by_class]]]
+    return rows[by_class[rank < number].sort().values]
 
 
 def _first(rows: Tensor, limit: int | None, side: str) -> Tensor:

@@ -12,6 +12,7 @@ from pyrovae.estimators.information import (
     rate_terms,
 )
 from pyrovae.estimators.linear_gaussian import LinearGaussian
+from pyrovae.estimators.nearest import nearest_distance
 
 __all__ = [
     "Estimate",
@@ -21,6 +22,7 @@ __all__ = [
     "active_units",
     "marginal_rate",
     "mutual_information",
+    "nearest_distance",
     "prior_gap",
     "rate",
     "rate_per_dimension",

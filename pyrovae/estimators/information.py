@@ -17,14 +17,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
-from pyrovae.distributions import closed_form_kl, mapped
+from pyrovae.distributions import base_normal, closed_form_kl, mapped
+from pyrovae.errors import UnsupportedError
 from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
-from pyrovae.estimators.marginal import draw, encodings, log_marginal
+from pyrovae.estimators.marginal import device_of, draw, encodings, log_marginal
 
 #: Mutual information this close to log N, in nats, is called saturated.
 SATURATED = 0.1
 #: Variance of the posterior mean over images above which a latent dimension is called active.
 ACTIVE = 0.01
+#: Draws an image in each of two means, where the mean has no closed form.
+DRAWS = 32
 
 
 class RateTerms(NamedTuple):
@@ -240,6 +243,8 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
         [0.0, 2.0]
     """
     _check_alike(q, prior, "prior")
+    if base_normal(q) is None:
+        raise UnsupportedError(f"q: expected a normal distribution, whose margins are known, got {type(q).__name__}")
     q = encodings(q)
     p = mapped(prior, Tensor.double)
     kl = kl_divergence(Normal(q.mean, q.stddev), Normal(p.mean, p.stddev))
@@ -247,14 +252,19 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
 
 
 @torch.no_grad()
-def active_units(q: Distribution) -> Estimate:
+def active_units(q: Distribution, *, generator: torch.Generator | None = None) -> Estimate:
     """The number of latent dimensions d with Var_x(E_q[z_d]) > 0.01 (Burda et al. 2016, section 5.2).
+
+    Where q has no mean in closed form, as a flow has none, the variance is the covariance over images of the means of
+    two independent sets of 32 draws, which is unbiased for it.
 
     Args:
         q: encodings, batch shape [n].
+        generator: for the draws.
 
     Returns:
-        A count, exact for the images at hand, so that its standard error is 0; NaN where a mean is not finite.
+        A count; for the images at hand it is exact, with standard error 0, but for a flow. NaN where a mean is not
+        finite.
 
     Raises:
         ValueError: there are fewer than two encodings.
@@ -265,10 +275,15 @@ def active_units(q: Distribution) -> Estimate:
         >>> active_units(Independent(Normal(torch.tensor([[0.0, -1.0], [0.1, 1.0]]), torch.ones(2, 2)), 1)).value
         1.0
     """
-    loc = encodings(q).mean
-    if len(loc) < 2:
-        raise ValueError(f"q: expected at least 2 encodings, whose means can vary, got {len(loc)}")
-    count = float((loc.var(0) > ACTIVE).sum()) if loc.isfinite().all() else math.nan
+    if q.batch_shape.numel() < 2:
+        raise ValueError(f"q: expected at least 2 encodings, whose means can vary, got {q.batch_shape.numel()}")
+    q = encodings(q)
+    sampled = base_normal(q) is None
+    first, second = (draw(q, DRAWS, generator).mean(0) if sampled else q.mean for _ in range(2))
+    variance = ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / (len(first) - 1)
+    count = float((variance > ACTIVE).sum()) if variance.isfinite().all() else math.nan
+    if sampled:
+        return Estimate(count, math.nan, "unbiased", (f"from variances by {2 * DRAWS} draws an image",))
     return Estimate(count, 0.0, "exact")
 
 
@@ -303,7 +318,7 @@ def _outer(q: Distribution, outer: int | None, generator: torch.Generator | None
         rows = torch.randperm(size, generator=generator)[:outer]
     else:
         raise ValueError(f"outer: expected 1 to {size} encodings, got {outer}")
-    rows = rows.to(q.mean.device)
+    rows = rows.to(device_of(q))
     return encodings(q, rows), rows
 
 

@@ -21,7 +21,7 @@ def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
     """Encodings in float64, those at some rows if asked.
 
     Raises:
-        UnsupportedError: ``q`` is neither a diagonal nor a full-rank normal distribution.
+        UnsupportedError: ``q`` is neither a diagonal or full-rank normal distribution nor a flow.
         ValueError: its batch shape is not [N].
     """
     if len(q.batch_shape) != 1:
@@ -41,9 +41,21 @@ def draw(q: Distribution, samples: int, generator: torch.Generator | None = None
     if samples < 1 or not q.batch_shape.numel():
         raise ValueError(f"expected at least 1 draw of at least 1 encoding, got {samples} of {q.batch_shape.numel()}")
     shape = noise_shape(q)
-    assert shape is not None, "encodings are normal"
+    assert shape is not None, "encodings are made from normal noise"
     noise = torch.randn(samples, *shape, generator=generator, dtype=torch.float64)
-    return reparameterize(q, noise.to(q.mean.device))
+    return reparameterize(q, noise.to(device_of(q)))
+
+
+def device_of(q: Distribution) -> torch.device:
+    """Where the parameters of encodings are."""
+    devices: list[torch.device] = []
+
+    def look(parameter: Tensor) -> Tensor:
+        devices.append(parameter.device)
+        return parameter
+
+    mapped(q, look)
+    return devices[0]
 
 
 def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tensor:

@@ -1,5 +1,7 @@
 """What every guide owes; a new one is in GUIDES and needs no test of its own."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,9 +9,9 @@ from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
 from pyrovae import Pair, Run, build, make_pair
 from pyrovae.distributions import closed_form_kl, concatenated, reparameterize
-from pyrovae.estimators import rate_terms
+from pyrovae.estimators import active_units, mutual_information, rate_terms
 from pyrovae.guides.guide import Guide
-from pyrovae.lockstep import Lockstep
+from pyrovae.lockstep import Batch, Lockstep
 from pyrovae.streams import Streams
 
 GUIDES = sorted(build.GUIDES)
@@ -20,7 +22,9 @@ TWO_SIDED = 4.27
 
 @pytest.fixture(params=GUIDES)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    return make_pair(Run(guide=request.param, depth=1, width=8, latent_size=3), EVENT)
+    # A guide that is named as a model belongs to it.
+    model = request.param if request.param in build.MODELS else "vae"
+    return make_pair(Run(guide=request.param, model=model, depth=1, width=8, latent_size=3), EVENT)
 
 
 @pytest.fixture
@@ -42,8 +46,7 @@ def test_full_rank_rate_has_no_closed_form_where_the_prior_is_not_normal() -> No
 def test_posterior_has_one_entry_per_image(pair: Pair, x: Tensor) -> None:
     q = pair.guide.posterior(x)
     assert (q.batch_shape, q.event_shape) == ((6,), (3,))
-    shape = pair.check(x, beta=0.5).noise_shapes["z"]
-    assert shape is not None
+    assert None not in pair.check(x, beta=0.5).noise_shapes.values()
     parts = concatenated([pair.guide.posterior(part) for part in x.split(4)])
     z = q.sample()
     torch.testing.assert_close(parts.log_prob(z), q.log_prob(z))
@@ -61,22 +64,39 @@ def test_draws_from_noise_have_the_moments_of_the_posterior(pair: Pair, x: Tenso
         assert ((draws**power).mean(0) - (expected**power).mean(0)).abs().lt(TWO_SIDED * error).all()
 
 
-def test_rate_in_closed_form_is_that_of_its_draws(pair: Pair, x: Tensor) -> None:
+def test_rate_is_that_of_its_draws(pair: Pair, x: Tensor) -> None:
+    """A closed form, where one is used, has the expectation of Σ log q − log p over the latent sites of fresh draws."""
     with torch.no_grad():
-        q, prior = pair.guide.posterior(x), pair.model.prior()
-        exact = closed_form_kl(q, prior)
-        assert exact is not None
-        z = q.sample((20_000,))
-        draws = (q.log_prob(z) - prior.log_prob(z)).double()
-        assert (draws.mean(0) - exact).abs().lt(TWO_SIDED * draws.std(0) / 20_000**0.5).all()
-        assert rate_terms(q, prior).rate.kind == "unbiased"
+        torch.manual_seed(0)
+        for image in x[:2]:
+            many = image.expand(20_000, *EVENT)
+            rate = pair(many, beta=0.5).rate.double()
+            guide, model = pair.traces(many, beta=0.5)
+            names = [name for name, node in guide.nodes.items() if node["type"] == "sample" and name != "data"]
+            ratio = [guide.nodes[name]["fn"].log_prob(guide.nodes[name]["value"]) for name in names]
+            ratio += [-model.nodes[name]["fn"].log_prob(model.nodes[name]["value"]) for name in names]
+            draws = torch.stack(ratio).sum(0).double()
+            error = ((rate.var() + draws.var()) / 20_000).sqrt()
+            assert (rate.mean() - draws.mean()).abs() < TWO_SIDED * error
+            assert pair.check(x, beta=0.5).closed_form == bool(rate.std() < 1e-5)
+
+
+def test_information_of_encodings_holds_for_every_guide(pair: Pair, x: Tensor) -> None:
+    """R = I + G draw by draw, I is at most log N, and codes of one image many times over tell nothing."""
+    q, prior = pair.guide.posterior(x), build.make_pair(Run(latent_size=3, width=8), EVENT).model.prior()
+    rate, information, gap = rate_terms(q, prior, samples=50, generator=torch.Generator().manual_seed(0))
+    assert abs(rate.value - information.value - gap.value) < 1e-9
+    assert information.value <= math.log(6)
+    alike = pair.guide.posterior(x[:1].expand(400, *EVENT))
+    assert abs(mutual_information(alike).value) < 1e-9
+    assert active_units(alike, generator=torch.Generator().manual_seed(0)).value == 0
 
 
 def test_guide_trains_in_lockstep_as_it_does_alone(pair: Pair, x: Tensor) -> None:
     lockstep = Lockstep([pair, pair], {"beta": torch.tensor([0.5, 2.0])})
     streams = Streams([0, 1], images=6, batch_size=3, noise_shapes=pair.check(x, beta=0.5).noise_shapes)
     images = (255 * x).to(torch.uint8)
-    batch = (streams.noise(0), streams.index(0), images, streams.keys("draws", 0))
+    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
     lifted, _ = lockstep.gradients("lifted", batch)(batch)
     single, _ = lockstep.gradients("run by run", batch)(batch)
     for parameter, gradient in lifted.items():

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import Run, build, make_pair
-from pyrovae.lockstep import Lockstep
+from pyrovae.lockstep import Batch, Lockstep
 from pyrovae.streams import Streams
 
 PRIORS = sorted(build.PRIORS)
@@ -46,7 +46,7 @@ def test_prior_trains_in_lockstep_as_it_does_alone(name: str) -> None:
     lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 2.0])})
     streams = Streams([0, 1], images=20, batch_size=10, noise_shapes={"z": torch.Size([2])})
     images = torch.randint(0, 256, (20, *event), dtype=torch.uint8)
-    batch = (streams.noise(0), streams.index(0), images, streams.keys("draws", 0))
+    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
     lifted, _ = lockstep.gradients("lifted", batch)(batch)
     single, _ = lockstep.gradients("run by run", batch)(batch)
     assert lifted.keys() == dict(pairs[0].named_parameters()).keys()

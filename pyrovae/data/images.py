@@ -1,0 +1,200 @@
+"""Images of one's own: a folder of image files, or an ``.npz`` file of arrays."""
+
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from glob import glob
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pyrovae.data import Source, vision
+from pyrovae.data.fetch import reason
+from pyrovae.errors import InputError
+
+_CHANNELS = (1, 3)
+#: What an ``.npz`` file may tell of its images: kinds of number, dimensions, and both in words.
+_COLUMNS: Mapping[str, tuple[str, int, str]] = MappingProxyType(
+    {
+        "labels": ("iu", 1, "integers [N]"),
+        "factors": ("iuf", 2, "numbers [N, F]"),
+        "train": ("b", 1, "bool [N]"),
+    }
+)
+
+
+def from_folder(path: str | Path) -> Source:
+    """All images in a folder and the folders in it, in the order of their names.
+
+    They are grey, ``[1, H, W]``, if all are, and else RGB, ``[3, H, W]``; transparency is dropped, and hidden files
+    are passed over. If they lie in more than one folder, an image's label is the number of its folder in the order of
+    the folders' names.
+
+    Raises:
+        InputError: no folder, or none with images; an image that cannot be read, of more than 8 bits a channel, or of
+            another size than the first.
+    """
+    folder = Path(path)
+    files = _image_files(folder)
+    grey = [_is_grey(file) for file in files]
+    mode = "L" if all(grey) else "RGB"
+    first = _pixels(files[0], mode)
+    images = first.new_empty(len(files), *first.shape)
+    for image, file in zip(images, files, strict=True):
+        pixels = _pixels(file, mode)
+        if pixels.shape != first.shape:
+            raise InputError(
+                f"{folder}: expected images of one size, got {_size(first)} in {files[0]} and {_size(pixels)} in {file}"
+            )
+        image.copy_(pixels)
+    return Source(folder.resolve().name, len(images), lambda rows: images[rows], labels=_folder_labels(files))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    endings = vision.datasets().folder.IMG_EXTENSIONS
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'no such folder'}"
+        )
+    files = [folder / name for name in sorted(glob("**", root_dir=folder, recursive=True)) if (folder / name).is_file()]
+    images = [file for file in files if file.suffix.lower() in endings]
+    if not images:
+        raise InputError(f"{folder}: expected images ({', '.join(endings)}), got none among {len(files)} files")
+    return images
+
+
+def _is_grey(file: Path) -> bool:
+    with _opened(file) as image:
+        if image.mode.startswith(("I", "F")):
+            raise InputError(f"{file}: expected 8 bits a channel, got more (mode {image.mode}); convert it")
+        return image.mode in ("1", "L")
+
+
+def _pixels(file: Path, mode: str) -> Tensor:
+    """The image as ``[C, H, W]``."""
+    with _opened(file) as image:
+        pixels = torch.from_numpy(np.array(image.convert(mode)))
+    return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings(), Image.open(file) as image:
+            warnings.simplefilter("ignore")
+            yield image
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of many kinds about what is damaged.
+        raise InputError(f"{file}: expected an image, got one that cannot be read: {reason(error)}") from error
+
+
+def _size(pixels: Tensor) -> str:
+    return f"{pixels.shape[2]}×{pixels.shape[1]}"
+
+
+def _folder_labels(files: list[Path]) -> Tensor | None:
+    folders, labels = np.unique([str(file.parent) for file in files], return_inverse=True)
+    return torch.from_numpy(labels) if len(folders) > 1 else None
+
+
+def from_npz(path: str | Path) -> Source:
+    """Images and what is known of them, from arrays that `numpy.savez` wrote.
+
+    - ``images``: ``[N, H, W]``, ``[N, C, H, W]`` or ``[N, H, W, C]`` with C of 1 or 3, and where both would do the
+      channels are first; uint8, or floats in [0, 1], which are taken as they are, in float32.
+    - ``labels``, if there: integers from 0 up, ``[N]``.
+    - ``factors``, if there: numbers ``[N, F]``; each column is scaled to [0, 1].
+    - ``train``, if there: bool ``[N]``, which images belong to training.
+
+    Raises:
+        InputError: no such file, or one whose arrays are not these.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> np.savez(tmp_path / "dots.npz", images=np.zeros((5, 8, 9, 3), "uint8"))
+        >>> source = from_npz(tmp_path / "dots.npz")
+        >>> source.size, source.images(torch.arange(2)).shape
+        (5, torch.Size([2, 3, 8, 9]))
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    images = _images(path, arrays.pop("images"))
+    columns = {name: _column(path, name, array, len(images)) for name, array in arrays.items()}
+    return Source(
+        path.stem,
+        len(images),
+        lambda rows: images[rows],
+        factors=columns.get("factors"),
+        labels=columns.get("labels"),
+        published=columns.get("train"),
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        got = "one of another kind, or damaged" if path.exists() else "no such file"
+        raise InputError(f"{path}: expected an .npz file, as numpy.savez writes it, got {got}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = ", ".join(file) or "none"
+            arrays = {name: np.asarray(file[name]) for name in ("images", *_COLUMNS) if name in file}
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: expected arrays, got some that cannot be read: {reason(error)}") from error
+    if "images" not in arrays:
+        raise InputError(f"{path}: expected an array 'images', got the arrays {found}")
+    return arrays
+
+
+def _images(path: Path, array: np.ndarray) -> Tensor:
+    """The array as images ``[N, C, H, W]``, uint8 or float32."""
+    images = array[:, None] if array.ndim == 3 else array
+    if images.ndim == 4 and images.shape[1] not in _CHANNELS:
+        images = images.transpose(0, 3, 1, 2)
+    if images.ndim != 4 or images.shape[1] not in _CHANNELS or images.size == 0:
+        raise _wrong(path, "images", "[N, H, W], [N, C, H, W] or [N, H, W, C] with C of 1 or 3, not empty", array)
+    if images.dtype.kind == "f":
+        images = _in_range(path, images).astype(np.float32)
+    if images.dtype not in (np.uint8, np.float32):
+        raise _wrong(path, "images", "uint8, or floats in [0, 1]", array)
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def _in_range(path: Path, images: np.ndarray) -> np.ndarray:
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= 1):  # NaN, too, is out of range.
+        raise InputError(
+            f"{path}: 'images': expected finite floats in [0, 1], got values from {low:g} to {high:g}; "
+            "divide them by their largest possible value, or store them as uint8"
+        )
+    return images
+
+
+def _column(path: Path, name: str, array: np.ndarray, size: int) -> Tensor:
+    """What is known of each image, as a `Source` has it."""
+    kinds, dimensions, expected = _COLUMNS[name]
+    if array.dtype.kind not in kinds or array.ndim != dimensions or len(array) != size:
+        raise _wrong(path, name, f"{expected} for N = {size} images", array)
+    if name == "factors":
+        return _scaled(path, array.astype(np.float64))
+    if name == "labels" and array.min() < 0:
+        raise _wrong(path, name, "integers from 0 up", array)
+    return torch.from_numpy(array.astype(bool if name == "train" else np.int64))
+
+
+def _scaled(path: Path, factors: np.ndarray) -> Tensor:
+    """Each column from 0 to 1; one that is constant is 0."""
+    if not np.isfinite(factors).all():
+        raise InputError(f"{path}: 'factors': expected finite numbers, got {factors[~np.isfinite(factors)][0]}")
+    spread = np.ptp(factors, axis=0)
+    return torch.from_numpy((factors - factors.min(0)) / np.where(spread == 0, 1, spread)).float()
+
+
+def _wrong(path: Path, name: str, expected: str, array: np.ndarray) -> InputError:
+    return InputError(f"{path}: '{name}': expected {expected}, got {array.dtype} of shape {list(array.shape)}")

@@ -1,0 +1,59 @@
+"""How far images are from the training set: a measure of how hard it is to generalize to them."""
+
+import torch
+from torch import Tensor
+
+#: Points and training points in one piece of work.
+ROWS, COLUMNS = 1024, 4096
+
+
+@torch.no_grad()
+def nearest_distance(points: Tensor, training: Tensor, own: Tensor | None = None) -> Tensor:
+    """Distance of each point to the nearest training point, minₙ ‖x − xₙ‖₂.
+
+    Args:
+        points: ``[n, ...]``; trailing dimensions are flattened. uint8 is scaled to [0, 1].
+        training: ``[N, ...]``, in the same units.
+        own: row of each point in ``training``, ``[n]``, to be left out where the points are training points.
+
+    Returns:
+        ``[n]``, in the units of a pixel's range [0, 1], or of the factors.
+
+    Cost: n · N distances by matrix products, in pieces; the distance to the one that is found is then taken exactly.
+
+    Example:
+        >>> import torch
+        >>> training = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+        >>> nearest_distance(torch.tensor([[3.0, 3.0]]), training)
+        tensor([1.])
+        >>> nearest_distance(training, training, own=torch.arange(2))
+        tensor([5., 5.])
+    """
+    nearest = [
+        _nearest(rows, training, None if own is None else own[at : at + ROWS])
+        for at, rows in zip(range(0, len(points), ROWS), points.split(ROWS), strict=True)
+    ]
+    found = [_flat(x) - _flat(training[rows]) for x, rows in zip(points.split(ROWS), nearest, strict=True)]
+    return torch.cat([difference.norm(dim=1) for difference in found])
+
+
+def _nearest(points: Tensor, training: Tensor, own: Tensor | None) -> Tensor:
+    """Row of the nearest training point, ``[n]``."""
+    x = _flat(points)
+    best = x.new_full((len(x),), torch.inf)
+    row = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    for start in range(0, len(training), COLUMNS):
+        y = _flat(training[start : start + COLUMNS])
+        # ‖x − y‖² but for ‖x‖², which is the same for every y.
+        distance = y.square().sum(1) - 2 * x @ y.T
+        if own is not None:
+            itself = own[:, None] == torch.arange(start, start + len(y), device=x.device)
+            distance = distance.masked_fill(itself, torch.inf)
+        smallest, at = distance.min(1)
+        row = torch.where(smallest < best, at + start, row)
+        best = torch.minimum(best, smallest)
+    return row
+
+
+def _flat(points: Tensor) -> Tensor:
+    return points.flatten(1).float() / 255 if points.dtype == torch.uint8 else points.flatten(1)
