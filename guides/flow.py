@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -15,9 +16,10 @@ from pyrovae.guides.guide import Guide
 class Flow(Guide):
     """The conditional flow q(z|x): z = T(ε; c(x)) with ε ~ N(0, I) (Rezende & Mohamed 2015).
 
-    T is three affine couplings of zuko's MAF (Papamakarios et al. 2017), in each of which one half of z sets location and
-    scale of the other, so that q may be skewed and correlated, and is quick both to draw from and to evaluate. Its KL to
-    a prior has no closed form.
+    T is three affine couplings of zuko's MAF (Papamakarios et al. 2017), in each of which one half of z sets location
+    and scale of the other: q may be skewed and correlated, and is quick both to draw from and to evaluate. Its KL to a
+    prior has no closed form. The inference marginal takes a pass through T for each pair of a draw and a training
+    image, which is slow where there are tens of thousands: a study had better lower ``measure.outer`` there.
 
     Args:
         encoder: features of x, the context c(x).
@@ -81,7 +83,7 @@ class ConditionalFlow(TorchDistribution):
         (torch.Size([5]), torch.Size([5, 3]))
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = True
     support = constraints.real_vector
 

@@ -117,9 +117,8 @@ def evaluate(
     from pyrovae.tree import side_by_side
 
     asked = {"images": images, "samples": samples, "outer": outer}
-    results, again = experiment.evaluate_again(
-        folder, device=device.value, trust=trust or (), **{key: value for key, value in asked.items() if value is not None}
-    )
+    given = {key: value for key, value in asked.items() if value is not None}
+    results, again = experiment.evaluate_again(folder, device=device.value, trust=trust or (), **given)
     _report(side_by_side({"before": results.tree, str(again.name): again}), claimed=again)
 
 

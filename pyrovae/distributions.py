@@ -107,7 +107,7 @@ def mapped(q: Distribution, function: Callable[..., Tensor], *others: Distributi
         UnsupportedError: the type is not known here.
     """
     if isinstance(q, FromNoise):
-        return q.mapped(function, *others)  # type: ignore[arg-type, return-value]
+        return q.mapped(function, *others)  # type: ignore[arg-type]
     raise UnsupportedError(f"expected a diagonal or full-rank normal distribution or a flow, got {type(q).__name__}")
 
 

@@ -50,10 +50,18 @@ def plan(study: Study) -> list[PlannedCohort]:
         check_names(cohort.shared)
     planned = []
     for cohort in cohorts:
-        source, *rows = make_rows(cohort.shared)
-        sizes = (len(side) for side in rows)
-        classes = (class_counts(source, side) for side in rows)
-        planned.append(PlannedCohort(_label(study, cohort), len(cohort.runs), cohort.shared.steps, *sizes, *classes))
+        source, train, test = make_rows(cohort.shared)
+        planned.append(
+            PlannedCohort(
+                label=_label(study, cohort),
+                runs=len(cohort.runs),
+                steps=cohort.shared.steps,
+                train_images=len(train),
+                test_images=len(test),
+                train_classes=class_counts(source, train),
+                test_classes=class_counts(source, test),
+            )
+        )
     return planned
 
 

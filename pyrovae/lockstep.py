@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: all training images, ``[N, *event_shape]``.
-        index: rows of the images in the batch of each run, ``[runs, batch]``.
+        rows: images in the batch of each run, ``[runs, batch]``.
         values: what the programs take beside images, by name, ``[runs]``.
         noise: standard normal draws by latent site, ``[runs, batch, ...]``.
         thresholds: where pixels are binarised anew, what each is held against, ``[runs, batch, *event_shape]``.
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """
 
     images: Tensor
-    index: Tensor
+    rows: Tensor
     values: Mapping[str, Tensor]
     noise: Mapping[str, Tensor]
     thresholds: Tensor | None = None
@@ -135,12 +135,12 @@ class Lockstep:
         buffers: State,
         values: State,
         noise: State,
-        index: Tensor,
+        rows: Tensor,
         thresholds: Tensor | None,
         images: Tensor,
     ) -> Tensor:
         self.template.train()
-        x = as_input(images[index], thresholds)
+        x = as_input(images[rows], thresholds)
         return functional_call(self.template, (params, buffers), (x, noise), values).loss.mean()
 
     def _gradients_run_by_run(self, gradient: Callable[..., Gradients], batch: Batch) -> Gradients:
@@ -150,7 +150,7 @@ class Lockstep:
 
     def _stacked(self, batch: Batch) -> tuple[Any, ...]:
         """What differs from run to run."""
-        return self.params, self.buffers, dict(batch.values), dict(batch.noise), batch.index, batch.thresholds
+        return self.params, self.buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.thresholds
 
     def _each(self, keys: Sequence[int], function: Callable[[int], Any]) -> Any:
         results = []

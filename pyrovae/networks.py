@@ -123,7 +123,7 @@ class ConvDecoder(nn.Sequential):
     """
 
     def __init__(self, latent: int, channels: int, outputs: int, image: Sequence[int]) -> None:
-        colours, height, width = _image(image)
+        _, height, width = _image(image)
         inner = (2 * channels, height // 4, width // 4)
         super().__init__(
             nn.Linear(latent, 16 * channels),

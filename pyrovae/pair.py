@@ -154,9 +154,7 @@ def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:
 def _latent_sites(trace: poutine.Trace) -> list[str]:
     """Names of the latent sites of a model, or of those of a guide that are not its own auxiliaries."""
     return [
-        name
-        for name, site in _sample_sites(trace)
-        if not site["is_observed"] and not site["infer"].get("is_auxiliary")
+        name for name, site in _sample_sites(trace) if not site["is_observed"] and not site["infer"].get("is_auxiliary")
     ]
 
 

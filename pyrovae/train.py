@@ -161,7 +161,7 @@ class Training:
         share = self.cohort.shared.beta_share(step)
         return Batch(
             images=self.data.train if grey is None else grey,
-            index=self.streams.index(step).to(device),
+            rows=self.streams.index(step).to(device),
             values=self.lockstep.values | {"beta": share * self.lockstep.values["beta"]},
             noise={site: draws.to(device) for site, draws in self.streams.noise(step).items()},
             thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]).to(device),

@@ -13,7 +13,7 @@ import platformdirs
 import pytest
 import xarray as xr
 
-from pyrovae import open_results
+from pyrovae import InputError, open_results
 
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
 STUDY = """
@@ -85,6 +85,26 @@ def refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
         (["run", "--set", "prior=nonsense"], "unknown prior 'nonsense'; valid: "),
         (["run", "--set", "likelihood=nonsense"], "unknown likelihood 'nonsense'; valid: "),
         (["run", "--set", "guide=[mean_field,nonsense]"], "unknown guide 'nonsense'; valid: "),
+        (["run", "--set", "network=nonsense"], "unknown network 'nonsense'; valid: "),
+        (["run", "--set", "model=nonsense"], "unknown model 'nonsense'; valid: "),
+        (["run", "--set", "pair=nonsense"], "unknown pair 'nonsense'; valid: "),
+        (["run", "--set", "pixels=nonsense"], "unknown pixels 'nonsense'; valid: continuous, dynamic, static"),
+        (["run", "--set", "data=nonsense.npz"], "nonsense.npz: "),
+        (["run", "--set", "data=nowhere/"], "nowhere: "),
+        (["run", "--set", "warmup=2"], "warmup: input should be less than or equal to 1, got 2"),
+        (["run", "--set", "split=published"], "split: 'published' needs a set that its authors divided"),
+        (["run", "--set", "train_ratio=0.3"], "train_ratio: the split 'checkerboard' does not take it, got 0.3"),
+        (["run", "--set", "images_per_class=3"], "images_per_class: expected a data set with classes"),
+        (
+            ["run", "--set", "guide=evil:Guide"],
+            "guide: 'evil:Guide' would run code of the module evil, which is not trusted",
+        ),
+        (["run", "--set", "network=[mlp,a.b:c]"], "network: 'a.b:c' would run code of the module a.b"),
+        (["run", "--trust", "evil", "--set", "guide=evil:Guide"], "guide: expected 'evil:Guide' to be importable"),
+        (
+            ["run", "--trust", "math", "--set", "data=math:pi"],
+            "data: expected 'math:pi' to be a class or a function, got float",
+        ),
         (["run", "--set", "beta=0"], "beta: input should be greater than 0, got 0"),
         (["run", "--set", "beta=[1,-1]"], "beta: input should be greater than 0, got -1"),
         (["run", "--set", "beta=.nan"], "beta: input should be a finite number, got nan"),
@@ -164,6 +184,92 @@ def test_folder_of_another_study_is_refused() -> None:
 def test_likelihood_that_cannot_take_the_data_is_refused_before_training() -> None:
     linear = ["run", "linear", "--set", "likelihood=bernoulli"]
     refused(pyrovae(*linear), "likelihood: bernoulli expects values in")
+
+
+def test_floats_are_not_binarised_and_a_mismatch_is_told_before_training() -> None:
+    refused(pyrovae("run", "linear", "--set", "pixels=static"), "pixels: expected images with 256 grey values")
+    mismatched = ["run", "small.yaml", "--set", "guide=hierarchical"]
+    refused(pyrovae(*mismatched), "guide: expected the latent sites of the model, ['z'], got ['z1', 'z2']")
+
+
+OWN = """
+import numpy
+from torch import nn
+from pyrovae.data import tetrominoes
+from pyrovae.guides import MeanField
+from pyrovae.models import VAE
+from pyrovae.models.likelihoods import Bernoulli
+from pyrovae.models.priors import StandardNormal
+from pyrovae.networks import MLP
+from pyrovae.pair import Pair
+
+print("own code runs")
+data = tetrominoes.source
+
+class Guide(MeanField): ...
+class Likelihood(Bernoulli): ...
+class Model(VAE): ...
+class Bare(nn.Module):
+    def __init__(self, event_shape): super().__init__()
+
+def network(sizes, width):
+    return MLP(sizes.image, (width, width), sizes.encoder), MLP((sizes.latent,), (), sizes.decoder)
+
+def pair(event_shape, latent_size):
+    decoder = MLP((latent_size,), (8,), event_shape.numel())
+    model = VAE(StandardNormal(latent_size), decoder, Bernoulli(event_shape))
+    return Pair(model, MeanField(MLP(event_shape, (8,), 2 * latent_size), latent_size))
+"""
+
+
+def test_parts_of_the_user_run_only_where_their_module_is_trusted() -> None:
+    Path("mine.py").write_text(OWN, encoding="utf-8")
+    parts = (
+        "data=mine:data",
+        "guide=mine:Guide",
+        "likelihood=mine:Likelihood",
+        "model=mine:Model",
+        "network=mine:network",
+    )
+    short = ["run", "small.yaml", "--set", "steps=2", "--set", "depth=1"]
+    for part in (*parts, "pair=mine:pair"):
+        done = pyrovae(*short, "--set", part)
+        assert "own code runs" not in done.stdout
+        refused(done, "would run code of the module mine, which is not trusted; if you trust it, add --trust mine")
+    everything = [word for part in parts for word in ("--set", part)]
+    done = pyrovae(*short, *everything, "--trust", "mine", "--out", "parts")
+    assert (done.returncode, done.stdout.count("own code runs")) == (0, 1), done.stderr
+    assert "D test" in pyrovae("show", "parts").stdout  # runs none of it
+    refused(pyrovae("evaluate", "parts", "--samples", "2"), "which is not trusted")
+    assert pyrovae("evaluate", "parts", "--samples", "2", "--trust", "mine").returncode == 0
+    whole = pyrovae(*short, "--set", "pair=mine:pair", "--trust", "mine", "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    with pytest.raises(InputError, match="which is not trusted"):
+        open_results("whole").pair(beta=1)
+    assert np.isnan(open_results("whole").tree["rate_distortion/floor"]).all()
+    lacking = [*short, "--set", "likelihood=mine:Bare", "--trust", "mine", "--out", "bare"]
+    refused(pyrovae(*lacking), "likelihood: expected 'mine:Bare' to have 'event_shape', as every likelihood has")
+
+
+def test_images_of_the_user_run_from_end_to_end() -> None:
+    rng = np.random.default_rng(0)
+    shapes = rng.integers(0, 2, size=(3, 7, 7)).repeat(4, 1).repeat(4, 2)
+    labels = rng.integers(3, size=200)
+    images = (shapes[labels] * rng.integers(100, 256, size=(200, 1, 1))).astype(np.uint8)
+    np.savez("mine.npz", images=images, labels=labels)
+    settings = ["data=mine.npz", "pixels=dynamic", "split=held_out", "held_out=[0,2]", "train_images=null", "steps=3"]
+    settings += ["test_images=null", "network=conv_small", "warmup=0.5", "depth=1", "measure.images=64"]
+    done = pyrovae("run", "small.yaml", *(word for setting in settings for word in ("--set", setting)))
+    assert done.returncode == 0, done.stderr
+    counts = np.bincount(labels)
+    assert f"training images of each class: 0: 0 1: {counts[1]} 2: {counts[2]}" in done.stdout
+    assert f"test images of each class: 0: {counts[0]} 1: 0 2: 0" in done.stdout
+    results = open_results("runs/small")
+    assert results.tree["rate_distortion"].sizes["held_out"] == 2
+    assert (results.tree["rate_distortion/floor"] == 0).all()
+    assert set(results.tree["runs/distortion_kind"].values.flatten()) == {"negative log-probability"}
+    bits = results.tree["rate_distortion/bits_per_dim"] * 784 * np.log(2)
+    np.testing.assert_allclose(bits, -results.tree["rate_distortion/elbo"])
 
 
 def test_folder_in_use_is_refused_and_an_interrupt_saves() -> None:

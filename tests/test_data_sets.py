@@ -642,7 +642,7 @@ def test_npz_images_come_channels_first(
 def test_npz_tells_what_is_known_of_the_images(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "mine.npz",
-        images=np.zeros((3, 4, 4), np.uint8),
+        images=np.full((3, 4, 4), 255, np.uint8),
         labels=np.array([2, 0, 1], ">u2"),
         factors=np.array([[1, 7, -5], [3, 7, 5], [2, 7, 0]]),
         train=np.array([True, False, True]),
@@ -657,7 +657,7 @@ def test_npz_tells_what_is_known_of_the_images(tmp_path: Path) -> None:
     assert (source.published.dtype, source.published.tolist()) == (torch.bool, [True, False, True])
 
 
-IMAGES = np.zeros((3, 4, 4), np.uint8)
+IMAGES = np.full((3, 4, 4), 255, np.uint8)
 ONES = np.ones((3, 4, 4))
 
 
@@ -668,6 +668,7 @@ ONES = np.ones((3, 4, 4))
         ({}, ("array 'images'", "none")),
         ({"images": IMAGES[0]}, ("[N, C, H, W]", "uint8 of shape [4, 4]")),
         ({"images": np.zeros((3, 2, 4, 4), np.uint8)}, ("C of 1 or 3", "[3, 2, 4, 4]")),
+        ({"images": np.ones((3, 4, 4), np.uint8)}, ("'images'", "none above 1; multiply them by 255")),
         ({"images": IMAGES[:0]}, ("not empty", "[0, 4, 4]")),
         ({"images": IMAGES.astype(int)}, ("uint8", "int64")),
         ({"images": IMAGES.astype(bool)}, ("uint8", "bool")),

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
-from pyrovae import InputError, Pair, Run, make_pair
+from pyrovae import InputError, Pair, Run, build, make_pair
 from pyrovae.handlers import Noise
 
 EVENT = torch.Size([1, 6, 6])
@@ -46,7 +47,15 @@ def test_mean_field_elbo_is_distortion_plus_beta_rate(pair: Pair, x: torch.Tenso
     torch.testing.assert_close(torch.tensor(loss), distortion + beta * rate, rtol=1e-4, atol=0)
 
 
-def test_trace_elbo_agrees_with_the_pair_within_its_error(pair: Pair, x: torch.Tensor) -> None:
+@pytest.fixture(params=sorted(build.GUIDES))
+def each_pair(request: pytest.FixtureRequest) -> Pair:
+    """A pair with every guide; one that is named as a model belongs to it."""
+    model = request.param if request.param in build.MODELS else "vae"
+    return make_pair(Run(guide=request.param, model=model, depth=1, width=16, latent_size=3), EVENT)
+
+
+def test_trace_elbo_agrees_with_the_pair_within_its_error(each_pair: Pair, x: torch.Tensor) -> None:
+    pair = each_pair
     with torch.no_grad():
         draws = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, x, beta=0.5) for _ in range(300)])
         ours = torch.stack([pair(x, beta=0.5).loss.sum() for _ in range(300)])
@@ -61,13 +70,15 @@ def test_rate_vanishes_when_guide_is_prior(pair: Pair, x: torch.Tensor) -> None:
     assert pair(x, beta=1.0).rate.abs().max() < 1e-6
 
 
-def test_every_parameter_moves_under_svi(pair: Pair, x: torch.Tensor) -> None:
+def test_every_parameter_moves_under_svi(each_pair: Pair, x: torch.Tensor) -> None:
+    pair = each_pair
     before = {name: value.clone() for name, value in pair.named_parameters()}
     SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x, beta=0.5)
     assert all(not torch.equal(before[name], value) for name, value in pair.named_parameters())
 
 
-def test_every_parameter_moves_without_the_store(pair: Pair, x: torch.Tensor) -> None:
+def test_every_parameter_moves_without_the_store(each_pair: Pair, x: torch.Tensor) -> None:
+    pair = each_pair
     before = {name: value.clone() for name, value in pair.named_parameters()}
     elbo = Trace_ELBO()(pair.model, pair.guide)
     optimizer = torch.optim.Adam(elbo.parameters(), lr=1e-2)
@@ -76,7 +87,8 @@ def test_every_parameter_moves_without_the_store(pair: Pair, x: torch.Tensor) ->
     assert all(not torch.equal(before[name], value) for name, value in pair.named_parameters())
 
 
-def test_prior_predictive_draws_differ_from_the_data(pair: Pair, x: torch.Tensor) -> None:
+def test_prior_predictive_draws_differ_from_the_data(each_pair: Pair, x: torch.Tensor) -> None:
+    pair = each_pair
     draws = Predictive(pair.model, num_samples=7)(n=len(x))["x"]
     assert draws.shape == (7, *x.shape)
     assert not torch.equal(draws[0], draws[1])
@@ -94,6 +106,46 @@ def test_scale_on_one_side_only_is_told(pair: Pair, x: torch.Tensor) -> None:
     pair.model.forward = lambda x, beta: type(pair.model).forward(pair.model, x, beta=1.0)
     with pytest.raises(InputError, match=r"expected one scale in model and guide, got 1\.0 and 0\.5"):
         pair.check(x, beta=0.5)
+
+
+def test_rates_of_two_levels_are_those_of_the_factorisation(x: torch.Tensor) -> None:
+    """R1 = log q(z1|x) − log p(z1|z2) and R2 = log q(z2|z1) − log p(z2), at the z that were drawn."""
+    pair = make_pair(Run(model="hierarchical", guide="hierarchical", depth=1, width=16, latent_size=3), EVENT)
+    noise = {site: torch.randn(len(x), 3, generator=torch.Generator().manual_seed(2)) for site in ("z1", "z2")}
+
+    def normal(features: torch.Tensor) -> dist.Distribution:
+        loc, log_scale = features.chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
+
+    q1 = normal(pair.guide.encoder(x))
+    z1 = q1.base_dist.loc + q1.base_dist.scale * noise["z1"]
+    q2 = normal(pair.guide.above(z1))
+    z2 = q2.base_dist.loc + q2.base_dist.scale * noise["z2"]
+    p1 = normal(pair.model.below(z2))
+    terms = pair(x, noise, beta=0.5)
+    torch.testing.assert_close(terms.rates["z1"], q1.log_prob(z1) - p1.log_prob(z1))
+    torch.testing.assert_close(terms.rates["z2"], q2.log_prob(z2) - pair.model.prior().log_prob(z2))
+    torch.testing.assert_close(terms.loss, terms.distortion + 0.5 * (terms.rates["z1"] + terms.rates["z2"]))
+    assert not pair.check(x, beta=0.5).closed_form
+
+
+def test_model_and_guide_that_do_not_belong_together_are_told(x: torch.Tensor) -> None:
+    pair = make_pair(Run(model="hierarchical", depth=1, width=16, latent_size=3), EVENT)
+    with pytest.raises(InputError, match=r"expected the latent sites of the model, \['z1', 'z2'\], got \['z'\]"):
+        pair.check(x, beta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "grey", "kind"),
+    [
+        ("bernoulli", True, "cross-entropy"),
+        ("bernoulli", False, "negative log-probability"),
+        ("gaussian", True, "negative log-density"),
+    ],
+)
+def test_distortion_is_called_what_it_is(likelihood: str, grey: bool, kind: str, x: torch.Tensor) -> None:
+    pair = make_pair(Run(likelihood=likelihood, depth=1, width=16, latent_size=3), EVENT)
+    assert pair.check(x if grey else x.round(), beta=0.5).distortion_kind == kind
 
 
 def test_pair_leaves_the_store_empty(pair: Pair, x: torch.Tensor) -> None:

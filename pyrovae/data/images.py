@@ -118,7 +118,7 @@ def from_npz(path: str | Path) -> Source:
 
     Example:
         >>> import numpy as np, torch
-        >>> np.savez(tmp_path / "dots.npz", images=np.zeros((5, 8, 9, 3), "uint8"))
+        >>> np.savez(tmp_path / "dots.npz", images=np.full((5, 8, 9, 3), 255, "uint8"))
         >>> source = from_npz(tmp_path / "dots.npz")
         >>> source.size, source.images(torch.arange(2)).shape
         (5, torch.Size([2, 3, 8, 9]))
@@ -163,6 +163,8 @@ def _images(path: Path, array: np.ndarray) -> Tensor:
         images = _in_range(path, images).astype(np.float32)
     if images.dtype not in (np.uint8, np.float32):
         raise _wrong(path, "images", "uint8, or floats in [0, 1]", array)
+    if images.dtype == np.uint8 and images.max() <= 1:
+        raise InputError(f"{path}: 'images': expected uint8 from 0 to 255, got none above 1; multiply them by 255")
     return torch.from_numpy(np.ascontiguousarray(images))
 
 

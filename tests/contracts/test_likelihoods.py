@@ -134,6 +134,25 @@ def test_runs_in_lockstep_have_the_gradients_they_have_alone(name: str) -> None:
             torch.testing.assert_close(parameters[key][number], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_compiled_densities_and_gradients_are_those_of_the_definition() -> None:
+    x = torch.tensor([0.0, 0.2, 1.0])[:, None, None]
+    likelihoods = [make(name, PIXEL) for name in LIKELIHOODS]
+    exact = [combinations(likelihood.features, (0.0, 1e-3, -1.5, 2.5, 8.0, -30.0)) for likelihood in likelihoods]
+
+    def densities(features: list[Tensor]) -> list[Tensor]:
+        return [likelihood(h).log_prob(x.to(h)) for likelihood, h in zip(likelihoods, features, strict=True)]
+
+    def with_gradients(features: list[Tensor]) -> list[Tensor]:
+        gradients = grad(lambda features: sum(each.sum() for each in densities(features)))(features)
+        return [*densities(features), *gradients]
+
+    single = [h.float() for h in exact]
+    with pyro.validation_enabled(False), torch.no_grad():
+        compiled = torch.compile(make_fx(with_gradients)(single))(single)
+        for got, expected in zip(compiled, with_gradients(exact), strict=True):
+            torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_distortion_of_any_features_is_above_the_floor(name: str) -> None:
     likelihood = make(name)

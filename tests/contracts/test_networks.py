@@ -1,0 +1,70 @@
+"""What every network owes; a new one is in NETWORKS and needs no test of its own."""
+
+import pytest
+import torch
+
+from pyrovae import InputError, Run, build, make_pair
+from pyrovae.lockstep import Batch, Lockstep
+from pyrovae.networks import Sizes
+from pyrovae.streams import Streams
+
+NETWORKS = sorted(build.NETWORKS)
+IMAGES = [torch.Size([1, 28, 28]), torch.Size([3, 28, 28]), torch.Size([1, 32, 32]), torch.Size([3, 32, 32])]
+
+
+def run_with(network: str) -> Run:
+    return Run(network=network, depth=2, width=16, latent_size=3)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("image", IMAGES, ids=str)
+def test_features_come_out_over_any_leading_dimensions(name: str, image: torch.Size) -> None:
+    sizes = Sizes(image, latent=3, encoder=7, decoder=2 * image.numel())
+    encoder, decoder = build._made("network", run_with(name), sizes)
+    x, z = torch.rand(2, 5, *image), torch.randn(2, 5, 3)
+    with torch.no_grad():
+        for network, inputs, features in ((encoder, x, 7), (decoder, z, sizes.decoder)):
+            outputs = network(inputs)
+            assert outputs.shape == (2, 5, features)
+            torch.testing.assert_close(outputs[1, 3], network(inputs[1, 3]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_decoder_starts_at_the_mean_image(name: str) -> None:
+    mean = torch.linspace(0.01, 0.99, IMAGES[0].numel()).reshape(IMAGES[0])
+    before, after = make_pair(run_with(name), IMAGES[0]), make_pair(run_with(name), IMAGES[0], mean)
+    z = torch.zeros(1, 3)
+    with torch.no_grad():
+        moved = after.model.decoder(z) - before.model.decoder(z)
+        start = after.model.likelihood.initial_features(mean) - before.model.decoder.output_bias
+    torch.testing.assert_close(moved[0], start, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_trains_in_lockstep_as_it_does_alone(name: str) -> None:
+    image = IMAGES[0]
+    pairs = [make_pair(run_with(name).model_copy(update={"seed": seed}), image) for seed in (0, 1)]
+    lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 2.0])})
+    streams = Streams([0, 1], images=20, batch_size=4, noise_shapes={"z": torch.Size([3])})
+    images = torch.randint(0, 256, (20, *image), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
+    lifted, _ = lockstep.gradients("lifted", batch)(batch)
+    single, _ = lockstep.gradients("run by run", batch)(batch)
+    for parameter, gradient in lifted.items():
+        assert gradient.flatten(1).abs().amax(1).gt(0).all(), f"no gradient reaches {parameter}"
+        torch.testing.assert_close(gradient, single[parameter], rtol=1e-4, atol=1e-4)
+
+
+def test_capacity_of_convolutions_grows_with_their_name() -> None:
+    sizes = [
+        sum(parameter.numel() for parameter in make_pair(run_with(f"conv_{size}"), IMAGES[0]).parameters())
+        for size in ("small", "medium", "large")
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] * 2 < sizes[1]
+    assert sizes[1] * 2 < sizes[2]
+
+
+def test_image_that_cannot_be_halved_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="network: convolutions expect images with sides divisible by 4"):
+        make_pair(run_with("conv_small"), torch.Size([1, 30, 30]))

@@ -1,0 +1,128 @@
+"""What is train and what is test, and how hard that makes it to generalize."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyrovae import InputError, Run, build
+from pyrovae.data import Dataset, Source, class_counts, divide, splits
+from pyrovae.estimators import nearest_distance
+from pyrovae.evaluate import difficulty
+from pyrovae.study import Measure
+
+SIZE = 300
+
+
+@pytest.fixture
+def source() -> Source:
+    """Images whose one pixel is their row, of three classes, with the first 200 published as training images."""
+    rows = torch.arange(SIZE)
+    return Source(
+        "rows",
+        SIZE,
+        lambda chosen: chosen.to(torch.uint8)[:, None, None, None],
+        factors=torch.rand(SIZE, 2, generator=torch.Generator().manual_seed(0)),
+        labels=rows % 3,
+        published=rows < 200,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(build.SPLITS))
+def test_every_image_is_on_one_side_and_the_same_at_every_call(name: str, source: Source) -> None:
+    settings = {"held_out": "1"} if name == "held_out" else {}
+    masks = [build.SPLITS[name](source, **settings) for _ in range(2)]
+    assert (masks[0].shape, masks[0].dtype) == ((SIZE,), torch.bool)
+    assert torch.equal(*masks)
+    train, test = divide(source, masks[0])
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(SIZE))
+    assert min(len(train), len(test)) > 0
+    assert train.tolist() != sorted(train.tolist())  # batches of a sorted set would hold one class
+
+
+def test_published_split_is_that_of_the_authors(source: Source) -> None:
+    train, test = divide(source, splits.published(source))
+    assert (train.max(), test.min()) == (199, 200)
+
+
+@pytest.mark.parametrize(("held_out", "classes"), [("1", {1}), ("0,2", {0, 2}), (" 0 , 2 ", {0, 2})])
+def test_held_out_classes_are_test_and_nothing_else_is(held_out: str, classes: set[int], source: Source) -> None:
+    train, test = divide(source, splits.held_out(source, held_out))
+    assert source.labels is not None
+    assert set(source.labels[test].tolist()) == classes
+    assert set(source.labels[train].tolist()) == {0, 1, 2} - classes
+
+
+@pytest.mark.parametrize("held_out", [None, "", "3", "1,3", "one", "1,", "-1", "1.0"])
+def test_class_that_does_not_exist_is_refused(held_out: str | None, source: Source) -> None:
+    with pytest.raises(InputError, match="held_out: expected one or more of the classes 0 to 2"):
+        splits.held_out(source, held_out)
+
+
+def test_few_images_per_class_are_few_of_every_class_and_more_include_fewer(source: Source) -> None:
+    mask = splits.published(source)
+    everything, test = divide(source, mask)
+    few, _ = divide(source, mask, images_per_class=5)
+    more, test_of_more = divide(source, mask, images_per_class=20)
+    assert class_counts(source, few) == [5, 5, 5]
+    assert class_counts(source, more) == [20, 20, 20]
+    assert set(few.tolist()) < set(more.tolist()) < set(everything.tolist())
+    assert torch.equal(test, test_of_more)
+    assert few.tolist() != sorted(few.tolist(), key=lambda row: (row % 3, row))
+    with pytest.raises(InputError, match="images_per_class: expected at most the 66 training images"):
+        divide(source, mask, images_per_class=67)
+    with pytest.raises(InputError, match="expected a data set with classes"):
+        divide(Source("bare", SIZE, source.images), mask, images_per_class=5)
+
+
+@pytest.mark.parametrize(
+    ("split", "lacking"),
+    [("published", "authors"), ("held_out", "classes"), ("checkerboard", "factors"), ("cropped", "factors")],
+)
+def test_split_of_a_set_that_lacks_what_it_needs_is_refused(split: str, lacking: str) -> None:
+    with pytest.raises(InputError, match=f"split: '{split}' needs .*{lacking}"):
+        build.SPLITS[split](Source("bare", SIZE, lambda rows: rows))
+
+
+def test_setting_that_a_split_does_not_take_is_refused() -> None:
+    with pytest.raises(InputError, match=r"train_ratio: the split 'checkerboard' does not take it, got 0\.3"):
+        build.make_rows(Run(split="checkerboard", train_ratio=0.3))
+    with pytest.raises(InputError, match="held_out: the split 'random' does not take it, got 9"):
+        build.make_rows(Run(held_out="9"))
+
+
+def test_ratio_of_train_is_kept(source: Source) -> None:
+    for ratio in (0.1, 0.5, 0.9):
+        assert splits.random(source, ratio).sum() == round(ratio * SIZE)
+    assert torch.equal(splits.random(source), splits.random(source, 0.5))
+
+
+def test_nearest_distance_is_that_of_a_search_over_all(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    training = torch.randint(256, (5000, 2, 3), dtype=torch.uint8, generator=generator)
+    points = torch.randint(256, (1100, 2, 3), dtype=torch.uint8, generator=generator)
+    points[7] = training[4321]
+    everything = torch.cdist((points / 255).flatten(1).double(), (training / 255).flatten(1).double())
+    torch.testing.assert_close(nearest_distance(points, training).double(), everything.amin(1), rtol=1e-5, atol=1e-7)
+    assert nearest_distance(points, training)[7] == 0
+    own = torch.arange(4999, -1, -1)[:1100]
+    others = torch.cdist((training / 255).flatten(1).double(), (training / 255).flatten(1).double()).fill_diagonal_(9)
+    found = nearest_distance(training[own], training, own).double()
+    torch.testing.assert_close(found, others.amin(1)[own], rtol=1e-5, atol=1e-7)
+
+
+def test_difficulty_tells_a_hard_split_from_an_easy_one(source: Source) -> None:
+    assert source.factors is not None
+    generator = torch.Generator().manual_seed(0)
+    train = torch.rand(400, 1, 2, 2, generator=generator)
+    easy, hard = torch.rand(300, 1, 2, 2, generator=generator), 2 + torch.rand(300, 1, 2, 2, generator=generator)
+    near = difficulty(Dataset(train, easy), Measure(outer=200))
+    far = difficulty(Dataset(train, hard, factors=(source.factors[:400], source.factors[:300])), Measure(outer=200))
+    assert near["images"].tolist() == [400, 300]
+    assert "factor_distance" not in near
+    # A test image from where the training images are is as far from them as they are from each other.
+    gap = near["pixel_distance"][1] - near["pixel_distance"][0]
+    assert abs(gap) < 4.27 * np.hypot(*near["pixel_distance_se"])
+    assert far["pixel_distance"][1] > far["pixel_distance"][0] + 2
+    assert far["factor_distance"][1] == 0 < far["factor_distance"][0]
