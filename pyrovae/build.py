@@ -5,7 +5,7 @@ names. A part of the user's own, named as ``module:Class``, is no exception.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
 from inspect import signature
@@ -56,7 +56,7 @@ SPLITS: Parts = {
     "published": splits.published,
     "random": splits.random,
 }
-#: Settings that say how a split divides; one that a split does not take is refused.
+#: Settings that say how a split divides, of which each split takes its own.
 SPLIT_SETTINGS = ("train_ratio", "held_out")
 PIXELS: Parts = {"continuous": pixels.continuous, "dynamic": pixels.dynamic, "static": pixels.static}
 MODELS: Parts = {"hierarchical": HierarchicalVAE, "vae": VAE}
@@ -90,20 +90,22 @@ _REGISTRIES: Mapping[str, Parts] = {
 }
 
 
-def check_names(run: Run) -> None:
-    """Raises InputError if a part that the run names does not exist."""
-    for setting in _REGISTRIES:
-        if getattr(run, setting) is not None and not (setting == "data" and _is_path(run.data)):
-            _part(setting, run)
+def check_names(runs: Sequence[Run]) -> None:
+    """Raises InputError if a part that a run names does not exist, or a setting of the split is one that none takes."""
+    for run in runs:
+        for setting in _REGISTRIES:
+            if getattr(run, setting) is not None and not (setting == "data" and _is_path(run.data)):
+                _part(setting, run)
+    taken = {name for run in runs for name in signature(_part("split", run)).parameters}
+    for setting in SPLIT_SETTINGS:
+        value = getattr(runs[0], setting)
+        if value is not None and setting not in taken:
+            raise InputError(f"{setting}: the split '{runs[0].split}' does not take it, got {value}")
 
 
 def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
     """The data set of a run, and the rows of it that are train and test; no image is made yet."""
     source = make_source(run)
-    taken = signature(_part("split", run)).parameters
-    for setting in SPLIT_SETTINGS:
-        if getattr(run, setting) is not None and setting not in taken:
-            raise InputError(f"{setting}: the split '{run.split}' does not take it, got {getattr(run, setting)}")
     mask = _made("split", run, source)
     train, test = divide(source, mask, run.train_images, run.test_images, run.images_per_class)
     if run.batch_size > len(train):

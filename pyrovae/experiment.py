@@ -46,8 +46,7 @@ def plan(study: Study) -> list[PlannedCohort]:
         InputError: the study names a part that does not exist, or asks for what the data do not have.
     """
     cohorts = study.cohorts()
-    for cohort in cohorts:
-        check_names(cohort.shared)
+    check_names([cohort.shared for cohort in cohorts])
     planned = []
     for cohort in cohorts:
         source, train, test = make_rows(cohort.shared)

@@ -126,6 +126,7 @@ def test_rates_of_two_levels_are_those_of_the_factorisation(x: torch.Tensor) -> 
     torch.testing.assert_close(terms.rates["z1"], q1.log_prob(z1) - p1.log_prob(z1))
     torch.testing.assert_close(terms.rates["z2"], q2.log_prob(z2) - pair.model.prior().log_prob(z2))
     torch.testing.assert_close(terms.loss, terms.distortion + 0.5 * (terms.rates["z1"] + terms.rates["z2"]))
+    torch.testing.assert_close(terms.distortion, -pair.model.decode(z1).log_prob(x))
     assert not pair.check(x, beta=0.5).closed_form
 
 

@@ -69,7 +69,7 @@ def test_few_images_per_class_are_few_of_every_class_and_more_include_fewer(sour
     assert class_counts(source, more) == [20, 20, 20]
     assert set(few.tolist()) < set(more.tolist()) < set(everything.tolist())
     assert torch.equal(test, test_of_more)
-    assert few.tolist() != sorted(few.tolist(), key=lambda row: (row % 3, row))
+    assert (few % 3).tolist() != sorted((few % 3).tolist())  # batches sorted by class would hold one each
     with pytest.raises(InputError, match="images_per_class: expected at most the 66 training images"):
         divide(source, mask, images_per_class=67)
     with pytest.raises(InputError, match="expected a data set with classes"):
@@ -87,9 +87,10 @@ def test_split_of_a_set_that_lacks_what_it_needs_is_refused(split: str, lacking:
 
 def test_setting_that_a_split_does_not_take_is_refused() -> None:
     with pytest.raises(InputError, match=r"train_ratio: the split 'checkerboard' does not take it, got 0\.3"):
-        build.make_rows(Run(split="checkerboard", train_ratio=0.3))
+        build.check_names([Run(split="checkerboard", train_ratio=0.3)])
     with pytest.raises(InputError, match="held_out: the split 'random' does not take it, got 9"):
-        build.make_rows(Run(held_out="9"))
+        build.check_names([Run(held_out="9")])
+    build.check_names([Run(held_out="9"), Run(held_out="9", split="held_out")])
 
 
 def test_ratio_of_train_is_kept(source: Source) -> None:

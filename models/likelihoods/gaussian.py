@@ -71,7 +71,7 @@ class GaussianShared(_Gaussian):
         event_shape: shape of one image.
 
     Attributes:
-        log_scale: log σ, a parameter that starts at log 0.5.
+        log_scale: log σ, ``[1]``, a parameter that starts at log 0.5.
 
     Shapes: features ``[..., features]`` → a distribution with event shape ``event_shape``.
 
@@ -84,7 +84,7 @@ class GaussianShared(_Gaussian):
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__(event_shape)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(START)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(START)]))
 
     def forward(self, h: Tensor) -> dist.Distribution:
         return self._normal(h, _scale(self.log_scale))

@@ -33,8 +33,8 @@ def x() -> Tensor:
 
 
 def test_guide_without_a_posterior_cannot_be_made() -> None:
-    with pytest.raises(TypeError, match="abstract"):
-        type("Unfinished", (Guide,), {})(torch.nn.Identity(), 2)
+    with pytest.raises(TypeError, match="abstract method '?posterior"):
+        type("Unfinished", (Guide,), {"features": staticmethod(lambda latent_size: 2)})(torch.nn.Identity(), 2)
 
 
 def test_full_rank_rate_has_no_closed_form_where_the_prior_is_not_normal() -> None:
@@ -79,6 +79,19 @@ def test_rate_is_that_of_its_draws(pair: Pair, x: Tensor) -> None:
             error = ((rate.var() + draws.var()) / 20_000).sqrt()
             assert (rate.mean() - draws.mean()).abs() < TWO_SIDED * error
             assert pair.check(x, beta=0.5).closed_form == bool(rate.std() < 1e-5)
+    if len(names) == 1:
+        assert pair.check(x, beta=0.5).closed_form == (closed_form_kl(*pair.latent(x, beta=0.5)) is not None)
+
+
+def test_draws_have_the_density_that_is_told(pair: Pair, x: Tensor) -> None:
+    """E_q[p(z) / q(z)] = 1 for a normalised p well inside of q."""
+    with torch.no_grad():
+        q = pair.guide.posterior(x[:1].expand(20_000, *EVENT))
+        noise = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(3))
+        z = reparameterize(q, noise)
+        p = Independent(Normal(z.mean(0) + 0.3 * z.std(0), 0.6 * z.std(0)), 1)
+        weights = (p.log_prob(z) - q.log_prob(z)).double().exp()
+    assert abs(weights.mean() - 1) < TWO_SIDED * weights.std() / 20_000**0.5
 
 
 def test_information_of_encodings_holds_for_every_guide(pair: Pair, x: Tensor) -> None:
