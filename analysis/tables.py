@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pyrovae.analysis.claims import Claim
 from pyrovae.estimators.information import SATURATED
+from pyrovae.study import DATA_SETTINGS, DIMENSIONS
 
 _TEST = {"rate": "test_rate", "rate_se": "test_rate_se"}
 
@@ -32,13 +33,14 @@ def rate_distortion(tree: xr.DataTree) -> Table:
 
 
 def difficulty(tree: xr.DataTree) -> Table:
-    """How hard the generalization problem is, for every value of the axes other than β and seed.
+    """How hard the generalization problem is, for every value of the axes that it depends on.
 
     The distances are means over images, ± standard error: from an image to the nearest training image, from a
     training image to the nearest other one, in pixels and factors of variation that run over [0, 1].
     """
-    data = tree["difficulty"].to_dataset().isel(beta=0, seed=0, drop=True)
-    axes = [str(dim) for dim in data["images"].dims if dim != "split"]
+    data = tree["difficulty"].to_dataset()
+    axes = [str(dim) for dim in data["images"].dims if dim in {DIMENSIONS.get(name, name) for name in DATA_SETTINGS}]
+    data = data.isel({dim: 0 for dim in data.dims if dim not in (*axes, "split")}, drop=True)
     table = Table(title="distance to the nearest training image, ± standard error over images")
     spaces = [space for space in ("pixel", "factor") if data[f"{space}_distance"].notnull().any()]
     sides = [f"{space}s, {split}" for space in spaces for split in ("train", "test")]

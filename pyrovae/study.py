@@ -20,6 +20,17 @@ PER_RUN = ("beta", "seed")
 PARTS = ("data", "split", "pair", "model", "prior", "likelihood", "guide", "network")
 #: How such a part is named: module:Class.
 OWN_PART = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
+#: Settings that say which images are train and test, and what becomes of their pixels.
+DATA_SETTINGS = (
+    "data",
+    "split",
+    "train_ratio",
+    "held_out",
+    "train_images",
+    "test_images",
+    "images_per_class",
+    "pixels",
+)
 #: Axes that go by another name in the results, where `split` is train and test.
 DIMENSIONS = {"split": "data_split"}
 

@@ -213,7 +213,9 @@ class Training:
         """Marks the runs whose loss or weights have ceased to be finite; ``losses`` are those of the last steps."""
         history = torch.stack(losses).cpu()
         first = self.step - len(history)
-        weights = torch.stack([value.reshape(len(value), -1).isfinite().all(1) for value in self.lockstep.params.values()])
+        weights = torch.stack(
+            [value.reshape(len(value), -1).isfinite().all(1) for value in self.lockstep.params.values()]
+        )
         healthy = weights.all(0).cpu()
         for run in (self.frozen_at < 0).nonzero().flatten().tolist():
             finite = history[:, run].isfinite()

@@ -33,7 +33,7 @@ def x() -> Tensor:
 
 
 def test_guide_without_a_posterior_cannot_be_made() -> None:
-    with pytest.raises(TypeError, match="abstract method '?posterior"):
+    with pytest.raises(TypeError, match=r"abstract method '?posterior"):
         type("Unfinished", (Guide,), {"features": staticmethod(lambda latent_size: 2)})(torch.nn.Identity(), 2)
 
 
