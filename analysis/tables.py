@@ -40,7 +40,7 @@ def difficulty(tree: xr.DataTree) -> Table:
     """
     data = tree["difficulty"].to_dataset()
     axes = [str(dim) for dim in data["images"].dims if dim in {DIMENSIONS.get(name, name) for name in DATA_SETTINGS}]
-    data = data.isel({dim: 0 for dim in data.dims if dim not in (*axes, "split")}, drop=True)
+    data = data.max([dim for dim in data.dims if dim not in (*axes, "split")])  # all the same, or missing
     table = Table(title="distance to the nearest training image, ± standard error over images")
     spaces = [space for space in ("pixel", "factor") if data[f"{space}_distance"].notnull().any()]
     sides = [f"{space}s, {split}" for space in spaces for split in ("train", "test")]
@@ -59,12 +59,17 @@ def difficulty(tree: xr.DataTree) -> Table:
 
 
 def levels(tree: xr.DataTree) -> Table | None:
-    """The rate of each latent site on train and test, means over seeds; None where there is one site alone."""
+    """What each latent site adds to the rate, on train and test, means over seeds; None where there is one alone.
+
+    That is E[log q − log p] of the site, which need not be a KL divergence and may be negative: only the sum is one.
+    """
     if "levels" not in tree.children or tree["levels"].sizes["level"] < 2:
         return None
     data = tree["levels"].to_dataset().mean("seed", skipna=True)
     axes = [*_axes(data["rate"].isel(level=0, drop=True)), "level"]
-    table = Table(title="rate of each latent site, nats per image, ± standard error over images")
+    table = Table(
+        title="what each latent site adds to R, E[log q − log p], nats per image, ± standard error over images"
+    )
     for heading in [*axes, "R train", "R test"]:
         table.add_column(heading, justify="right")
     for place, cell in _cells(data, axes):

@@ -4,8 +4,7 @@ Every part is made in one way: called with what it stands on, and with those set
 names. A part of the user's own, named as ``module:Class``, is no exception.
 """
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
 from inspect import signature
@@ -56,8 +55,9 @@ SPLITS: Parts = {
     "published": splits.published,
     "random": splits.random,
 }
-#: Settings that say how a split divides, of which each split takes its own.
+#: Settings that are taken by some parts and not by others.
 SPLIT_SETTINGS = ("train_ratio", "held_out")
+PART_SETTINGS = (*SPLIT_SETTINGS, "noise_scale", "depth", "width")
 PIXELS: Parts = {"continuous": pixels.continuous, "dynamic": pixels.dynamic, "static": pixels.static}
 MODELS: Parts = {"hierarchical": HierarchicalVAE, "vae": VAE}
 PRIORS: Parts = {"standard_normal": StandardNormal}
@@ -65,7 +65,7 @@ LIKELIHOODS: Parts = {
     "bernoulli": Bernoulli,
     "continuous_bernoulli": ContinuousBernoulli,
     "discretised_logistic": DiscretisedLogistic,
-    "gaussian": lambda event_shape, noise_scale: Gaussian(event_shape, noise_scale),
+    "gaussian": Gaussian,
     "gaussian_per_pixel": GaussianPerPixel,
     "gaussian_shared": GaussianShared,
 }
@@ -91,16 +91,26 @@ _REGISTRIES: Mapping[str, Parts] = {
 
 
 def check_names(runs: Sequence[Run]) -> None:
-    """Raises InputError if a part that a run names does not exist, or a setting of the split is one that none takes."""
+    """Raises InputError if a part that a run names does not exist, or no part takes a setting that is meant for one."""
     for run in runs:
         for setting in _REGISTRIES:
             if getattr(run, setting) is not None and not (setting == "data" and _is_path(run.data)):
                 _part(setting, run)
-    taken = {name for run in runs for name in signature(_part("split", run)).parameters}
-    for setting in SPLIT_SETTINGS:
-        value = getattr(runs[0], setting)
-        if value is not None and setting not in taken:
-            raise InputError(f"{setting}: the split '{runs[0].split}' does not take it, got {value}")
+    taken = {name for run in runs for setting in _used(run) for name in signature(_part(setting, run)).parameters}
+    for setting in PART_SETTINGS:
+        values = {getattr(run, setting) for run in runs}
+        if setting not in taken and len(values) > 1:
+            raise InputError(
+                f"{setting}: expected an axis along which runs differ, but no part of this study takes the setting; "
+                f"give it one value, as in --set {setting}={min(values)}"
+            )
+        if setting in SPLIT_SETTINGS and setting not in taken and values != {None}:
+            raise InputError(f"{setting}: the split '{runs[0].split}' does not take it, got {values.pop()}")
+
+
+def _used(run: Run) -> list[str]:
+    """The settings whose parts a run is made of, other than its data."""
+    return ["split", "pair"] if run.pair is not None else ["split", "model", "prior", "likelihood", "guide", "network"]
 
 
 def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
@@ -116,7 +126,10 @@ def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
 def make_source(run: Run) -> Source:
     """The data set of a run: one by name, a folder of images, or an .npz file."""
     if not _is_path(run.data):
-        return _made("data", run)
+        source = _made("data", run)
+        if not isinstance(source, Source):
+            raise InputError(f"data: expected '{run.data}' to return a Source, got {type(source).__name__}")
+        return source
     path = Path(run.data)
     stamp = path.stat().st_mtime_ns if path.exists() else 0
     return _source_at(path, stamp)
@@ -148,7 +161,10 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None) -> 
     """
     with seeded(key(run.seed, "weights")):
         if run.pair is not None:
-            return _made("pair", run, event_shape)
+            pair = _made("pair", run, event_shape)
+            if not isinstance(pair, Pair):
+                raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
+            return pair
         likelihood = make_likelihood(run, event_shape)
         code = _part("guide", run).features(run.latent_size)  # type: ignore[attr-defined]
         sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
@@ -179,7 +195,7 @@ def theory(run: Run) -> LinearGaussian | None:
     return LinearGaussian.best(covariance, run.latent_size, run.noise_scale, run.beta)
 
 
-def open_results(folder: str | Path, trust: tuple[str, ...] = ()) -> Results:
+def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
     """Opens the results of a study.
 
     Args:
@@ -222,16 +238,14 @@ def _part(setting: str, run: Run) -> Callable[..., Any]:
 
 
 def _own_part(setting: str, name: str) -> Callable[..., Any]:
-    """A part of the user's own, imported; modules in the current folder are found as well."""
+    """A part of the user's own, imported."""
     module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.append(here)
     try:
         part = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{setting}: expected '{name}' to be importable, from {here} too: {error}") from error
-    finally:
-        sys.path.remove(here)
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(
+            f"{setting}: expected '{name}' to be importable, got {type(error).__name__}: {error}"
+        ) from error
     if not callable(part):
         raise InputError(f"{setting}: expected '{name}' to be a class or a function, got {type(part).__name__}")
     return part

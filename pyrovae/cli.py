@@ -22,9 +22,22 @@ app = typer.Typer(
 #: typer names only this error's kinds.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 Folder = Annotated[Path, typer.Argument(help="The folder of a study.")]
+
+
+def _look_here(modules: list[str] | None) -> list[str] | None:
+    """A module that is trusted may lie in the current folder."""
+    if modules:
+        sys.path.append(os.getcwd())
+    return modules
+
+
 Trust = Annotated[
     list[str] | None,
-    typer.Option(metavar="MODULE", help="A module whose code may run, where a study names parts as module:Class."),
+    typer.Option(
+        metavar="MODULE",
+        callback=_look_here,
+        help="A module whose code may run, where a study names parts as module:Class.",
+    ),
 ]
 STUDY_HELP = "A study that ships (see 'pyrovae studies'), or the path of a YAML file."
 

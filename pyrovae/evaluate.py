@@ -43,7 +43,8 @@ class Measured(NamedTuple):
         images: one number an image, ``[runs, split, images]``; NaN where a split has fewer images.
         information: one number a run, such as mutual information and its standard error, ``[runs]``.
         notes: what is to be said of the information of each run.
-        levels: rate of each latent site and its standard error, ``[runs, split]`` by site and variable.
+        levels: what each latent site adds to the rate, E[log q − log p], and its standard error, ``[runs, split]`` by
+            site and variable. Only the sum need be a KL divergence.
         difficulty: how hard the generalization problem is, ``[split]``, the same for all runs.
     """
 
@@ -129,7 +130,8 @@ def difficulty(data: Dataset, measure: Measure) -> dict[str, NDArray[np.float64]
     The number of images, and the mean distance to the nearest training image with its standard error over images, in
     pixels of [0, 1] and, where factors of variation are known, in factors of [0, 1]. A training image is no neighbour
     of its own, so that test and train coincide where the test images are no further off than the training images are
-    from each other. Taken on the images over which I and G are averaged.
+    from each other. Factors that run in a circle are taken as they stand. Taken on the images over which I and G are
+    averaged.
     """
     found = {"images": np.array([float(len(images)) for _, images in data.splits()])}
     spaces = {"pixel_distance": (data.train, data.test)}

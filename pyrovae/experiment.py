@@ -95,6 +95,8 @@ def run(
         if (curves := _theory(study)) is not None:
             results.tree["theory"] = xr.DataTree(curves)
         missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
+        for cohort in missing[1:]:  # what is wrong with a later one is told before the first is trained
+            _start(study, cohort, make_data(cohort.shared))
         with Watch(sum(cohort.shared.steps for cohort in missing), quiet=quiet) as watch:
             for cohort in missing:
                 _run_cohort(results, cohort, place, compile, watch)
@@ -128,9 +130,10 @@ def evaluate_again(
         ('evaluation_1', {'beta': 3, 'seed': 1})
     """
     place = machine.device(device)
-    check_trust(open_results(folder).study.settings(), trust)
+    open_results(folder)
     with machine.locked(Path(folder)):
-        results = open_results(folder)
+        results = open_results(folder, trust)
+        check_trust(results.study.settings(), trust)
         study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
         _check_effort(study, measure)
         missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]

@@ -111,10 +111,13 @@ class ConvDecoder(nn.Sequential):
     Args:
         latent: dimensions of z.
         channels: as in `ConvEncoder`.
-        outputs: number of features that come out, a multiple of the numbers in an image.
+        outputs: number of features that come out, a multiple of the number of pixels.
         image: channels, height and width of an image; the sides are divisible by 4.
 
     Shapes: ``[..., latent] → [..., outputs]``, over any leading dimensions.
+
+    Raises:
+        ValueError: the features cannot be divided evenly over the pixels.
 
     Example:
         >>> import torch
@@ -124,6 +127,8 @@ class ConvDecoder(nn.Sequential):
 
     def __init__(self, latent: int, channels: int, outputs: int, image: Sequence[int]) -> None:
         _, height, width = _image(image)
+        if outputs % (height * width):
+            raise ValueError(f"outputs: expected a multiple of {height} × {width}, got {outputs}")
         inner = (2 * channels, height // 4, width // 4)
         super().__init__(
             nn.Linear(latent, 16 * channels),

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from pyro.util import check_model_guide_match
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 
 from pyrovae.distributions import closed_form_kl, kl, log_ratio, noise_shape
 from pyrovae.errors import InputError, UnsupportedError
@@ -39,8 +39,9 @@ class Pair(nn.Module):
     R = KL(q(z|x) ‖ p(z)), and each term enters the loss with the scale that the programs gave it, so
     that under ``poutine.scale(scale=beta)`` the loss is D + β R.
 
-    A rate is a closed form where there is one for its site, and guide and model draw their sites in one order: only
-    then is what p conditions on drawn before the site that the closed form integrates out.
+    A site's share of the rate is a closed form where there is one, and guide and model draw the same sites in one
+    order: only then is what p conditions on drawn before the site that the closed form integrates out. Otherwise it is
+    log q − log p at the draw. Auxiliary sites of the guide add their log q.
 
     Both programs are called as ``program(x, **values)`` and hold their images in a plate.
 
@@ -68,9 +69,12 @@ class Pair(nn.Module):
             values: what the programs take beside the images, β first of all.
         """
         guide, model = self.traces(x, noise, **values)
-        divergence = kl if _drawn_in_one_order(guide, model) else log_ratio
+        divergence = kl if _latent_sites(guide) == _latent_sites(model) else log_ratio
         loss = distortion = x.new_zeros(len(x))
         rates = {}
+        for name, site in _auxiliary_sites(guide):
+            rates[name] = _per_image(site["fn"].log_prob(site["value"]))
+            loss = loss + site["scale"] * rates[name]
         for name, site in _sample_sites(model):
             if site["is_observed"]:
                 term = -_per_image(site["fn"].log_prob(site["value"]))
@@ -107,8 +111,8 @@ class Pair(nn.Module):
         """Runs one batch with Pyro's validation on, so that a mistake shows where it was made.
 
         Raises:
-            InputError: model and guide have other latent sites, a site lacks an entry per image, or both halves scale
-                it differently.
+            InputError: model and guide have other latent sites; a site lacks an entry per image, is drawn in a way that
+                has no gradient, or is scaled differently by both halves.
             ValueError: Pyro's own complaint about a mismatch, a shape or a support.
         """
         with pyro.validation_enabled(True), torch.no_grad():
@@ -119,12 +123,15 @@ class Pair(nn.Module):
                 trace.compute_log_prob()
         for name, site in _sample_sites(model):
             _check_one_entry_per_image(name, site, len(x))
+        for name, site in _sample_sites(guide):
+            _check_reparameterized(name, site)
         latent = {name: (guide.nodes[name], p) for name, p in _sample_sites(model) if not p["is_observed"]}
         for name, (q, p) in latent.items():
             _check_scaled_alike(name, q["scale"], p["scale"])
         return Checked(
-            noise_shapes={name: _noise_per_image(q["fn"], len(x)) for name, (q, _) in latent.items()},
-            closed_form=_drawn_in_one_order(guide, model)
+            noise_shapes={name: _noise_per_image(guide.nodes[name]["fn"], len(x)) for name in _latent_sites(guide)},
+            closed_form=_latent_sites(guide) == _latent_sites(model) == [*latent]
+            and len(latent) == 1
             and all(closed_form_kl(q["fn"], p["fn"]) is not None for q, p in latent.values()),
             distortion_kind=_distortion_kind(model),
         )
@@ -135,7 +142,8 @@ class Checked(NamedTuple):
 
     Attributes:
         noise_shapes: shape of the noise of one image by latent site; None where noise cannot be passed in.
-        closed_form: whether the rate is a closed form at every latent site; otherwise it is Monte Carlo.
+        closed_form: whether the rate is a closed form; otherwise, and where it depends on another site's draw, it is
+            Monte Carlo.
         distortion_kind: what the distortion is: a cross-entropy where the likelihood gives the images no density.
     """
 
@@ -152,18 +160,22 @@ def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:
 
 
 def _latent_sites(trace: poutine.Trace) -> list[str]:
-    """Names of the latent sites of a model, or of those of a guide that are not its own auxiliaries."""
+    """Names of the latent sites, in the order in which they were drawn."""
+    return [name for name, site in _sample_sites(trace) if not site["is_observed"]]
+
+
+def _auxiliary_sites(guide: poutine.Trace) -> list[tuple[str, Site]]:
+    """Latent sites of a guide that its model does not have."""
     return [
-        name for name, site in _sample_sites(trace) if not site["is_observed"] and not site["infer"].get("is_auxiliary")
+        (name, site)
+        for name, site in _sample_sites(guide)
+        if not site["is_observed"] and site["infer"].get("is_auxiliary")
     ]
 
 
-def _drawn_in_one_order(guide: poutine.Trace, model: poutine.Trace) -> bool:
-    return _latent_sites(guide) == _latent_sites(model)
-
-
 def _check_same_sites(guide: poutine.Trace, model: poutine.Trace) -> None:
-    latent, guided = set(_latent_sites(model)), set(_latent_sites(guide))
+    auxiliary = {name for name, _ in _auxiliary_sites(guide)}
+    latent, guided = set(_latent_sites(model)), set(_latent_sites(guide)) - auxiliary
     if latent != guided:
         raise InputError(
             f"guide: expected the latent sites of the model, {sorted(latent)}, got {sorted(guided)}; "
@@ -198,6 +210,18 @@ def _check_one_entry_per_image(name: str, site: Site, batch: int) -> None:
             f"site '{name}': expected one entry per image, a batch shape that ends in {batch}, "
             f"got {list(shape)}; it may stand outside the plate over images"
         )
+
+
+def _check_reparameterized(name: str, site: Site) -> None:
+    if not site["fn"].has_rsample:
+        raise InputError(
+            f"site '{name}': expected a guide with reparameterized draws, which have a gradient, got "
+            f"{_innermost(site['fn'])}, which has none"
+        )
+
+
+def _innermost(q: Distribution) -> str:
+    return _innermost(q.base_dist) if isinstance(q, Independent) else type(q).__name__
 
 
 def _check_scaled_alike(name: str, guide_scale: float, model_scale: float) -> None:

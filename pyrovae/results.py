@@ -54,7 +54,8 @@ class Results:
         if content.attrs.get("study") != study.to_yaml():
             raise InputError(
                 f"{folder}: expected results of the study in study.yaml, got those of another: "
-                f"{_changes(str(content.attrs.get('study')), study)}; one of the two files was changed by hand"
+                f"{_changes(str(content.attrs.get('study')), study)}; "
+                "one of the two files was changed by hand, or is of another version"
             )
         return cls(folder, study, content, make_pair)
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.pixels import thresholds
+
 #: Steps in a block of noise.
 BLOCK = 64
 
@@ -78,11 +80,8 @@ class Streams:
 
     def thresholds(self, step: int, event_shape: torch.Size) -> Tensor:
         """Uniform thresholds for the pixels in the batch of each run, 0 to 254, ``[runs, batch, *event_shape]``."""
-        shape = (self.batch_size, *event_shape)
-        draws = [
-            torch.randint(255, shape, dtype=torch.uint8, generator=generator(seed, "pixels", step))
-            for seed in self._distinct
-        ]
+        shape = torch.Size([self.batch_size, *event_shape])
+        draws = [thresholds(shape, generator(seed, "pixels", step)) for seed in self._distinct]
         return torch.stack(draws)[self._of_run]
 
     def noise_for(self, purpose: str, images: int, block: int = 0) -> dict[str, Tensor]:

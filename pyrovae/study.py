@@ -40,9 +40,11 @@ class _Frozen(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_booleans(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("a truth value is not expected here")
+    def _plain(cls, value: Any) -> Any:
+        if isinstance(value, bool | bytes):
+            raise ValueError(
+                f"{'a truth value is' if isinstance(value, bool) else 'binary data are'} not expected here"
+            )
         return value
 
 
@@ -205,10 +207,11 @@ class Study(_Frozen):
         if "name" not in settings:
             settings["name"] = Path(source).stem
         try:
-            merged = _merged(settings, overrides)
+            study = cls.of(**_merged(settings, overrides))
             if trust is not None:
-                check_trust(merged, trust)
-            return cls.of(**merged)
+                # What was validated, because that is what will be used.
+                check_trust(study.settings(), trust)
+            return study
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 

@@ -27,7 +27,7 @@ _LONG_NAMES = {
     "factor_distance": "distance to the nearest (other) training image, in factors of [0, 1]",
     "factor_distance_se": "standard error of that distance over images",
     "floor": "smallest distortion that any decoder can reach",
-    "loss": "D + beta R",
+    "loss": "D + beta R, at the beta that a schedule ends at",
     "mutual_information": "mutual information I of training images and codes",
     "mutual_information_se": "standard error of I over images",
     "prior_gap": "prior gap G = KL(q(z) || p(z))",
@@ -134,7 +134,7 @@ def load(file: Path) -> xr.DataTree:
     try:
         with xr.open_datatree(file, engine="h5netcdf") as tree:
             loaded = tree.load()
-        lacking = {"rate_distortion", "information", "images", "curves", "runs"} - set(loaded.children)
+        lacking = {"rate_distortion", "information", "difficulty", "images", "curves", "runs"} - set(loaded.children)
         if lacking:
             raise ValueError(f"no group {', '.join(sorted(lacking))}")
     except (OSError, ValueError, KeyError) as error:
@@ -156,6 +156,8 @@ def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
     return xr.DataTree.from_dict(
         {
             group: xr.concat([tree[group].to_dataset() for tree in trees.values()], names)
-            for group in ("rate_distortion", "information")
+            for group in ("rate_distortion", "information", "levels")
+            if all(group in tree.children for tree in trees.values())
         }
+        | {"runs": next(iter(trees.values()))["runs"].to_dataset()}
     )

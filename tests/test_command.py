@@ -99,6 +99,8 @@ def refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
             ["run", "--set", "guide=evil:Guide"],
             "guide: 'evil:Guide' would run code of the module evil, which is not trusted",
         ),
+        (["run", "--set", "guide=!!binary bXk6R3VpZGU="], "guide: binary data are not expected here"),
+        (["run", "--set", "network=conv_small"], "depth: expected an axis along which runs differ, but no part"),
         (["run", "--set", "network=[mlp,a.b:c]"], "network: 'a.b:c' would run code of the module a.b"),
         (["run", "--trust", "evil", "--set", "guide=evil:Guide"], "guide: expected 'evil:Guide' to be importable"),
         (
@@ -171,6 +173,21 @@ def test_evaluate_shows_new_numbers_beside_the_old() -> None:
     refused(pyrovae("evaluate", "nowhere"), "nowhere: expected the folder of a study")
 
 
+def test_two_levels_run_from_end_to_end_and_keep_their_labels() -> None:
+    two = ["model=hierarchical", "guide=hierarchical", "steps=2", "depth=1"]
+    done = pyrovae("run", "small.yaml", *(word for setting in two for word in ("--set", setting)))
+    assert done.returncode == 0, done.stderr
+    again = pyrovae("evaluate", "runs/small", "--samples", "2")
+    for output in (done.stdout, again.stdout):
+        assert "D is a cross-entropy, because pixels are grey; R is Monte Carlo" in output
+        assert "what each latent site adds to R" in output
+    tree = open_results("runs/small").tree
+    assert set(tree["runs/rate_kind"].values.flatten()) == {"Monte Carlo"}
+    assert set(tree["levels"]["level"].values) == {"z1", "z2"}
+    np.testing.assert_allclose(tree["levels/rate"].sum("level"), tree["rate_distortion/rate"].transpose("split", ...))
+    assert not np.allclose(*tree["levels/rate"].values)
+
+
 def test_folder_of_another_study_is_refused() -> None:
     assert pyrovae("run", "small.yaml", "--set", "steps=2").returncode == 0
     refused(pyrovae("run", "small.yaml", "--set", "steps=3"), "- steps: 2; + steps: 3; choose another --out")
@@ -188,8 +205,9 @@ def test_likelihood_that_cannot_take_the_data_is_refused_before_training() -> No
 
 def test_floats_are_not_binarised_and_a_mismatch_is_told_before_training() -> None:
     refused(pyrovae("run", "linear", "--set", "pixels=static"), "pixels: expected images with 256 grey values")
-    mismatched = ["run", "small.yaml", "--set", "guide=hierarchical"]
+    mismatched = ["run", "small.yaml", "--set", "guide=[mean_field,hierarchical]"]
     refused(pyrovae(*mismatched), "guide: expected the latent sites of the model, ['z'], got ['z1', 'z2']")
+    assert not list(Path("runs").glob("*/checkpoints/*"))
 
 
 OWN = """

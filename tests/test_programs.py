@@ -13,6 +13,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
 from pyrovae import InputError, Pair, Run, build, make_pair
+from pyrovae.guides import MeanField
 from pyrovae.handlers import Noise
 
 EVENT = torch.Size([1, 6, 6])
@@ -128,6 +129,40 @@ def test_rates_of_two_levels_are_those_of_the_factorisation(x: torch.Tensor) -> 
     torch.testing.assert_close(terms.loss, terms.distortion + 0.5 * (terms.rates["z1"] + terms.rates["z2"]))
     torch.testing.assert_close(terms.distortion, -pair.model.decode(z1).log_prob(x))
     assert not pair.check(x, beta=0.5).closed_form
+
+
+class Auxiliary(MeanField):
+    """z = u is set by an auxiliary draw, as Pyro's own automatic guides do it."""
+
+    def forward(self, x: torch.Tensor, beta: float | torch.Tensor = 1.0) -> torch.Tensor:
+        with pyro.plate("data", len(x)), poutine.scale(scale=beta):
+            u = pyro.sample("u", self.posterior(x), infer={"is_auxiliary": True})
+            return pyro.sample("z", dist.Delta(u, event_dim=1))
+
+
+def test_auxiliary_site_of_a_guide_counts_in_the_rate(x: torch.Tensor) -> None:
+    plain = make_pair(Run(depth=1, width=16, latent_size=3), EVENT)
+    pair = Pair(plain.model, Auxiliary(plain.guide.encoder, 3))
+    assert not pair.check(x, beta=0.5).closed_form
+    with torch.no_grad():
+        many = x[:1].expand(20_000, *EVENT)
+        draws, expected = pair(many, beta=0.5), plain(many, beta=0.5)
+        error = (draws.loss.double().var() + expected.loss.double().var()).sqrt() / 20_000**0.5
+        assert (draws.loss.mean() - expected.loss.mean()).abs() < 4.27 * error
+        assert (draws.rate.mean() - expected.rate.mean()).abs() < 4.27 * draws.rate.std() / 20_000**0.5
+
+
+class Coins(MeanField):
+    """Draws without a gradient."""
+
+    def posterior(self, x: torch.Tensor) -> dist.Distribution:
+        return dist.Bernoulli(logits=self.encoder(x)[..., :3]).to_event(1)
+
+
+def test_guide_whose_draws_have_no_gradient_is_told(pair: Pair, x: torch.Tensor) -> None:
+    pair.model.prior.forward = lambda: dist.Bernoulli(torch.full((3,), 0.5)).to_event(1)
+    with pytest.raises(InputError, match=r"site 'z': expected a guide with reparameterized draws.* got Bernoulli"):
+        Pair(pair.model, Coins(pair.guide.encoder, 3)).check(x, beta=0.5)
 
 
 def test_model_and_guide_that_do_not_belong_together_are_told(x: torch.Tensor) -> None:

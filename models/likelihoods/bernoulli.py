@@ -1,15 +1,14 @@
 """The Bernoulli likelihood."""
 
-from collections.abc import Sequence
-
 import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import binary_cross_entropy
 
+from pyrovae.models.likelihoods.likelihood import Likelihood
 
-class Bernoulli(nn.Module):
+
+class Bernoulli(Likelihood):
     """Independent pixels p(x|h) = ∏ᵢ σ(hᵢ)^xᵢ (1 − σ(hᵢ))^(1 − xᵢ).
 
     On binary pixels this is a normalised density. On grey pixels in [0, 1] the same expression is a
@@ -26,11 +25,7 @@ class Bernoulli(nn.Module):
         torch.Size([7])
     """
 
-    def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.event_shape = torch.Size(event_shape)
-        self.features = self.event_shape.numel()
-        self.support = constraints.unit_interval
+    support = constraints.unit_interval
 
     def forward(self, h: Tensor) -> dist.Distribution:
         logits = h.unflatten(-1, self.event_shape)

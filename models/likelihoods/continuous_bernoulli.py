@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from scipy.special import zeta
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
+
+from pyrovae.models.likelihoods.likelihood import Likelihood
 
 #: Coefficients c₁, c₂, … of log(sinh(η/2) / (η/2)) = Σₖ cₖ η²ᵏ; at |η| < 1 ten of them leave an error below 1e-18.
 SERIES = tuple((-1) ** (k + 1) * float(zeta(2 * k)) / (k * (2 * math.pi) ** (2 * k)) for k in range(1, 11))
@@ -79,7 +81,7 @@ class ContinuousBernoulliDistribution(dist.TorchDistribution):
         return torch.where(self.logits < 0, x, 1 - x)
 
 
-class ContinuousBernoulli(nn.Module):
+class ContinuousBernoulli(Likelihood):
     """Independent pixels p(x|h) = ∏ᵢ C(hᵢ) e^{hᵢxᵢ} on [0, 1]: the Bernoulli's logits with a normalised density.
 
     Args:
@@ -96,11 +98,7 @@ class ContinuousBernoulli(nn.Module):
         torch.Size([7])
     """
 
-    def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.event_shape = torch.Size(event_shape)
-        self.features = self.event_shape.numel()
-        self.support = constraints.unit_interval
+    support = constraints.unit_interval
 
     def forward(self, h: Tensor) -> dist.Distribution:
         logits = h.unflatten(-1, self.event_shape)

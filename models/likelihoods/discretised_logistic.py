@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
+
+from pyrovae.models.likelihoods.likelihood import Likelihood
 
 #: Steps between the 256 levels of an 8-bit pixel, 0, 1/255, …, 1.
 STEPS = 255
@@ -103,7 +105,7 @@ class DiscretisedLogisticDistribution(dist.TorchDistribution):
         return levels.expand(-1, *self.batch_shape) if expand else levels
 
 
-class DiscretisedLogistic(nn.Module):
+class DiscretisedLogistic(Likelihood):
     """Independent 8-bit pixels p(x|h) = ∏ᵢ P(xᵢ; μᵢ, sᵢ), each a rounded logistic variable, with h = (μ, log s).
 
     A probability, so that the distortion over log 2 and the number of values are the bits per dimension.
@@ -122,11 +124,10 @@ class DiscretisedLogistic(nn.Module):
         torch.Size([7])
     """
 
+    support = Levels()
+
     def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.event_shape = torch.Size(event_shape)
-        self.features = 2 * self.event_shape.numel()
-        self.support = Levels()
+        super().__init__(event_shape, per_pixel=2)
 
     def forward(self, h: Tensor) -> dist.Distribution:
         loc, log_scale = h.unflatten(-1, (2, *self.event_shape)).unbind(-1 - len(self.event_shape))

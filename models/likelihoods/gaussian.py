@@ -8,20 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae.models.likelihoods.likelihood import Likelihood
+
 #: Where a learned σ starts: no value in [0, 1] can spread more.
 START = 0.5
 #: A learned log σ is cut to ± this: e⁻¹⁰ is still far above the rounding of float32 at values near 1.
 LOG_SCALE_BOUND = 10.0
 
 
-class _Gaussian(nn.Module):
+class _Gaussian(Likelihood):
     """What all three share: μ for every pixel from the decoder."""
 
-    def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.event_shape = torch.Size(event_shape)
-        self.features = self.event_shape.numel()
-        self.support = constraints.real
+    support = constraints.real
 
     def initial_features(self, mean: Tensor) -> Tensor:
         """Features at which the likelihood has its mean at the mean image."""
@@ -36,7 +34,7 @@ class Gaussian(_Gaussian):
 
     Args:
         event_shape: shape of one image.
-        scale: σ.
+        noise_scale: σ.
 
     Shapes: features ``[..., features]`` → a distribution with event shape ``event_shape``.
 
@@ -46,12 +44,12 @@ class Gaussian(_Gaussian):
         torch.Size([7])
     """
 
-    def __init__(self, event_shape: Sequence[int], scale: float = 1.0) -> None:
+    def __init__(self, event_shape: Sequence[int], noise_scale: float = 1.0) -> None:
         super().__init__(event_shape)
-        self.scale = scale
+        self.noise_scale = noise_scale
 
     def forward(self, h: Tensor) -> dist.Distribution:
-        return self._normal(h, self.scale)
+        return self._normal(h, self.noise_scale)
 
     def floor(self, x: Tensor) -> Tensor:
         """Smallest distortion that any decoder can reach, that at h = x: ``[n, *event_shape] → [n]``, in nats.
@@ -61,7 +59,7 @@ class Gaussian(_Gaussian):
             >>> Gaussian((1, 1, 2)).floor(torch.zeros(1, 1, 1, 2))
             tensor([1.8379])
         """
-        return x.new_full((len(x),), self.features * math.log(self.scale * math.sqrt(2 * math.pi)))
+        return x.new_full((len(x),), self.features * math.log(self.noise_scale * math.sqrt(2 * math.pi)))
 
 
 class GaussianShared(_Gaussian):
@@ -111,8 +109,7 @@ class GaussianPerPixel(_Gaussian):
     """
 
     def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__(event_shape)
-        self.features = 2 * self.event_shape.numel()
+        super().__init__(event_shape, per_pixel=2)
 
     def forward(self, h: Tensor) -> dist.Distribution:
         loc, log_scale = h.chunk(2, dim=-1)

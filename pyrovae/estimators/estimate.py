@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 #: What the expectation of an estimate is to the quantity it is named after.
-Kind = Literal["exact", "unbiased", "lower bound", "upper bound"]
+Kind = Literal["exact", "unbiased", "lower bound", "upper bound", "approximate"]
 
 
 @dataclass(frozen=True)

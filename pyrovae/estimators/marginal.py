@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyrovae.distributions import mapped, noise_shape, reparameterize
+from pyrovae.distributions import base_normal, mapped, noise_shape, reparameterize
 
 #: Rows of one piece of work, and numbers in it: on a CPU its temporaries have to stay in the cache.
 ROWS = 64
 NUMBERS = {"cpu": 2**18, "cuda": 2**26}
+#: Numbers that the networks of a flow hold for each that a normal density holds.
+FLOW = 16
 
 
 def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
@@ -74,7 +76,7 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
     batch = z.shape[: z.dim() - event]
     points = z.reshape(-1, *q.event_shape)
     owners = [None] * len(points) if own is None else own.expand(batch).reshape(-1).split(ROWS)
-    columns = max(1, NUMBERS[z.device.type] // (ROWS * q.event_shape.numel()))
+    columns = max(1, NUMBERS[z.device.type] // (ROWS * q.event_shape.numel() * (1 if base_normal(q) else FLOW)))
     pieces = [
         (slice(start, start + columns), mapped(q, lambda parameter, at=start: parameter[at : at + columns]))
         for start in range(0, q.batch_shape[0], columns)

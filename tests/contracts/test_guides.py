@@ -1,6 +1,7 @@
 """What every guide owes; a new one is in GUIDES and needs no test of its own."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -103,6 +104,25 @@ def test_information_of_encodings_holds_for_every_guide(pair: Pair, x: Tensor) -
     alike = pair.guide.posterior(x[:1].expand(400, *EVENT))
     assert abs(mutual_information(alike).value) < 1e-9
     assert active_units(alike, generator=torch.Generator().manual_seed(0)).value == 0
+
+
+def test_active_units_are_those_whose_mean_moves() -> None:
+    """A flow has no mean in closed form; two of its three dimensions are moved with the image."""
+    moved = torch.linspace(-3, 3, 3000)[:, None] * torch.tensor([1.0, 0.0, -1.0])
+
+    class Moved:
+        def __init__(self, by: Tensor) -> None:
+            self.by, self.noise_shape = by, by.shape
+            self.batch_shape, self.event_shape = by.shape[:1], by.shape[1:]
+
+        def from_noise(self, noise: Tensor) -> Tensor:
+            return noise + self.by
+
+        def mapped(self, function: Callable[..., Tensor], *others: "Moved") -> "Moved":
+            return Moved(function(self.by))
+
+    found = active_units(Moved(moved), generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    assert (found.value, found.kind) == (2, "approximate")
 
 
 def test_guide_trains_in_lockstep_as_it_does_alone(pair: Pair, x: Tensor) -> None:

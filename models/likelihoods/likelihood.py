@@ -1,0 +1,41 @@
+"""What all likelihoods have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+
+class Likelihood(nn.Module, ABC):
+    """A likelihood p(x|h) of independent pixels: called with features, it returns a distribution.
+
+    Args:
+        event_shape: shape of one image.
+        per_pixel: features that the decoder gives for every pixel.
+
+    Attributes:
+        features: numbers that the decoder has to give for one image.
+        support: values that a pixel can take.
+    """
+
+    support: constraints.Constraint
+
+    def __init__(self, event_shape: Sequence[int], per_pixel: int = 1) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.features = per_pixel * self.event_shape.numel()
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> dist.Distribution:
+        """p(x|h): features ``[..., features]`` → a distribution with event shape ``event_shape``."""
+
+    @abstractmethod
+    def initial_features(self, mean: Tensor) -> Tensor:
+        """Features ``[features]`` at which the likelihood reproduces a mean image, where the decoder starts."""
+
+    @abstractmethod
+    def floor(self, x: Tensor) -> Tensor:
+        """Smallest distortion that any decoder can reach, in nats: ``[n, *event_shape] → [n]``; NaN for none."""
