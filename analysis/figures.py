@@ -17,9 +17,10 @@ from pyrovae.files import replacing
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; readers of grey go by the shapes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_SHAPES = ("o", "s", "^", "D", "v", "P")
-#: Most entries of a legend, and most labels of β, that leave room for the curves.
-FEW, MANY = 20, 60
+# One shape more than there are colours, so that colour and shape together tell 42 curves apart.
+_SHAPES = ("o", "s", "^", "D", "v", "P", "X")
+#: Most entries of a legend inside the axes, of one beside them, and most labels of β, that leave room for the curves.
+INSIDE, BESIDE, MANY = 10, 24, 60
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -166,8 +167,13 @@ def _floor(ax: Axes, data: xr.Dataset) -> None:
 
 
 def _legend(ax: Axes) -> None:
-    if len(ax.get_legend_handles_labels()[1]) <= FEW:
+    entries = len(ax.get_legend_handles_labels()[1])
+    if entries <= INSIDE:
         ax.legend(loc="best", fontsize=8)
+    elif entries <= BESIDE:
+        figure: Any = ax.figure
+        figure.set_figwidth(1.5 * figure.get_figwidth())
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
 
 
 def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points: list[tuple[float, float]]) -> None:

@@ -107,3 +107,27 @@ def test_information_gap_and_rate_are_drawn_beside_log_n(tree: xr.DataTree, ax: 
 def test_theory_is_drawn_in_the_plane(tree: xr.DataTree, ax: Axes) -> None:
     drawn = drawn_lines(figures.rate_distortion(tree, ax))
     np.testing.assert_allclose(drawn["theory (population)"], [[20, 50], [10, 60], [1, 90]])
+
+
+def test_many_curves_can_be_told_apart_and_their_legend_stands_beside_them(tree: xr.DataTree, ax: Axes) -> None:
+    widths = [16, 64, 256, 1024]
+    many = [tree["rate_distortion"].to_dataset().assign(distortion=lambda d, w=w: d["distortion"] + w) for w in widths]
+    cells = xr.concat(many, xr.Variable("width", widths))
+    figures.rate_distortion(xr.DataTree.from_dict({"/rate_distortion": cells}), ax)
+    ax.figure.draw_without_rendering()  # type: ignore[union-attr]
+    looks = {
+        str(line.get_label()): (line.get_color(), line.get_marker(), line.get_markerfacecolor())
+        for line in ax.lines
+        if "width" in str(line.get_label())
+    }
+    assert len(looks) == len(set(looks.values())) == 16
+    legend = ax.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x0 >= ax.bbox.x1
+    assert legend.get_window_extent().x1 <= ax.figure.bbox.x1
+
+
+def test_floors_of_different_data_are_each_drawn(tree: xr.DataTree, ax: Axes) -> None:
+    tree["/rate_distortion"]["floor"].loc[{"depth": 3}] = 30
+    figures.rate_distortion(tree, ax)
+    assert sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":") == [30, 49]
