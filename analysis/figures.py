@@ -116,6 +116,8 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
     looks = {"rate": ("R", "-"), "prior_gap": ("G", "--"), "mutual_information": ("I", "-.")}
     for (name, cell), colour, shape in zip(_curves(data), cycle(_COLOURS), cycle(_SHAPES), strict=False):
         for variable, (symbol, line) in looks.items():
+            if cell[variable].isnull().all():
+                continue
             label = f"{symbol} {name}".strip()
             ax.plot(cell.beta, cell[variable], line + shape, color=colour, linewidth=1.2, markersize=4, label=label)
     for theory, once in _theory(tree):

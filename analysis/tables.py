@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
-from math import floor, log10
+from math import floor, isnan, log10
 from typing import Any
 
 import xarray as xr
@@ -49,10 +49,7 @@ def difficulty(tree: xr.DataTree) -> Table:
     for place, cell in _cells(data, axes):
         sizes = [f"{cell['images'].sel(split=split).item():,.0f}" for split in ("train", "test")]
         distances = [
-            f"{cell[f'{space}_distance'].sel(split=split).item():.3g} ± "
-            f"{cell[f'{space}_distance_se'].sel(split=split).item():.1g}"
-            for space in spaces
-            for split in ("train", "test")
+            _distance(cell.sel(split=split), f"{space}_distance") for space in spaces for split in ("train", "test")
         ]
         table.add_row(*map(str, place), *sizes, *distances)
     return table
@@ -86,15 +83,19 @@ def information(tree: xr.DataTree) -> Table:
     number of active units. R and the rest are means over as many images as the study says for either, so that
     R = I + G holds within their errors.
     """
-    cells = tree["information"].to_dataset().mean("seed", skipna=True)
+    codes = tree["information"].to_dataset()
+    full = (codes["mutual_information"] > codes["log_n"] - SATURATED).all("seed")
+    cells = codes.mean("seed", skipna=True).assign(full=full)
     rates = tree["rate_distortion"].to_dataset()[["rate", "rate_se"]].mean("seed", skipna=True)
-    table = Table(title="nats per image; R = I + G within errors; * saturated: I within 0.1 nats of log N")
+    table = Table(
+        title="nats per image; R = I + G within errors; * saturated: I within 0.1 nats of log N in every seed"
+    )
     axes = _axes(cells["prior_gap"])
     for heading in [*axes, "log N", "R train", "I train", "G train", "R test", "R test under q(z)", "active units"]:
         table.add_column(heading, justify="right")
     frame = xr.merge([cells, rates.sel(split="train", drop=True), rates.sel(split="test", drop=True).rename(_TEST)])
     for place, row in frame.to_dataframe().reset_index().set_index(axes).sort_index().iterrows():
-        saturated = "*" if row["mutual_information"] > row["log_n"] - SATURATED else ""
+        saturated = "*" if row["full"] else ""
         table.add_row(
             *map(str, place if isinstance(place, tuple) else [place]),
             f"{row['log_n']:.2f}",
@@ -120,7 +121,7 @@ def claims(found: list[Claim]) -> list[str]:
 
 
 def warnings(tree: xr.DataTree) -> list[str]:
-    """One line for every run whose numbers are not those of a finished training."""
+    """One line for every run whose numbers are not those of a finished training, and for what is not measured."""
     runs = tree["runs"].to_dataset()
     lines = []
     for place, run in runs.to_dataframe()[["status", "frozen_at"]].iterrows():
@@ -131,6 +132,11 @@ def warnings(tree: xr.DataTree) -> list[str]:
                 f"the run at {where} diverged at step {run['frozen_at']:,}; "
                 "its numbers are those of its last good checkpoint, and no claim counts it"
             )
+    unmeasured = runs["information"].where(tree["information"]["mutual_information"].isnull(), "")
+    lines += [
+        f"I, G and what goes with them are not measured: {reason}"
+        for reason in sorted(set(unmeasured.values.flatten()) - {""})
+    ]
     pending = int((runs["status"] == "pending").sum())
     return [*lines, *([f"{pending} of {runs['status'].size} runs are not done yet"] if pending else [])]
 
@@ -175,6 +181,12 @@ def _axes(array: xr.DataArray) -> list[str]:
         *(str(dim) for dim in array.dims if dim not in ("split", *last)),
         *(dim for dim in last if dim in array.dims),
     ]
+
+
+def _distance(cell: xr.Dataset, name: str) -> str:
+    """A distance with its error, or a dash where there is none, as where a set has no known factors."""
+    value, error = cell[name].item(), cell[f"{name}_se"].item()
+    return "–" if isnan(value) else f"{value:.3g} ± {error:.1g}"
 
 
 def _with_error(row: Any, name: str) -> str:

@@ -105,7 +105,13 @@ def check_names(runs: Sequence[Run]) -> None:
                 f"give it one value, as in --set {setting}={min(values)}"
             )
         if setting in SPLIT_SETTINGS and setting not in taken and values != {None}:
-            raise InputError(f"{setting}: the split '{runs[0].split}' does not take it, got {values.pop()}")
+            raise InputError(
+                f"{setting}: the split '{runs[0].split}' does not take it, got {values.pop()}; "
+                f"without it: --set {setting}=null"
+            )
+    for run in runs:
+        if run.cycles > run.steps:
+            raise InputError(f"cycles: expected at most the {run.steps} steps of the training, got {run.cycles}")
 
 
 def _used(run: Run) -> list[str]:
@@ -131,15 +137,18 @@ def make_source(run: Run) -> Source:
             raise InputError(f"data: expected '{run.data}' to return a Source, got {type(source).__name__}")
         return source
     path = Path(run.data)
-    stamp = path.stat().st_mtime_ns if path.exists() else 0
-    return _source_at(path, stamp)
+    if not path.exists():
+        raise InputError(
+            f"{path}: expected a folder of images or an .npz file, got neither; looked for from {Path.cwd()}"
+        )
+    return _source_at(path, path.stat().st_mtime_ns)
 
 
 def make_data(run: Run) -> Dataset:
     """The images of a run, in memory."""
     source, train, test = make_rows(run)
     factors = None if source.factors is None else (source.factors[train], source.factors[test])
-    return _made("pixels", run, Dataset(source.images(train), source.images(test), factors=factors))
+    return _made("pixels", run, Dataset(source.chosen(train), source.chosen(test), factors=factors))
 
 
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:

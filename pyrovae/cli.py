@@ -140,8 +140,9 @@ def studies() -> None:
     """List the studies that ship."""
     from pyrovae.study import shipped
 
-    for name, description in shipped().items():
-        _print(f"{name:10} {description}")
+    listed = shipped()
+    for name, description in listed.items():
+        _print(f"{name:{max(map(len, listed))}} {description}")
 
 
 def _version(wanted: bool) -> None:
@@ -171,11 +172,11 @@ def _setting(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
 
 
-def _counts(counts: list[int]) -> str:
+def _counts(counts: dict[int, int]) -> str:
     """Images of each class, one number a class where these are few."""
     if len(counts) <= 20:
-        return " ".join(f"{label}: {count:,}" for label, count in enumerate(counts))
-    return f"{min(counts):,} to {max(counts):,} in {len(counts):,} classes"
+        return " ".join(f"{label}: {count:,}" for label, count in counts.items())
+    return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
 
 
 def _report(tree: Any, *, claimed: Any = None, folder: Path | None = None) -> None:
@@ -186,7 +187,7 @@ def _report(tree: Any, *, claimed: Any = None, folder: Path | None = None) -> No
     told = tree if claimed is None else claimed
     doubts = tables.warnings(told.root)
     # A narrower console would cut digits off.
-    console = Console(highlight=False, width=max(Console().width, 160))
+    console = Console(highlight=False, markup=False, width=max(Console().width, 160))
     shown = [tables.rate_distortion(tree), tables.levels(tree), tables.information(tree)]
     shown += [tables.difficulty(told)]
     for table in shown:

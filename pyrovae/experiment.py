@@ -35,8 +35,8 @@ class PlannedCohort:
     train_images: int
     test_images: int
     #: Images of each class on either side; None where classes are not known.
-    train_classes: list[int] | None
-    test_classes: list[int] | None
+    train_classes: dict[int, int] | None
+    test_classes: dict[int, int] | None
 
 
 def plan(study: Study) -> list[PlannedCohort]:
@@ -91,12 +91,13 @@ def run(
     folder = Path("runs") / study.name if out is None else Path(out)
     plan(study)
     with machine.locked(folder):
+        if not (folder / "study.yaml").exists():
+            for cohort in study.cohorts():  # all that can be wrong is told before anything is trained or written
+                _start(study, cohort, make_data(cohort.shared))
         results = Results.create(folder, study, make_pair)
         if (curves := _theory(study)) is not None:
             results.tree["theory"] = xr.DataTree(curves)
         missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
-        for cohort in missing[1:]:  # what is wrong with a later one is told before the first is trained
-            _start(study, cohort, make_data(cohort.shared))
         with Watch(sum(cohort.shared.steps for cohort in missing), quiet=quiet) as watch:
             for cohort in missing:
                 _run_cohort(results, cohort, place, compile, watch)

@@ -101,6 +101,7 @@ def refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
         ),
         (["run", "--set", "guide=!!binary bXk6R3VpZGU="], "guide: binary data are not expected here"),
         (["run", "--set", "network=conv_small"], "depth: expected an axis along which runs differ, but no part"),
+        (["run", "--set", "cycles=2000"], "cycles: expected at most the 1200 steps of the training, got 2000"),
         (["run", "--set", "network=[mlp,a.b:c]"], "network: 'a.b:c' would run code of the module a.b"),
         (["run", "--trust", "evil", "--set", "guide=evil:Guide"], "guide: expected 'evil:Guide' to be importable"),
         (
@@ -207,7 +208,8 @@ def test_floats_are_not_binarised_and_a_mismatch_is_told_before_training() -> No
     refused(pyrovae("run", "linear", "--set", "pixels=static"), "pixels: expected images with 256 grey values")
     mismatched = ["run", "small.yaml", "--set", "guide=[mean_field,hierarchical]"]
     refused(pyrovae(*mismatched), "guide: expected the latent sites of the model, ['z'], got ['z1', 'z2']")
-    assert not list(Path("runs").glob("*/checkpoints/*"))
+    assert not Path("runs/small/study.yaml").exists()
+    assert pyrovae("run", "small.yaml", "--set", "steps=2").returncode == 0  # what was refused left nothing behind
 
 
 OWN = """

@@ -576,6 +576,9 @@ def test_folder_of_images_is_sorted_and_labelled_by_folder(tmp_path: Path) -> No
 def test_folder_with_one_colour_image_is_rgb_and_with_one_folder_has_no_labels(tmp_path: Path) -> None:
     save(tmp_path / "a.png", "1", colour=1)
     assert from_folder(tmp_path).images(torch.tensor([0])).tolist() == [[[[255] * 5] * 4]]
+    save(tmp_path / "aa.png", "LA", colour=(7, 100))  # transparency makes no colour
+    assert from_folder(tmp_path).images(torch.tensor([1])).tolist() == [[[[7] * 5] * 4]]
+    (tmp_path / "aa.png").unlink()
     save(tmp_path / "b.png", "RGB", colour=(10, 20, 30))
     source = from_folder(str(tmp_path))
     assert source.images(torch.tensor([0, 1]))[..., 0, 0].tolist() == [[255] * 3, [10, 20, 30]]

@@ -29,7 +29,7 @@ def test_published_training_set_is_the_one_that_is_known(name: str, counts: list
     train, test = divide(source, source.published)
     print(f"{name}: {len(train):,} training and {len(test):,} test images, of each class {class_counts(source, train)}")
     assert (len(train), len(test)) == (60_000, 10_000)
-    assert class_counts(source, train) == counts
+    assert class_counts(source, train) == dict(enumerate(counts))
     pixels = source.images(train)
     assert (pixels.dtype, pixels.shape[1:]) == (torch.uint8, (1, 28, 28))
     values = pixels.double() / 255

@@ -1,6 +1,8 @@
 """What is train and what is test, and how hard that makes it to generalize."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +58,7 @@ def test_held_out_classes_are_test_and_nothing_else_is(held_out: str, classes: s
 
 @pytest.mark.parametrize("held_out", [None, "", "3", "1,3", "one", "1,", "-1", "1.0"])
 def test_class_that_does_not_exist_is_refused(held_out: str | None, source: Source) -> None:
-    with pytest.raises(InputError, match="held_out: expected one or more of the classes 0 to 2"):
+    with pytest.raises(InputError, match="held_out: expected one or more of the 3 classes, 0, 1, 2, as in 2 or 0,2"):
         splits.held_out(source, held_out)
 
 
@@ -65,8 +67,8 @@ def test_few_images_per_class_are_few_of_every_class_and_more_include_fewer(sour
     everything, test = divide(source, mask)
     few, _ = divide(source, mask, images_per_class=5)
     more, test_of_more = divide(source, mask, images_per_class=20)
-    assert class_counts(source, few) == [5, 5, 5]
-    assert class_counts(source, more) == [20, 20, 20]
+    assert class_counts(source, few) == {0: 5, 1: 5, 2: 5}
+    assert class_counts(source, more) == {0: 20, 1: 20, 2: 20}
     assert set(few.tolist()) < set(more.tolist()) < set(everything.tolist())
     assert torch.equal(test, test_of_more)
     assert (few % 3).tolist() != sorted((few % 3).tolist())  # batches sorted by class would hold one each
@@ -91,6 +93,50 @@ def test_setting_that_a_split_does_not_take_is_refused() -> None:
     with pytest.raises(InputError, match="held_out: the split 'random' does not take it, got 9"):
         build.check_names([Run(held_out="9")])
     build.check_names([Run(held_out="9"), Run(held_out="9", split="held_out")])
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [torch.ones(SIZE, dtype=torch.uint8), torch.arange(SIZE), torch.ones(SIZE - 1) > 0, [True] * SIZE],
+    ids=["uint8", "rows", "short", "list"],
+)
+def test_mask_that_is_none_is_refused(mask: Any, source: Source) -> None:
+    with pytest.raises(InputError, match=r"split: expected which images are train, torch\.bool of shape"):
+        divide(source, mask)
+
+
+def test_side_with_less_than_two_images_is_refused(source: Source) -> None:
+    for train in (0, 1, SIZE - 1, SIZE):
+        with pytest.raises(InputError, match="two at the least"):
+            divide(source, torch.arange(SIZE) < train)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"labels": torch.zeros(SIZE - 1, dtype=torch.long)},
+        {"labels": torch.zeros(SIZE)},
+        {"published": torch.ones(SIZE, dtype=torch.long)},
+        {"factors": torch.ones(SIZE, 2, dtype=torch.long)},
+    ],
+)
+def test_what_is_known_of_images_has_its_type_and_one_entry_an_image(known: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(InputError, match=f"bare: expected {next(iter(known))} of type"):
+        Source("bare", SIZE, lambda rows: rows, **known)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(3, 1, 4, 4).double(), torch.zeros(2, 1, 4, 4), np.zeros((3, 1, 4, 4))])
+def test_what_is_no_image_is_refused(images: Any) -> None:
+    with pytest.raises(InputError, match="bare: expected 3 images as a uint8 or float32 tensor, got"):
+        Source("bare", 3, lambda rows: images).chosen(torch.arange(3))
+
+
+def test_classes_may_have_any_numbers(source: Source) -> None:
+    assert source.labels is not None
+    gaps = replace(source, labels=source.labels * 10**12 + 5)
+    train, test = divide(gaps, splits.held_out(gaps, str(10**12 + 5)), images_per_class=7)
+    assert class_counts(gaps, train) == {5: 7, 10**12 + 5: 0, 2 * 10**12 + 5: 7}
+    assert class_counts(gaps, test) == {5: 0, 10**12 + 5: 100, 2 * 10**12 + 5: 0}
 
 
 def test_ratio_of_train_is_kept(source: Source) -> None:

@@ -28,6 +28,34 @@ class Source:
     labels: Tensor | None = None
     published: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Raises InputError if what is known of the images is not known of each, in the type that is told above."""
+        for name, kind in (("factors", "float"), ("labels", "int"), ("published", "bool")):
+            known = getattr(self, name)
+            if known is not None and (len(known) != self.size or not str(known.dtype).startswith(f"torch.{kind}")):
+                raise InputError(
+                    f"{self.name}: expected {name} of type {kind} for {self.size} images, got {known.dtype} of shape "
+                    f"{list(known.shape)}"
+                )
+
+    def chosen(self, rows: Tensor) -> Tensor:
+        """The images at some rows.
+
+        Raises:
+            InputError: what the data set gives are no images.
+        """
+        images = self.images(rows)
+        if (
+            not isinstance(images, Tensor)
+            or images.dtype not in (torch.uint8, torch.float32)
+            or len(images) != len(rows)
+        ):
+            got = (
+                f"{images.dtype} of shape {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            )
+            raise InputError(f"{self.name}: expected {len(rows)} images as a uint8 or float32 tensor, got {got}")
+        return images
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -97,8 +125,11 @@ def divide(
         images_per_class: training images to use of each class that the training side has.
 
     Raises:
-        InputError: a side is empty, or has fewer images than asked for.
+        InputError: the mask is none, or a side has fewer images than asked for, or than two.
     """
+    if not isinstance(train, Tensor) or train.dtype != torch.bool or train.shape != (source.size,):
+        got = f"{train.dtype} of shape {list(train.shape)}" if isinstance(train, Tensor) else type(train).__name__
+        raise InputError(f"split: expected which images are train, torch.bool of shape [{source.size}], got {got}")
     order = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
     rows, unseen = order[train[order]], order[~train[order]]
     if images_per_class is not None:
@@ -106,33 +137,33 @@ def divide(
     return _first(rows, train_images, "train"), _first(unseen, test_images, "test")
 
 
-def class_counts(source: Source, rows: Tensor) -> list[int] | None:
-    """Images of each class among some rows; None where classes are not known."""
+def class_counts(source: Source, rows: Tensor) -> dict[int, int] | None:
+    """Images of each class of the set among some rows; None where classes are not known."""
     if source.labels is None:
         return None
-    return source.labels[rows].bincount(minlength=int(source.labels.max()) + 1).tolist()
+    classes, place = source.labels.unique(return_inverse=True)
+    counts = place[rows].bincount(minlength=len(classes))
+    return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
 def _first_of_each_class(rows: Tensor, source: Source, number: int) -> Tensor:
-    counts = class_counts(source, rows)
-    if source.labels is None or counts is None:
+    if source.labels is None:
         raise InputError(f"images_per_class: expected a data set with classes, and '{source.name}' has none")
-    smallest = min((count for count in counts if count), default=0)
-    if smallest < number:
+    _, place, counts = source.labels[rows].unique(return_inverse=True, return_counts=True)
+    if counts.min() < number:
         raise InputError(
-            f"images_per_class: expected at most the {smallest} training images of the smallest class, got {number}"
+            f"images_per_class: expected at most the {counts.min()} training images of the smallest class, got {number}"
         )
     # Sorted by class, stably, each class begins where those before it end.
-    by_class = source.labels[rows].argsort(stable=True)
-    begin = torch.tensor(counts).cumsum(0) - torch.tensor(counts)
-    rank = torch.arange(len(rows)) - begin[source.labels[rows[by_class]]]
+    by_class = place.argsort(stable=True)
+    rank = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[place[by_class]]
     return rows[by_class[rank < number].sort().values]
 
 
 def _first(rows: Tensor, limit: int | None, side: str) -> Tensor:
-    if len(rows) == 0 or (limit is not None and limit > len(rows)):
+    if len(rows) < max(2, limit or 0):
         raise InputError(
-            f"{side}_images: expected at most the {len(rows)} images that the split leaves on the {side} side, "
-            f"got {limit or 'an empty side'}; see split and train_ratio"
+            f"{side}_images: expected at most the {len(rows)} images that the split leaves on the {side} side, and two "
+            f"at the least, got {limit or 'null, for all'}; {side}_images=null takes all there are"
         )
     return rows[:limit]

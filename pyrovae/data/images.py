@@ -73,7 +73,7 @@ def _is_grey(file: Path) -> bool:
     with _opened(file) as image:
         if image.mode.startswith(("I", "F")):
             raise InputError(f"{file}: expected 8 bits a channel, got more (mode {image.mode}); convert it")
-        return image.mode in ("1", "L")
+        return image.mode in ("1", "L", "LA")
 
 
 def _pixels(file: Path, mode: str) -> Tensor:
@@ -185,7 +185,7 @@ def _column(path: Path, name: str, array: np.ndarray, size: int) -> Tensor:
         raise _wrong(path, name, f"{expected} for N = {size} images", array)
     if name == "factors":
         return _scaled(path, array.astype(np.float64))
-    if name == "labels" and array.min() < 0:
+    if name == "labels" and not 0 <= array.min() <= array.max() <= np.iinfo(np.int64).max:
         raise _wrong(path, name, "integers from 0 up", array)
     return torch.from_numpy(array.astype(bool if name == "train" else np.int64))
 

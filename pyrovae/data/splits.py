@@ -42,7 +42,8 @@ def held_out(source: Source, held_out: str | None = None) -> Tensor:
     classes = [int(part) for part in (held_out or "").split(",") if part.strip().isdecimal()]
     if not classes or len(classes) < (held_out or "").count(",") + 1 or not set(classes) <= set(known):
         raise InputError(
-            f"held_out: expected one or more of the classes {known[0]} to {known[-1]}, as in 9 or 4,9, got {held_out}"
+            f"held_out: expected one or more of the {len(known)} classes, {', '.join(map(str, known[:20]))}, "
+            f"as in {known[-1]} or {known[0]},{known[-1]}, got {held_out}"
         )
     return ~torch.isin(source.labels, torch.tensor(classes))
 
