@@ -33,7 +33,7 @@ def test_sampling_puts_one_draw_in_each_cell() -> None:
 def test_checkerboard_trains_on_half_and_never_on_a_neighbouring_half() -> None:
     source = tetrominoes.source()
     assert source.factors is not None
-    mask = SPLITS["checkerboard"](source, 0.5)
+    mask = SPLITS["checkerboard"](source)
     # Only the middle of the five scale bins, 32,768 draws, can fall on either side.
     assert abs(int(mask.sum()) - 81_920) < 4.27 * 32_768**0.5 / 2
     assert ((source.factors[mask] >= 0.5).sum(1) % 2 == 0).all()
@@ -48,8 +48,3 @@ def test_cropped_and_random_splits_have_their_ratio(ratio: float) -> None:
     inside = SPLITS["cropped"](source, ratio)
     assert abs(float(inside.float().mean()) - ratio) < 0.01
     assert (source.factors[inside] - 0.5).abs().max() <= ratio**0.2 / 2 + 1e-6
-
-
-def test_checkerboard_refuses_another_ratio() -> None:
-    with pytest.raises(InputError, match="ratio"):
-        SPLITS["checkerboard"](tetrominoes.source(), 0.3)
