@@ -6,7 +6,6 @@ import torch
 
 from pyrovae.build import SPLITS
 from pyrovae.data import tetrominoes
-from pyrovae.errors import InputError
 
 
 def test_rendering_matches_the_reference_images() -> None:
