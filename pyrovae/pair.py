@@ -99,12 +99,15 @@ class Pair(nn.Module):
         """q(z|x) and p(z) at the latent site of images ``[batch, *event_shape]``, batch shape [batch] each.
 
         Raises:
-            UnsupportedError: there is not exactly one latent site, so that q(z|x) is no single distribution.
+            UnsupportedError: there is not exactly one latent site, or the guide has auxiliary ones, so that q(z|x) is
+                no single distribution.
         """
         guide, model = self.traces(x, **values)
         latent = _latent_sites(model)
         if len(latent) != 1:
             raise UnsupportedError(f"expected one latent site, got {latent}")
+        if auxiliary := [name for name, _ in _auxiliary_sites(guide)]:
+            raise UnsupportedError(f"expected a guide without auxiliary sites, got {auxiliary}")
         return guide.nodes[latent[0]]["fn"], model.nodes[latent[0]]["fn"]
 
     def check(self, x: Tensor, **values: Any) -> "Checked":
@@ -121,7 +124,7 @@ class Pair(nn.Module):
             check_model_guide_match(model, guide)
             for trace in (guide, model):
                 trace.compute_log_prob()
-        for name, site in _sample_sites(model):
+        for name, site in [*_sample_sites(model), *_sample_sites(guide)]:
             _check_one_entry_per_image(name, site, len(x))
         for name, site in _sample_sites(guide):
             _check_reparameterized(name, site)
@@ -130,7 +133,7 @@ class Pair(nn.Module):
             _check_scaled_alike(name, q["scale"], p["scale"])
         return Checked(
             noise_shapes={name: _noise_per_image(guide.nodes[name]["fn"], len(x)) for name in _latent_sites(guide)},
-            closed_form=_latent_sites(guide) == _latent_sites(model) == [*latent]
+            closed_form=_latent_sites(guide) == _latent_sites(model)
             and len(latent) == 1
             and all(closed_form_kl(q["fn"], p["fn"]) is not None for q, p in latent.values()),
             distortion_kind=_distortion_kind(model),

@@ -60,6 +60,7 @@ class Training:
         self.lockstep = lockstep
         self.streams = streams
         self.data = data
+        self.checksum = data.checksum()
         # Adam works on each element by itself, so one over the stacked parameters is one for every run.
         rate = cohort.shared.learning_rate
         self.optimizer = torch.optim.Adam(list(lockstep.params.values()), lr=rate, fused=True)
@@ -125,6 +126,7 @@ class Training:
             "way": self.lockstep.way,
             "runs": self.cohort.record(),
             "event_shape": list(self.data.event_shape),
+            "images": self.checksum,
             "threads": torch.get_num_threads(),
         }
         checkpoint.save(file, groups, facts)
@@ -134,10 +136,15 @@ class Training:
 
         Raises:
             FileNotFoundError: there is none.
-            InputError: it is damaged, or of another cohort.
+            InputError: it is damaged, of another cohort, or of one that began with other images.
         """
         groups, facts = checkpoint.load(file)
         self.cohort.check(facts.get("runs"), file)
+        if facts.get("images") != self.checksum:
+            raise InputError(
+                f"{file}: expected the images that this cohort began with, but the data set "
+                f"'{self.cohort.shared.data}' gives others now; bring the old ones back, or choose another --out"
+            )
         try:
             for name, tensor in self.lockstep.params.items():
                 tensor.copy_(groups["params"][name])

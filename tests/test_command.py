@@ -288,6 +288,8 @@ def test_images_of_the_user_run_from_end_to_end() -> None:
     assert results.tree["rate_distortion"].sizes["held_out"] == 2
     assert (results.tree["rate_distortion/floor"] == 0).all()
     assert set(results.tree["runs/distortion_kind"].values.flatten()) == {"negative log-probability"}
+    np.savez("mine.npz", images=images[::-1], labels=labels)
+    refused(pyrovae("evaluate", "runs/small", "--samples", "2"), "the data set 'mine.npz' gives others now")
     bits = results.tree["rate_distortion/bits_per_dim"] * 784 * np.log(2)
     np.testing.assert_allclose(bits, -results.tree["rate_distortion/elbo"])
 

@@ -13,6 +13,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
 from pyrovae import InputError, Pair, Run, build, make_pair
+from pyrovae.errors import UnsupportedError
 from pyrovae.guides import MeanField
 from pyrovae.handlers import Noise
 
@@ -144,6 +145,8 @@ def test_auxiliary_site_of_a_guide_counts_in_the_rate(x: torch.Tensor) -> None:
     plain = make_pair(Run(depth=1, width=16, latent_size=3), EVENT)
     pair = Pair(plain.model, Auxiliary(plain.guide.encoder, 3))
     assert not pair.check(x, beta=0.5).closed_form
+    with pytest.raises(UnsupportedError, match=r"expected a guide without auxiliary sites, got \['u'\]"):
+        pair.latent(x)
     with torch.no_grad():
         many = x[:1].expand(20_000, *EVENT)
         draws, expected = pair(many, beta=0.5), plain(many, beta=0.5)

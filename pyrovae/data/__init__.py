@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -81,6 +82,14 @@ class Dataset:
         images = self.train if self.grey is None else self.grey
         totals = [as_input(chunk).sum(0, dtype=torch.float64) for chunk in images.split(4096)]
         return (torch.stack(totals).sum(0) / len(images)).float()
+
+    def checksum(self) -> int:
+        """A number that tells other images from these."""
+        number = 0
+        for images in (self.train, self.test, *([] if self.grey is None else [self.grey])):
+            for chunk in images.split(4096):
+                number = crc32(chunk.cpu().contiguous().numpy(), number)
+        return number
 
     def splits(self) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
         """Both sides by name."""

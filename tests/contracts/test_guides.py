@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,6 @@ from pyrovae import Pair, Run, build, make_pair
 from pyrovae.distributions import closed_form_kl, concatenated, reparameterize
 from pyrovae.estimators import active_units, mutual_information, rate_terms
 from pyrovae.guides.guide import Guide
-from pyrovae.lockstep import Batch, Lockstep
-from pyrovae.streams import Streams
 
 GUIDES = sorted(build.GUIDES)
 EVENT = torch.Size([1, 4, 4])
@@ -125,13 +124,5 @@ def test_active_units_are_those_whose_mean_moves() -> None:
     assert (found.value, found.kind) == (2, "approximate")
 
 
-def test_guide_trains_in_lockstep_as_it_does_alone(pair: Pair, x: Tensor) -> None:
-    lockstep = Lockstep([pair, pair], {"beta": torch.tensor([0.5, 2.0])})
-    streams = Streams([0, 1], images=6, batch_size=3, noise_shapes=pair.check(x, beta=0.5).noise_shapes)
-    images = (255 * x).to(torch.uint8)
-    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
-    lifted, _ = lockstep.gradients("lifted", batch)(batch)
-    single, _ = lockstep.gradients("run by run", batch)(batch)
-    for parameter, gradient in lifted.items():
-        assert gradient.flatten(1).abs().amax(1).gt(0).all(), f"no gradient reaches {parameter}"
-        torch.testing.assert_close(gradient, single[parameter], rtol=1e-4, atol=1e-5)
+def test_guide_trains_in_lockstep_as_it_does_alone(pair: Pair, assert_trains_in_lockstep: Any) -> None:
+    assert_trains_in_lockstep([pair, pair], EVENT)

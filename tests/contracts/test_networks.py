@@ -1,12 +1,12 @@
 """What every network owes; a new one is in NETWORKS and needs no test of its own."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from pyrovae import InputError, Run, build, make_pair
-from pyrovae.lockstep import Batch, Lockstep
 from pyrovae.networks import Sizes
-from pyrovae.streams import Streams
 
 NETWORKS = sorted(build.NETWORKS)
 IMAGES = [torch.Size([1, 28, 28]), torch.Size([3, 28, 28]), torch.Size([1, 32, 32]), torch.Size([3, 32, 32])]
@@ -41,18 +41,9 @@ def test_decoder_starts_at_the_mean_image(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_network_trains_in_lockstep_as_it_does_alone(name: str) -> None:
-    image = IMAGES[0]
-    pairs = [make_pair(run_with(name).model_copy(update={"seed": seed}), image) for seed in (0, 1)]
-    lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 2.0])})
-    streams = Streams([0, 1], images=20, batch_size=4, noise_shapes={"z": torch.Size([3])})
-    images = torch.randint(0, 256, (20, *image), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
-    lifted, _ = lockstep.gradients("lifted", batch)(batch)
-    single, _ = lockstep.gradients("run by run", batch)(batch)
-    for parameter, gradient in lifted.items():
-        assert gradient.flatten(1).abs().amax(1).gt(0).all(), f"no gradient reaches {parameter}"
-        torch.testing.assert_close(gradient, single[parameter], rtol=1e-4, atol=1e-4)
+def test_network_trains_in_lockstep_as_it_does_alone(name: str, assert_trains_in_lockstep: Any) -> None:
+    pairs = [make_pair(run_with(name).model_copy(update={"seed": seed}), IMAGES[0]) for seed in (0, 1)]
+    assert_trains_in_lockstep(pairs, IMAGES[0])
 
 
 def test_capacity_of_convolutions_grows_with_their_name() -> None:

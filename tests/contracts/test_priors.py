@@ -1,12 +1,12 @@
 """What every prior owes; a new one is in PRIORS and needs no test of its own."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from pyrovae import Run, build, make_pair
-from pyrovae.lockstep import Batch, Lockstep
-from pyrovae.streams import Streams
 
 PRIORS = sorted(build.PRIORS)
 #: Failure rate 2e-5, two-sided.
@@ -39,17 +39,8 @@ def test_density_integrates_to_one_and_samples_agree_with_it(name: str, dimensio
 
 
 @pytest.mark.parametrize("name", PRIORS)
-def test_prior_trains_in_lockstep_as_it_does_alone(name: str) -> None:
+def test_prior_trains_in_lockstep_as_it_does_alone(name: str, assert_trains_in_lockstep: Any) -> None:
     event = torch.Size([1, 4, 4])
     pairs = [make_pair(Run(prior=name, depth=1, width=8, latent_size=2, seed=seed), event) for seed in (0, 1)]
     assert repr(pairs[0].model).startswith("VAE: p(z) p(x|z)")
-    lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 2.0])})
-    streams = Streams([0, 1], images=20, batch_size=10, noise_shapes={"z": torch.Size([2])})
-    images = torch.randint(0, 256, (20, *event), dtype=torch.uint8)
-    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
-    lifted, _ = lockstep.gradients("lifted", batch)(batch)
-    single, _ = lockstep.gradients("run by run", batch)(batch)
-    assert lifted.keys() == dict(pairs[0].named_parameters()).keys()
-    for parameter, gradient in lifted.items():
-        assert gradient.flatten(1).abs().amax(1).gt(0).all(), f"no gradient reaches {parameter}"
-        torch.testing.assert_close(gradient, single[parameter], rtol=1e-4, atol=1e-5)
+    assert_trains_in_lockstep(pairs, event)

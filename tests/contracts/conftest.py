@@ -1,0 +1,31 @@
+"""What several kinds of part owe alike."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from pyrovae import Pair
+from pyrovae.data import as_input
+from pyrovae.lockstep import Batch, Lockstep
+from pyrovae.streams import Streams
+
+
+@pytest.fixture
+def assert_trains_in_lockstep() -> Callable[[Sequence[Pair], torch.Size], None]:
+    """Holds that two pairs get the same gradients together as alone, and that a gradient reaches every parameter."""
+
+    def check(pairs: Sequence[Pair], event: torch.Size) -> None:
+        images = torch.randint(0, 256, (20, *event), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        shapes = pairs[0].check(as_input(images), beta=0.5).noise_shapes
+        lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 2.0])})
+        streams = Streams([0, 1], images=20, batch_size=10, noise_shapes=shapes)
+        batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
+        lifted, _ = lockstep.gradients("lifted", batch)(batch)
+        single, _ = lockstep.gradients("run by run", batch)(batch)
+        assert lifted.keys() == dict(pairs[0].named_parameters()).keys()
+        for parameter, gradient in lifted.items():
+            assert gradient.flatten(1).abs().amax(1).gt(0).all(), f"no gradient reaches {parameter}"
+            torch.testing.assert_close(gradient, single[parameter], rtol=1e-4, atol=1e-4)
+
+    return check
