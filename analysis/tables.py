@@ -72,7 +72,7 @@ def levels(tree: xr.DataTree) -> Table | None:
     for place, cell in _cells(data, axes):
         if cell["rate"].notnull().any():
             sides = [cell.sel(split=split) for split in ("train", "test")]
-            table.add_row(*map(str, place), *(f"{each['rate']:.1f} ± {each['rate_se']:.1f}" for each in sides))
+            table.add_row(*map(str, place), *(_with_error(each, "rate") for each in sides))
     return table
 
 

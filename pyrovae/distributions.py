@@ -145,7 +145,8 @@ def concatenated(parts: list[Distribution]) -> Distribution:
 def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
     """KL(N(μ, L Lᵀ) ‖ N(m, diag s²)), which torch leaves out and a full-rank guide needs."""
     if not (isinstance(p.base_dist, Normal) and p.event_shape == q.event_shape):
-        raise NotImplementedError("no formula for this pair")  # as torch itself says it to its callers
+        # The protocol of kl_divergence: whoever calls it, Pyro too, goes on by Monte Carlo.
+        raise NotImplementedError("no formula for this pair")
     m, s = p.base_dist.loc, p.base_dist.scale
     spread = (q.scale_tril / s.unsqueeze(-1)).square().sum((-2, -1))
     distance = ((q.loc - m) / s).square().sum(-1)
@@ -154,7 +155,7 @@ def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p) where torch has a formula for it, else None."""
+    """KL(q ‖ p) where a formula is registered for it, else None: kl_divergence tells by NotImplementedError."""
     try:
         return kl_divergence(q, p)
     except NotImplementedError:

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Literal, Protocol
@@ -60,7 +61,6 @@ class Training:
         self.lockstep = lockstep
         self.streams = streams
         self.data = data
-        self.checksum = data.checksum()
         # Adam works on each element by itself, so one over the stacked parameters is one for every run.
         rate = cohort.shared.learning_rate
         self.optimizer = torch.optim.Adam(list(lockstep.params.values()), lr=rate, fused=True)
@@ -70,6 +70,11 @@ class Training:
         self.frozen_at = torch.full((len(lockstep),), -1)
         self.last_loss = torch.full((len(lockstep),), float("nan"))
         self.curves: dict[str, list[Tensor]] = {"step": [], "loss": [], "distortion": [], "rate": []}
+
+    @cached_property
+    def checksum(self) -> int:
+        """Tells other images from those that the training began with."""
+        return self.data.checksum()
 
     def run(self, steps: int, *, points: int, every: int, file: Path, compile: Compile, watcher: Watcher) -> None:
         """Trains up to ``steps`` steps, leaving a checkpoint every ``every`` steps and at the end.

@@ -729,3 +729,14 @@ def test_file_that_is_no_npz_is_told_in_one_line(content: bytes | None, expected
     message = line(lambda: from_npz(tmp_path / "mine.npz"))
     assert f"{tmp_path / 'mine.npz'}: expected" in message
     assert expected in message
+
+
+def test_encrypted_arrays_are_told_in_one_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", images=IMAGES)
+    content = bytearray((tmp_path / "mine.npz").read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(header) + flags] |= 1
+    (tmp_path / "mine.npz").write_bytes(content)
+    assert "got some that cannot be read: File 'images.npy' is encrypted" in line(
+        lambda: from_npz(tmp_path / "mine.npz")
+    )

@@ -35,8 +35,7 @@ class Source:
             known = getattr(self, name)
             if known is not None and (len(known) != self.size or not str(known.dtype).startswith(f"torch.{kind}")):
                 raise InputError(
-                    f"{self.name}: expected {name} of type {kind} for {self.size} images, got {known.dtype} of shape "
-                    f"{list(known.shape)}"
+                    f"{self.name}: expected {name} of type {kind} for {self.size} images, got {_told(known)}"
                 )
 
     def chosen(self, rows: Tensor) -> Tensor:
@@ -46,15 +45,11 @@ class Source:
             InputError: what the data set gives are no images.
         """
         images = self.images(rows)
-        if (
-            not isinstance(images, Tensor)
-            or images.dtype not in (torch.uint8, torch.float32)
-            or len(images) != len(rows)
-        ):
-            got = (
-                f"{images.dtype} of shape {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        kinds = (torch.uint8, torch.float32)
+        if not isinstance(images, Tensor) or images.dtype not in kinds or len(images) != len(rows):
+            raise InputError(
+                f"{self.name}: expected {len(rows)} images as a uint8 or float32 tensor, got {_told(images)}"
             )
-            raise InputError(f"{self.name}: expected {len(rows)} images as a uint8 or float32 tensor, got {got}")
         return images
 
 
@@ -137,8 +132,9 @@ def divide(
         InputError: the mask is none, or a side has fewer images than asked for, or than two.
     """
     if not isinstance(train, Tensor) or train.dtype != torch.bool or train.shape != (source.size,):
-        got = f"{train.dtype} of shape {list(train.shape)}" if isinstance(train, Tensor) else type(train).__name__
-        raise InputError(f"split: expected which images are train, torch.bool of shape [{source.size}], got {got}")
+        raise InputError(
+            f"split: expected which images are train, torch.bool of shape [{source.size}], got {_told(train)}"
+        )
     order = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
     rows, unseen = order[train[order]], order[~train[order]]
     if images_per_class is not None:
@@ -153,6 +149,11 @@ def class_counts(source: Source, rows: Tensor) -> dict[int, int] | None:
     classes, place = source.labels.unique(return_inverse=True)
     counts = place[rows].bincount(minlength=len(classes))
     return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+
+def _told(value: object) -> str:
+    """What came, for a message."""
+    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _first_of_each_class(rows: Tensor, source: Source, number: int) -> Tensor:

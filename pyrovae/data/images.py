@@ -145,7 +145,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             found = ", ".join(file) or "none"
             arrays = {name: np.asarray(file[name]) for name in ("images", *_COLUMNS) if name in file}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    # zipfile raises RuntimeError where members are encrypted, or packed in a way that it does not know.
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: expected arrays, got some that cannot be read: {reason(error)}") from error
     if "images" not in arrays:
         raise InputError(f"{path}: expected an array 'images', got the arrays {found}")

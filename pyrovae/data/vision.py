@@ -5,7 +5,7 @@ from functools import cache
 from importlib import import_module
 from types import ModuleType
 
-from torch.library import Library
+from torch import library
 
 
 def datasets() -> ModuleType:
@@ -22,14 +22,12 @@ def datasets() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    _operators()
+    _define_operators()
     return import_module("torchvision.datasets")
 
 
 @cache
-def _operators() -> Library:
-    """Schemas of the compiled operators that torchvision looks for when it is imported; they live as long as this."""
-    library = Library("torchvision", "FRAGMENT")
+def _define_operators() -> None:
+    """Defines the schemas of the compiled operators that torchvision looks for when it is imported, once a process."""
     for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+        library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
