@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 from pyrovae.guides.guide import Guide
+from pyrovae.networks import zuko_flows
 
 
 class Flow(Guide):
@@ -44,8 +45,8 @@ class Flow(Guide):
     def features(latent_size: int) -> int:
         return max(32, 2 * latent_size)
 
-    def posterior(self, x: Tensor) -> dist.Distribution:
-        return ConditionalFlow(self.flow, self.encoder(x))
+    def distribution(self, h: Tensor) -> dist.Distribution:
+        return ConditionalFlow(self.flow, h)
 
     def __repr__(self) -> str:
         return (
@@ -62,12 +63,7 @@ def coupling_flow(size: int, context: int, couplings: int) -> nn.Module:
         >>> coupling_flow(3, 4, couplings=2)(torch.zeros(5, 4)).batch_shape
         torch.Size([5])
     """
-    # zuko turns the validation of all distributions off when it is imported.
-    validates = Distribution._validate_args
-    from zuko.flows import MAF
-
-    Distribution.set_default_validate_args(validates)
-    return MAF(size, context, transforms=couplings, passes=2, hidden_features=(64,))
+    return zuko_flows().MAF(size, context, transforms=couplings, passes=2, hidden_features=(64,))
 
 
 class ConditionalFlow(TorchDistribution):
@@ -113,6 +109,8 @@ class ConditionalFlow(TorchDistribution):
         return self.from_noise(noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if value.dtype != self.context.dtype:
+            return self.mapped(lambda context: context.to(value.dtype)).log_prob(value)
         return self._q.log_prob(value.expand(torch.broadcast_shapes(value.shape, self.noise_shape)))
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "ConditionalFlow":

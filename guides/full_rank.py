@@ -29,9 +29,9 @@ class FullRank(Guide):
     def features(latent_size: int) -> int:
         return latent_size * (latent_size + 3) // 2
 
-    def posterior(self, x: Tensor) -> dist.Distribution:
+    def distribution(self, h: Tensor) -> dist.Distribution:
         (d,) = self.event_shape
-        loc, log_diagonal, below = self.encoder(x).split([d, d, d * (d - 1) // 2], dim=-1)
+        loc, log_diagonal, below = h.split([d, d, d * (d - 1) // 2], dim=-1)
         row, column = torch.tril_indices(d, d, offset=-1, device=loc.device)
         strict = loc.new_zeros(*loc.shape[:-1], d * d).index_copy(-1, row * d + column, below)
         return dist.MultivariateNormal(loc, scale_tril=strict.unflatten(-1, (d, d)) + log_diagonal.exp().diag_embed())

@@ -1,6 +1,7 @@
 """What all guides have in common: the Pyro program."""
 
 from abc import ABCMeta, abstractmethod
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +16,7 @@ class _AbstractModule(ABCMeta, type(PyroModule)):  # type: ignore[misc]
 
 
 class Guide(PyroModule, metaclass=_AbstractModule):
-    """A guide q(z|x), with its latent site scaled by β; `posterior` says which distribution it is.
+    """A guide q(z|x), with its latent site scaled by β; `distribution` says which one it is.
 
     Args:
         encoder: features of x.
@@ -33,10 +34,14 @@ class Guide(PyroModule, metaclass=_AbstractModule):
         """Number of features that the encoder has to give."""
 
     @abstractmethod
+    def distribution(self, h: Tensor) -> dist.Distribution:
+        """q(z|x) by the features of x: ``[batch, features]`` → batch shape [batch]."""
+
     def posterior(self, x: Tensor) -> dist.Distribution:
         """The approximate posterior q(z|x): images ``[batch, *event_shape]`` → batch shape [batch]."""
+        return self.distribution(self.encoder(x))
 
-    def forward(self, x: Tensor, beta: float | Tensor = 1.0) -> Tensor:
+    def forward(self, x: Tensor, beta: float | Tensor = 1.0, **of_the_model: Any) -> Tensor:
         """Runs the program on images ``x`` [batch, *event_shape]."""
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             return pyro.sample("z", self.posterior(x))

@@ -1,5 +1,7 @@
 """The guide of the two-level model."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 from pyro import poutine
@@ -34,7 +36,7 @@ class Hierarchical(MeanField):
         super().__init__(encoder, latent_size)
         self.above = MLP((latent_size,), (width,), 2 * latent_size)
 
-    def forward(self, x: Tensor, beta: float | Tensor = 1.0) -> Tensor:
+    def forward(self, x: Tensor, beta: float | Tensor = 1.0, **of_the_model: Any) -> Tensor:
         """Runs the program on images ``x`` [batch, *event_shape]."""
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             z1 = pyro.sample("z1", self.posterior(x))

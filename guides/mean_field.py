@@ -26,8 +26,8 @@ class MeanField(Guide):
     def features(latent_size: int) -> int:
         return 2 * latent_size
 
-    def posterior(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale = self.encoder(x).chunk(2, dim=-1)
+    def distribution(self, h: Tensor) -> dist.Distribution:
+        loc, log_scale = h.chunk(2, dim=-1)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 
     def __repr__(self) -> str:

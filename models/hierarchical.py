@@ -41,7 +41,9 @@ class HierarchicalVAE(VAE):
         (size,) = prior.event_shape  # type: ignore[misc]
         self.below = MLP((size,), (width,), 2 * size)
 
-    def forward(self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1
+    ) -> Tensor:
         """Runs the program: conditioned on images ``x`` [batch, *event_shape], or sampling ``n`` of them."""
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):

@@ -8,6 +8,8 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyrovae.models.priors import Prior
+
 
 class VAE(PyroModule):
     """The generative model p(x, z) = p(z) p(x|z), with its latent site scaled by β.
@@ -39,11 +41,20 @@ class VAE(PyroModule):
         self.decoder = decoder
         self.likelihood = likelihood
 
-    def forward(self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1) -> Tensor:
-        """Runs the program: conditioned on images ``x`` [batch, *event_shape], or sampling ``n`` of them."""
+    def forward(
+        self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1, index: Tensor | None = None
+    ) -> Tensor:
+        """Runs the program: conditioned on images ``x`` [batch, *event_shape], or sampling ``n`` of them.
+
+        Args:
+            index: which training images ``x`` are, ``[batch]``; None if they are none. Only a prior that knows the
+                training images makes use of it.
+        """
+        known = x is not None and index is not None and isinstance(self.prior, Prior)
+        prior = self.prior.of(x, index) if known else self.prior()
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):
-                z = pyro.sample("z", self.prior())
+                z = pyro.sample("z", prior)
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
     def decode(self, z: Tensor) -> dist.Distribution:

@@ -14,21 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae import networks
-from pyrovae.data import Dataset, Source, divide, images, linear, pixels, splits, tetrominoes, torchvision_datasets
+from pyrovae import guides, networks
+from pyrovae.data import (
+    Dataset,
+    Source,
+    as_input,
+    divide,
+    images,
+    linear,
+    pixels,
+    splits,
+    tetrominoes,
+    torchvision_datasets,
+)
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
-from pyrovae.guides import Flow, FullRank, Hierarchical, MeanField
-from pyrovae.models import VAE, HierarchicalVAE
-from pyrovae.models.likelihoods import (
-    Bernoulli,
-    ContinuousBernoulli,
-    DiscretisedLogistic,
-    Gaussian,
-    GaussianPerPixel,
-    GaussianShared,
-)
-from pyrovae.models.priors import StandardNormal
+from pyrovae.models import VAE, GapVAE, HierarchicalVAE, likelihoods, priors
 from pyrovae.networks import Sizes
 from pyrovae.pair import Pair
 from pyrovae.results import Results
@@ -57,19 +58,35 @@ SPLITS: Parts = {
 }
 #: Settings that are taken by some parts and not by others.
 SPLIT_SETTINGS = ("train_ratio", "held_out")
-PART_SETTINGS = (*SPLIT_SETTINGS, "noise_scale", "depth", "width")
+PART_SETTINGS = (*SPLIT_SETTINGS, "noise_scale", "depth", "width", "components", "refresh", "gamma")
 PIXELS: Parts = {"continuous": pixels.continuous, "dynamic": pixels.dynamic, "static": pixels.static}
-MODELS: Parts = {"hierarchical": HierarchicalVAE, "vae": VAE}
-PRIORS: Parts = {"standard_normal": StandardNormal}
-LIKELIHOODS: Parts = {
-    "bernoulli": Bernoulli,
-    "continuous_bernoulli": ContinuousBernoulli,
-    "discretised_logistic": DiscretisedLogistic,
-    "gaussian": Gaussian,
-    "gaussian_per_pixel": GaussianPerPixel,
-    "gaussian_shared": GaussianShared,
+MODELS: Parts = {"gap": GapVAE, "hierarchical": HierarchicalVAE, "vae": VAE}
+PRIORS: Parts = {
+    "aggregate": priors.AggregatePosterior,
+    "aggregate_leave_one_out": partial(priors.AggregatePosterior, leave_one_out=True),
+    "aggregate_subsampled": priors.AggregatePosterior.subsampled,
+    "diagonal": priors.Diagonal,
+    "flow": priors.Flow,
+    "flow_maf": partial(priors.Flow, kind="MAF"),
+    "mixture": priors.Mixture,
+    "standard_normal": priors.StandardNormal,
+    "vamp": priors.VampPrior,
+    "vamp_random": partial(priors.VampPrior, start="random"),
 }
-GUIDES: Parts = {"flow": Flow, "full_rank": FullRank, "hierarchical": Hierarchical, "mean_field": MeanField}
+LIKELIHOODS: Parts = {
+    "bernoulli": likelihoods.Bernoulli,
+    "continuous_bernoulli": likelihoods.ContinuousBernoulli,
+    "discretised_logistic": likelihoods.DiscretisedLogistic,
+    "gaussian": likelihoods.Gaussian,
+    "gaussian_per_pixel": likelihoods.GaussianPerPixel,
+    "gaussian_shared": likelihoods.GaussianShared,
+}
+GUIDES: Parts = {
+    "flow": guides.Flow,
+    "full_rank": guides.FullRank,
+    "hierarchical": guides.Hierarchical,
+    "mean_field": guides.MeanField,
+}
 NETWORKS: Parts = {
     "conv_large": partial(networks.conv, channels=64),
     "conv_medium": partial(networks.conv, channels=32),
@@ -92,11 +109,12 @@ _REGISTRIES: Mapping[str, Parts] = {
 
 def check_names(runs: Sequence[Run]) -> None:
     """Raises InputError if a part that a run names does not exist, or no part takes a setting that is meant for one."""
-    for run in runs:
-        for setting in _REGISTRIES:
-            if getattr(run, setting) is not None and not (setting == "data" and _is_path(run.data)):
-                _part(setting, run)
-    taken = {name for run in runs for setting in _used(run) for name in signature(_part(setting, run)).parameters}
+    for setting in _REGISTRIES:
+        for name in {getattr(run, setting) for run in runs} - {None}:
+            if not (setting == "data" and _is_path(name)):
+                _part(setting, name)
+    used = {(setting, getattr(run, setting)) for run in runs for setting in _used(run)}
+    taken = {name for each in used for name in _taken(*each)}
     for setting in PART_SETTINGS:
         values = {getattr(run, setting) for run in runs}
         if setting not in taken and len(values) > 1:
@@ -104,14 +122,48 @@ def check_names(runs: Sequence[Run]) -> None:
                 f"{setting}: expected an axis along which runs differ, but no part of this study takes the setting; "
                 f"give it one value, as in --set {setting}={min(values)}"
             )
-        if setting in SPLIT_SETTINGS and setting not in taken and values != {None}:
+        if setting in (*SPLIT_SETTINGS, "gamma") and setting not in taken and values != {None}:
+            kind = "model" if setting == "gamma" else "split"
             raise InputError(
-                f"{setting}: the split '{runs[0].split}' does not take it, got {values.pop()}; "
+                f"{setting}: the {kind} '{getattr(runs[0], kind)}' does not take it, got {values.pop()}; "
                 f"without it: --set {setting}=null"
             )
     for run in runs:
         if run.cycles > run.steps:
             raise InputError(f"cycles: expected at most the {run.steps} steps of the training, got {run.cycles}")
+        _check_prior(run)
+
+
+def bank_size(run: Run, images: int) -> int | None:
+    """Encodings that each training image is held to at a step, of all there are; None where no part holds encodings."""
+    if run.pair is not None:
+        return None
+    taken = [_taken(setting, getattr(run, setting)) for setting in ("model", "prior")]
+    sizes = [min(run.components, images) if "components" in each else images for each in taken if "encode" in each]
+    return max(sizes, default=None)
+
+
+def _check_prior(run: Run) -> None:
+    """Raises InputError if a prior asks for a q(z|x) that is none of its z, or γ would reward an old bank's error."""
+    if run.pair is not None:
+        return
+    if run.model == "hierarchical" and {"posterior", "distribution"} & set(_taken("prior", run.prior)):
+        raise InputError(
+            f"prior: '{run.prior}' is made of q(z|x), which the model 'hierarchical' has for its z1 and not for z2, of "
+            "which it is the prior; expected one of standard_normal, diagonal, mixture, flow"
+        )
+    if "gamma" in _taken("model", run.model) and run.weights()["gamma"] > run.beta and run.refresh > 1:
+        raise InputError(
+            f"gamma: expected at most β = {run.beta:g}, got {run.gamma:g}: more would reward the error of "
+            "encodings that are not renewed at each step; or renew them, which is slow: --set refresh=1"
+        )
+
+
+def _taken(setting: str, name: str) -> list[str]:
+    """What the part of that name takes: where it is made, and, if it is a program, where it is run."""
+    part = _part(setting, name)
+    program = signature(part.forward).parameters if setting == "model" and hasattr(part, "forward") else ()
+    return [*signature(part).parameters, *program]
 
 
 def _used(run: Run) -> list[str]:
@@ -160,13 +212,15 @@ def make_likelihood(run: Run, event_shape: torch.Size) -> Any:
     return likelihood
 
 
-def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None) -> Pair:
+def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, images: Tensor | None = None) -> Pair:
     """The pair of a run, with initial weights drawn from the run's own stream.
 
     Args:
         event_shape: shape of an image.
         mean: mean training image; the output bias of the decoder starts there, because Adam would take
             thousands of steps to bring it there.
+        images: training images, ``[N, *event_shape]``, at which a prior may start. A part that holds encodings of them
+            is given these by `Pair.refresh`.
     """
     with seeded(key(run.seed, "weights")):
         if run.pair is not None:
@@ -175,12 +229,15 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None) -> 
                 raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
             return pair
         likelihood = make_likelihood(run, event_shape)
-        code = _part("guide", run).features(run.latent_size)  # type: ignore[attr-defined]
+        code = _part("guide", run.guide).features(run.latent_size)  # type: ignore[attr-defined]
         sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
         encoder, decoder = _made("network", run, sizes)
-        prior = _made("prior", run, run.latent_size)
-        model = _made("model", run, prior, decoder, likelihood)
-        pair = Pair(model, _made("guide", run, encoder, run.latent_size))
+        guide = _made("guide", run, encoder, run.latent_size)
+        # Bound methods, because a guide inside the model would be one set of weights in two places.
+        offered = {"encode": guide.encoder.forward, "distribution": guide.distribution, "posterior": guide.posterior}
+        draws = None if images is None else partial(_draw, images)
+        prior = _made("prior", run, run.latent_size, event_shape=event_shape, images=draws, **offered)
+        pair = Pair(_made("model", run, prior, decoder, likelihood, **offered), guide)
     if mean is not None and hasattr(decoder, "output_bias"):
         with torch.no_grad():
             decoder.output_bias.copy_(likelihood.initial_features(mean))
@@ -223,20 +280,28 @@ def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
     return Results.open(folder, trusted_pair)
 
 
-def _made(setting: str, run: Run, *given: Any) -> Any:
-    """The part that a setting names, made of what it stands on and of those settings that its signature names."""
-    part = _part(setting, run)
+def _made(setting: str, run: Run, *given: Any, **offered: Any) -> Any:
+    """The part that a setting names, made of what it stands on, and of what it names of the offers and settings."""
+    part = _part(setting, getattr(run, setting))
     further = list(signature(part).parameters)[len(given) :]
-    return part(*given, **{name: getattr(run, name) for name in further if name in Run.model_fields})
+    choice = {name: getattr(run, name) for name in Run.model_fields} | offered
+    return part(*given, **{name: choice[name] for name in further if name in choice})
 
 
-def _part(setting: str, run: Run) -> Callable[..., Any]:
-    """The part that a setting of the run names.
+def _draw(images: Tensor, number: int) -> Tensor:
+    """Some training images, as a program takes them."""
+    if number > len(images):
+        raise InputError(f"components: expected at most the {len(images)} training images, got {number}")
+    return as_input(images[torch.randperm(len(images))[:number].to(images.device)]).cpu()
+
+
+def _part(setting: str, name: str) -> Callable[..., Any]:
+    """The part of that name.
 
     Raises:
         InputError: there is none of that name.
     """
-    name, parts = getattr(run, setting), _REGISTRIES[setting]
+    parts = _REGISTRIES[setting]
     if name in parts:
         return parts[name]
     if setting in PARTS and OWN_PART.fullmatch(name):

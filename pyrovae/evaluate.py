@@ -68,7 +68,7 @@ def evaluate(
         floor: smallest distortion of each image, ``[n, *event_shape] → [n]``.
     """
     chosen = [(name, images[: measure.images]) for name, images in data.splits()]
-    terms = [terms_on(images, lockstep, streams, f"evaluate {name}", measure.samples) for name, images in chosen]
+    terms = [terms_on(name, images, lockstep, streams, f"evaluate {name}", measure.samples) for name, images in chosen]
     of_image = {
         "floor": [_floors(images, floor).expand(len(lockstep), -1) for _, images in chosen],
         "distortion": [each.distortion for each in terms],
@@ -146,22 +146,25 @@ def difficulty(data: Dataset, measure: Measure) -> dict[str, NDArray[np.float64]
     return found
 
 
-def terms_on(images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str, samples: int = 1) -> Terms:
+def terms_on(split: str, images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str, samples: int = 1) -> Terms:
     """Loss, distortion and rate of each image under each run, ``[runs, images]``, in nats, in float64.
 
     Args:
-        images: ``[images, *event_shape]``, as in a data set.
+        split: "train" or "test".
+        images: the first images of the split, ``[images, *event_shape]``.
         purpose: names the noise: the same purpose gets the same draws.
         samples: draws of z an image, over which the mean is taken.
     """
     chunks = []
     for number, chunk in enumerate(images.split(CHUNK)):
         x = as_input(chunk)
+        first = number * CHUNK
+        index = torch.arange(first, first + len(x), device=x.device) if split == "train" else None
         draws = []
         for sample in range(samples):
             block = number * samples + sample
             noise = {site: eps.to(x.device) for site, eps in streams.noise_for(purpose, len(x), block).items()}
-            terms = lockstep.terms(x, noise, streams.keys(purpose, block))
+            terms = lockstep.terms(x, noise, streams.keys(purpose, block), index)
             draws.append(tree_map(lambda term: term.double().cpu(), terms))
         chunks.append(tree_map(lambda *parts: torch.stack(parts).mean(0), *draws))
     return tree_map(lambda *parts: torch.cat(parts, dim=1), *chunks)

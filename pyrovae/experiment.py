@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import machine
 from pyrovae.analysis import figures
-from pyrovae.build import check_names, make_data, make_likelihood, make_pair, make_rows, open_results, theory
+from pyrovae.build import bank_size, check_names, make_data, make_likelihood, make_pair, make_rows, open_results, theory
 from pyrovae.data import Dataset, as_input, class_counts
 from pyrovae.errors import InputError
 from pyrovae.evaluate import Measured, evaluate
@@ -23,6 +23,9 @@ from pyrovae.results import Results
 from pyrovae.streams import Streams
 from pyrovae.study import PER_RUN, Cohort, Run, Study, check_trust
 from pyrovae.train import Compile, Training
+
+#: Most differences of a z and an encoding, in all dimensions, at a step.
+BANK_LIMIT = 2**29
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class PlannedCohort:
     #: Images of each class on either side; None where classes are not known.
     train_classes: dict[int, int] | None
     test_classes: dict[int, int] | None
+    #: Encodings that each image of a batch is held to; None where no part holds encodings. Renewed every so many steps.
+    bank: int | None
+    refresh: int
+    batch: int
 
 
 def plan(study: Study) -> list[PlannedCohort]:
@@ -46,10 +53,11 @@ def plan(study: Study) -> list[PlannedCohort]:
         InputError: the study names a part that does not exist, or asks for what the data do not have.
     """
     cohorts = study.cohorts()
-    check_names([cohort.shared for cohort in cohorts])
+    check_names(study.runs())
     planned = []
     for cohort in cohorts:
         source, train, test = make_rows(cohort.shared)
+        _check_bank(cohort, len(train))
         planned.append(
             PlannedCohort(
                 label=_label(study, cohort),
@@ -59,6 +67,9 @@ def plan(study: Study) -> list[PlannedCohort]:
                 test_images=len(test),
                 train_classes=class_counts(source, train),
                 test_classes=class_counts(source, test),
+                bank=bank_size(cohort.shared, len(train)),
+                refresh=cohort.shared.refresh,
+                batch=cohort.shared.batch_size,
             )
         )
     return planned
@@ -212,15 +223,33 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     shared, device = cohort.shared, data.train.device
     _check_support(shared, data)
     mean = data.mean().cpu()
-    of_seed = {run.seed: make_pair(run, data.event_shape, mean).to(device) for run in cohort.runs}
+    of_seed = {run.seed: make_pair(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
+    for pair in of_seed.values():
+        pair.refresh(data.train)
     batch = as_input(data.train[: shared.batch_size])
-    checked = of_seed[shared.seed].check(batch, beta=0.5)
-    betas = torch.tensor([run.beta for run in cohort.runs], device=device)
-    lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], {"beta": betas})
+    index = torch.arange(len(batch), device=device)
+    checked = of_seed[shared.seed].check(batch, beta=0.5, gamma=0.25, index=index)
+    weights = [run.weights() for run in cohort.runs]
+    values = {name: torch.tensor([each[name] for each in weights], device=device) for name in weights[0]}
+    lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values)
     seeds = [run.seed for run in cohort.runs]
     streams = Streams(seeds, len(data.train), shared.batch_size, checked.noise_shapes)
     training = Training(lockstep, streams, data, cohort, probe=study.measure.probe)
     return training, checked
+
+
+def _check_bank(cohort: Cohort, images: int) -> None:
+    """Raises InputError if training would hold more differences of a z and an encoding in memory than is reasonable."""
+    shared = cohort.shared
+    bank = bank_size(shared, images)
+    numbers = len(cohort.runs) * shared.batch_size * (bank or 0) * shared.latent_size
+    if numbers > BANK_LIMIT:
+        raise InputError(
+            f"prior: at each step, {len(cohort.runs)} runs of {shared.batch_size} images would be held to all {bank:,} "
+            f"encodings, which takes {numbers * 4 / 2**30:.0f} GB and more; expected at most "
+            f"{BANK_LIMIT * 4 / 2**30:.0f} GB: take aggregate_subsampled, fewer components or train_images, or "
+            "fewer runs"
+        )
 
 
 def _check_support(run: Run, data: Dataset) -> None:

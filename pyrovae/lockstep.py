@@ -53,7 +53,7 @@ class Lockstep:
 
     Args:
         pairs: one pair a run, alike but for the numbers in them.
-        values: what the programs take beside images, by name: β first of all, ``[runs]`` each.
+        values: what the programs may take beside images, by name: β first of all, ``[runs]`` each.
 
     Attributes:
         params: parameters by name, ``[runs, ...]``.
@@ -84,6 +84,22 @@ class Lockstep:
                 tensor.copy_(state[name])
         return pair
 
+    def refresh(self, images: Tensor, keys: Sequence[int] | None = None) -> None:
+        """Encodes training images anew for the parts of every run that hold encodings of them.
+
+        Args:
+            images: training images, ``[N, *event_shape]``.
+            keys: one a run; where they are given, as while training, only what a step needs has to be renewed.
+        """
+        if not self.template.banks:
+            return
+        renewed = []
+        for run in range(len(self)):
+            pair = self.pair(run)
+            pair.refresh(images, None if keys is None else torch.Generator().manual_seed(keys[run]))
+            renewed.append(dict(pair.named_buffers()))
+        self.buffers = {name: torch.stack([each[name] for each in renewed]) for name in self.buffers}
+
     def gradients(self, way: Way, example: Batch) -> Callable[[Batch], Gradients]:
         """Decides the way, and returns the function that gives every run's gradients.
 
@@ -110,17 +126,18 @@ class Lockstep:
         gradients(example)
         return gradients
 
-    def terms(self, x: Tensor, noise: Mapping[str, Tensor], keys: Sequence[int]) -> Terms:
+    def terms(self, x: Tensor, noise: Mapping[str, Tensor], keys: Sequence[int], index: Tensor | None = None) -> Terms:
         """Distortion, rate and loss of the same images under every run, ``[runs, batch]`` each.
 
         Args:
             x: images, ``[batch, *event_shape]``.
             noise: standard normal draws by latent site, ``[runs, ...]``.
             keys: one a run, for what has to be drawn from torch's generator.
+            index: which training images they are, ``[batch]``; None if they are none.
         """
 
         def one(params: State, buffers: State, values: State, noise: State) -> Terms:
-            return functional_call(self.template, (params, buffers), (x, noise), values)
+            return functional_call(self.template, (params, buffers), (x, noise), {**values, "index": index})
 
         self.template.eval()
         stacked = (self.params, self.buffers, self.values, dict(noise))
@@ -141,7 +158,8 @@ class Lockstep:
     ) -> Tensor:
         self.template.train()
         x = as_input(images[rows], thresholds)
-        return functional_call(self.template, (params, buffers), (x, noise), values).loss.mean()
+        taken = {**values, "index": rows}
+        return functional_call(self.template, (params, buffers), (x, noise), taken).loss.mean()
 
     def _gradients_run_by_run(self, gradient: Callable[..., Gradients], batch: Batch) -> Gradients:
         stacked = self._stacked(batch)

@@ -6,10 +6,12 @@ it reproduces the mean image.
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyrovae.errors import InputError
 
@@ -166,6 +168,15 @@ def conv(sizes: Sizes, channels: int) -> tuple[ConvEncoder, ConvDecoder]:
     """Convolutional encoder and decoder, whose capacity is set by the number of channels."""
     encoder = ConvEncoder(sizes.image, channels, sizes.encoder)
     return encoder, ConvDecoder(sizes.latent, channels, sizes.decoder, sizes.image)
+
+
+def zuko_flows() -> ModuleType:
+    """zuko's normalizing flows, without the side effect of their import: the end of all validation of distributions."""
+    validates = Distribution._validate_args
+    from zuko import flows
+
+    Distribution.set_default_validate_args(validates)
+    return flows
 
 
 def _image(shape: Sequence[int]) -> Sequence[int]:

@@ -1,7 +1,8 @@
 """A model and a guide that belong together: images in, distortion and rate per image out."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyro
 import torch
@@ -11,11 +12,14 @@ from pyro.util import check_model_guide_match
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from pyrovae.data import as_input
 from pyrovae.distributions import closed_form_kl, kl, log_ratio, noise_shape
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.handlers import LocalParams, Noise
 
 Site = dict[str, Any]
+#: How a model names what it tells of the rate beside its latent sites.
+RATE = "rate/"
 
 
 class Terms(NamedTuple):
@@ -31,6 +35,17 @@ class Terms(NamedTuple):
         return sum(self.rates.values(), torch.zeros_like(self.distortion))
 
 
+@runtime_checkable
+class Bank(Protocol):
+    """A part that holds encodings of the training images, and has to be told to renew them."""
+
+    interval: int
+    """Training steps between renewals."""
+
+    def refresh(self, images: Callable[[Tensor], Tensor], size: int, generator: torch.Generator | None = None) -> None:
+        """Encodes all training images anew, or, with a generator, as many as training needs."""
+
+
 class Pair(nn.Module):
     """A Pyro model p(x, z) and a guide q(z|x), called as one module.
 
@@ -43,7 +58,11 @@ class Pair(nn.Module):
     order: only then is what p conditions on drawn before the site that the closed form integrates out. Otherwise it is
     log q − log p at the draw. Auxiliary sites of the guide add their log q.
 
-    Both programs are called as ``program(x, **values)`` and hold their images in a plate.
+    A model may tell a further part of R, weighted in whatever way, as a deterministic site whose name begins with
+    "rate/"; what weighs in the loss is then a ``pyro.factor`` of its own.
+
+    Both programs are called as ``program(x, **values)`` with those values that they name, and hold their images in a
+    plate.
 
     Example:
         >>> import torch
@@ -66,7 +85,7 @@ class Pair(nn.Module):
         Args:
             x: images, ``[batch, *event_shape]``.
             noise: standard normal draws by latent site; without it Pyro draws.
-            values: what the programs take beside the images, β first of all.
+            values: what the programs may take beside the images, β first of all; each gets those that it names.
         """
         guide, model = self.traces(x, noise, **values)
         divergence = kl if _latent_sites(guide) == _latent_sites(model) else log_ratio
@@ -75,6 +94,8 @@ class Pair(nn.Module):
         for name, site in _auxiliary_sites(guide):
             rates[name] = _per_image(site["fn"].log_prob(site["value"]))
             loss = loss + site["scale"] * rates[name]
+        for name, site in _told_rates(model):
+            rates[name] = _per_image(site["value"])
         for name, site in _sample_sites(model):
             if site["is_observed"]:
                 term = -_per_image(site["fn"].log_prob(site["value"]))
@@ -91,12 +112,30 @@ class Pair(nn.Module):
         """Traces of the guide, and of the model replayed against it."""
         with LocalParams():
             with Noise(noise or {}):
-                guide = poutine.trace(self.guide).get_trace(x, **values)
-            model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(x, **values)
+                guide = poutine.trace(self.guide).get_trace(x, **_taken(self.guide, self.model, values))
+            replayed = poutine.replay(self.model, trace=guide)
+            model = poutine.trace(replayed).get_trace(x, **_taken(self.model, self.guide, values))
         return guide, model
 
+    @property
+    def banks(self) -> list[Bank]:
+        """Parts that hold encodings of the training images."""
+        return [part for part in self.modules() if isinstance(part, Bank)]
+
+    def refresh(self, images: Tensor, generator: torch.Generator | None = None) -> None:
+        """Encodes training images anew for the parts that hold encodings of them; nothing happens where none does.
+
+        Args:
+            images: training images as in a data set, ``[N, *event_shape]``.
+            generator: where one is given, as while training, a part may renew only as much as a step needs.
+        """
+        for bank in self.banks:
+            bank.refresh(lambda rows: as_input(images[rows.to(images.device)]), len(images), generator)
+
     def latent(self, x: Tensor, **values: Any) -> tuple[Distribution, Distribution]:
-        """q(z|x) and p(z) at the latent site of images ``[batch, *event_shape]``, batch shape [batch] each.
+        """q(z|x) at the latent site of images ``[batch, *event_shape]``, batch shape [batch], and p(z).
+
+        p(z) is what the model's ``prior`` returns, or, if it has none, what the site is drawn from.
 
         Raises:
             UnsupportedError: there is not exactly one latent site, or the guide has auxiliary ones, so that q(z|x) is
@@ -108,7 +147,8 @@ class Pair(nn.Module):
             raise UnsupportedError(f"expected one latent site, got {latent}")
         if auxiliary := [name for name, _ in _auxiliary_sites(guide)]:
             raise UnsupportedError(f"expected a guide without auxiliary sites, got {auxiliary}")
-        return guide.nodes[latent[0]]["fn"], model.nodes[latent[0]]["fn"]
+        prior = self.model.prior() if hasattr(self.model, "prior") else model.nodes[latent[0]]["fn"]  # type: ignore[operator]
+        return guide.nodes[latent[0]]["fn"], prior
 
     def check(self, x: Tensor, **values: Any) -> "Checked":
         """Runs one batch with Pyro's validation on, so that a mistake shows where it was made.
@@ -156,10 +196,30 @@ class Checked(NamedTuple):
 
 
 def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:
-    """The sites that carry a density: sample sites, without the plates' own."""
+    """The sites that carry a density: sample sites, without the plates' own and the deterministic ones."""
     return [
-        (name, site) for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)
+        (name, site)
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
     ]
+
+
+def _told_rates(model: poutine.Trace) -> list[tuple[str, Site]]:
+    """Deterministic sites of which a model says that they are part of its rate."""
+    return [
+        (name.removeprefix(RATE), site)
+        for name, site in model.nodes.items()
+        if name.startswith(RATE) and site["infer"].get("_deterministic")
+    ]
+
+
+def _taken(program: nn.Module, partner: nn.Module, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a program names as arguments; β and those that its partner names where it takes any."""
+    own = signature(program.forward).parameters
+    named = set(own)
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in own.values()):
+        named |= {"beta", *signature(partner.forward).parameters}
+    return {name: value for name, value in values.items() if name in named}
 
 
 def _latent_sites(trace: poutine.Trace) -> list[str]:

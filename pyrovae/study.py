@@ -15,7 +15,9 @@ from pyrovae.errors import InputError
 M = TypeVar("M", bound=BaseModel)
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
-PER_RUN = ("beta", "seed")
+PER_RUN = ("beta", "gamma", "seed")
+#: Settings that are axes of every grid.
+ALWAYS_AXES = ("beta", "seed")
 #: Settings that name a part of a run, which may be its user's own.
 PARTS = ("data", "split", "pair", "model", "prior", "likelihood", "guide", "network")
 #: How such a part is named: module:Class.
@@ -67,6 +69,10 @@ class Run(_Frozen):
     pair: str | None = Field(None, description="model and guide as one part of yours; null: made of the parts below")
     model: str = Field("vae", description="p(x, z)")
     prior: str = Field("standard_normal", description="p(z)")
+    components: int = Field(
+        100, ge=1, description="components of a mixture prior, pseudo-inputs, or subsampled encodings"
+    )
+    refresh: int = Field(50, ge=1, description="steps between renewals of the encodings behind an aggregate posterior")
     likelihood: str = Field("bernoulli", description="p(x|z)")
     noise_scale: float = Field(1.0, gt=0, description="σ of the gaussian likelihood, in units of x")
     guide: str = Field("mean_field", description="q(z|x)")
@@ -75,12 +81,17 @@ class Run(_Frozen):
     depth: int = Field(1, ge=1, description="hidden layers of encoder and of decoder, where the network is mlp")
     width: int = Field(512, ge=1, description="units of each hidden layer, where the network is mlp")
     beta: float = Field(1.0, gt=0, description="weight of the rate")
+    gamma: float | None = Field(None, ge=0, le=1e30, description="weight of G, where the model is gap; null: β")
     warmup: float = Field(0.0, ge=0, le=1, description="share of a cycle over which β rises to its value; 0: constant")
     cycles: int = Field(1, ge=1, description="times that the rise of β begins anew")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights, batch order and noise")
     steps: int = Field(1000, ge=1, description="training steps")
     batch_size: int = Field(128, ge=1, description="images in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
+
+    def weights(self) -> dict[str, float]:
+        """The weights of the loss, by the names by which programs take them."""
+        return {"beta": self.beta, "gamma": self.beta if self.gamma is None else self.gamma}
 
     def beta_share(self, step: int) -> float:
         """Share of β that is in force at a step: 1 when it is constant, and at the last step always.
@@ -175,11 +186,11 @@ class Study(_Frozen):
         fixed = {}
         for key in sorted(Run.model_fields.keys() & settings, key=_axis_order):
             value = settings[key]
-            if isinstance(value, list | tuple) or key in PER_RUN:
+            if isinstance(value, list | tuple) or key in ALWAYS_AXES:
                 axes[key] = _axis(key, value)
             else:
                 fixed[key] = value
-        axes = {"beta": (Run().beta,), "seed": (Run().seed,)} | axes
+        axes = {key: (getattr(Run(), key),) for key in ALWAYS_AXES} | axes
         base = _validated(Run, fixed | {key: values[0] for key, values in axes.items()})
         measure = _validated(Measure, settings.get("measure", {}), "measure.")
         own = {key: settings[key] for key in _own_settings() & settings.keys() - {"measure"}}

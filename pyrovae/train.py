@@ -89,6 +89,7 @@ class Training:
         losses: list[Tensor] = []
         with _stop_requests() as stop:
             while self.step < steps:
+                self._refresh()
                 gradient, loss = gradients(self._batch(self.step))
                 for name, parameter in self.lockstep.params.items():
                     parameter.grad = gradient[name]
@@ -98,6 +99,8 @@ class Training:
                 watcher.stepped(self.step)
                 if self.step in due:
                     self._probe()
+                if self.step == steps:
+                    self.lockstep.refresh(self.data.train)
                 if stop.is_set() or self.step % every == 0 or self.step == steps:
                     self._watch_for_divergence(losses)
                     losses.clear()
@@ -170,11 +173,11 @@ class Training:
 
     def _batch(self, step: int) -> Batch:
         grey, device = self.data.grey, self.data.train.device
-        share = self.cohort.shared.beta_share(step)
+        share = self.cohort.shared.beta_share(step)  # of γ too, so that their ratio stays
         return Batch(
             images=self.data.train if grey is None else grey,
             rows=self.streams.index(step).to(device),
-            values=self.lockstep.values | {"beta": share * self.lockstep.values["beta"]},
+            values={name: share * value for name, value in self.lockstep.values.items()},
             noise={site: draws.to(device) for site, draws in self.streams.noise(step).items()},
             thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]).to(device),
             keys=self.streams.keys("draws", step) if self.lockstep.way == "run by run" else (),
@@ -211,12 +214,20 @@ class Training:
         worth_it = compile == "always" or (compile == "auto" and steps >= WORTH_COMPILING)
         return ways if worth_it else ways[1:]
 
+    def _refresh(self) -> None:
+        """Renews encodings that the programs hold, at the steps at which it is due."""
+        if any(self.step % bank.interval == 0 for bank in self.lockstep.template.banks):
+            self.lockstep.refresh(self.data.train, self.streams.keys("bank", self.step))
+
     def _probe(self) -> None:
-        """Adds a point to the learning curves."""
+        """Adds a point to the learning curves. Training goes on with the encodings that it had."""
+        held = self.lockstep.buffers
+        self.lockstep.refresh(self.data.train)
         splits = [
-            terms_on(images[: self.probe], self.lockstep, self.streams, "probe")
-            for images in (self.data.train, self.data.test)
+            terms_on(name, images[: self.probe], self.lockstep, self.streams, "probe")
+            for name, images in self.data.splits()
         ]
+        self.lockstep.buffers = held
         self.curves["step"].append(torch.tensor(self.step))
         for name in ("loss", "distortion", "rate"):
             self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits]))

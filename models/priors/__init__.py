@@ -1,5 +1,11 @@
 """Priors p(z), one file each: called without arguments, a prior returns a distribution."""
 
+from pyrovae.models.priors.aggregate import AggregatePosterior
+from pyrovae.models.priors.diagonal import Diagonal
+from pyrovae.models.priors.flow import Flow
+from pyrovae.models.priors.mixture import Mixture
+from pyrovae.models.priors.prior import Prior
 from pyrovae.models.priors.standard_normal import StandardNormal
+from pyrovae.models.priors.vamp import VampPrior
 
-__all__ = ["StandardNormal"]
+__all__ = ["AggregatePosterior", "Diagonal", "Flow", "Mixture", "Prior", "StandardNormal", "VampPrior"]

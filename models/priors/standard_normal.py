@@ -2,10 +2,12 @@
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from pyrovae.models.priors.prior import Prior
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(Prior):
     """The spherical Gaussian p(z) = N(z; 0, I) (Kingma & Welling 2014).
 
     Args:
@@ -22,8 +24,7 @@ class StandardNormal(nn.Module):
     scale: Tensor
 
     def __init__(self, latent_size: int) -> None:
-        super().__init__()
-        self.event_shape = torch.Size([latent_size])
+        super().__init__(latent_size)
         self.register_buffer("loc", torch.zeros(latent_size), persistent=False)
         self.register_buffer("scale", torch.ones(latent_size), persistent=False)
 

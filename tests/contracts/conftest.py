@@ -17,8 +17,12 @@ def assert_trains_in_lockstep() -> Callable[[Sequence[Pair], torch.Size], None]:
 
     def check(pairs: Sequence[Pair], event: torch.Size) -> None:
         images = torch.randint(0, 256, (20, *event), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        shapes = pairs[0].check(as_input(images), beta=0.5).noise_shapes
-        lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 2.0])})
+        for pair in pairs:
+            pair.refresh(images)
+        index = torch.arange(20)
+        shapes = pairs[0].check(as_input(images), beta=0.5, gamma=0.25, index=index).noise_shapes
+        values = {"beta": torch.tensor([0.5, 2.0]), "gamma": torch.tensor([0.25, 1.0])}
+        lockstep = Lockstep(pairs, values)
         streams = Streams([0, 1], images=20, batch_size=10, noise_shapes=shapes)
         batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
         lifted, _ = lockstep.gradients("lifted", batch)(batch)
@@ -27,5 +31,13 @@ def assert_trains_in_lockstep() -> Callable[[Sequence[Pair], torch.Size], None]:
         for parameter, gradient in lifted.items():
             assert gradient.flatten(1).abs().amax(1).gt(0).all(), f"no gradient reaches {parameter}"
             torch.testing.assert_close(gradient, single[parameter], rtol=1e-4, atol=1e-4)
+        for run, pair in enumerate(pairs):
+            x, rows = as_input(images[streams.index(0)[run]]), streams.index(0)[run]
+            noise = {site: draws[run] for site, draws in streams.noise(0).items()}
+            pair.zero_grad()
+            weights = {name: value[run] for name, value in values.items()}
+            pair(x, noise, index=rows, **weights).loss.mean().backward()
+            for parameter, value in pair.named_parameters():
+                torch.testing.assert_close(value.grad, lifted[parameter][run], rtol=1e-4, atol=1e-4)
 
     return check

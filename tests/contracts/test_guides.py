@@ -32,8 +32,8 @@ def x() -> Tensor:
     return torch.rand(6, *EVENT, generator=torch.Generator().manual_seed(0))
 
 
-def test_guide_without_a_posterior_cannot_be_made() -> None:
-    with pytest.raises(TypeError, match=r"abstract method '?posterior"):
+def test_guide_without_a_distribution_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match=r"abstract method '?distribution"):
         type("Unfinished", (Guide,), {"features": staticmethod(lambda latent_size: 2)})(torch.nn.Identity(), 2)
 
 

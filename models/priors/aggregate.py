@@ -1,0 +1,201 @@
+"""The aggregate posterior as a prior: a mixture of the guide at the training images."""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, Self
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyrovae.models.priors.prior import Prior
+
+#: Images encoded at once, and densities of pairs of a z and an encoding evaluated at once.
+IMAGES, PAIRS = 256, 2**18
+#: Log density of what is left out; an infinite one would have no gradient.
+NOTHING = -1e30
+
+
+class AggregatePosterior(Prior):
+    """The inference marginal as the prior, p(z) = q(z) = (1/N) Σ_n q(z|x_n) over the training set.
+
+    The encodings are kept in a bank, which `refresh` renews. A training image n is held to
+
+        p_n(z) = (1/N) q(z|x_n) + (N−1)/(N M) Σ_m q̃(z|x_m)
+
+    with its own current encoding, and M others out of the bank: all of them, m ≠ n, or a random subsample of
+    ``components``. With a fresh bank of all, R = I ≤ log N: the prior memorises the training set (Hoffman & Johnson
+    2016). With ``leave_one_out`` its own term is left out, p_n(z) = 1/(N−1) Σ_{m≠n} q̃(z|x_m), as new images are
+    without one.
+
+    No gradient flows into the encodings. For the full fresh bank that leaves the gradient of R unbiased, because
+    E_q(z)[∇ log q(z)] = 0 for the weights behind q; a subsample, a bank left to age, and leave-one-out do not follow
+    the gradient of their own objective.
+
+    Args:
+        latent_size: number of latent dimensions d.
+        encode: features of images, a bound method of the guide's encoder.
+        distribution: features → q(z|x), a bound method of the guide.
+        refresh: training steps between renewals of the bank.
+        components: others that a training image is held to at a step; None for all.
+        leave_one_out: leave the image's own term out.
+
+    Attributes:
+        bank: features of the training images, ``[N, features]``; empty until `refresh` is called.
+        rows: the images in the present subsample.
+        interval: training steps between renewals.
+
+    Shapes: a distribution with event shape ``[latent_size]``.
+
+    Cost: N densities for each z it is evaluated at, M for a training image; in pieces, so that memory stays bounded
+    where no gradient is taken.
+
+    Example:
+        >>> from pyrovae.guides import MeanField
+        >>> from pyrovae.networks import MLP
+        >>> guide = MeanField(MLP((1, 8, 8), (16,), 4), 2)
+        >>> prior = AggregatePosterior(2, guide.encoder.forward, guide.distribution, refresh=1)
+        >>> x = torch.rand(10, 1, 8, 8)
+        >>> prior.refresh(lambda rows: x[rows], 10)
+        >>> prior().event_shape, prior.of(x[:3], torch.arange(3)).batch_shape
+        (torch.Size([2]), torch.Size([3]))
+    """
+
+    bank: Tensor
+    rows: Tensor
+
+    def __init__(
+        self,
+        latent_size: int,
+        encode: Callable[[Tensor], Tensor],
+        distribution: Callable[[Tensor], dist.Distribution],
+        refresh: int,
+        components: int | None = None,
+        leave_one_out: bool = False,
+    ) -> None:
+        super().__init__(latent_size)
+        self.encode = encode
+        self.distribution = distribution
+        self.interval = refresh
+        self.components = components
+        self.leave_one_out = leave_one_out
+        self.register_buffer("bank", torch.empty(0))
+        self.register_buffer("rows", torch.empty(0, dtype=torch.long))
+
+    @classmethod
+    def subsampled(
+        cls,
+        latent_size: int,
+        encode: Callable[[Tensor], Tensor],
+        distribution: Callable[[Tensor], dist.Distribution],
+        refresh: int,
+        components: int,
+    ) -> Self:
+        """The prior that holds a training image to ``components`` others alone, for large training sets."""
+        return cls(latent_size, encode, distribution, refresh, components)
+
+    @torch.no_grad()
+    def refresh(self, images: Callable[[Tensor], Tensor], size: int, generator: torch.Generator | None = None) -> None:
+        """Encodes training images anew: all of them, or a new subsample where a generator is given and there is one.
+
+        Args:
+            images: rows ``[n]`` → images, ``[n, *event_shape]``.
+            size: number of training images N.
+            generator: draws the subsample.
+        """
+        held = min(self.components or size, size)
+        rows = torch.arange(size) if generator is None else torch.randperm(size, generator=generator)[:held]
+        features = torch.cat([self.encode(images(part)) for part in rows.split(IMAGES)])
+        if len(rows) < size:
+            self.bank = self.bank.index_copy(0, rows.to(features.device), features)
+        else:
+            self.bank = torch.empty_like(features).index_copy(0, rows.to(features.device), features)
+        self.rows = rows[:held].to(features.device)
+
+    def forward(self) -> dist.Distribution:
+        self._check_filled()
+        return BankMixture(self.distribution, self.bank)
+
+    def of(self, x: Tensor, index: Tensor) -> dist.Distribution:
+        self._check_filled()
+        size = len(self.bank)
+        rows = self.rows if self.training else torch.arange(size, device=self.bank.device)
+        own = None if self.leave_one_out else self.distribution(self.encode(x).detach())
+        return BankMixture(self.distribution, self.bank[rows], rows == index.unsqueeze(-1), own, size)
+
+    def _check_filled(self) -> None:
+        if not len(self.bank):
+            raise RuntimeError("expected a bank of encodings, but it is empty: call refresh() on training images first")
+
+
+class BankMixture(TorchDistribution):
+    """A mixture of encodings with equal weights, of which each entry of the batch may leave one out or bring its own.
+
+    Args:
+        distribution: features ``[..., features]`` → distributions.
+        bank: features of M encodings, ``[M, features]``.
+        left_out: encodings that each entry leaves out, bool ``[batch, M]``.
+        own: an encoding of each entry's own, batch shape [batch], with weight 1/size.
+        size: number of encodings that the mixture stands for, the own one included.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = False
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        distribution: Callable[[Tensor], dist.Distribution],
+        bank: Tensor,
+        left_out: Tensor | None = None,
+        own: dist.Distribution | None = None,
+        size: int = 0,
+        batch_shape: torch.Size = torch.Size(),  # noqa: B008
+    ) -> None:
+        self.distribution = distribution
+        self.bank = bank.detach()
+        self.left_out = left_out
+        self.own = own
+        self.size = size
+        batch = batch_shape if left_out is None else left_out.shape[:-1]
+        super().__init__(batch, distribution(bank[:1]).event_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        points = value.unsqueeze(-2)
+        columns = max(1, PAIRS // max(1, points.shape[:-1].numel()))
+        total = None
+        for start in range(0, len(self.bank), columns):
+            log_q = self.distribution(self.bank[start : start + columns].to(value.dtype)).log_prob(points)
+            if self.left_out is not None:
+                log_q = log_q.masked_fill(self.left_out[..., start : start + columns], NOTHING)
+            part = log_q.logsumexp(-1)
+            total = part if total is None else torch.logaddexp(total, part)
+        assert total is not None, "the bank is not empty"
+        if self.left_out is None:
+            return total - math.log(len(self.bank))
+        total = total - (~self.left_out).sum(-1).clamp(min=1).log()
+        if self.own is None:
+            return total
+        others = total + math.log1p(-1 / self.size)
+        return torch.logaddexp(self.own.log_prob(value) - math.log(self.size), others)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = torch.Size(sample_shape) + self.batch_shape
+        if self.left_out is None:
+            rows = torch.randint(len(self.bank), shape, device=self.bank.device)
+            return self.distribution(self.bank[rows]).sample()
+        rows = dist.Categorical((~self.left_out).to(self.bank.dtype)).sample(sample_shape)
+        z = self.distribution(self.bank[rows]).sample()
+        if self.own is None:
+            return z
+        mine = torch.rand(shape, device=z.device) < 1 / self.size
+        return torch.where(mine.unsqueeze(-1), self.own.sample(sample_shape), z)
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "BankMixture":
+        if self.left_out is not None:
+            if torch.Size(batch_shape) != self.batch_shape:
+                raise NotImplementedError("a mixture that is each image's own has the shape of its batch")
+            return self
+        return BankMixture(self.distribution, self.bank, batch_shape=torch.Size(batch_shape))

@@ -1,0 +1,35 @@
+"""The Gaussian mixture prior."""
+
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from pyrovae.models.priors.prior import Prior
+
+
+class Mixture(Prior):
+    """The learned mixture p(z) = Σ_k w_k N(z; m_k, diag s_k²) of K diagonal Gaussians (Dilokthanakul et al. 2016).
+
+    The mixture is over whole codes z, not over each dimension by itself. Locations start at draws of N(0, I), scales
+    at 1, weights alike.
+
+    Args:
+        latent_size: number of latent dimensions d.
+        components: number of components K.
+
+    Shapes: a distribution with event shape ``[latent_size]``.
+
+    Example:
+        >>> Mixture(10, components=3)().event_shape
+        torch.Size([10])
+    """
+
+    def __init__(self, latent_size: int, components: int) -> None:
+        super().__init__(latent_size)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(torch.randn(components, latent_size))
+        self.log_scale = nn.Parameter(torch.zeros(components, latent_size))
+
+    def forward(self) -> dist.Distribution:
+        components = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)

@@ -1,0 +1,73 @@
+"""The VampPrior: a mixture of the guide at learned pseudo-inputs."""
+
+from collections.abc import Callable, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.models.priors.prior import Prior
+
+#: How near to the ends of the data's range pseudo-inputs start: at the ends themselves they could not move.
+MARGIN = 0.01
+
+
+class VampPrior(Prior):
+    """The mixture p(z) = (1/K) Σ_k q(z|u_k) of the guide at K pseudo-inputs (Tomczak & Welling 2018, eq. 9).
+
+    The pseudo-inputs are learned with everything else, and stay in the range of the data:
+    u = low + (high − low) sigmoid(v).
+
+    Args:
+        latent_size: number of latent dimensions d.
+        posterior: the guide's q(z|x), a bound method: the prior shares the guide's weights, and does not own them.
+        event_shape: shape of an image.
+        components: number of pseudo-inputs K.
+        images: draws a number of training images, at which the pseudo-inputs start; without it, or with
+            ``start="random"``, every pixel starts uniformly in [0, 1], or in the range of the images.
+        start: "images" or "random".
+
+    Shapes: a distribution with event shape ``[latent_size]``.
+
+    Example:
+        >>> from pyrovae.guides import MeanField
+        >>> from pyrovae.networks import MLP
+        >>> guide = MeanField(MLP((1, 8, 8), (16,), 4), 2)
+        >>> prior = VampPrior(2, guide.posterior, (1, 8, 8), components=5)
+        >>> prior().event_shape, prior.pseudo_inputs.shape
+        (torch.Size([2]), torch.Size([5, 1, 8, 8]))
+    """
+
+    low: Tensor
+    high: Tensor
+    uniform: Tensor
+
+    def __init__(
+        self,
+        latent_size: int,
+        posterior: Callable[[Tensor], dist.Distribution],
+        event_shape: Sequence[int],
+        components: int,
+        images: Callable[[int], Tensor] | None = None,
+        start: str = "images",
+    ) -> None:
+        super().__init__(latent_size)
+        self.posterior = posterior
+        seen = None if images is None else images(components)
+        low, high = (torch.tensor(0.0), torch.tensor(1.0)) if seen is None else seen.aminmax()
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+        self.register_buffer("uniform", torch.zeros(components), persistent=False)
+        if seen is None or start == "random":
+            share = torch.rand(components, *event_shape)
+        else:
+            share = (seen - low) / (high - low).clamp(min=torch.finfo(seen.dtype).tiny)
+        self.free = nn.Parameter(share.clamp(MARGIN, 1 - MARGIN).logit())
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """The pseudo-inputs u, ``[components, *event_shape]``, in the range of the data."""
+        return self.low + (self.high - self.low) * self.free.sigmoid()
+
+    def forward(self) -> dist.Distribution:
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.uniform), self.posterior(self.pseudo_inputs))
