@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
+from pyrovae.analysis.prior_figures import gap_decomposition, latent_plane, samples
 from pyrovae.files import replacing
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; readers of grey go by the shapes.
@@ -34,16 +35,20 @@ _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
 
 
 def save(tree: xr.DataTree, folder: Path) -> list[Path]:
-    """Draws the figures of a study as PNG and SVG."""
+    """Draws the figures that a study has something to show in, as PNG and SVG."""
     files = []
-    for draw in (rate_distortion, distortion, information):
-        with matplotlib.rc_context(_STYLE):
-            figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-            draw(tree, figure.subplots())
-            for suffix in ("png", "svg"):
-                files.append(folder / f"{draw.__name__}.{suffix}")
+    with matplotlib.rc_context(_STYLE):
+        figures: dict[str, Figure | None] = {}
+        for on_axes in (rate_distortion, distortion, information):
+            figure = figures[on_axes.__name__] = Figure(figsize=(6.4, 4.8), layout="constrained")
+            on_axes(tree, figure.subplots())
+        for whole in (gap_decomposition, samples, latent_plane):
+            figures[whole.__name__] = whole(tree)
+        for (name, drawn), suffix in product(figures.items(), ("png", "svg")):
+            if drawn is not None:
+                files.append(folder / f"{name}.{suffix}")
                 with replacing(files[-1]) as beside:
-                    figure.savefig(beside, format=suffix, dpi=150, metadata=_METADATA[suffix])
+                    drawn.savefig(beside, format=suffix, dpi=150, metadata=_METADATA[suffix])
     return files
 
 

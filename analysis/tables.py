@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 from rich.table import Table
 
-from pyrovae.analysis.claims import Claim
+from pyrovae.analysis.effects import Claim
 from pyrovae.estimators.information import SATURATED
 from pyrovae.study import DATA_SETTINGS, DIMENSIONS
 

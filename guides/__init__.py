@@ -2,7 +2,8 @@
 
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.full_rank import FullRank
+from pyrovae.guides.guide import Guide
 from pyrovae.guides.hierarchical import Hierarchical
 from pyrovae.guides.mean_field import MeanField
 
-__all__ = ["Flow", "FullRank", "Hierarchical", "MeanField"]
+__all__ = ["Flow", "FullRank", "Guide", "Hierarchical", "MeanField"]

@@ -159,6 +159,16 @@ def _check_prior(run: Run) -> None:
         )
 
 
+def _check_distribution(run: Run, guide: Any) -> None:
+    """Raises InputError if encodings would be kept of another q(z|x) than the guide has."""
+    takers = [getattr(run, each) for each in ("prior", "model") if "distribution" in _taken(each, getattr(run, each))]
+    if takers and getattr(type(guide), "posterior", None) is not guides.Guide.posterior:
+        raise InputError(
+            f"guide: '{takers[0]}' keeps features of x and expects a `distribution` of them, but '{run.guide}' has a "
+            "`posterior` of its own"
+        )
+
+
 def _taken(setting: str, name: str) -> list[str]:
     """What the part of that name takes: where it is made, and, if it is a program, where it is run."""
     part = _part(setting, name)
@@ -233,6 +243,7 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, ima
         sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
         encoder, decoder = _made("network", run, sizes)
         guide = _made("guide", run, encoder, run.latent_size)
+        _check_distribution(run, guide)
         # Bound methods, because a guide inside the model would be one set of weights in two places.
         offered = {"encode": guide.encoder.forward, "distribution": guide.distribution, "posterior": guide.posterior}
         draws = None if images is None else partial(_draw, images)

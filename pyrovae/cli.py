@@ -89,6 +89,11 @@ def run_study(
         for side, counts in (("training", line.train_classes), ("test", line.test_classes)):
             if counts is not None:
                 _print(f"    {side} images of each class: {_counts(counts)}")
+        if line.bank is not None:
+            _print(
+                f"    each training image is held to {line.bank:,} encodings, renewed every {line.refresh:,} steps: "
+                f"{line.densities[0]:,} densities a step, {line.densities[1]:,} to measure R"
+            )
     if plan:
         return
     try:
@@ -116,23 +121,33 @@ def evaluate(
         int | None,
         typer.Option(help="Images of each split over which I, G and rates under q(z) are averaged."),
     ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A prior to swap in: fitted to the encodings, all else stays as trained."),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
     trust: Trust = None,
 ) -> None:
-    """Measure a finished study again, with more effort where asked, and without training.
+    """Measure a finished study again, with more effort or another prior where asked, and without training.
 
     The tables show the new numbers beside the study's own; both stay in results.nc, the new ones as /evaluation_1,
     /evaluation_2 and so on. The claims are of the new numbers.
 
-    Example: 'pyrovae evaluate runs/quick --images 4096 --samples 8 --outer 4096'.
+    Examples: 'pyrovae evaluate runs/quick --images 4096 --samples 8 --outer 4096', 'pyrovae evaluate runs/quick
+    --prior vamp'.
     """
     from pyrovae import experiment
     from pyrovae.tree import side_by_side
 
     asked = {"images": images, "samples": samples, "outer": outer}
     given = {key: value for key, value in asked.items() if value is not None}
-    results, again = experiment.evaluate_again(folder, device=device.value, trust=trust or (), **given)
-    _report(side_by_side({"before": results.tree, str(again.name): again}), claimed=again)
+    results, again = experiment.evaluate_again(
+        folder, prior=prior, device=device.value, trust=trust or (), quiet=False, **given
+    )
+    name = str(again.name) if prior is None else f"{again.name}, {prior}"
+    _report(side_by_side({"before": results.tree, name: again}), claimed=again)
+    if prior is not None:
+        _print(f"the prior {prior} was fitted to the frozen encodings of every run; D is what it was, image by image")
 
 
 @app.command()

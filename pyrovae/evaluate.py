@@ -1,8 +1,9 @@
 """What is measured on trained runs."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -13,9 +14,9 @@ from torch.distributions import Distribution
 from torch.nn.functional import pad
 from torch.utils._pytree import tree_map
 
-from pyrovae import estimators
+from pyrovae import estimators, pictures
 from pyrovae.data import Dataset, as_input
-from pyrovae.distributions import concatenated
+from pyrovae.distributions import concatenated, mapped
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Estimate, nearest_distance
 from pyrovae.lockstep import Lockstep
@@ -32,6 +33,8 @@ INFORMATION: Mapping[str, estimators.Kind] = {
     "marginal_rate": "unbiased",
     "active_units": "exact",
     "log_n": "exact",
+    "test_mutual_information": "unbiased",
+    "test_prior_gap": "unbiased",
 }
 
 
@@ -46,6 +49,8 @@ class Measured(NamedTuple):
         levels: what each latent site adds to the rate, E[log q − log p], and its standard error, ``[runs, split]`` by
             site and variable. Only the sum need be a KL divergence.
         difficulty: how hard the generalization problem is, ``[split]``, the same for all runs.
+        pictures: by group and variable, ``[runs, ...]``: images decoded from the prior ("samples"), and the latent
+            plane where z has two dimensions ("plane").
     """
 
     cells: dict[str, NDArray[np.float64]]
@@ -54,6 +59,7 @@ class Measured(NamedTuple):
     notes: list[tuple[str, ...]]
     levels: dict[str, dict[str, NDArray[np.float64]]]
     difficulty: dict[str, NDArray[np.float64]]
+    pictures: dict[str, dict[str, NDArray[Any]]]
 
 
 def evaluate(
@@ -79,16 +85,21 @@ def evaluate(
     for name, splits in of_image.items():
         cells |= _with_error(name, splits)
     cells["bits_per_dim"] = -cells["elbo"] / (data.event_shape.numel() * np.log(2))
-    found = [
-        information(lockstep.pair(run), data, measure, generator(seed, "information"), **lockstep.values_of(run))
-        for run, seed in enumerate(streams.seeds)
-    ]
+    found, seen = [], []
+    for run, seed in enumerate(streams.seeds):
+        pair, values = lockstep.pair(run), lockstep.values_of(run)
+        found.append(information(pair, data, measure, generator(seed, "information"), **values))
+        seen.append(_pictures(pair, data, seed, **values))
     codes = {name: np.array([each[name].value for each in found]) for name in INFORMATION}
     codes |= {f"{name}_se": np.array([each[name].se for each in found]) for name in INFORMATION}
     images = {name: _padded(of_image[name], measure.images) for name in ("distortion", "rate")}
     notes = [each["mutual_information"].notes for each in found]
     levels = {site: _with_error("rate", [each.rates[site] for each in terms]) for site in terms[0].rates}
-    return Measured(cells, images, codes, notes, levels, difficulty(data, measure))
+    pictured = {
+        group: {name: np.stack([each[group][name] for each in seen]) for name in variables}
+        for group, variables in seen[0].items()
+    }
+    return Measured(cells, images, codes, notes, levels, difficulty(data, measure), pictured)
 
 
 def information(
@@ -96,8 +107,9 @@ def information(
 ) -> dict[str, Estimate]:
     """Where the information of a run goes, by the names of `INFORMATION`, in nats per image.
 
-    Mutual information and prior gap of the encodings of all training images, the rate of test images under the
-    inference marginal, the number of active units, and the limit log N; NaN, with a note that says why, where q(z|x) is
+    Mutual information and prior gap of the encodings of all training images, and of the encodings of all test images,
+    of which another q(z) is made; the rate of test images under the inference marginal of the training images, the
+    number of active units, and the limit log N; NaN, with a note that says why, where q(z|x) is
     of a kind that cannot be measured so or not finite.
 
     Args:
@@ -107,21 +119,38 @@ def information(
     try:
         # Validation would stop at the codes of a run that has diverged, and lose its neighbours' numbers too.
         with torch.no_grad(), pyro.validation_enabled(False):
-            q = _encodings(pair, data.train, **values)
-            unseen = _encodings(pair, data.test[: measure.outer], **values)
+            q = encode(pair, data.train, **values)
+            unseen = encode(pair, data.test, **values)
             _, prior = pair.latent(as_input(data.train[:1]), **values)
             outer = min(measure.outer, len(data.train))
             _, found["mutual_information"], found["prior_gap"] = estimators.rate_terms(
                 q, prior, samples=measure.samples, outer=outer, generator=generator
             )
-            found["marginal_rate"] = estimators.marginal_rate(unseen, q, samples=measure.samples, generator=generator)
+            first = mapped(unseen, lambda parameter: parameter[: measure.outer])
+            found["marginal_rate"] = estimators.marginal_rate(first, q, samples=measure.samples, generator=generator)
             found["active_units"] = estimators.active_units(q, generator=generator)
+            outer = min(measure.outer, len(data.test))
+            _, found["test_mutual_information"], found["test_prior_gap"] = estimators.rate_terms(
+                unseen, prior, samples=measure.samples, outer=outer, generator=generator
+            )
     except UnsupportedError as error:
         missing = {name: Estimate(np.nan, np.nan, kind, (str(error),)) for name, kind in INFORMATION.items()}
         return missing | found
     if not np.isfinite(found["mutual_information"].value):
         found["mutual_information"] = replace(found["mutual_information"], notes=("the codes are not finite",))
     return found
+
+
+def _pictures(pair: Pair, data: Dataset, seed: int, **values: float | Tensor) -> dict[str, dict[str, NDArray[Any]]]:
+    """What there is to see of a run, by group and variable."""
+    seen: dict[str, dict[str, NDArray[Any]]] = {}
+    with torch.no_grad(), pyro.validation_enabled(False), suppress(UnsupportedError):
+        if (images := pictures.samples(pair, data.event_shape, seed)) is not None:
+            seen["samples"] = {"image": images}
+        _, prior = pair.latent(as_input(data.train[:1]), **values)
+        if prior.event_shape == (2,):
+            seen["plane"] = pictures.latent_plane(encode(pair, data.train, **values), prior, seed)
+    return seen
 
 
 def difficulty(data: Dataset, measure: Measure) -> dict[str, NDArray[np.float64]]:
@@ -170,6 +199,16 @@ def terms_on(split: str, images: Tensor, lockstep: Lockstep, streams: Streams, p
     return tree_map(lambda *parts: torch.cat(parts, dim=1), *chunks)
 
 
+def encode(pair: Pair, images: Tensor, **values: float | Tensor) -> Distribution:
+    """q(z|x) of images as in a data set, ``[N, *event_shape]``: batch shape [N].
+
+    Raises:
+        UnsupportedError: as `Pair.latent`, or q is of a kind that cannot be taken apart.
+    """
+    with torch.no_grad():
+        return concatenated([pair.latent(as_input(chunk), **values)[0] for chunk in images.split(CHUNK)])
+
+
 def _floors(images: Tensor, floor: Callable[[Tensor], Tensor]) -> Tensor:
     """Floor of each image, ``[images]``."""
     return torch.cat([floor(as_input(chunk)).double().cpu() for chunk in images.split(CHUNK)])
@@ -187,8 +226,3 @@ def _with_error(name: str, splits: list[Tensor]) -> dict[str, NDArray[np.float64
 def _padded(splits: list[Tensor], images: int) -> NDArray[np.float64]:
     """Values of both splits in one array, ``[runs, split, images]``, NaN where a split has fewer images."""
     return torch.stack([pad(each, (0, images - each.shape[1]), value=torch.nan) for each in splits], dim=1).numpy()
-
-
-def _encodings(pair: Pair, images: Tensor, **values: float | Tensor) -> Distribution:
-    """q(z|x) of images, batch shape [images]."""
-    return concatenated([pair.latent(as_input(chunk), **values)[0] for chunk in images.split(CHUNK)])

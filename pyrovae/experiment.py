@@ -10,12 +10,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyrovae import machine
+from pyrovae import machine, swap
 from pyrovae.analysis import figures
 from pyrovae.build import bank_size, check_names, make_data, make_likelihood, make_pair, make_rows, open_results, theory
 from pyrovae.data import Dataset, as_input, class_counts
-from pyrovae.errors import InputError
-from pyrovae.evaluate import Measured, evaluate
+from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.evaluate import Measured, encode, evaluate
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Checked
 from pyrovae.progress import Watch
@@ -40,10 +40,11 @@ class PlannedCohort:
     #: Images of each class on either side; None where classes are not known.
     train_classes: dict[int, int] | None
     test_classes: dict[int, int] | None
-    #: Encodings that each image of a batch is held to; None where no part holds encodings. Renewed every so many steps.
+    #: Encodings that a training image is held to at a step, renewed every so many steps; None where no part holds any.
     bank: int | None
     refresh: int
-    batch: int
+    #: Densities of a z and an encoding that a step takes, and that measuring R takes, over all runs.
+    densities: tuple[int, int]
 
 
 def plan(study: Study) -> list[PlannedCohort]:
@@ -57,7 +58,9 @@ def plan(study: Study) -> list[PlannedCohort]:
     planned = []
     for cohort in cohorts:
         source, train, test = make_rows(cohort.shared)
-        _check_bank(cohort, len(train))
+        bank = bank_size(cohort.shared, len(train))
+        _check_bank(cohort, bank or 0)
+        seen = min(study.measure.images, len(train)) + min(study.measure.images, len(test))
         planned.append(
             PlannedCohort(
                 label=_label(study, cohort),
@@ -67,9 +70,12 @@ def plan(study: Study) -> list[PlannedCohort]:
                 test_images=len(test),
                 train_classes=class_counts(source, train),
                 test_classes=class_counts(source, test),
-                bank=bank_size(cohort.shared, len(train)),
+                bank=bank,
                 refresh=cohort.shared.refresh,
-                batch=cohort.shared.batch_size,
+                densities=(
+                    len(cohort.runs) * cohort.shared.batch_size * (bank or 0),
+                    len(cohort.runs) * study.measure.samples * seen * len(train),
+                ),
             )
         )
     return planned
@@ -117,19 +123,28 @@ def run(
 
 
 def evaluate_again(
-    folder: str | Path, *, device: str = "auto", trust: Collection[str] = (), **measure: int
+    folder: str | Path,
+    *,
+    prior: str | None = None,
+    device: str = "auto",
+    trust: Collection[str] = (),
+    quiet: bool = True,
+    **measure: int,
 ) -> tuple[Results, xr.DataTree]:
-    """Measures the runs of a finished study again, without training.
+    """Measures the runs of a finished study again, without training; with another prior if asked.
 
     Args:
         folder: the folder of the study.
+        prior: a prior to put in the place of each pair's own, fitted to the frozen encodings as in `swap.fit_prior`.
         device: as in `run`.
         trust: modules whose code may run, where the study names parts of its user's own.
+        quiet: print nothing.
         measure: settings of `Measure` that are to differ from the study's own, such as ``images=8192``.
 
     Returns:
         The results, and the part of their tree that is new: ``/evaluation_1`` or the next free number, with groups
-        ``rate_distortion``, ``information`` and ``images`` as in the results themselves.
+        ``rate_distortion``, ``information`` and ``images`` as in the results themselves. Where a prior is swapped and
+        settings of ``measure`` differ too, the group before it holds the pairs' own prior, measured with these.
 
     Raises:
         InputError: the study is not finished, a setting is not what was expected, or code is not trusted.
@@ -154,13 +169,56 @@ def evaluate_again(
                 f"{folder}: expected a finished study, but {len(missing)} of its {len(study.cohorts())} cohorts are "
                 "not; 'pyrovae run' goes on with it"
             )
-        measured = []
-        for cohort in study.cohorts():
-            data = make_data(cohort.shared).to(place)
-            training, _ = _start(study, cohort, data)
-            training.resume(results.checkpoint_file(cohort))
-            measured.append(_measure(study, cohort, training))
-        return results, results.record_again(study, measured)
+        if prior is not None:
+            check_trust({"prior": prior}, trust)
+            check_names([run.model_copy(update={"prior": prior}) for run in study.runs()])
+        own, swapped = [], []
+        with Watch(swap.STEPS * len(study.runs()), quiet=quiet or prior is None) as watch:
+            for cohort in study.cohorts():
+                training, _ = _start(study, cohort, make_data(cohort.shared).to(place))
+                training.resume(results.checkpoint_file(cohort))
+                own.append(_measure(study, cohort, training))
+                if prior is not None:
+                    watch.begin(f"{_label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
+                    training.lockstep = _with_prior(prior, cohort, training, watch)
+                    watch.end()
+                    swapped.append(_measure(study, cohort, training))
+                    _check_same_distortion(own[-1], swapped[-1])
+        if prior is None or measure:
+            again = results.record_again(study, own)
+        if prior is not None:
+            again = results.record_again(study, swapped, prior)
+        return results, again
+
+
+def _with_prior(prior: str, cohort: Cohort, training: Training, watch: Watch) -> Lockstep:
+    """The trained runs of a cohort with another prior, fitted to their encodings."""
+    images, pairs = training.data.train, []
+    for number, run in enumerate(cohort.runs):
+        if run.pair is not None:
+            raise InputError(f"prior: expected a study whose model is made of parts, but '{run.pair}' is one part")
+        trained = training.lockstep.pair(number)
+        pair = make_pair(run.model_copy(update={"prior": prior}), images.shape[1:], images=images).to(images.device)
+        swap.adopt(pair, trained)
+        pair.refresh(images)
+        try:
+            q = encode(trained, images, **training.lockstep.values_of(number))
+        except UnsupportedError as error:
+            raise InputError(f"prior: expected pairs whose prior can be swapped, but {error}") from None
+        swap.fit_prior(pair, q, run.seed, lambda step, before=swap.STEPS * number: watch.stepped(before + step))
+        pairs.append(pair)
+    lockstep = Lockstep(pairs, training.lockstep.values)
+    lockstep.way = training.lockstep.way
+    return lockstep
+
+
+def _check_same_distortion(own: Measured, swapped: Measured) -> None:
+    """Raises RuntimeError if a swapped prior changed the distortion, which it has no part in."""
+    before, after = own.images["distortion"], swapped.images["distortion"]
+    if not np.allclose(before, after, rtol=1e-4, equal_nan=True):
+        raise RuntimeError(
+            f"the swapped prior changed the distortion, by up to {np.nanmax(abs(before - after)):.3g} nats"
+        )
 
 
 def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
@@ -238,11 +296,10 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     return training, checked
 
 
-def _check_bank(cohort: Cohort, images: int) -> None:
+def _check_bank(cohort: Cohort, bank: int) -> None:
     """Raises InputError if training would hold more differences of a z and an encoding in memory than is reasonable."""
     shared = cohort.shared
-    bank = bank_size(shared, images)
-    numbers = len(cohort.runs) * shared.batch_size * (bank or 0) * shared.latent_size
+    numbers = len(cohort.runs) * shared.batch_size * bank * shared.latent_size
     if numbers > BANK_LIMIT:
         raise InputError(
             f"prior: at each step, {len(cohort.runs)} runs of {shared.batch_size} images would be held to all {bank:,} "
@@ -284,5 +341,5 @@ def _theory(study: Study) -> xr.Dataset | None:
 
 def _label(study: Study, cohort: Cohort) -> str:
     """What sets a cohort apart from the others of its study."""
-    place = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in ("beta", "seed")}
+    place = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
     return ", ".join(f"{key} {value}" for key, value in place.items()) or study.name

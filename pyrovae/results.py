@@ -109,16 +109,19 @@ class Results:
                 self.tree["runs"][name].loc[here] = value
         self._save()
 
-    def record_again(self, study: Study, measured: Sequence[Measured]) -> xr.DataTree:
+    def record_again(self, study: Study, measured: Sequence[Measured], prior: str | None = None) -> xr.DataTree:
         """Enters what was measured anew on every cohort, beside the rest, and writes the file.
 
         Args:
             study: the study, with the settings that were measured with now.
+            prior: the prior that was put in the place of the pairs' own, if any.
         """
         again = xr.DataTree.from_dict(tree.unmeasured(study))
         for cohort, each in zip(study.cohorts(), measured, strict=True):
             tree.enter(again, study, cohort, each)
         again.attrs["measure"] = study.measure.model_dump_json()
+        if prior is not None:
+            again.attrs["prior"] = prior
         name = f"evaluation_{1 + sum(child.startswith('evaluation_') for child in self.tree.children)}"
         self.tree[name] = again
         self._save()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from pyrovae.errors import InputError
 from pyrovae.evaluate import INFORMATION, Measured
@@ -35,6 +36,10 @@ _LONG_NAMES = {
     "marginal_rate": "rate of test images under the inference marginal of the training images",
     "marginal_rate_se": "standard error of that rate over images",
     "active_units": "latent dimensions whose posterior mean varies by more than 0.01 over training images",
+    "test_mutual_information": "mutual information of test images and codes, under their own q(z)",
+    "test_mutual_information_se": "standard error of that information over images",
+    "test_prior_gap": "prior gap of the test images, KL(q_test(z) || p(z))",
+    "test_prior_gap_se": "standard error of that gap over images",
     "log_n": "logarithm of the number of training images, the most that I can be",
 }
 #: What is known of every run, and how it says that it is not known yet.
@@ -53,6 +58,14 @@ _UNITS = {
     "bits_per_dim": "bits per dimension",
     "images": "1",
     **{f"{space}_distance{se}": "1" for space in ("pixel", "factor") for se in ("", "_se")},
+}
+#: The sides of a picture.
+PICTURES = {
+    "image": ["sample", "channel", "row", "column"],
+    "z1": ["column"],
+    "z2": ["row"],
+    "log_q": ["row", "column"],
+    "log_p": ["row", "column"],
 }
 _DIFFICULTY = ["images", "pixel_distance", "pixel_distance_se", "factor_distance", "factor_distance_se"]
 
@@ -108,6 +121,7 @@ def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -
         for name, values in measured.difficulty.items():
             tree["difficulty"][name].loc[study.coordinates(run)] = values
     _enter_levels(tree, study, cohort, measured)
+    _enter_pictures(tree, study, cohort, measured)
 
 
 def _enter_levels(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
@@ -123,6 +137,31 @@ def _enter_levels(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Mea
             for number, run in enumerate(cohort.runs):
                 grid[name].loc[study.coordinates(run) | {"level": site}] = values[number]
     tree["levels"] = xr.DataTree(grid)
+
+
+def _enter_pictures(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
+    """Enters what there is to see of a run; how large a picture is shows only once one is there.
+
+    Pictures of another size than the first, as of another data set, are left out.
+    """
+    for group, variables in measured.pictures.items():
+        if group not in tree.children:
+            tree[group] = xr.DataTree(_canvas(study, variables))
+        for name, values in variables.items():
+            for number, run in enumerate(cohort.runs):
+                place = tree[group][name].loc[study.coordinates(run)]
+                if place.shape == values[number].shape:
+                    tree[group][name].loc[study.coordinates(run)] = values[number]
+
+
+def _canvas(study: Study, variables: Mapping[str, NDArray[Any]]) -> xr.Dataset:
+    """Variables over the axes of the grid and the sides of a picture, all zero."""
+    axes = study.dimensions()
+    shape = [len(values) for values in axes.values()]
+    canvas = {}
+    for name, values in variables.items():
+        canvas[name] = ([*axes, *PICTURES[name]], np.zeros([*shape, *values.shape[1:]], values.dtype))
+    return xr.Dataset(canvas, axes)
 
 
 def load(file: Path) -> xr.DataTree:

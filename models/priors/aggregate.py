@@ -25,10 +25,9 @@ class AggregatePosterior(Prior):
 
         p_n(z) = (1/N) q(z|x_n) + (N−1)/(N M) Σ_m q̃(z|x_m)
 
-    with its own current encoding, and M others out of the bank: all of them, m ≠ n, or a random subsample of
-    ``components``. With a fresh bank of all, R = I ≤ log N: the prior memorises the training set (Hoffman & Johnson
-    2016). With ``leave_one_out`` its own term is left out, p_n(z) = 1/(N−1) Σ_{m≠n} q̃(z|x_m), as new images are
-    without one.
+    with its own current encoding, and M others out of the bank, m ≠ n: all of them, or a random subsample. With a fresh
+    bank of all, R = I ≤ log N: the prior memorises the training set (Hoffman & Johnson 2016). With ``leave_one_out``
+    its own term is left out, p_n(z) = 1/(N−1) Σ_{m≠n} q̃(z|x_m), as new images are without one.
 
     No gradient flows into the encodings. For the full fresh bank that leaves the gradient of R unbiased, because
     E_q(z)[∇ log q(z)] = 0 for the weights behind q; a subsample, a bank left to age, and leave-one-out do not follow
@@ -39,7 +38,7 @@ class AggregatePosterior(Prior):
         encode: features of images, a bound method of the guide's encoder.
         distribution: features → q(z|x), a bound method of the guide.
         refresh: training steps between renewals of the bank.
-        components: others that a training image is held to at a step; None for all.
+        others: encodings that a training image is held to at a step beside its own; None for all.
         leave_one_out: leave the image's own term out.
 
     Attributes:
@@ -72,14 +71,14 @@ class AggregatePosterior(Prior):
         encode: Callable[[Tensor], Tensor],
         distribution: Callable[[Tensor], dist.Distribution],
         refresh: int,
-        components: int | None = None,
+        others: int | None = None,
         leave_one_out: bool = False,
     ) -> None:
         super().__init__(latent_size)
         self.encode = encode
         self.distribution = distribution
         self.interval = refresh
-        self.components = components
+        self.others = others
         self.leave_one_out = leave_one_out
         self.register_buffer("bank", torch.empty(0))
         self.register_buffer("rows", torch.empty(0, dtype=torch.long))
@@ -94,7 +93,7 @@ class AggregatePosterior(Prior):
         components: int,
     ) -> Self:
         """The prior that holds a training image to ``components`` others alone, for large training sets."""
-        return cls(latent_size, encode, distribution, refresh, components)
+        return cls(latent_size, encode, distribution, refresh, others=components)
 
     @torch.no_grad()
     def refresh(self, images: Callable[[Tensor], Tensor], size: int, generator: torch.Generator | None = None) -> None:
@@ -105,7 +104,7 @@ class AggregatePosterior(Prior):
             size: number of training images N.
             generator: draws the subsample.
         """
-        held = min(self.components or size, size)
+        held = min(self.others or size, size)
         rows = torch.arange(size) if generator is None else torch.randperm(size, generator=generator)[:held]
         features = torch.cat([self.encode(images(part)) for part in rows.split(IMAGES)])
         if len(rows) < size:

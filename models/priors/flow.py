@@ -16,8 +16,9 @@ from pyrovae.networks import zuko_flows
 class Flow(Prior):
     """The learned flow p(z) = N(T(z); 0, I) |det ∂T/∂z| (Rezende & Mohamed 2015), by zuko.
 
-    T is three autoregressive transforms: rational-quadratic splines on [−5, 5] ("NSF", Durkan et al. 2019), or affine
-    ones ("MAF", Papamakarios et al. 2017). Its density takes one pass, a draw one pass a dimension.
+    T shifts and stretches every dimension, because splines bend nothing outside of [−5, 5], and then makes three
+    autoregressive transforms: rational-quadratic splines ("NSF", Durkan et al. 2019), or affine ones ("MAF",
+    Papamakarios et al. 2017). Its density takes one pass, a draw one pass a dimension.
 
     Args:
         latent_size: number of latent dimensions d.
@@ -34,7 +35,12 @@ class Flow(Prior):
 
     def __init__(self, latent_size: int, kind: str = "NSF") -> None:
         super().__init__(latent_size)
-        self.flow = getattr(zuko_flows(), kind)(latent_size, transforms=self.transforms, hidden_features=(64, 64))
+        zuko = zuko_flows()
+        self.flow = getattr(zuko, kind)(latent_size, transforms=self.transforms, hidden_features=(64, 64))
+        stretch = zuko.ElementWiseTransform(latent_size)
+        for parameter in stretch.parameters():
+            nn.init.zeros_(parameter)
+        self.flow.transform.transforms.insert(0, stretch)
 
     def forward(self) -> dist.Distribution:
         return _Flowed(self.flow)

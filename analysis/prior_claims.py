@@ -1,0 +1,101 @@
+"""What a study says of priors, and of the weight of the prior gap."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pyrovae.analysis.effects import LEVEL, UNFINISHED, Claim, cells, claimed, growth_of_gap, paired_difference
+
+
+def about_priors(images: xr.Dataset, information: xr.Dataset) -> Iterator[Claim]:
+    """Which prior generalizes best, by test D and by test R + D, and how far the prior gap explains it.
+
+    The prior with the lowest mean is held against each of the others, one-sided and with Bonferroni's correction for
+    their number (multiple comparisons with the best, Hsu 1981): it is called the best only if it beats them all.
+    """
+    if images.sizes.get("prior", 1) < 2:
+        return
+    test = _of_test(images, information)
+    for where, cell in cells(test, {"seed", "image", "prior"}):
+        yield _best_prior(cell["distortion"], "test D", where)
+        yield _best_prior(cell["total"], "test R + D", where)
+        yield from _explained_by_gap(cell, where)
+
+
+def _best_prior(values: xr.DataArray, what: str, where: str) -> Claim:
+    usable = values.dropna("prior", how="all").prior.values.tolist()
+    best = _lowest(values.sel(prior=usable))
+    quantile = _against_the_best(len(usable))
+    differences = {
+        name: paired_difference(_sides(values, name), _sides(values, best), quantile) for name in usable if name != best
+    }
+    near = [name for name, (effect, error, _) in differences.items() if not effect > error]
+    text = f"Of {len(usable)} priors {best} has the lowest {what}"
+    text += f", but it is not told apart from {', '.join(near)}; the nearest" if near else ", and the nearest"
+    nearest = min(near or differences, key=lambda name: differences[name][0])
+    effect, error, over = differences[nearest]
+    return Claim(
+        f"{text}, {nearest}, is above it", where, effect, error, over, note="" if np.isfinite(effect) else UNFINISHED
+    )
+
+
+def _explained_by_gap(cell: xr.Dataset, where: str) -> Iterator[Claim]:
+    """What the best prior by test R + D changes against the standard normal, or else the first prior of the study."""
+    names = cell.prior.values.tolist()
+    reference = "standard_normal" if "standard_normal" in names else names[0]
+    best = _lowest(cell["total"])
+    if best == reference:
+        return
+    quantile = _against_the_best(len(names))
+    effect, error, over = paired_difference(_sides(cell["total"], reference), _sides(cell["total"], best), quantile)
+    parts = [
+        paired_difference(_sides(cell[name], reference), _sides(cell[name], best), quantile)[:2]
+        for name in ("distortion", "rate")
+    ]
+    gap = growth_of_gap(cell, "prior", reference, best, quantile)
+    told = [f"{value:.1f} ± {width:.1f}" for value, width in (*parts, gap)]
+    text = (
+        f"{best} in place of {reference} lowers test R + D, D by {told[0]} and R by {told[1]}, and the prior gap of "
+        f"the training images by {told[2]}"
+    )
+    yield Claim(text, where, effect, error, over, growth=gap, note="" if np.isfinite(effect) else UNFINISHED)
+
+
+def about_gamma(images: xr.Dataset, information: xr.Dataset) -> Iterator[Claim]:
+    """Whether letting go of the prior gap helps."""
+    if images.sizes.get("gamma", 1) < 2:
+        return
+    test = _of_test(images, information)
+    low, high = float(test.gamma.min()), float(test.gamma.max())
+    for where, cell in cells(test, {"seed", "image", "gamma"}):
+        growth = growth_of_gap(cell, "gamma", low, high)
+        text = f"Lowering γ from {high:g} to {low:g} lowers the test distortion, while G grows by"
+        text += f" {growth[0]:.1f} ± {growth[1]:.1f} nats"
+        fall = claimed(text, where, cell["distortion"].sel(gamma=high), cell["distortion"].sel(gamma=low))
+        yield replace(fall, growth=growth)
+        text = f"Lowering γ from {high:g} to {low:g} lowers test R + D"
+        yield claimed(text, where, cell["total"].sel(gamma=high), cell["total"].sel(gamma=low))
+
+
+def _of_test(images: xr.Dataset, information: xr.Dataset) -> xr.Dataset:
+    """Test images with R + D as ``total``, and the prior gap of the training images."""
+    test = images.sel(split="test", drop=True)
+    return test.assign(total=test["distortion"] + test["rate"]).merge(information[["prior_gap", "prior_gap_se"]])
+
+
+def _against_the_best(number: int) -> float:
+    """The quantile at which the best of a number of settings is held against each of the others."""
+    return 1 - (1 - LEVEL) / max(1, number - 1)
+
+
+def _lowest(values: xr.DataArray) -> str:
+    """The prior with the lowest mean."""
+    means = values.mean(["seed", "image"])
+    return str(means.prior[int(means.argmin())].item())
+
+
+def _sides(values: xr.DataArray, prior: str) -> NDArray[np.float64]:
+    return values.sel(prior=prior).transpose("seed", "image").values

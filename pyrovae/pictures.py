@@ -1,0 +1,55 @@
+"""What is there to see of a trained pair: images decoded from its prior, and its latent plane."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyrovae.estimators.marginal import draw, encodings, log_marginal
+from pyrovae.pair import Pair
+from pyrovae.streams import generator, key, seeded
+
+#: Images decoded from each prior, and points along either side of the latent plane.
+SAMPLES, POINTS = 8, 64
+
+
+@torch.no_grad()
+def samples(pair: Pair, event_shape: torch.Size, seed: int) -> NDArray[np.uint8] | None:
+    """Mean images E[x|z] at draws z ~ p(z), ``[SAMPLES, channels, height, width]``; None where there are none to show.
+
+    Args:
+        event_shape: shape of an image.
+        seed: seed of the run.
+    """
+    if not hasattr(pair.model, "generate") or len(event_shape) != 3:
+        return None
+    with seeded(key(seed, "samples")):
+        x: Tensor = pair.model.generate(SAMPLES).mean  # type: ignore[operator]
+    return (255 * x.nan_to_num().clamp(0, 1)).round().byte().cpu().numpy()
+
+
+@torch.no_grad()
+def latent_plane(q: Distribution, prior: Distribution, seed: int) -> dict[str, NDArray[np.float64]]:
+    """log q(z) and log p(z) over the plane of a z with two dimensions.
+
+    The box holds all but the outermost hundredth of q(z), in either dimension, with a quarter of its size around it.
+
+    Args:
+        q: encodings of the training set, with event shape [2].
+        prior: p(z).
+        seed: seed of the run.
+
+    Returns:
+        ``z1`` and ``z2``, ``[POINTS]`` each, ``log_q`` and ``log_p``, ``[POINTS, POINTS]``, rows along z2.
+    """
+    z = draw(encodings(q), 1, generator(seed, "plane"))[0]
+    low, high = (z.quantile(share, dim=0) for share in (0.005, 0.995))
+    margin = (high - low) / 4
+    sides = [
+        torch.linspace(float(a), float(b), POINTS, dtype=torch.float64, device=z.device)
+        for a, b in zip(low - margin, high + margin, strict=True)
+    ]
+    points = torch.stack(torch.meshgrid(*sides, indexing="xy"), dim=-1)
+    densities = {"log_q": log_marginal(points, encodings(q)), "log_p": prior.log_prob(points)}
+    return {name: value.cpu().numpy() for name, value in {"z1": sides[0], "z2": sides[1], **densities}.items()}

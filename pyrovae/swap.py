@@ -1,0 +1,67 @@
+"""Prior swap: another p(z) for a trained pair, fitted to its frozen encodings."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyrovae.distributions import mapped, noise_shape, reparameterize
+from pyrovae.pair import Pair
+from pyrovae.streams import generator
+
+#: How a prior is fitted: steps of Adam, draws of z a step, and the first step size, which falls to zero as a cosine.
+STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01
+
+
+def adopt(pair: Pair, trained: Pair) -> None:
+    """Gives a pair all parameters and buffers of a trained one but those of its prior, which may be of another kind."""
+    states = [dict([*each.named_parameters(), *each.named_buffers()]) for each in (pair, trained)]
+    with torch.no_grad():
+        for name in states[0].keys() & states[1].keys():
+            if not name.startswith("model.prior."):
+                states[0][name].data = states[1][name].clone()
+
+
+def fit_prior(pair: Pair, q: Distribution, seed: int, stepped: Callable[[int], None] = lambda step: None) -> None:
+    """Fits p(z) to frozen encodings: max_p E_q(z)[log p(z)], which is min_p KL(q(z) ‖ p(z)), the prior gap G.
+
+    The rate of the training images changes by what G changes, that of test images by a cross-entropy under their own
+    q(z); D does not change. A prior without parameters, such as the aggregate posterior, needs no fit.
+
+    Args:
+        pair: its model's ``prior`` is fitted; nothing else is changed.
+        q: encodings of the training images, batch shape [N].
+        seed: seed of the run.
+        stepped: is told the number of steps done.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> from pyrovae import Run, make_pair
+        >>> pair = make_pair(Run(prior="diagonal", depth=1, width=8, latent_size=1), (1, 8, 8))
+        >>> q = Independent(Normal(torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1)), 1)
+        >>> fit_prior(pair, q, seed=0)
+        >>> bool((pair.model.prior().stddev - 10**0.5).abs() < 0.1)
+        True
+    """
+    prior = pair.model.prior
+    parameters = list(prior.parameters())  # type: ignore[union-attr]
+    if not parameters:
+        return
+    draws = generator(seed, "swap")
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    q = mapped(q, Tensor.detach)
+    for step in range(1, STEPS + 1):
+        rows = torch.randint(q.batch_shape[0], (DRAWS,), generator=draws)
+        chosen = mapped(q, lambda parameter, at=rows: parameter[at.to(parameter.device)])
+        shape = noise_shape(chosen)
+        assert shape is not None, "encodings are made from normal noise"
+        noise = torch.randn(shape, generator=draws).to(parameters[0])
+        loss = -prior().log_prob(reparameterize(chosen, noise)).mean()  # type: ignore[operator]
+        optimizer.zero_grad()
+        loss.backward(inputs=parameters)
+        optimizer.step()
+        schedule.step()
+        stepped(step)
