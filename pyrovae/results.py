@@ -147,10 +147,10 @@ class Results:
         cohort.check(facts.get("runs"), self.checkpoint_file(cohort))
         pair = self._make_pair(run, torch.Size(facts["event_shape"]))
         stacked = groups["params"] | groups.get("buffers", {})
-        with torch.no_grad():
-            for name, tensor in [*pair.named_parameters(), *pair.named_buffers()]:
-                tensor.copy_(stacked[name][cohort.runs.index(run)])
-        return pair
+        for name, tensor in [*pair.named_parameters(), *pair.named_buffers()]:
+            # Put in place of what is there, which may have another size, as a bank that is still empty.
+            tensor.data = stacked[name][cohort.runs.index(run)].clone()
+        return pair.eval()
 
     def _find(self, coordinates: Mapping[str, Any]) -> tuple[Run, Cohort]:
         axes = self.study.axes

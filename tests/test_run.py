@@ -44,8 +44,11 @@ def test_cohort_agrees_with_single_runs(tmp_path: Path) -> None:
             )
 
 
-def test_resumed_study_is_bitwise_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = small()
+@pytest.mark.parametrize("settings", [{}, {"prior": "aggregate_subsampled", "components": 20, "refresh": 7}])
+def test_resumed_study_is_bitwise_the_uninterrupted_one(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small(**settings)
     whole = run(study, tmp_path / "whole", quiet=True)
     save = Training.save
 
@@ -187,6 +190,79 @@ def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Pat
     own, later = claims(results.tree)[0], claims(more)[0]
     assert own.text == later.text
     assert own.effect != later.effect
+
+
+def test_aggregate_prior_memorises_and_leaving_one_out_narrows_the_difference(tmp_path: Path) -> None:
+    priors = ["standard_normal", "aggregate", "aggregate_leave_one_out"]
+    study = small(prior=priors, beta=0.1, seed=0, steps=300, refresh=10, latent_size=2, **{"measure.images": 256})
+    results = run(study, tmp_path / "study", quiet=True)
+    cells = results.tree["rate_distortion"].to_dataset().sel(beta=0.1, seed=0)
+    codes = results.tree["information"].to_dataset().sel(beta=0.1, seed=0)
+    rate, exact = cells["rate"], codes.sel(prior="aggregate")
+    error = 4.27 * np.hypot(cells["rate_se"].sel(prior="aggregate", split="train"), exact["mutual_information_se"])
+    assert rate.sel(prior="aggregate", split="train") <= exact["log_n"]
+    assert abs(rate.sel(prior="aggregate", split="train") - exact["mutual_information"]) < error
+    assert codes["prior_gap"].sel(prior="aggregate") < 1e-6
+    assert abs(exact["test_prior_gap"]) > 0.1
+    behind = rate.sel(split="test") - rate.sel(split="train")
+    narrower = behind.sel(prior="aggregate") - behind.sel(prior="aggregate_leave_one_out")
+    assert narrower > 4.27 * (cells["rate_se"].sel(prior=priors[1:]) ** 2).sum() ** 0.5
+    assert results.pair(prior="aggregate").model.prior.bank.shape == (256, 4)
+
+
+def test_learning_curves_leave_the_training_as_it_is(tmp_path: Path) -> None:
+    """Though they are taken with encodings that are renewed for them."""
+    pairs = []
+    for points in (2, 8):
+        study = small(prior="aggregate", beta=1.0, seed=0, steps=30, refresh=20, **{"measure.points": points})
+        pairs.append(run(study, tmp_path / str(points), quiet=True).pair())
+    for one, other in zip(pairs[0].parameters(), pairs[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_swapped_prior_changes_the_rate_by_the_gap_and_leaves_the_distortion(tmp_path: Path) -> None:
+    results = run(
+        small(beta=[0.1, 1.0], seed=0, latent_size=2, **{"measure.images": 256}), tmp_path / "study", quiet=True
+    )
+    before, codes = (results.tree[group].to_dataset() for group in ("rate_distortion", "information"))
+    for number, prior in enumerate(("aggregate", "mixture")):
+        _, again = evaluate_again(tmp_path / "study", prior=prior, samples=4)
+        assert (
+            again.name == f"evaluation_{2 * number + 2}"
+        )  # the numbers of its own prior, by 4 samples too, stand before it
+        assert again.attrs["prior"] == prior
+        own = open_results(tmp_path / "study").tree[f"evaluation_{2 * number + 1}"]
+        after, swapped = again["rate_distortion"].to_dataset(), again["information"].to_dataset()
+        np.testing.assert_allclose(after["distortion"], own["rate_distortion/distortion"], rtol=1e-5)
+        train = {"split": "train"}
+        fall = before["rate"].sel(train) - after["rate"].sel(train)
+        gap = codes["prior_gap"] - swapped["prior_gap"]
+        error = np.sqrt(
+            sum(
+                each**2
+                for each in (
+                    before["rate_se"].sel(train),
+                    after["rate_se"].sel(train),
+                    codes["prior_gap_se"],
+                    swapped["prior_gap_se"],
+                )
+            )
+        )
+        assert (abs(fall - gap) < 4.27 * error).all()
+        assert (gap > 0).all()
+    assert (swapped["prior_gap"] > 0).all()
+
+
+def test_prior_that_cannot_be_swapped_in_is_told(tmp_path: Path) -> None:
+    run(small(steps=2, model="hierarchical", guide="hierarchical"), tmp_path / "study", quiet=True)
+    for prior, told in (
+        ("mixture", "whose prior can be swapped, but expected one latent site"),
+        ("vamp", "for its z1"),
+        ("x", "valid"),
+    ):
+        with pytest.raises(InputError, match=told):
+            evaluate_again(tmp_path / "study", prior=prior)
+    assert not [name for name in open_results(tmp_path / "study").tree.children if name.startswith("evaluation")]
 
 
 def test_any_setting_can_be_an_axis(tmp_path: Path) -> None:
