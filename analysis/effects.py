@@ -114,7 +114,7 @@ def growth_of_gap(
 
 def claimed(text: str, where: str, larger: xr.DataArray, smaller: xr.DataArray) -> Claim:
     sides = [side.transpose("seed", "image").values for side in (larger, smaller)]
-    effect, error, over = paired_difference(*sides)
+    effect, error, over = paired_difference(sides[0], sides[1])
     return Claim(text, where, effect, error, over, note="" if np.isfinite(effect) else UNFINISHED)
 
 

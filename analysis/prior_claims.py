@@ -94,7 +94,7 @@ def _against_the_best(number: int) -> float:
 def _lowest(values: xr.DataArray) -> str:
     """The prior with the lowest mean."""
     means = values.mean(["seed", "image"])
-    return str(means.prior[int(means.argmin())].item())
+    return str(means.prior.values[means.values.argmin()])
 
 
 def _sides(values: xr.DataArray, prior: str) -> NDArray[np.float64]:

@@ -60,10 +60,10 @@ def _decomposition(cell: xr.Dataset, axis: str, ax: Axes) -> None:
         cut = whole > top
         ax.bar(places + shift, gap, bottom=information, color=_GAP, label=f"G {side}", **look)
         if errors is not None:
-            kept = {"fmt": "none", "ecolor": "0.2", "elinewidth": 0.8, "capsize": 2}
+            kept: dict[str, Any] = {"fmt": "none", "ecolor": "0.2", "elinewidth": 0.8, "capsize": 2}
             ax.errorbar((places + shift)[~cut], whole[~cut], errors[~cut], **kept)
         for place, height in zip((places + shift)[cut], whole[cut], strict=True):
-            label = {"ha": "center", "va": "top", "fontsize": 7.5, "bbox": {"color": "white", "pad": 1}}
+            label: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7.5, "bbox": {"color": "white", "pad": 1}}
             ax.annotate(f"{height:.0f}", (place, 0.98 * top), **label)
     if (totals > top).any():
         ax.set_ylim(top=top)
@@ -81,7 +81,7 @@ def samples(tree: xr.DataTree) -> Figure | None:
     if "samples" not in tree.children:
         return None
     axis = _axis(tree, ["prior", "gamma"]) or "beta"
-    images = tree["samples"].to_dataset()["image"]
+    images = drawn = tree["samples"].to_dataset()["image"]
     blocks = [None] if axis == "beta" else images.beta.values.tolist()
     sides = ["sample", "channel", "row", "column"]
     fixed = {str(dim): 0 for dim in images.dims if dim not in (axis, "beta", *sides)}
@@ -100,7 +100,7 @@ def samples(tree: xr.DataTree) -> Figure | None:
             ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         if row == 0 and beta is not None:
             ax.set_title(f"β = {beta:g}", fontsize=9)
-    held = ", ".join(f"{dim} {tree['samples'][dim].values[0]}" for dim in fixed if tree["samples"].sizes[dim] > 1)
+    held = ", ".join(f"{dim} {drawn[dim].values[0]}" for dim in fixed if drawn.sizes[dim] > 1)
     figure.suptitle(f"decoded from p(z){f' ({held})' if held else ''}", fontsize=9)
     return figure
 

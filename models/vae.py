@@ -51,7 +51,7 @@ class VAE(PyroModule):
                 training images makes use of it.
         """
         known = x is not None and index is not None and isinstance(self.prior, Prior)
-        prior = self.prior.of(x, index) if known else self.prior()
+        prior = self.prior.of(x, index) if known else self.prior()  # type: ignore[operator]
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", prior)

@@ -4,7 +4,7 @@ Every part is made in one way: called with what it stands on, and with those set
 names. A part of the user's own, named as ``module:Class``, is no exception.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, partial
 from importlib import import_module
 from inspect import signature
@@ -56,9 +56,6 @@ SPLITS: Parts = {
     "published": splits.published,
     "random": splits.random,
 }
-#: Settings that are taken by some parts and not by others.
-SPLIT_SETTINGS = ("train_ratio", "held_out")
-PART_SETTINGS = (*SPLIT_SETTINGS, "noise_scale", "depth", "width", "components", "refresh", "gamma")
 PIXELS: Parts = {"continuous": pixels.continuous, "dynamic": pixels.dynamic, "static": pixels.static}
 MODELS: Parts = {"gap": GapVAE, "hierarchical": HierarchicalVAE, "vae": VAE}
 PRIORS: Parts = {
@@ -94,7 +91,7 @@ NETWORKS: Parts = {
     "linear": networks.linear,
     "mlp": networks.mlp,
 }
-_REGISTRIES: Mapping[str, Parts] = {
+REGISTRIES: Mapping[str, Parts] = {
     "data": DATA,
     "split": SPLITS,
     "pixels": PIXELS,
@@ -107,61 +104,9 @@ _REGISTRIES: Mapping[str, Parts] = {
 }
 
 
-def check_names(runs: Sequence[Run]) -> None:
-    """Raises InputError if a part that a run names does not exist, or no part takes a setting that is meant for one."""
-    for setting in _REGISTRIES:
-        for name in {getattr(run, setting) for run in runs} - {None}:
-            if not (setting == "data" and _is_path(name)):
-                _part(setting, name)
-    used = {(setting, getattr(run, setting)) for run in runs for setting in _used(run)}
-    taken = {name for each in used for name in _taken(*each)}
-    for setting in PART_SETTINGS:
-        values = {getattr(run, setting) for run in runs}
-        if setting not in taken and len(values) > 1:
-            raise InputError(
-                f"{setting}: expected an axis along which runs differ, but no part of this study takes the setting; "
-                f"give it one value, as in --set {setting}={min(values)}"
-            )
-        if setting in (*SPLIT_SETTINGS, "gamma") and setting not in taken and values != {None}:
-            kind = "model" if setting == "gamma" else "split"
-            raise InputError(
-                f"{setting}: the {kind} '{getattr(runs[0], kind)}' does not take it, got {values.pop()}; "
-                f"without it: --set {setting}=null"
-            )
-    for run in runs:
-        if run.cycles > run.steps:
-            raise InputError(f"cycles: expected at most the {run.steps} steps of the training, got {run.cycles}")
-        _check_prior(run)
-
-
-def bank_size(run: Run, images: int) -> int | None:
-    """Encodings that each training image is held to at a step, of all there are; None where no part holds encodings."""
-    if run.pair is not None:
-        return None
-    taken = [_taken(setting, getattr(run, setting)) for setting in ("model", "prior")]
-    sizes = [min(run.components, images) if "components" in each else images for each in taken if "encode" in each]
-    return max(sizes, default=None)
-
-
-def _check_prior(run: Run) -> None:
-    """Raises InputError if a prior asks for a q(z|x) that is none of its z, or γ would reward an old bank's error."""
-    if run.pair is not None:
-        return
-    if run.model == "hierarchical" and {"posterior", "distribution"} & set(_taken("prior", run.prior)):
-        raise InputError(
-            f"prior: '{run.prior}' is made of q(z|x), which the model 'hierarchical' has for its z1 and not for z2, of "
-            "which it is the prior; expected one of standard_normal, diagonal, mixture, flow"
-        )
-    if "gamma" in _taken("model", run.model) and run.weights()["gamma"] > run.beta and run.refresh > 1:
-        raise InputError(
-            f"gamma: expected at most β = {run.beta:g}, got {run.gamma:g}: more would reward the error of "
-            "encodings that are not renewed at each step; or renew them, which is slow: --set refresh=1"
-        )
-
-
 def _check_distribution(run: Run, guide: Any) -> None:
     """Raises InputError if encodings would be kept of another q(z|x) than the guide has."""
-    takers = [getattr(run, each) for each in ("prior", "model") if "distribution" in _taken(each, getattr(run, each))]
+    takers = [getattr(run, each) for each in ("prior", "model") if "distribution" in taken_by(each, getattr(run, each))]
     if takers and getattr(type(guide), "posterior", None) is not guides.Guide.posterior:
         raise InputError(
             f"guide: '{takers[0]}' keeps features of x and expects a `distribution` of them, but '{run.guide}' has a "
@@ -169,16 +114,11 @@ def _check_distribution(run: Run, guide: Any) -> None:
         )
 
 
-def _taken(setting: str, name: str) -> list[str]:
+def taken_by(setting: str, name: str) -> list[str]:
     """What the part of that name takes: where it is made, and, if it is a program, where it is run."""
-    part = _part(setting, name)
+    part = part_of(setting, name)
     program = signature(part.forward).parameters if setting == "model" and hasattr(part, "forward") else ()
     return [*signature(part).parameters, *program]
-
-
-def _used(run: Run) -> list[str]:
-    """The settings whose parts a run is made of, other than its data."""
-    return ["split", "pair"] if run.pair is not None else ["split", "model", "prior", "likelihood", "guide", "network"]
 
 
 def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
@@ -193,7 +133,7 @@ def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
 
 def make_source(run: Run) -> Source:
     """The data set of a run: one by name, a folder of images, or an .npz file."""
-    if not _is_path(run.data):
+    if not is_path(run.data):
         source = _made("data", run)
         if not isinstance(source, Source):
             raise InputError(f"data: expected '{run.data}' to return a Source, got {type(source).__name__}")
@@ -239,7 +179,7 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, ima
                 raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
             return pair
         likelihood = make_likelihood(run, event_shape)
-        code = _part("guide", run.guide).features(run.latent_size)  # type: ignore[attr-defined]
+        code = part_of("guide", run.guide).features(run.latent_size)  # type: ignore[attr-defined]
         sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
         encoder, decoder = _made("network", run, sizes)
         guide = _made("guide", run, encoder, run.latent_size)
@@ -293,7 +233,7 @@ def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
 
 def _made(setting: str, run: Run, *given: Any, **offered: Any) -> Any:
     """The part that a setting names, made of what it stands on, and of what it names of the offers and settings."""
-    part = _part(setting, getattr(run, setting))
+    part = part_of(setting, getattr(run, setting))
     further = list(signature(part).parameters)[len(given) :]
     choice = {name: getattr(run, name) for name in Run.model_fields} | offered
     return part(*given, **{name: choice[name] for name in further if name in choice})
@@ -306,13 +246,13 @@ def _draw(images: Tensor, number: int) -> Tensor:
     return as_input(images[torch.randperm(len(images))[:number].to(images.device)]).cpu()
 
 
-def _part(setting: str, name: str) -> Callable[..., Any]:
+def part_of(setting: str, name: str) -> Callable[..., Any]:
     """The part of that name.
 
     Raises:
         InputError: there is none of that name.
     """
-    parts = _REGISTRIES[setting]
+    parts = REGISTRIES[setting]
     if name in parts:
         return parts[name]
     if setting in PARTS and OWN_PART.fullmatch(name):
@@ -336,7 +276,7 @@ def _own_part(setting: str, name: str) -> Callable[..., Any]:
     return part
 
 
-def _is_path(data: str) -> bool:
+def is_path(data: str) -> bool:
     return data not in DATA and (data.endswith(".npz") or "/" in data or Path(data).is_dir())
 
 

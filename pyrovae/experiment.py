@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pyrovae import machine, swap
 from pyrovae.analysis import figures
-from pyrovae.build import bank_size, check_names, make_data, make_likelihood, make_pair, make_rows, open_results, theory
+from pyrovae.build import make_data, make_likelihood, make_pair, make_rows, open_results, theory
+from pyrovae.checks import bank_size, check_names
 from pyrovae.data import Dataset, as_input, class_counts
-from pyrovae.errors import InputError, UnsupportedError
-from pyrovae.evaluate import Measured, encode, evaluate
+from pyrovae.errors import InputError
+from pyrovae.evaluate import Measured, evaluate
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Checked
 from pyrovae.progress import Watch
@@ -180,45 +181,15 @@ def evaluate_again(
                 own.append(_measure(study, cohort, training))
                 if prior is not None:
                     watch.begin(f"{_label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
-                    training.lockstep = _with_prior(prior, cohort, training, watch)
+                    training.lockstep = swap.with_prior(prior, cohort, training, watch)
                     watch.end()
                     swapped.append(_measure(study, cohort, training))
-                    _check_same_distortion(own[-1], swapped[-1])
+                    swap.check_same_distortion(own[-1], swapped[-1])
         if prior is None or measure:
             again = results.record_again(study, own)
         if prior is not None:
             again = results.record_again(study, swapped, prior)
         return results, again
-
-
-def _with_prior(prior: str, cohort: Cohort, training: Training, watch: Watch) -> Lockstep:
-    """The trained runs of a cohort with another prior, fitted to their encodings."""
-    images, pairs = training.data.train, []
-    for number, run in enumerate(cohort.runs):
-        if run.pair is not None:
-            raise InputError(f"prior: expected a study whose model is made of parts, but '{run.pair}' is one part")
-        trained = training.lockstep.pair(number)
-        pair = make_pair(run.model_copy(update={"prior": prior}), images.shape[1:], images=images).to(images.device)
-        swap.adopt(pair, trained)
-        pair.refresh(images)
-        try:
-            q = encode(trained, images, **training.lockstep.values_of(number))
-        except UnsupportedError as error:
-            raise InputError(f"prior: expected pairs whose prior can be swapped, but {error}") from None
-        swap.fit_prior(pair, q, run.seed, lambda step, before=swap.STEPS * number: watch.stepped(before + step))
-        pairs.append(pair)
-    lockstep = Lockstep(pairs, training.lockstep.values)
-    lockstep.way = training.lockstep.way
-    return lockstep
-
-
-def _check_same_distortion(own: Measured, swapped: Measured) -> None:
-    """Raises RuntimeError if a swapped prior changed the distortion, which it has no part in."""
-    before, after = own.images["distortion"], swapped.images["distortion"]
-    if not np.allclose(before, after, rtol=1e-4, equal_nan=True):
-        raise RuntimeError(
-            f"the swapped prior changed the distortion, by up to {np.nanmax(abs(before - after)):.3g} nats"
-        )
 
 
 def _check_effort(study: Study, measure: Mapping[str, int]) -> None:

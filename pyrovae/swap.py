@@ -1,17 +1,59 @@
 """Prior swap: another p(z) for a trained pair, fitted to its frozen encodings."""
 
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyrovae.build import make_pair
 from pyrovae.distributions import mapped, noise_shape, reparameterize
+from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.evaluate import Measured, encode
+from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Pair
 from pyrovae.streams import generator
+from pyrovae.study import Cohort
+from pyrovae.train import Training, Watcher
 
 #: How a prior is fitted: steps of Adam, draws of z a step, and the first step size, which falls to zero as a cosine.
 STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01
+
+
+def with_prior(prior: str, cohort: Cohort, training: Training, watcher: Watcher) -> Lockstep:
+    """The trained runs of a cohort with another prior, fitted to their encodings."""
+    images, pairs = training.data.train, []
+    for number, run in enumerate(cohort.runs):
+        if run.pair is not None:
+            raise InputError(f"prior: expected a study whose model is made of parts, but '{run.pair}' is one part")
+        trained = training.lockstep.pair(number)
+        pair = make_pair(run.model_copy(update={"prior": prior}), images.shape[1:], images=images).to(images.device)
+        adopt(pair, trained)
+        pair.refresh(images)
+        try:
+            q = encode(trained, images, **training.lockstep.values_of(number))
+        except UnsupportedError as error:
+            raise InputError(f"prior: expected pairs whose prior can be swapped, but {error}") from None
+        fit_prior(pair, q, run.seed, partial(_told, watcher, STEPS * number))
+        pairs.append(pair)
+    lockstep = Lockstep(pairs, training.lockstep.values)
+    lockstep.way = training.lockstep.way
+    return lockstep
+
+
+def _told(watcher: Watcher, before: int, step: int) -> None:
+    watcher.stepped(before + step)
+
+
+def check_same_distortion(own: Measured, swapped: Measured) -> None:
+    """Raises RuntimeError if a swapped prior changed the distortion, which it has no part in."""
+    before, after = own.images["distortion"], swapped.images["distortion"]
+    if not np.allclose(before, after, rtol=1e-4, equal_nan=True):
+        raise RuntimeError(
+            f"the swapped prior changed the distortion, by up to {np.nanmax(abs(before - after)):.3g} nats"
+        )
 
 
 def adopt(pair: Pair, trained: Pair) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from pyrovae import InputError, Pair, Run, build, make_pair
+from pyrovae.checks import check_names
 from pyrovae.distributions import log_ratio
 from pyrovae.estimators import mutual_information
 from pyrovae.guides import MeanField
@@ -221,11 +222,11 @@ class OwnPosterior(MeanField):
 )
 def test_settings_that_cannot_go_together_are_told(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        build.check_names([Run(**settings)])
+        check_names([Run(**settings)])
 
 
 def test_gap_above_beta_is_allowed_where_encodings_are_renewed_at_each_step() -> None:
-    build.check_names([Run(model="gap", beta=0.1, gamma=0.2, refresh=1), Run(model="gap", beta=0.1, refresh=9)])
+    check_names([Run(model="gap", beta=0.1, gamma=0.2, refresh=1), Run(model="gap", beta=0.1, refresh=9)])
 
 
 def test_more_pseudo_inputs_than_images_are_told(images: Tensor) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pyrovae import InputError, Run, build
+from pyrovae.checks import check_names
 from pyrovae.data import Dataset, Source, class_counts, divide, splits
 from pyrovae.estimators import nearest_distance
 from pyrovae.evaluate import difficulty
@@ -89,10 +90,10 @@ def test_split_of_a_set_that_lacks_what_it_needs_is_refused(split: str, lacking:
 
 def test_setting_that_a_split_does_not_take_is_refused() -> None:
     with pytest.raises(InputError, match=r"train_ratio: the split 'checkerboard' does not take it, got 0\.3"):
-        build.check_names([Run(split="checkerboard", train_ratio=0.3)])
+        check_names([Run(split="checkerboard", train_ratio=0.3)])
     with pytest.raises(InputError, match="held_out: the split 'random' does not take it, got 9"):
-        build.check_names([Run(held_out="9")])
-    build.check_names([Run(held_out="9"), Run(held_out="9", split="held_out")])
+        check_names([Run(held_out="9")])
+    check_names([Run(held_out="9"), Run(held_out="9", split="held_out")])
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"cli"},
     {"experiment"},
+    {"checks", "swap"},
     {"build"},
     {"results"},
     {"tree"},
-    {"train", "evaluate", "analysis", "swap"},
+    {"train", "evaluate", "analysis"},
     {"pictures"},
     {"lockstep", "estimators", "progress"},
     {"pair", "study", "data", "streams", "checkpoint"},
