@@ -147,7 +147,9 @@ def evaluate(
     name = str(again.name) if prior is None else f"{again.name}, {prior}"
     _report(side_by_side({"before": results.tree, name: again}), claimed=again)
     if prior is not None:
-        _print(f"the prior {prior} was fitted to the frozen encodings of every run; D is what it was, image by image")
+        _print(
+            f"{prior} is in the place of each run's own prior, fitted to its encodings; D is the same, image by image"
+        )
 
 
 @app.command()

@@ -101,6 +101,16 @@ def refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
         ),
         (["run", "--set", "guide=!!binary bXk6R3VpZGU="], "guide: binary data are not expected here"),
         (["run", "--set", "network=conv_small"], "depth: expected an axis along which runs differ, but no part"),
+        (
+            ["run", "--set", "gamma=0.1"],
+            "gamma: the model 'vae' does not take it, got 0.1; without it: --set gamma=null",
+        ),
+        (["run", "gap", "--set", "beta=0.1"], "gamma: expected at most β = 0.1, got 0.3: more would reward the error"),
+        (["run", "gap", "--set", "gamma=-1"], "gamma: input should be greater than or equal to 0, got -1"),
+        (
+            ["run", "paper-ood", "--set", "prior=aggregate"],
+            "60 runs of 128 images would be held to all 81,925 encodings",
+        ),
         (["run", "--set", "cycles=2000"], "cycles: expected at most the 1200 steps of the training, got 2000"),
         (["run", "--set", "network=[mlp,a.b:c]"], "network: 'a.b:c' would run code of the module a.b"),
         (["run", "--trust", "evil", "--set", "guide=evil:Guide"], "guide: expected 'evil:Guide' to be importable"),
@@ -143,6 +153,10 @@ def test_plan_says_what_would_be_done_and_does_nothing() -> None:
     done = pyrovae("run", "small.yaml", "--plan")
     assert done.returncode == 0
     assert "depth 2: 2 runs in lockstep, 300 steps, 256 training and 128 test images" in done.stdout
+    banked = pyrovae("run", "small.yaml", "--plan", "--set", "prior=aggregate", "--set", "refresh=30")
+    assert (
+        "held to 256 encodings, renewed every 30 steps: 16,384 densities a step, 196,608 to measure R" in banked.stdout
+    )
     assert not Path("runs").exists()
 
 
@@ -169,6 +183,11 @@ def test_evaluate_shows_new_numbers_beside_the_old() -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split("│")[1:4] for line in done.stdout.splitlines() if "evaluation_1" in line or "before" in line]
     assert [row[2].strip() for row in rows] == ["before", "evaluation_1"] * 8  # two tables of four cells
+    swapped = pyrovae("evaluate", "runs/small", "--prior", "aggregate")
+    assert swapped.stdout.count("evaluation_2, aggregate") == 8, swapped.stderr
+    assert "aggregate is in the place of each run's own prior, fitted to its encodings; D is the same" in swapped.stdout
+    refused(pyrovae("evaluate", "runs/small", "--prior", "nonsense"), "unknown prior 'nonsense'; valid: ")
+    refused(pyrovae("evaluate", "runs/small", "--prior", "evil:P"), "prior: 'evil:P' would run code of the module evil")
     refused(pyrovae("evaluate", "runs/small", "--samples", "0"), "measure.samples: input should be greater")
     refused(pyrovae("evaluate", "runs/small", "--images", "257"), "images: expected at most the 256 images")
     refused(pyrovae("evaluate", "nowhere"), "nowhere: expected the folder of a study")

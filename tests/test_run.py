@@ -8,7 +8,7 @@ import pytest
 import torch
 import xarray as xr
 
-from pyrovae import InputError, Pair, Study, experiment, open_results, run
+from pyrovae import InputError, Pair, Study, build, experiment, open_results, run
 from pyrovae.analysis.claims import claims
 from pyrovae.build import make_data
 from pyrovae.data import linear
@@ -208,6 +208,28 @@ def test_aggregate_prior_memorises_and_leaving_one_out_narrows_the_difference(tm
     narrower = behind.sel(prior="aggregate") - behind.sel(prior="aggregate_leave_one_out")
     assert narrower > 4.27 * (cells["rate_se"].sel(prior=priors[1:]) ** 2).sum() ** 0.5
     assert results.pair(prior="aggregate").model.prior.bank.shape == (256, 4)
+
+
+def test_every_prior_is_saved_and_comes_back(tmp_path: Path) -> None:
+    names = sorted(build.PRIORS)
+    study = small(prior=names, beta=1.0, seed=0, steps=3, components=9, latent_size=2, **{"measure.points": 2})
+    results = run(study, tmp_path / "study", quiet=True)
+    _, again = evaluate_again(tmp_path / "study")
+    for group in ("rate_distortion", "information", "images"):
+        xr.testing.assert_equal(again[group].to_dataset(), results.tree[group].to_dataset())
+    images = make_data(study.runs()[0]).train
+    for name in names:
+        pair = open_results(tmp_path / "study").pair(prior=name)
+        with torch.no_grad():
+            torch.manual_seed(0)
+            terms = [pair(images[:128] / 255, beta=1.0, index=torch.arange(128)) for _ in range(50)]
+            rate = torch.stack([each.rate.mean() for each in terms])
+            assert pair.model.prior().sample((5,)).shape == (5, 2)
+        cell = results.tree["rate_distortion"].to_dataset().sel(prior=name, split="train", beta=1.0, seed=0)
+        assert abs(rate.mean() - cell["rate"].item()) < 4.27 * (cell["rate_se"].item() + rate.std() / 50**0.5) + 1e-4
+        assert results.tree["samples"]["image"].sel(prior=name).values.std() > 0
+    plane = results.tree["plane"].to_dataset().sel(prior="aggregate", beta=1.0, seed=0)
+    np.testing.assert_allclose(plane["log_p"], plane["log_q"], atol=1e-3)
 
 
 def test_learning_curves_leave_the_training_as_it_is(tmp_path: Path) -> None:

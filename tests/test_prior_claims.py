@@ -1,0 +1,171 @@
+"""What is said of priors and of γ, on made-up numbers whose answer is known; and what is drawn of them."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+
+from pyrovae.analysis import figures, prior_figures
+from pyrovae.analysis.claims import claims
+from pyrovae.analysis.effects import Claim
+
+PRIORS = ["flow", "mixture", "standard_normal", "vamp"]
+
+
+def tree_of(
+    axis: str,
+    values: list[str] | list[float],
+    distortion: list[float],
+    rate: list[float],
+    gap: list[float],
+    noise: float,
+) -> xr.DataTree:
+    """A study at β = 1 with three seeds and 200 images; ``noise`` differs from run to run."""
+    rng = np.random.default_rng(1)
+    shape = (2, 200, 1, 3, len(values))
+    dims = ("split", "image", "beta", "seed", axis)
+    coords = {"split": ["train", "test"], "beta": [1.0], "seed": [0, 1, 2], axis: values}
+    images = {
+        name: (dims, rng.normal(size=(2, 200, 1, 1, 1)) + noise * rng.normal(size=shape) + np.array(means))
+        for name, means in (("distortion", distortion), ("rate", rate))
+    }
+    codes = {
+        "mutual_information": np.full(shape[2:], 5.0),
+        "test_mutual_information": np.full(shape[2:], 4.0),
+        "log_n": np.full(shape[2:], 8.0),
+        "prior_gap": np.zeros(shape[2:]) + np.array(gap),
+        "test_prior_gap": np.zeros(shape[2:]) + np.array(gap) + np.arange(3.0)[:, None],
+        "prior_gap_se": np.full(shape[2:], 0.1),
+    }
+    information = xr.Dataset(
+        {name: (dims[2:], value) for name, value in codes.items()}, {k: coords[k] for k in dims[2:]}
+    )
+    cells = xr.Dataset(images, coords).mean("image")
+    return xr.DataTree.from_dict(
+        {"/images": xr.Dataset(images, coords), "/information": information, "/rate_distortion": cells}
+    )
+
+
+def of_priors(distortion: list[float], rate: list[float], noise: float = 0.3) -> list[Claim]:
+    found = claims(tree_of("prior", PRIORS, distortion, rate, [2.0, 2.0, 6.0, 1.0], noise))
+    return [claim for claim in found if "log N" not in claim.text]
+
+
+def test_best_prior_is_named_where_it_beats_all_others() -> None:
+    by_distortion, by_sum, explained = of_priors([90, 91, 92, 93], [10, 10, 12, 5])
+    assert by_distortion.text == "Of 4 priors flow has the lowest test D, and the nearest, mixture, is above it"
+    assert by_sum.text == "Of 4 priors vamp has the lowest test R + D, and the nearest, flow, is above it"
+    assert explained.text.startswith("vamp in place of standard_normal lowers test R + D, D by -1.0 ± ")
+    assert "and R by 7.0 ± " in explained.text
+    assert "and the prior gap of the training images by 5.0 ± " in explained.text
+    assert [claim.verdict for claim in (by_distortion, by_sum, explained)] == ["supported"] * 3
+    assert [round(claim.effect) for claim in (by_distortion, by_sum, explained)] == [1, 2, 6]
+
+
+def test_another_prior_is_named_where_the_numbers_are_reversed() -> None:
+    by_distortion, by_sum, *rest = of_priors([93, 92, 91, 90], [5, 10, 4, 10])
+    assert "vamp has the lowest test D" in by_distortion.text
+    assert "standard_normal has the lowest test R + D" in by_sum.text
+    assert not rest  # the best is what it would be held against
+
+
+def test_priors_within_the_errors_are_not_ranked() -> None:
+    by_distortion, by_sum, explained = of_priors([90.0, 90.0, 95.0, 90.0], [5, 5, 6, 5])
+    for claim, what in ((by_distortion, "test D"), (by_sum, "test R + D")):
+        assert claim.verdict == "undecided"
+        named = {prior for prior in PRIORS if prior in claim.text}
+        assert named == {"flow", "mixture", "vamp"}
+        assert f"has the lowest {what}, but it is not told apart from " in claim.text
+        assert claim.effect < claim.error
+    assert explained.verdict == "supported"
+
+
+def test_more_priors_make_the_best_harder_to_name() -> None:
+    """Each is one more chance to look best by luck."""
+    names = [f"p{number}" for number in range(8)]
+    errors = []
+    for count in (2, 8):
+        tree = tree_of("prior", names[:count], [90.0] * count, [5.0] * count, [1.0] * count, 0.3)
+        errors.append(claims(tree)[0].error)
+    assert errors[1] > 1.5 * errors[0]
+
+
+def test_run_without_numbers_is_no_best_prior() -> None:
+    tree = tree_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [2.0, 2.0, 6.0, 1.0], 0.3)
+    tree["images"]["distortion"].loc[{"prior": "flow"}] = np.nan
+    assert claims(tree)[0].text.startswith("Of 3 priors mixture has the lowest test D")
+    tree["images"]["distortion"].loc[{"prior": "vamp", "seed": 0}] = np.nan
+    assert {claim.verdict for claim in claims(tree)[:2]} == {"undecided"}
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(3.0, "supported"), (-3.0, "not supported"), (0.0, "undecided")])
+def test_verdict_on_the_weight_of_the_gap_follows_the_effect(effect: float, verdict: str) -> None:
+    tree = tree_of("gamma", [0.0, 0.1, 1.0], [90 - effect, 90, 90], [9, 8, 7], [9.0, 5.0, 2.0], 0.3)
+    by_distortion, by_sum = claims(tree)[:2]
+    assert by_distortion.text == ("Lowering γ from 1 to 0 lowers the test distortion, while G grows by 7.0 ± 0.3 nats")
+    assert by_distortion.verdict == verdict
+    assert abs(by_sum.effect - (effect - 2)) < 0.2
+
+
+def test_bars_are_the_information_and_the_gap_of_either_side() -> None:
+    tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
+    figure = prior_figures.gap_decomposition(tree)
+    assert figure is not None
+    (ax,) = figure.axes
+    bars = {str(each.get_label()): each.patches for each in ax.containers if isinstance(each, BarContainer)}
+    heights = {label: [bar.get_height() for bar in each] for label, each in bars.items()}
+    feet = {label: [bar.get_y() for bar in each] for label, each in bars.items()}
+    for side, information, gap in (("train", 5.0, [2, 3, 6, 1]), ("test", 4.0, [3, 4, 7, 2])):
+        np.testing.assert_allclose(heights[f"I {side}"], information)
+        np.testing.assert_allclose(heights[f"G {side}"], gap)
+        np.testing.assert_allclose(feet[f"G {side}"], information)
+    assert [label.get_text().replace("\n", "_") for label in ax.get_xticklabels()] == PRIORS
+
+
+def test_bar_far_above_the_others_is_cut_and_says_how_high_it_is() -> None:
+    tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 600.0, 1.0], 0.3)
+    figure = prior_figures.gap_decomposition(tree)
+    assert figure is not None
+    (ax,) = figure.axes
+    assert ax.get_ylim()[1] < 50
+    assert [text.get_text() for text in ax.texts] == ["605", "605"]
+
+
+def images_of(ax: Axes) -> np.ndarray:
+    (image,) = ax.images
+    return np.asarray(image.get_array())
+
+
+def test_samples_and_plane_are_drawn_where_they_are_there(tmp_path: Path) -> None:
+    tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
+    assert prior_figures.samples(tree) is None
+    assert prior_figures.latent_plane(tree) is None
+    rng = np.random.default_rng(0)
+    dims, coords = ["beta", "seed", "prior"], {"beta": [1.0], "seed": [0, 1, 2], "prior": PRIORS}
+    pixels = rng.integers(0, 256, (1, 3, 4, 8, 3, 5, 6), dtype=np.uint8)
+    sides = ["sample", "channel", "row", "column"]
+    tree["samples"] = xr.DataTree(xr.Dataset({"image": ([*dims, *sides], pixels)}, coords))
+    axis = np.broadcast_to(np.linspace(-3, 3, 7), (1, 3, 4, 7))
+    log_density = -0.5 * (axis[..., None, :] ** 2 + axis[..., None] ** 2)
+    plane = {"z1": ([*dims, "column"], axis), "z2": ([*dims, "row"], axis)}
+    plane |= {name: ([*dims, "row", "column"], log_density) for name in ("log_q", "log_p")}
+    tree["plane"] = xr.DataTree(xr.Dataset(plane, coords))
+    drawn = prior_figures.samples(tree)
+    assert drawn is not None
+    for row, sample in product(range(4), range(8)):
+        strip = images_of(drawn.axes[row])
+        np.testing.assert_array_equal(
+            strip[:, 6 * sample : 6 * sample + 6], pixels[0, 0, row, sample].transpose(1, 2, 0)
+        )
+    assert [ax.get_ylabel() for ax in drawn.axes] == PRIORS
+    whole = prior_figures.latent_plane(tree)
+    assert whole is not None
+    assert [ax.get_title() for ax in whole.axes] == PRIORS
+    np.testing.assert_allclose(np.asarray(whole.axes[0].collections[0].get_array()).max(), 1)
+    tree["rate_distortion"]["floor"] = tree["rate_distortion"]["rate"] * np.nan
+    names = {file.name for file in figures.save(tree, tmp_path)}
+    assert {"gap_decomposition.png", "samples.svg", "latent_plane.png"} <= names
