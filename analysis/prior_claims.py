@@ -20,20 +20,21 @@ def about_priors(images: xr.Dataset, information: xr.Dataset) -> Iterator[Claim]
         return
     test = _of_test(images, information)
     for where, cell in cells(test, {"seed", "image", "prior"}):
-        yield _best_prior(cell["distortion"], "test D", where)
-        yield _best_prior(cell["total"], "test R + D", where)
-        yield from _explained_by_gap(cell, where)
+        measured = cell.sel(prior=cell["total"].dropna("prior", how="all").prior)
+        if len(measured.prior) > 1:
+            yield _best_prior(measured["distortion"], "test D", where)
+            yield _best_prior(measured["total"], "test R + D", where)
+            yield from _explained_by_gap(measured, where)
 
 
 def _best_prior(values: xr.DataArray, what: str, where: str) -> Claim:
-    usable = values.dropna("prior", how="all").prior.values.tolist()
-    best = _lowest(values.sel(prior=usable))
-    quantile = _against_the_best(len(usable))
+    names, best = values.prior.values.tolist(), _lowest(values)
+    quantile = _against_the_best(len(names))
     differences = {
-        name: paired_difference(_sides(values, name), _sides(values, best), quantile) for name in usable if name != best
+        name: paired_difference(_sides(values, name), _sides(values, best), quantile) for name in names if name != best
     }
     near = [name for name, (effect, error, _) in differences.items() if not effect > error]
-    text = f"Of {len(usable)} priors {best} has the lowest {what}"
+    text = f"Of {len(names)} priors {best} has the lowest {what}"
     text += f", but it is not told apart from {', '.join(near)}; the nearest" if near else ", and the nearest"
     nearest = min(near or differences, key=lambda name: differences[name][0])
     effect, error, over = differences[nearest]

@@ -253,3 +253,15 @@ def test_program_that_takes_any_value_gets_those_of_its_partner() -> None:
 
     Pair(plain.model, Open())(torch.rand(3, *EVENT), beta=0.5, gamma=0.1, index=torch.arange(3))
     assert set(seen) == {"beta", "index"}
+
+
+def test_rate_that_has_reached_log_n_has_no_gradient_left(images: Tensor) -> None:
+    """Codes as narrow as these would otherwise be driven by noise of size 1/σ."""
+    pair = pair_of(images, 30.0, prior="aggregate")
+    with torch.no_grad():
+        pair.guide.encoder[-1].bias[2:] = -5
+    pair.refresh(images)
+    rate = pair(images / 255, beta=1.0, index=torch.arange(N)).rate
+    torch.testing.assert_close(rate, torch.full((N,), math.log(N)))
+    rate.sum().backward()
+    assert pair.guide.encoder[-1].bias.grad.abs().max() < 1e-3

@@ -31,7 +31,8 @@ class AggregatePosterior(Prior):
 
     No gradient flows into the encodings. For the full fresh bank that leaves the gradient of R unbiased, because
     E_q(z)[∇ log q(z)] = 0 for the weights behind q; a subsample, a bank left to age, and leave-one-out do not follow
-    the gradient of their own objective.
+    the gradient of their own objective. The score of q(z|x_n) at its own draw, whose mean is zero, is taken off the
+    gradient (Roeder et al. 2017): else it would be noise of size 1/σ, where R has reached log N and has no gradient.
 
     Args:
         latent_size: number of latent dimensions d.
@@ -121,8 +122,10 @@ class AggregatePosterior(Prior):
         self._check_filled()
         size = len(self.bank)
         rows = self.rows if self.training else torch.arange(size, device=self.bank.device)
-        own = None if self.leave_one_out else self.distribution(self.encode(x).detach())
-        return BankMixture(self.distribution, self.bank[rows], rows == index.unsqueeze(-1), own, size)
+        left_out = rows == index.unsqueeze(-1)
+        if self.leave_one_out:
+            return BankMixture(self.distribution, self.bank[rows], left_out)
+        return BankMixture(self.distribution, self.bank[rows], left_out, self.encode(x), size)
 
     def _check_filled(self) -> None:
         if not len(self.bank):
@@ -136,7 +139,7 @@ class BankMixture(TorchDistribution):
         distribution: features ``[..., features]`` → distributions.
         bank: features of M encodings, ``[M, features]``.
         left_out: encodings that each entry leaves out, bool ``[batch, M]``.
-        own: an encoding of each entry's own, batch shape [batch], with weight 1/size.
+        own: features of an encoding of each entry's own, ``[batch, features]``, with weight 1/size.
         size: number of encodings that the mixture stands for, the own one included.
     """
 
@@ -149,7 +152,7 @@ class BankMixture(TorchDistribution):
         distribution: Callable[[Tensor], dist.Distribution],
         bank: Tensor,
         left_out: Tensor | None = None,
-        own: dist.Distribution | None = None,
+        own: Tensor | None = None,
         size: int = 0,
         batch_shape: torch.Size = torch.Size(),  # noqa: B008
     ) -> None:
@@ -178,7 +181,9 @@ class BankMixture(TorchDistribution):
         if self.own is None:
             return total
         others = total + math.log1p(-1 / self.size)
-        return torch.logaddexp(self.own.log_prob(value) - math.log(self.size), others)
+        own = self.distribution(self.own.detach()).log_prob(value)
+        score = self.distribution(self.own).log_prob(value.detach())
+        return torch.logaddexp(own - math.log(self.size), others) + (score - score.detach())
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         shape = torch.Size(sample_shape) + self.batch_shape
@@ -190,7 +195,7 @@ class BankMixture(TorchDistribution):
         if self.own is None:
             return z
         mine = torch.rand(shape, device=z.device) < 1 / self.size
-        return torch.where(mine.unsqueeze(-1), self.own.sample(sample_shape), z)
+        return torch.where(mine.unsqueeze(-1), self.distribution(self.own).sample(sample_shape), z)
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "BankMixture":
         if self.left_out is not None:
