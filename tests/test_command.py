@@ -155,7 +155,7 @@ def test_plan_says_what_would_be_done_and_does_nothing() -> None:
     assert "depth 2: 2 runs in lockstep, 300 steps, 256 training and 128 test images" in done.stdout
     banked = pyrovae("run", "small.yaml", "--plan", "--set", "prior=aggregate", "--set", "refresh=30")
     assert (
-        "held to 256 encodings, renewed every 30 steps: 16,384 densities a step, 196,608 to measure R" in banked.stdout
+        "held to 256 encodings, renewed every 30 steps: 16,384 densities a step, 131,072 to measure R" in banked.stdout
     )
     assert not Path("runs").exists()
 
