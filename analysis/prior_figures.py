@@ -28,6 +28,8 @@ def gap_decomposition(tree: xr.DataTree) -> Figure | None:
     if axis is None:
         return None
     codes = tree["information"].to_dataset()
+    if codes["prior_gap"].isnull().all():
+        return None
     panels = list(cells(codes, {"seed", axis}))[:MANY]
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -124,6 +126,8 @@ def latent_plane(tree: xr.DataTree) -> Figure | None:
     for (row, beta), (column, value) in product(enumerate(betas), enumerate(values)):
         cell = plane.sel({"beta": beta} | ({} if axis is None else {axis: value}))
         ax = axes[row, column]
+        if cell["log_q"].isnull().all():
+            continue
         shades = _share_of_highest(cell["log_q"].values)
         ax.pcolormesh(cell["z1"], cell["z2"], shades, cmap="Blues", vmin=0, vmax=1, rasterized=True)
         lines = _share_of_highest(cell["log_p"].values)

@@ -23,12 +23,16 @@ def rate_distortion(tree: xr.DataTree) -> Table:
     data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True)
     axes = _axes(data["rate"])
     table = Table(title=f"nats per image, ± standard error over images, mean over seeds{_kinds(tree)}")
-    for heading in [*axes, *(f"{name} {split}" for name in "DR" for split in ("train", "test")), "−ELBO test"]:
+    bounds = tree["information"].to_dataset().mean("seed", skipna=True)[["log_likelihood", "log_likelihood_se"]]
+    frame = data.merge(bounds).to_dataframe().reset_index()
+    headings = [f"{name} {split}" for name in "DR" for split in ("train", "test")]
+    for heading in [*axes, *headings, "−ELBO test", "log p(x) test, bound"]:
         table.add_column(heading, justify="right")
-    for _, row in data.to_dataframe().reset_index().groupby(axes, sort=True):
+    for _, row in frame.groupby(axes, sort=True):
         sides = row.set_index("split")
         cells = [_with_error(sides.loc[split], name) for name in ("distortion", "rate") for split in ("train", "test")]
-        table.add_row(*(f"{row[axis].iloc[0]}" for axis in axes), *cells, f"{-sides.loc['test', 'elbo']:.1f}")
+        last = [f"{-sides.loc['test', 'elbo']:.1f}", _with_error(sides.loc["test"], "log_likelihood")]
+        table.add_row(*(f"{row[axis].iloc[0]}" for axis in axes), *cells, *last)
     return table
 
 

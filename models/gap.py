@@ -58,19 +58,20 @@ class GapVAE(VAE):
         beta: float | Tensor = 1.0,
         n: int = 1,
         index: Tensor | None = None,
-        gamma: float | Tensor = 1.0,
+        gamma: float | Tensor | None = None,
     ) -> Tensor:
         """Runs the program: conditioned on images ``x`` [batch, *event_shape], or sampling ``n`` of them.
 
         Args:
             index: which training images ``x`` are, ``[batch]``; None if they are none.
+            gamma: weight of the prior gap; None for that of β.
         """
         marginal = self.marginal() if index is None or x is None else self.marginal.of(x, index)
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", marginal)
             gap = marginal.log_prob(z) - self.prior().log_prob(z)
-            pyro.factor("gap", -gamma * gap)
+            pyro.factor("gap", -(beta if gamma is None else gamma) * gap)
             pyro.deterministic("rate/gap", gap, event_dim=0)
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 

@@ -112,6 +112,11 @@ def _check_distribution(run: Run, guide: Any) -> None:
             f"guide: '{takers[0]}' keeps features of x and expects a `distribution` of them, but '{run.guide}' has a "
             "`posterior` of its own"
         )
+    if takers and not all(name.startswith("encoder.") for name, _ in guide.named_parameters()):
+        raise InputError(
+            f"guide: '{takers[0]}' keeps encodings, and expects a guide that learns nothing but its encoder, such as "
+            f"mean_field or full_rank, got '{run.guide}'"
+        )
 
 
 def taken_by(setting: str, name: str) -> list[str]:

@@ -37,7 +37,7 @@ def check_names(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.cycles > run.steps:
             raise InputError(f"cycles: expected at most the {run.steps} steps of the training, got {run.cycles}")
-        _check_prior(run)
+        check_prior(run)
 
 
 def bank_size(run: Run, images: int) -> int | None:
@@ -54,7 +54,7 @@ def _used(run: Run) -> list[str]:
     return ["split", "pair"] if run.pair is not None else ["split", "model", "prior", "likelihood", "guide", "network"]
 
 
-def _check_prior(run: Run) -> None:
+def check_prior(run: Run) -> None:
     """Raises InputError if a prior asks for a q(z|x) that is none of its z, or γ would reward an old bank's error."""
     if run.pair is not None:
         return
@@ -63,8 +63,14 @@ def _check_prior(run: Run) -> None:
             f"prior: '{run.prior}' is made of q(z|x), which the model 'hierarchical' has for its z1 and not for z2, of "
             "which it is the prior; expected one of standard_normal, diagonal, mixture, flow"
         )
-    if "gamma" in taken_by("model", run.model) and run.weights()["gamma"] > run.beta and run.refresh > 1:
+    if "gamma" not in taken_by("model", run.model):
+        return
+    if "encode" in taken_by("prior", run.prior):
+        raise InputError(
+            f"prior: expected one whose gap can have a weight in the model '{run.model}', got '{run.prior}'"
+        )
+    if run.weights()["gamma"] > run.beta and (run.refresh > 1 or run.pixels == "dynamic"):
         raise InputError(
             f"gamma: expected at most β = {run.beta:g}, got {run.gamma:g}: more would reward the error of "
-            "encodings that are not renewed at each step; or renew them, which is slow: --set refresh=1"
+            "encodings that are not those of a step; --set refresh=1, which is slow, and pixels that stay as they are"
         )

@@ -92,7 +92,7 @@ def run_study(
         if line.bank is not None:
             _print(
                 f"    each training image is held to {line.bank:,} encodings, renewed every {line.refresh:,} steps: "
-                f"{line.densities[0]:,} densities a step, {line.densities[1]:,} to measure R"
+                f"{line.densities[0]:,} densities a step, {line.densities[1]:,} to measure R and log p(x)"
             )
     if plan:
         return

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,10 @@ from pyrovae.data import Dataset, as_input
 from pyrovae.distributions import concatenated, mapped
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Estimate, nearest_distance
+from pyrovae.estimators.estimate import mean_over_images
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Pair, Terms
-from pyrovae.streams import Streams, generator
+from pyrovae.streams import Streams, generator, key, seeded
 from pyrovae.study import Measure
 
 #: Images in one piece of work.
@@ -35,6 +37,7 @@ INFORMATION: Mapping[str, estimators.Kind] = {
     "log_n": "exact",
     "test_mutual_information": "unbiased",
     "test_prior_gap": "unbiased",
+    "log_likelihood": "lower bound",
 }
 
 
@@ -85,14 +88,17 @@ def evaluate(
     for name, splits in of_image.items():
         cells |= _with_error(name, splits)
     cells["bits_per_dim"] = -cells["elbo"] / (data.event_shape.numel() * np.log(2))
-    found, seen = [], []
+    found, seen, likelihoods = [], [], []
     for run, seed in enumerate(streams.seeds):
         pair, values = lockstep.pair(run), lockstep.values_of(run)
         found.append(information(pair, data, measure, generator(seed, "information"), **values))
+        likelihoods.append(likelihood(pair, data, measure, seed, **values))
+        found[-1]["log_likelihood"] = mean_over_images(likelihoods[-1], "lower bound")
         seen.append(_pictures(pair, data, seed, **values))
     codes = {name: np.array([each[name].value for each in found]) for name in INFORMATION}
     codes |= {f"{name}_se": np.array([each[name].se for each in found]) for name in INFORMATION}
-    images = {name: _padded(of_image[name], measure.images) for name in ("distortion", "rate")}
+    of_image["log_likelihood"] = [torch.empty(len(lockstep), 0, dtype=torch.float64), torch.stack(likelihoods)]
+    images = {name: _padded(of_image[name], measure.images) for name in ("distortion", "rate", "log_likelihood")}
     notes = [each["mutual_information"].notes for each in found]
     levels = {site: _with_error("rate", [each.rates[site] for each in terms]) for site in terms[0].rates}
     pictured = {
@@ -141,10 +147,18 @@ def information(
     return found
 
 
+def likelihood(pair: Pair, data: Dataset, measure: Measure, seed: int, **values: float | Tensor) -> Tensor:
+    """The importance-weighted bound of log p(x) of some test images, ``[images]``, in nats."""
+    x = as_input(data.test[: min(measure.likelihood_images, measure.images)])
+    with seeded(key(seed, "likelihood")), pyro.validation_enabled(False):
+        weights = partial(pair.log_weights, **values)
+        return estimators.log_likelihood(weights, x, measure.particles).cpu()
+
+
 def _pictures(pair: Pair, data: Dataset, seed: int, **values: float | Tensor) -> dict[str, dict[str, NDArray[Any]]]:
     """What there is to see of a run, by group and variable."""
     seen: dict[str, dict[str, NDArray[Any]]] = {}
-    with torch.no_grad(), pyro.validation_enabled(False), suppress(UnsupportedError):
+    with torch.no_grad(), pyro.validation_enabled(False), suppress(UnsupportedError, NotImplementedError):
         if (images := pictures.samples(pair, data.event_shape, seed)) is not None:
             seen["samples"] = {"image": images}
         _, prior = pair.latent(as_input(data.train[:1]), **values)

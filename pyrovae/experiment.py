@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae import machine, swap
 from pyrovae.analysis import figures
 from pyrovae.build import make_data, make_likelihood, make_pair, make_rows, open_results, theory
-from pyrovae.checks import bank_size, check_names
+from pyrovae.checks import bank_size, check_names, check_prior
 from pyrovae.data import Dataset, as_input, class_counts
 from pyrovae.errors import InputError
 from pyrovae.evaluate import Measured, evaluate
@@ -44,7 +44,7 @@ class PlannedCohort:
     #: Encodings that a training image is held to at a step, renewed every so many steps; None where no part holds any.
     bank: int | None
     refresh: int
-    #: Densities of a z and an encoding that a step takes, and that measuring R takes, over all runs.
+    #: Densities of a z and an encoding that a step takes, and that measuring R and log p(x) takes, over all runs.
     densities: tuple[int, int]
 
 
@@ -62,6 +62,7 @@ def plan(study: Study) -> list[PlannedCohort]:
         bank = bank_size(cohort.shared, len(train))
         _check_bank(cohort, bank or 0)
         seen = min(study.measure.images, len(train)) + min(study.measure.images, len(test))
+        weighted = study.measure.particles * min(study.measure.likelihood_images, study.measure.images, len(test))
         planned.append(
             PlannedCohort(
                 label=_label(study, cohort),
@@ -75,7 +76,7 @@ def plan(study: Study) -> list[PlannedCohort]:
                 refresh=cohort.shared.refresh,
                 densities=(
                     len(cohort.runs) * cohort.shared.batch_size * (bank or 0),
-                    len(cohort.runs) * study.measure.samples * seen * len(train),
+                    len(cohort.runs) * (study.measure.samples * seen + weighted) * len(train),
                 ),
             )
         )
@@ -172,7 +173,8 @@ def evaluate_again(
             )
         if prior is not None:
             check_trust({"prior": prior}, trust)
-            check_names([run.model_copy(update={"prior": prior}) for run in study.runs()])
+            for run in study.runs():
+                check_prior(run.model_copy(update={"prior": prior}))
         own, swapped = [], []
         with Watch(swap.STEPS * len(study.runs()), quiet=quiet or prior is None) as watch:
             for cohort in study.cohorts():
@@ -202,6 +204,7 @@ def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
 
 def _measure(study: Study, cohort: Cohort, training: Training) -> Measured:
     data = training.data
+    training.lockstep.refresh(data.train)  # a run that diverged came back with the encodings of its last checkpoint
     return evaluate(training.lockstep, training.streams, data, _floor(cohort.shared, data), study.measure)
 
 

@@ -88,34 +88,28 @@ class Pair(nn.Module):
             values: what the programs may take beside the images, β first of all; each gets those that it names.
         """
         guide, model = self.traces(x, noise, **values)
-        divergence = kl if _latent_sites(guide) == _latent_sites(model) else log_ratio
-        loss = distortion = x.new_zeros(len(x))
-        rates = {}
-        for name, site in _auxiliary_sites(guide):
-            rates[name] = _per_image(site["fn"].log_prob(site["value"]))
-            loss = loss + site["scale"] * rates[name]
-        for name, site in _told_rates(model):
-            rates[name] = _per_image(site["value"])
-        for name, site in _sample_sites(model):
-            if site["is_observed"]:
-                term = -_per_image(site["fn"].log_prob(site["value"]))
-                if not site["infer"].get("is_auxiliary"):
-                    distortion = distortion + term
-            else:
-                term = rates[name] = _per_image(divergence(guide.nodes[name]["fn"], site["fn"], site["value"]))
-            loss = loss + site["scale"] * term
-        return Terms(loss, distortion, rates)
+        return _terms(guide, model, kl if _latent_sites(guide) == _latent_sites(model) else log_ratio)
+
+    def log_weights(self, x: Tensor, **values: float | Tensor) -> Tensor:
+        """log p(x, z) − log q(z|x) at one draw z of each image: ``[batch, *event_shape] → [batch]``."""
+        terms = _terms(*self.traces(x, **values), log_ratio)
+        return -terms.distortion - terms.rate
 
     def traces(
         self, x: Tensor, noise: Mapping[str, Tensor] | None = None, **values: float | Tensor
     ) -> tuple[poutine.Trace, poutine.Trace]:
         """Traces of the guide, and of the model replayed against it."""
+        guide = self._guide_trace(x, noise, **values)
+        return guide, self._model_trace(guide, x, **values)
+
+    def _guide_trace(self, x: Tensor, noise: Mapping[str, Tensor] | None, **values: float | Tensor) -> poutine.Trace:
+        with LocalParams(), Noise(noise or {}):
+            return poutine.trace(self.guide).get_trace(x, **_taken(self.guide, self.model, values))
+
+    def _model_trace(self, guide: poutine.Trace, x: Tensor, **values: float | Tensor) -> poutine.Trace:
         with LocalParams():
-            with Noise(noise or {}):
-                guide = poutine.trace(self.guide).get_trace(x, **_taken(self.guide, self.model, values))
             replayed = poutine.replay(self.model, trace=guide)
-            model = poutine.trace(replayed).get_trace(x, **_taken(self.model, self.guide, values))
-        return guide, model
+            return poutine.trace(replayed).get_trace(x, **_taken(self.model, self.guide, values))
 
     @property
     def banks(self) -> list[Bank]:
@@ -141,13 +135,17 @@ class Pair(nn.Module):
             UnsupportedError: there is not exactly one latent site, or the guide has auxiliary ones, so that q(z|x) is
                 no single distribution.
         """
-        guide, model = self.traces(x, **values)
-        latent = _latent_sites(model)
+        guide = self._guide_trace(x, None, **values)
+        auxiliary = [name for name, _ in _auxiliary_sites(guide)]
+        latent = [name for name in _latent_sites(guide) if name not in auxiliary]
         if len(latent) != 1:
             raise UnsupportedError(f"expected one latent site, got {latent}")
-        if auxiliary := [name for name, _ in _auxiliary_sites(guide)]:
+        if auxiliary:
             raise UnsupportedError(f"expected a guide without auxiliary sites, got {auxiliary}")
-        prior = self.model.prior() if hasattr(self.model, "prior") else model.nodes[latent[0]]["fn"]  # type: ignore[operator]
+        if hasattr(self.model, "prior"):
+            prior = self.model.prior()  # type: ignore[operator]
+        else:
+            prior = self._model_trace(guide, x, **values).nodes[latent[0]]["fn"]
         return guide.nodes[latent[0]]["fn"], prior
 
     def check(self, x: Tensor, **values: Any) -> "Checked":
@@ -193,6 +191,28 @@ class Checked(NamedTuple):
     noise_shapes: dict[str, torch.Size | None]
     closed_form: bool
     distortion_kind: str
+
+
+def _terms(
+    guide: poutine.Trace, model: poutine.Trace, divergence: Callable[[Distribution, Distribution, Tensor], Tensor]
+) -> Terms:
+    """Sums the traces of both programs up."""
+    loss = distortion = torch.zeros(())
+    rates = {}
+    for name, site in _auxiliary_sites(guide):
+        rates[name] = _per_image(site["fn"].log_prob(site["value"]))
+        loss = loss + site["scale"] * rates[name]
+    for name, site in _told_rates(model):
+        rates[name] = _per_image(site["value"])
+    for name, site in _sample_sites(model):
+        if site["is_observed"]:
+            term = -_per_image(site["fn"].log_prob(site["value"]))
+            if not site["infer"].get("is_auxiliary"):
+                distortion = distortion + term
+        else:
+            term = rates[name] = _per_image(divergence(guide.nodes[name]["fn"], site["fn"], site["value"]))
+        loss = loss + site["scale"] * term
+    return Terms(loss, distortion, rates)
 
 
 def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:

@@ -125,6 +125,8 @@ class Measure(_Frozen):
     images: int = Field(2048, ge=2, description="images of each split on which D and R are measured")
     samples: int = Field(1, ge=1, description="draws of z an image")
     outer: int = Field(1024, ge=2, description="images of each split over which I, G and rates under q(z) are averaged")
+    likelihood_images: int = Field(128, ge=2, description="test images on which log p(x) is bounded")
+    particles: int = Field(64, ge=1, description="draws of z an image behind the bound of log p(x)")
     probe: int = Field(256, ge=2, description="images of each split behind the learning curves")
     points: int = Field(50, ge=2, description="points of the learning curves, spaced logarithmically")
 

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from pyrovae.build import make_pair
 from pyrovae.distributions import mapped, noise_shape, reparameterize
 from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.estimators.marginal import device_of
 from pyrovae.evaluate import Measured, encode
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Pair
@@ -95,15 +96,22 @@ def fit_prior(pair: Pair, q: Distribution, seed: int, stepped: Callable[[int], N
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     q = mapped(q, Tensor.detach)
+    if hasattr(prior, "start_at"):
+        prior.start_at(_draw(q, draws))
     for step in range(1, STEPS + 1):
-        rows = torch.randint(q.batch_shape[0], (DRAWS,), generator=draws)
-        chosen = mapped(q, lambda parameter, at=rows: parameter[at.to(parameter.device)])
-        shape = noise_shape(chosen)
-        assert shape is not None, "encodings are made from normal noise"
-        noise = torch.randn(shape, generator=draws).to(parameters[0])
-        loss = -prior().log_prob(reparameterize(chosen, noise)).mean()  # type: ignore[operator]
+        loss = -prior().log_prob(_draw(q, draws)).mean()  # type: ignore[operator]
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
         optimizer.step()
         schedule.step()
         stepped(step)
+
+
+def _draw(q: Distribution, generator: torch.Generator) -> Tensor:
+    """Draws of the inference marginal, ``[DRAWS, *event_shape]``."""
+    rows = torch.randint(q.batch_shape[0], (DRAWS,), generator=generator)
+    chosen = mapped(q, lambda parameter: parameter[rows.to(parameter.device)])
+    shape = noise_shape(chosen)
+    assert shape is not None, "encodings are made from normal noise"
+    noise = torch.randn(shape, generator=generator)
+    return reparameterize(chosen, noise.to(device_of(q)))

@@ -40,6 +40,8 @@ _LONG_NAMES = {
     "test_mutual_information_se": "standard error of that information over images",
     "test_prior_gap": "prior gap of the test images, KL(q_test(z) || p(z))",
     "test_prior_gap_se": "standard error of that gap over images",
+    "log_likelihood": "importance-weighted bound of log p(x) of test images",
+    "log_likelihood_se": "standard error of that bound over images",
     "log_n": "logarithm of the number of training images, the most that I can be",
 }
 #: What is known of every run, and how it says that it is not known yet.
@@ -67,6 +69,7 @@ PICTURES = {
     "log_q": ["row", "column"],
     "log_p": ["row", "column"],
 }
+_PER_IMAGE = ["distortion", "rate", "log_likelihood"]
 _DIFFICULTY = ["images", "pixel_distance", "pixel_distance_se", "factor_distance", "factor_distance_se"]
 
 
@@ -94,7 +97,7 @@ def unmeasured(study: Study) -> dict[str, xr.Dataset]:
         "/rate_distortion": _grid(study, [*cells, "floor", "bits_per_dim"], {"split": SPLITS}),
         "/information": _grid(study, [*INFORMATION, *errors], {}),
         "/difficulty": _grid(study, _DIFFICULTY, {"split": SPLITS}),
-        "/images": _grid(study, ["distortion", "rate"], {"split": SPLITS, "image": range(study.measure.images)}),
+        "/images": _grid(study, _PER_IMAGE, {"split": SPLITS, "image": range(study.measure.images)}),
     }
 
 
@@ -155,13 +158,17 @@ def _enter_pictures(tree: xr.DataTree, study: Study, cohort: Cohort, measured: M
 
 
 def _canvas(study: Study, variables: Mapping[str, NDArray[Any]]) -> xr.Dataset:
-    """Variables over the axes of the grid and the sides of a picture, all zero."""
+    """Variables over the axes of the grid and the sides of a picture, all missing."""
     axes = study.dimensions()
     shape = [len(values) for values in axes.values()]
     canvas = {}
     for name, values in variables.items():
-        canvas[name] = ([*axes, *PICTURES[name]], np.zeros([*shape, *values.shape[1:]], values.dtype))
+        canvas[name] = ([*axes, *PICTURES[name]], np.full([*shape, *values.shape[1:]], _blank(values), values.dtype))
     return xr.Dataset(canvas, axes)
+
+
+def _blank(values: NDArray[Any]) -> float:
+    return 0 if values.dtype.kind == "u" else np.nan
 
 
 def load(file: Path) -> xr.DataTree:

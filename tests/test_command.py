@@ -28,7 +28,7 @@ width: 8
 steps: 300
 batch_size: 32
 checkpoint_every: 20
-measure: {images: 128, probe: 64, points: 8}
+measure: {particles: 4, images: 128, probe: 64, points: 8}
 """
 
 
@@ -154,9 +154,10 @@ def test_plan_says_what_would_be_done_and_does_nothing() -> None:
     assert done.returncode == 0
     assert "depth 2: 2 runs in lockstep, 300 steps, 256 training and 128 test images" in done.stdout
     banked = pyrovae("run", "small.yaml", "--plan", "--set", "prior=aggregate", "--set", "refresh=30")
-    assert (
-        "held to 256 encodings, renewed every 30 steps: 16,384 densities a step, 131,072 to measure R" in banked.stdout
+    expected = (
+        "held to 256 encodings, renewed every 30 steps: 16,384 densities a step, 393,216 to measure R and log p(x)"
     )
+    assert expected in banked.stdout
     assert not Path("runs").exists()
 
 

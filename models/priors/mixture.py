@@ -1,8 +1,10 @@
 """The Gaussian mixture prior."""
 
+import math
+
 import pyro.distributions as dist
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyrovae.models.priors.prior import Prior
 
@@ -29,6 +31,13 @@ class Mixture(Prior):
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_size))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_size))
+
+    @torch.no_grad()
+    def start_at(self, z: Tensor) -> None:
+        """Puts the components at some of the points ``[n, latent_size]``, each as wide as all of them by K^(−1/d)."""
+        components, size = self.loc.shape
+        self.loc.copy_(z[torch.arange(components) % len(z)])
+        self.log_scale.copy_((z.std(0).log() - math.log(components) / size).expand_as(self.log_scale))
 
     def forward(self) -> dist.Distribution:
         components = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)

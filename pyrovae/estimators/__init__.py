@@ -11,6 +11,7 @@ from pyrovae.estimators.information import (
     rate_per_dimension,
     rate_terms,
 )
+from pyrovae.estimators.likelihood import log_likelihood
 from pyrovae.estimators.linear_gaussian import LinearGaussian
 from pyrovae.estimators.nearest import nearest_distance
 
@@ -20,6 +21,7 @@ __all__ = [
     "LinearGaussian",
     "RateTerms",
     "active_units",
+    "log_likelihood",
     "marginal_rate",
     "mutual_information",
     "nearest_distance",
