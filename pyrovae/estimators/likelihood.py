@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: Numbers in the images and their copies that are weighted at once.
-NUMBERS = 2**24
+#: Numbers in the images that are weighted at once: larger temporaries would cost more to get than to fill.
+NUMBERS = 2**20
 
 
 @torch.no_grad()
