@@ -22,7 +22,8 @@ def gap_decomposition(tree: xr.DataTree) -> Figure | None:
     """The rate split into mutual information and prior gap, train beside test, by prior or by γ; means over seeds.
 
     Train is R = I + G under the q(z) of the training images, test the same under that of the test images. The error
-    bars are standard errors of the sum over seeds. None where the study has one prior and one γ.
+    bars are standard errors of the sum over seeds. Under leave-one-out p(z) is q(z) and G of the training images zero,
+    though each of them is held to the others alone. None where the study has one prior and one γ, or G is not measured.
     """
     axis = _axis(tree, ["prior", "gamma"])
     if axis is None:

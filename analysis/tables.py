@@ -92,7 +92,13 @@ def information(tree: xr.DataTree) -> Table:
     cells = codes.mean("seed", skipna=True).assign(full=full)
     rates = tree["rate_distortion"].to_dataset()[["rate", "rate_se"]].mean("seed", skipna=True)
     table = Table(
-        title="nats per image; R = I + G within errors; * saturated: I within 0.1 nats of log N in every seed"
+        title="nats per image; R = I + G within errors"
+        + (
+            " (not where each image is left out)"
+            if "aggregate_leave_one_out" in str(tree.root.attrs.get("study"))
+            else ""
+        )
+        + "; * saturated: I within 0.1 nats of log N in every seed"
     )
     axes = _axes(cells["prior_gap"])
     for heading in [*axes, "log N", "R train", "I train", "G train", "R test", "R test under q(z)", "active units"]:

@@ -151,8 +151,11 @@ def likelihood(pair: Pair, data: Dataset, measure: Measure, seed: int, **values:
     """The importance-weighted bound of log p(x) of some test images, ``[images]``, in nats."""
     x = as_input(data.test[: min(measure.likelihood_images, measure.images)])
     with seeded(key(seed, "likelihood")), pyro.validation_enabled(False):
-        weights = partial(pair.log_weights, **values)
-        return estimators.log_likelihood(weights, x, measure.particles).cpu()
+        return estimators.log_likelihood(partial(_weigh, pair, values), x, measure.particles).cpu()
+
+
+def _weigh(pair: Pair, values: Mapping[str, float | Tensor], x: Tensor) -> Tensor:
+    return pair.log_weights(x, **values)
 
 
 def _pictures(pair: Pair, data: Dataset, seed: int, **values: float | Tensor) -> dict[str, dict[str, NDArray[Any]]]:

@@ -90,7 +90,7 @@ class Pair(nn.Module):
         guide, model = self.traces(x, noise, **values)
         return _terms(guide, model, kl if _latent_sites(guide) == _latent_sites(model) else log_ratio)
 
-    def log_weights(self, x: Tensor, **values: float | Tensor) -> Tensor:
+    def log_weights(self, x: Tensor, **values: Any) -> Tensor:
         """log p(x, z) − log q(z|x) at one draw z of each image: ``[batch, *event_shape] → [batch]``."""
         terms = _terms(*self.traces(x, **values), log_ratio)
         return -terms.distortion - terms.rate

@@ -97,7 +97,7 @@ def fit_prior(pair: Pair, q: Distribution, seed: int, stepped: Callable[[int], N
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     q = mapped(q, Tensor.detach)
     if hasattr(prior, "start_at"):
-        prior.start_at(_draw(q, draws))
+        prior.start_at(_draw(q, draws))  # type: ignore[operator]
     for step in range(1, STEPS + 1):
         loss = -prior().log_prob(_draw(q, draws)).mean()  # type: ignore[operator]
         optimizer.zero_grad()

@@ -137,6 +137,8 @@ def test_gap_with_the_weight_of_beta_is_the_beta_vae(prior: str, images: Tensor)
     theirs = plain(images / 255, noise, beta=0.3)
     for name in ("loss", "distortion", "rate"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-4, atol=1e-4)
+    left_out = gap(images / 255, noise, beta=0.3, index=torch.arange(N))
+    torch.testing.assert_close(left_out.loss, ours.loss)
     ours.loss.sum().backward()
     theirs.loss.sum().backward()
     for (_, one), (_, other) in zip(gap.named_parameters(), plain.named_parameters(), strict=True):
@@ -218,6 +220,8 @@ class OwnPosterior(MeanField):
         ({"model": "hierarchical", "guide": "hierarchical", "prior": "aggregate"}, "has for its z1 and not for z2"),
         ({"model": "gap", "beta": 0.1, "gamma": 0.2}, "expected at most β = 0.1, got 0.2"),
         ({"gamma": 0.1}, "the model 'vae' does not take it, got 0.1"),
+        ({"model": "gap", "prior": "aggregate"}, "expected one whose gap can have a weight in the model 'gap'"),
+        ({"model": "gap", "beta": 0.1, "gamma": 0.2, "refresh": 1, "pixels": "dynamic"}, "expected at most β = 0.1"),
     ],
 )
 def test_settings_that_cannot_go_together_are_told(settings: dict[str, Any], told: str) -> None:
@@ -239,6 +243,9 @@ def test_bank_of_a_guide_with_a_posterior_of_its_own_is_refused(monkeypatch: pyt
     with pytest.raises(InputError, match="'own' has a `posterior` of its own"):
         make_pair(Run(prior="aggregate", guide="own", depth=1, width=8), EVENT)
     make_pair(Run(prior="mixture", guide="own", depth=1, width=8), EVENT)
+    for settings in ({"prior": "aggregate"}, {"model": "gap"}):
+        with pytest.raises(InputError, match="expects a guide that learns nothing but its encoder"):
+            make_pair(Run(guide="flow", depth=1, width=8, **settings), EVENT)
 
 
 def test_program_that_takes_any_value_gets_those_of_its_partner() -> None:
