@@ -82,12 +82,13 @@ class Training:
         Raises:
             Interrupted: SIGINT or SIGTERM came; the checkpoint holds the steps done until then.
         """
-        if self.step == 0:
-            self.save(file)
-        gradients = self._prepared(steps, compile, watcher)
         due = probe_steps(steps, points)
         losses: list[Tensor] = []
+        # While the step is compiled too: an interrupt that is raised inside the compiler may be lost there.
         with _stop_requests() as stop:
+            if self.step == 0:
+                self.save(file)
+            gradients = self._prepared(steps, compile, watcher)
             while self.step < steps:
                 self._refresh()
                 gradient, loss = gradients(self._batch(self.step))
