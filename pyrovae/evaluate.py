@@ -161,12 +161,13 @@ def _weigh(pair: Pair, values: Mapping[str, float | Tensor], x: Tensor) -> Tenso
 def _pictures(pair: Pair, data: Dataset, seed: int, **values: float | Tensor) -> dict[str, dict[str, NDArray[Any]]]:
     """What there is to see of a run, by group and variable."""
     seen: dict[str, dict[str, NDArray[Any]]] = {}
-    with torch.no_grad(), pyro.validation_enabled(False), suppress(UnsupportedError, NotImplementedError):
+    with torch.no_grad(), pyro.validation_enabled(False):
         if (images := pictures.samples(pair, data.event_shape, seed)) is not None:
             seen["samples"] = {"image": images}
-        _, prior = pair.latent(as_input(data.train[:1]), **values)
-        if prior.event_shape == (2,):
-            seen["plane"] = pictures.latent_plane(encode(pair, data.train, **values), prior, seed)
+        with suppress(UnsupportedError):  # of which `information` has told the reason
+            _, prior = pair.latent(as_input(data.train[:1]), **values)
+            if prior.event_shape == (2,):
+                seen["plane"] = pictures.latent_plane(encode(pair, data.train, **values), prior, seed)
     return seen
 
 

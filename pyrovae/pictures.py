@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
@@ -25,7 +24,11 @@ def samples(pair: Pair, event_shape: torch.Size, seed: int) -> NDArray[np.uint8]
     if not hasattr(pair.model, "generate") or len(event_shape) != 3:
         return None
     with seeded(key(seed, "samples")):
-        x: Tensor = pair.model.generate(SAMPLES).mean  # type: ignore[operator]
+        likelihood: Distribution = pair.model.generate(SAMPLES)  # type: ignore[operator]
+    try:
+        x = likelihood.mean
+    except NotImplementedError:  # so torch says of a distribution whose mean is not known
+        return None
     return (255 * x.nan_to_num().clamp(0, 1)).round().byte().cpu().numpy()
 
 

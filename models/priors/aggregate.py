@@ -198,8 +198,7 @@ class BankMixture(TorchDistribution):
         return torch.where(mine.unsqueeze(-1), self.distribution(self.own).sample(sample_shape), z)
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "BankMixture":
-        if self.left_out is not None:
-            if torch.Size(batch_shape) != self.batch_shape:
-                raise NotImplementedError("a mixture that is each image's own has the shape of its batch")
-            return self
-        return BankMixture(self.distribution, self.bank, batch_shape=torch.Size(batch_shape))
+        left_out, own = (
+            None if part is None else part.expand(*batch_shape, part.shape[-1]) for part in (self.left_out, self.own)
+        )
+        return BankMixture(self.distribution, self.bank, left_out, own, self.size, torch.Size(batch_shape))
