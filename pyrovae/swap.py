@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.build import make_pair
+from pyrovae.distributions import mapped, noise_shape, reparameterize
 from pyrovae.errors import InputError, UnsupportedError
-from pyrovae.estimators.marginal import draw, encodings
+from pyrovae.estimators.marginal import device_of
 from pyrovae.evaluate import Measured, encode
 from pyrovae.lockstep import Lockstep
 from pyrovae.pair import Pair
@@ -94,10 +95,11 @@ def fit_prior(pair: Pair, q: Distribution, seed: int, stepped: Callable[[int], N
     draws = generator(seed, "swap")
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    q = mapped(q, Tensor.detach)
     if hasattr(prior, "start_at"):
-        prior.start_at(_points(q, draws).to(parameters[0]))  # type: ignore[operator]
+        prior.start_at(_draw(q, draws))  # type: ignore[operator]
     for step in range(1, STEPS + 1):
-        loss = -prior().log_prob(_points(q, draws).to(parameters[0])).mean()  # type: ignore[operator]
+        loss = -prior().log_prob(_draw(q, draws)).mean()  # type: ignore[operator]
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
         optimizer.step()
@@ -105,8 +107,11 @@ def fit_prior(pair: Pair, q: Distribution, seed: int, stepped: Callable[[int], N
         stepped(step)
 
 
-@torch.no_grad()
-def _points(q: Distribution, generator: torch.Generator) -> Tensor:
+def _draw(q: Distribution, generator: torch.Generator) -> Tensor:
     """Draws of the inference marginal, ``[DRAWS, *event_shape]``."""
     rows = torch.randint(q.batch_shape[0], (DRAWS,), generator=generator)
-    return draw(encodings(q, rows), 1, generator)[0]
+    chosen = mapped(q, lambda parameter: parameter[rows.to(parameter.device)])
+    shape = noise_shape(chosen)
+    assert shape is not None, "encodings are made from normal noise"
+    noise = torch.randn(shape, generator=generator)
+    return reparameterize(chosen, noise.to(device_of(q)))

@@ -271,8 +271,7 @@ def test_swapped_prior_changes_the_rate_by_the_gap_and_leaves_the_distortion(tmp
             )
         )
         assert (abs(fall - gap) < 4.27 * error).all()
-        assert (gap > -4.27 * np.hypot(codes["prior_gap_se"], swapped["prior_gap_se"])).all()
-        assert gap.sel(beta=0.1) > 0
+        assert (gap > 0).all()
     assert (swapped["prior_gap"] > 0).all()
 
 
