@@ -1,12 +1,15 @@
-"""The installed command, as a user meets it."""
+"""The command, as a user meets it."""
 
+import io
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import platformdirs
@@ -14,6 +17,7 @@ import pytest
 import xarray as xr
 
 from pyrovae import InputError, open_results
+from pyrovae.cli import main
 
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
 STUDY = """
@@ -40,9 +44,44 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+#: No measure of speed: without a limit, a study that ought to be refused would run for days.
+LIMIT = 120
+
+
 def pyrovae(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # The limit is no measure of speed: without it, a study that ought to be refused would run for days.
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    """Calls the command in this process, which need not import torch again."""
+    words, out, err = ["pyrovae", *arguments], io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", words),
+        mock.patch.object(sys, "path", list(sys.path)),
+        warnings.catch_warnings(),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        limited(),
+        pytest.raises(SystemExit) as ended,
+    ):
+        warnings.resetwarnings()
+        main()
+    return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise AssertionError(f"the command was still running after {LIMIT} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def installed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Calls the command as it is installed, in a process of its own."""
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=LIMIT)
 
 
 @contextmanager
@@ -168,10 +207,10 @@ def test_studies_and_version_are_listed() -> None:
 
 
 def test_run_leaves_a_table_claims_and_a_figure_that_show_repeats() -> None:
-    done = pyrovae("run", "small.yaml", "--set", "steps=20")
+    done = installed("run", "small.yaml", "--set", "steps=20")
     assert done.returncode == 0, done.stderr
     assert all((Path("runs/small/figures") / f"rate_distortion.{suffix}").stat().st_size for suffix in ("png", "svg"))
-    shown = pyrovae("show", "runs/small").stdout
+    shown = installed("show", "runs/small").stdout
     assert "D test" in shown
     assert "Lowering β from 1 to 0.1" in shown
     assert "figure: runs/small/figures/rate_distortion.png" in shown
@@ -277,18 +316,18 @@ def test_parts_of_the_user_run_only_where_their_module_is_trusted() -> None:
         assert "own code runs" not in done.stdout
         refused(done, "would run code of the module mine, which is not trusted; if you trust it, add --trust mine")
     everything = [word for part in parts for word in ("--set", part)]
-    done = pyrovae(*short, *everything, "--trust", "mine", "--out", "parts")
+    done = installed(*short, *everything, "--trust", "mine", "--out", "parts")
     assert (done.returncode, done.stdout.count("own code runs")) == (0, 1), done.stderr
-    assert "D test" in pyrovae("show", "parts").stdout  # runs none of it
+    assert "D test" in installed("show", "parts").stdout  # runs none of it
     refused(pyrovae("evaluate", "parts", "--samples", "2"), "which is not trusted")
-    assert pyrovae("evaluate", "parts", "--samples", "2", "--trust", "mine").returncode == 0
-    whole = pyrovae(*short, "--set", "pair=mine:pair", "--trust", "mine", "--out", "whole")
+    assert installed("evaluate", "parts", "--samples", "2", "--trust", "mine").returncode == 0
+    whole = installed(*short, "--set", "pair=mine:pair", "--trust", "mine", "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     with pytest.raises(InputError, match="which is not trusted"):
         open_results("whole").pair(beta=1)
     assert np.isnan(open_results("whole").tree["rate_distortion/floor"]).all()
     lacking = [*short, "--set", "likelihood=mine:Bare", "--trust", "mine", "--out", "bare"]
-    refused(pyrovae(*lacking), "likelihood: expected 'mine:Bare' to have 'event_shape', as every likelihood has")
+    refused(installed(*lacking), "likelihood: expected 'mine:Bare' to have 'event_shape', as every likelihood has")
 
 
 def test_images_of_the_user_run_from_end_to_end() -> None:
