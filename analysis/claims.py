@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from pyrovae.analysis.effects import Claim, cells, claimed, growth_of_gap
+from pyrovae.analysis.effects import Claim, cells, claimed, growth_of_gap, is_loose
+from pyrovae.analysis.memory_claims import about_memory
 from pyrovae.analysis.prior_claims import about_gamma, about_priors
 from pyrovae.estimators.information import SATURATED
 
@@ -17,6 +18,8 @@ def claims(tree: xr.DataTree) -> list[Claim]:
     Runs that diverged, or are not done yet, count for nothing: what rests on one of them is undecided.
     """
     images, information = tree["images"].to_dataset(), tree["information"].to_dataset()
+    if "likelihood" in tree.children:
+        information = information.assign(loose=is_loose(tree["likelihood"].to_dataset()))
     if "runs" in tree.root.children:
         done = tree.root["runs"].to_dataset()["status"] == "done"
         images, information = images.where(done), information.where(done)
@@ -28,6 +31,7 @@ def claims(tree: xr.DataTree) -> list[Claim]:
         *_about_beta(distortion),
         *_about_depth(distortion),
         *_about_saturation(distortion, information),
+        *about_memory(images),
     ]
 
 

@@ -1,7 +1,7 @@
 """Effects with their errors, and what they say of a finding.
 
-An effect is a mean difference in nats per image between two settings, the same images and the same seed on both
-sides. Its interval holds two errors: over images, normal, of the differences averaged over seeds; and over seeds,
+An effect is a mean difference per image between two settings, in nats unless it says otherwise, the same images and the
+same seed on both sides. Its interval holds two errors: over images, normal, of the differences averaged over seeds; and over seeds,
 Student's t. With one seed the interval is over images only and says nothing of other seeds.
 """
 
@@ -14,6 +14,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
+
+from pyrovae.estimators.likelihood import MANY
 
 Verdict = Literal["supported", "not supported", "undecided"]
 Over = Literal["images and seeds", "images only"]
@@ -31,11 +33,12 @@ class Claim:
     Attributes:
         text: the finding, in words.
         where: the settings that it is about.
-        effect: mean difference in nats per image; positive is what the finding predicts. NaN where there is none.
+        effect: mean difference per image; positive is what the finding predicts. NaN where there is none.
         error: half width of the interval around it.
         over: what the error is over.
         growth: a second effect with its half width, where the finding predicts two.
         note: why there are no numbers, where there are none.
+        unit: of the effect.
     """
 
     text: str
@@ -45,6 +48,7 @@ class Claim:
     over: Over
     growth: tuple[float, float] | None = None
     note: str = ""
+    unit: str = "nats"
 
     @property
     def verdict(self) -> Verdict:
@@ -112,10 +116,16 @@ def growth_of_gap(
     return float(growth.mean()), _half_width(over_images, growth, quantile)[0]
 
 
-def claimed(text: str, where: str, larger: xr.DataArray, smaller: xr.DataArray) -> Claim:
+def claimed(text: str, where: str, larger: xr.DataArray, smaller: xr.DataArray, unit: str = "nats") -> Claim:
     sides = [side.transpose("seed", "image").values for side in (larger, smaller)]
     effect, error, over = paired_difference(sides[0], sides[1])
-    return Claim(text, where, effect, error, over, note="" if np.isfinite(effect) else UNFINISHED)
+    return Claim(text, where, effect, error, over, note="" if np.isfinite(effect) else UNFINISHED, unit=unit)
+
+
+def is_loose(likelihood: xr.Dataset) -> xr.DataArray:
+    """Where the bound of log p(x) may be loose by far: k̂ is high for many images, or cannot be known."""
+    share = likelihood["high_pareto_k"]
+    return (share > MANY) | (share.isnull() & likelihood["log_likelihood"].notnull())
 
 
 def cells(array: Cell, free: set[str]) -> Iterator[tuple[str, Cell]]:

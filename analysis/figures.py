@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
+from pyrovae.analysis.effects import is_loose
+from pyrovae.analysis.memory_figures import reconstructions
 from pyrovae.analysis.prior_figures import gap_decomposition, latent_plane, samples
 from pyrovae.files import replacing
 
@@ -39,10 +41,10 @@ def save(tree: xr.DataTree, folder: Path) -> list[Path]:
     files = []
     with matplotlib.rc_context(_STYLE):
         figures: dict[str, Figure | None] = {}
-        for on_axes in (rate_distortion, distortion, information):
+        for on_axes in (rate_distortion, distortion, information, log_likelihood):
             figure = figures[on_axes.__name__] = Figure(figsize=(6.4, 4.8), layout="constrained")
             on_axes(tree, figure.subplots())
-        for whole in (gap_decomposition, samples, latent_plane):
+        for whole in (gap_decomposition, samples, latent_plane, reconstructions):
             figures[whole.__name__] = whole(tree)
         for (name, drawn), suffix in product(figures.items(), ("png", "svg")):
             if drawn is not None:
@@ -141,6 +143,33 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
     return ax
 
 
+def log_likelihood(tree: xr.DataTree, ax: Axes) -> Axes:
+    """Bounds of log p(x) of the test images against β, means over seeds.
+
+    The importance-weighted bound is solid; where k̂ is high for many images, so that it may be loose by far, it is
+    dotted and its markers are open. The bound by annealing, on the same images, is dashed.
+    """
+    found = tree["likelihood"].to_dataset().sortby("beta")
+    data, loose = found.mean("seed", skipna=True), is_loose(found).any("seed")
+    for (name, cell), colour, shape in zip(
+        _curves(data.assign(loose=loose), "log_likelihood"), cycle(_COLOURS), cycle(_SHAPES), strict=False
+    ):
+        bound, doubtful = cell["log_likelihood"], cell["loose"].values
+        look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
+        reliable = bound.where(~doubtful)
+        ax.plot(cell.beta, bound, ":" + shape, markerfacecolor="white", label=name if doubtful.all() else None, **look)
+        ax.plot(cell.beta, reliable, "-" + shape, label=None if doubtful.all() else name, **look)
+        if cell["annealed_log_likelihood"].notnull().any():
+            ax.plot(cell.beta, cell["annealed_log_likelihood"], "--x", label=f"{name} annealed".strip(), **look)
+    if loose.any():
+        ax.plot([], [], ":o", color="0.3", markerfacecolor="white", label="k̂ high: may be loose by far")
+    ax.set_xscale("log")
+    ax.set_xlabel("β")
+    ax.set_ylabel("bound of log p(x) (nats per test image)")
+    _legend(ax)
+    return ax
+
+
 def _theory(tree: xr.DataTree) -> Iterator[tuple[xr.Dataset, str | None]]:
     """The closed forms over β at every combination of the other axes, if there are any; the first has a label."""
     if "theory" in tree.children:
@@ -148,9 +177,9 @@ def _theory(tree: xr.DataTree) -> Iterator[tuple[xr.Dataset, str | None]]:
             yield cell, None if number else "theory (population)"
 
 
-def _curves(data: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
+def _curves(data: xr.Dataset, variable: str = "rate") -> Iterator[tuple[str, xr.Dataset]]:
     """One curve over β for every combination of the other axes, named by those that have more than one value."""
-    held = [str(dim) for dim in data["rate"].dims if dim not in ("split", "beta")]
+    held = [str(dim) for dim in data[variable].dims if dim not in ("split", "beta")]
     for values in product(*(data[dim].values.tolist() for dim in held)):
         place = dict(zip(held, values, strict=True))
         yield ", ".join(f"{dim} {value}" for dim, value in place.items() if data.sizes[dim] > 1), data.sel(place)

@@ -8,10 +8,13 @@ from typing import Any
 import xarray as xr
 from rich.table import Table
 
-from pyrovae.analysis.effects import Claim
+from pyrovae.analysis.effects import Claim, is_loose
 from pyrovae.estimators.information import SATURATED
+from pyrovae.estimators.likelihood import MANY
 from pyrovae.study import DATA_SETTINGS, DIMENSIONS
 
+#: Marks a bound that may be loose.
+LOOSE = "†"
 _TEST = {"rate": "test_rate", "rate_se": "test_rate_se"}
 
 
@@ -23,16 +26,77 @@ def rate_distortion(tree: xr.DataTree) -> Table:
     data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True)
     axes = _axes(data["rate"])
     table = Table(title=f"nats per image, ± standard error over images, mean over seeds{_kinds(tree)}")
-    bounds = tree["information"].to_dataset().mean("seed", skipna=True)[["log_likelihood", "log_likelihood_se"]]
-    frame = data.merge(bounds).to_dataframe().reset_index()
+    frame = data.to_dataframe().reset_index()
     headings = [f"{name} {split}" for name in "DR" for split in ("train", "test")]
-    for heading in [*axes, *headings, "−ELBO test", "log p(x) test, bound"]:
+    for heading in [*axes, *headings, "−ELBO test"]:
         table.add_column(heading, justify="right")
     for _, row in frame.groupby(axes, sort=True):
         sides = row.set_index("split")
         cells = [_with_error(sides.loc[split], name) for name in ("distortion", "rate") for split in ("train", "test")]
-        last = [f"{-sides.loc['test', 'elbo']:.1f}", _with_error(sides.loc["test"], "log_likelihood")]
-        table.add_row(*(f"{row[axis].iloc[0]}" for axis in axes), *cells, *last)
+        table.add_row(*(f"{row[axis].iloc[0]}" for axis in axes), *cells, f"{-sides.loc['test', 'elbo']:.1f}")
+    return table
+
+
+def likelihood(tree: xr.DataTree) -> Table:
+    """Bounds of log p(x) of the test images, for every β and every value of the axes other than seed, means over seeds.
+
+    The importance-weighted bound, marked where k̂ is above its threshold for many images, with that share and the
+    effective number of draws; where there are any, the bound by annealing, how far it is above the other on the same
+    images, its acceptance, and the gap between bounds from both sides on simulated images.
+    """
+    found = tree["likelihood"].to_dataset()
+    data = found.mean("seed", skipna=True)
+    annealed = bool(found["annealed_log_likelihood"].notnull().any())
+    title = "log p(x) of test images, lower bounds, nats per image"
+    if is_loose(found).any():
+        title += f"; {LOOSE} k̂ is high for more than {MANY:.0%} of the images: the bound may be loose by far"
+    table = Table(title=title)
+    axes = _axes(data["log_likelihood"])
+    headings = ["log p(x), importance-weighted", "images with high k̂", "effective draws"]
+    headings += ["by annealing", "above the other by", "acceptance", "from above − from below, simulated"] * annealed
+    for heading in [*axes, *headings]:
+        table.add_column(heading, justify="right")
+    marks = is_loose(found).any("seed")
+    for place, cell in _cells(data.assign(loose=marks), axes):
+        row = [
+            _with_error(cell, "log_likelihood") + (LOOSE if cell["loose"] else ""),
+            _optional(cell, "high_pareto_k", ".0%"),
+            _optional(cell, "effective_draws", ".1f"),
+        ]
+        if annealed:
+            row += [_with_error(cell, name) for name in ("annealed_log_likelihood", "annealed_gain")]
+            row += [_optional(cell, "acceptance", ".2f"), _with_error(cell, "sandwich_gap")]
+        table.add_row(*map(str, place), *row)
+    return table
+
+
+def memorisation(tree: xr.DataTree) -> Table | None:
+    """Test images as the decoder of infinite capacity has them, beside the learned one; None where it was not measured.
+
+    Means over images and seeds, for every β and every value of the axes other than seed.
+    """
+    data = tree["memorisation"].to_dataset().mean("seed", skipna=True).sel(split="test", drop=True)
+    if data["perplexity"].isnull().all():
+        return None
+    learned = tree["rate_distortion"].to_dataset()[["distortion", "distortion_se"]].mean("seed", skipna=True)
+    data = data.merge(learned.sel(split="test", drop=True))
+    table = Table(title="test images: the learned decoder and one of infinite capacity, ± standard error over images")
+    axes = _axes(data["perplexity"])
+    headings = ["D learned", "D memorising", "ε", "infinite at ε = 0", "images mixed"]
+    headings += ["nearest training image, learned", "memorising"]
+    for heading in [*axes, *headings]:
+        table.add_column(heading, justify="right")
+    for place, cell in _cells(data, axes):
+        table.add_row(
+            *map(str, place),
+            _with_error(cell, "distortion"),
+            _with_error(cell, "memorising_distortion"),
+            _optional(cell, "mixing_share", ".2g"),
+            _optional(cell, "infinite_share", ".0%"),
+            _optional(cell, "perplexity", ".1f"),
+            _distance(cell, "reconstruction_distance"),
+            _distance(cell, "memorising_distance"),
+        )
     return table
 
 
@@ -124,7 +188,7 @@ def claims(found: list[Claim]) -> list[str]:
     return [
         f"{claim.verdict:>13}: {claim.text}"
         + (f" ({claim.where})" if claim.where else "")
-        + (f": {claim.note}" if claim.note else f": {_rounded(claim.effect, claim.error)} nats")
+        + (f": {claim.note}" if claim.note else f": {_rounded(claim.effect, claim.error)} {claim.unit}")
         + ("" if claim.note else f", 95% over {claim.over}")
         for claim in found
     ]
@@ -144,7 +208,7 @@ def warnings(tree: xr.DataTree) -> list[str]:
             )
     unmeasured = runs["information"].where(tree["information"]["mutual_information"].isnull(), "")
     lines += [
-        f"I, G and what goes with them are not measured: {reason}"
+        f"I, G, memorisation and what goes with them are not measured: {reason}"
         for reason in sorted(set(unmeasured.values.flatten()) - {""})
     ]
     pending = int((runs["status"] == "pending").sum())
@@ -199,5 +263,11 @@ def _distance(cell: xr.Dataset, name: str) -> str:
     return "–" if isnan(value) else f"{value:.3g} ± {error:.1g}"
 
 
+def _optional(cell: xr.Dataset, name: str, form: str) -> str:
+    value = cell[name].item()
+    return "–" if isnan(value) else format(value, form)
+
+
 def _with_error(row: Any, name: str) -> str:
-    return f"{row[name]:.1f} ± {row[f'{name}_se']:.1f}"
+    value, error = float(row[name]), float(row[f"{name}_se"])
+    return "–" if isnan(value) else f"{value:.1f} ± {error:.1f}"

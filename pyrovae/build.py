@@ -161,7 +161,7 @@ def make_data(run: Run) -> Dataset:
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:
     """The likelihood of a run."""
     likelihood = _made("likelihood", run, event_shape)
-    for name in ("event_shape", "features", "support", "initial_features", "floor"):
+    for name in ("event_shape", "features", "support", "initial_features", "floor", "distortion_at"):
         if not hasattr(likelihood, name):
             raise InputError(f"likelihood: expected '{run.likelihood}' to have '{name}', as every likelihood has")
     return likelihood

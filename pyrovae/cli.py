@@ -39,6 +39,8 @@ Trust = Annotated[
         help="A module whose code may run, where a study names parts as module:Class.",
     ),
 ]
+#: What annealed importance sampling takes unless it is told otherwise: test images, and steps.
+ANNEALED, TEMPERATURES = 16, 200
 STUDY_HELP = "A study that ships (see 'pyrovae studies'), or the path of a YAML file."
 
 
@@ -101,7 +103,7 @@ def run_study(
     except KeyboardInterrupt:
         _print(f"stopped; what was done is in {folder}, and the same command goes on from there")
         raise typer.Exit(130) from None
-    _report(results.tree, folder=folder)
+    _report(results.tree, figures=folder / "figures")
 
 
 @app.command()
@@ -109,18 +111,35 @@ def show(folder: Folder) -> None:
     """Print the tables and the claims of a study again."""
     from pyrovae.build import open_results
 
-    _report(open_results(folder).tree, folder=folder)
+    _report(open_results(folder).tree, figures=folder / "figures")
 
 
 @app.command()
 def evaluate(
     folder: Folder,
-    images: Annotated[int | None, typer.Option(help="Images of each split on which D and R are measured.")] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Images of each split on which D and R are measured, and test images on which log p(x) is."),
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Draws of z an image.")] = None,
     outer: Annotated[
         int | None,
         typer.Option(help="Images of each split over which I, G and rates under q(z) are averaged."),
     ] = None,
+    particles: Annotated[int | None, typer.Option(help="Draws of z an image behind the bound of log p(x).")] = None,
+    ais: Annotated[
+        bool,
+        typer.Option(
+            "--ais",
+            help="Bound log p(x) by annealed importance sampling too: minutes, where importance weighting takes "
+            f"seconds, so on {ANNEALED} test images unless --images says otherwise.",
+        ),
+    ] = False,
+    temperatures: Annotated[
+        int | None,
+        typer.Option(help=f"Steps of --ais from p(z) to p(z|x): more are tighter. [default: {TEMPERATURES}]"),
+    ] = None,
+    chains: Annotated[int | None, typer.Option(help="Chains of --ais an image. [default: 8]")] = None,
     prior: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A prior to swap in: fitted to the encodings, all else stays as trained."),
@@ -131,21 +150,27 @@ def evaluate(
     """Measure a finished study again, with more effort or another prior where asked, and without training.
 
     The tables show the new numbers beside the study's own; both stay in results.nc, the new ones as /evaluation_1,
-    /evaluation_2 and so on. The claims are of the new numbers.
+    /evaluation_2 and so on. The claims and the figures, in figures/evaluation_1 and so on, are of the new numbers.
 
-    Examples: 'pyrovae evaluate runs/quick --images 4096 --samples 8 --outer 4096', 'pyrovae evaluate runs/quick
-    --prior vamp'.
+    Examples: 'pyrovae evaluate runs/quick --samples 8 --outer 4096', 'pyrovae evaluate runs/quick --ais', 'pyrovae
+    evaluate runs/quick --prior vamp'.
     """
     from pyrovae import experiment
     from pyrovae.tree import side_by_side
 
-    asked = {"images": images, "samples": samples, "outer": outer}
+    asked = {"images": images, "likelihood_images": images, "samples": samples, "outer": outer, "particles": particles}
+    if ais:
+        asked |= {"temperatures": temperatures or TEMPERATURES, "chains": chains}
+        asked["likelihood_images"] = images or ANNEALED
+    elif temperatures is not None or chains is not None:
+        raise InputError("--temperatures and --chains say how --ais works, which was not asked for: add --ais")
     given = {key: value for key, value in asked.items() if value is not None}
     results, again = experiment.evaluate_again(
         folder, prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
     name = str(again.name) if prior is None else f"{again.name}, {prior}"
-    _report(side_by_side({"before": results.tree, name: again}), claimed=again)
+    figures = folder / "figures" / str(again.name)
+    _report(side_by_side({"before": results.tree, name: again}), claimed=again, figures=figures)
     if prior is not None:
         _print(
             f"{prior} is in the place of each run's own prior, fitted to its encodings; D is the same, image by image"
@@ -196,7 +221,7 @@ def _counts(counts: dict[int, int]) -> str:
     return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
 
 
-def _report(tree: Any, *, claimed: Any = None, folder: Path | None = None) -> None:
+def _report(tree: Any, *, figures: Path, claimed: Any = None) -> None:
     """Prints the tables of a tree, the claims of it or of another, and what casts doubt on them."""
     from pyrovae.analysis import tables
     from pyrovae.analysis.claims import claims
@@ -205,16 +230,15 @@ def _report(tree: Any, *, claimed: Any = None, folder: Path | None = None) -> No
     doubts = tables.warnings(told.root)
     # A narrower console would cut digits off.
     console = Console(highlight=False, markup=False, width=max(Console().width, 160))
-    shown = [tables.rate_distortion(tree), tables.levels(tree), tables.information(tree)]
-    shown += [tables.difficulty(told)]
+    shown = [tables.rate_distortion(tree), tables.levels(tree), tables.information(tree), tables.likelihood(tree)]
+    shown += [tables.memorisation(tree), tables.difficulty(told)]
     for table in shown:
         if table is not None:
             console.print(table, soft_wrap=True)
     for line in [*tables.claims(claims(told)), *doubts]:
         _print(line)
-    figure = folder / "figures" / "rate_distortion.png" if folder else None
-    if figure and figure.exists():
-        _print(f"figure: {figure}")
+    if drawn := sorted(figures.glob("*.png")):
+        _print(f"figures in {figures}: {', '.join(figure.name for figure in drawn)}")
 
 
 def _print(text: str) -> None:

@@ -1,196 +1,144 @@
-"""What is measured on trained runs."""
+"""What is measured on the trained runs of a cohort."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyro
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Distribution
 from torch.nn.functional import pad
 from torch.utils._pytree import tree_map
 
-from pyrovae import estimators, pictures
 from pyrovae.data import Dataset, as_input
-from pyrovae.distributions import concatenated, mapped
 from pyrovae.errors import UnsupportedError
-from pyrovae.estimators import Estimate, nearest_distance
-from pyrovae.estimators.estimate import mean_over_images
 from pyrovae.lockstep import Lockstep
+from pyrovae.measures.codes import CHUNK, codes
+from pyrovae.measures.difficulty import difficulty
+from pyrovae.measures.found import Found, over_splits
+from pyrovae.measures.information import information
+from pyrovae.measures.likelihood import likelihood
+from pyrovae.measures.memorisation import memorisation
+from pyrovae.measures.pictures import latent_plane, samples
 from pyrovae.pair import Pair, Terms
-from pyrovae.streams import Streams, generator, key, seeded
+from pyrovae.streams import Streams
 from pyrovae.study import Measure
 
-#: Images in one piece of work.
-CHUNK = 256
-#: What is measured of the codes of a run, and what kind of number it is.
-INFORMATION: Mapping[str, estimators.Kind] = {
-    "mutual_information": "unbiased",
-    "prior_gap": "unbiased",
-    "marginal_rate": "unbiased",
-    "active_units": "exact",
-    "log_n": "exact",
-    "test_mutual_information": "unbiased",
-    "test_prior_gap": "unbiased",
-    "log_likelihood": "lower bound",
-}
+
+class Pixels(Protocol):
+    """What a likelihood knows of distortion."""
+
+    def floor(self, x: Tensor) -> Tensor:
+        """Smallest distortion of each image, ``[n, *event_shape] → [n]``; NaN for none."""
+
+    def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Distortion of images under a likelihood with these means, ``[n]``; NaN where the means do not decide it."""
 
 
 class Measured(NamedTuple):
-    """What evaluation gives, by variable; the leading axes are ``[runs, split]``, splits being train and test.
+    """What evaluation gives.
 
     Attributes:
-        cells: one number each, such as distortion and its standard error.
-        images: one number an image, ``[runs, split, images]``; NaN where a split has fewer images.
-        information: one number a run, such as mutual information and its standard error, ``[runs]``.
-        notes: what is to be said of the information of each run.
+        groups: numbers by group of the results and variable, ``[runs]``, ``[runs, split]`` or, in the group "images",
+            ``[runs, split, images]``, NaN where a split has fewer images; splits are train and test.
+        notes: why the codes of a run were not measured, or are not what they should be; empty otherwise.
         levels: what each latent site adds to the rate, E[log q − log p], and its standard error, ``[runs, split]`` by
             site and variable. Only the sum need be a KL divergence.
         difficulty: how hard the generalization problem is, ``[split]``, the same for all runs.
-        pictures: by group and variable, ``[runs, ...]``: images decoded from the prior ("samples"), and the latent
-            plane where z has two dimensions ("plane").
+        pictures: by group and variable, ``[runs, ...]``: images decoded from the prior ("samples"), reconstructions,
+            and the latent plane where z has two dimensions ("plane").
     """
 
-    cells: dict[str, NDArray[np.float64]]
-    images: dict[str, NDArray[np.float64]]
-    information: dict[str, NDArray[np.float64]]
-    notes: list[tuple[str, ...]]
+    groups: dict[str, dict[str, NDArray[np.float64]]]
+    notes: list[str]
     levels: dict[str, dict[str, NDArray[np.float64]]]
     difficulty: dict[str, NDArray[np.float64]]
     pictures: dict[str, dict[str, NDArray[Any]]]
 
 
 def evaluate(
-    lockstep: Lockstep, streams: Streams, data: Dataset, floor: Callable[[Tensor], Tensor], measure: Measure
+    lockstep: Lockstep,
+    streams: Streams,
+    data: Dataset,
+    pixels: Pixels,
+    measure: Measure,
+    stepped: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Measures each run on the images that ``measure`` names, in nats per image; the weights are only read.
 
-    D = E_x E_q(z|x)[−log p(x|z)] and R = E_x KL(q(z|x) ‖ p(z)) on both splits, and what `information` and `difficulty`
-    give. The standard errors are over images.
+    D = E_x E_q(z|x)[−log p(x|z)] and R = E_x KL(q(z|x) ‖ p(z)) on both splits, and what `measures` has. The standard
+    errors are over images.
 
     Args:
-        floor: smallest distortion of each image, ``[n, *event_shape] → [n]``.
+        pixels: the likelihood.
+        stepped: told of every step of annealing.
     """
     chosen = [(name, images[: measure.images]) for name, images in data.splits()]
     terms = [terms_on(name, images, lockstep, streams, f"evaluate {name}", measure.samples) for name, images in chosen]
-    of_image = {
-        "floor": [_floors(images, floor).expand(len(lockstep), -1) for _, images in chosen],
-        "distortion": [each.distortion for each in terms],
-        "rate": [each.rate for each in terms],
-        "elbo": [-each.distortion - each.rate for each in terms],
-    }
-    cells: dict[str, NDArray[np.float64]] = {}
-    for name, splits in of_image.items():
-        cells |= _with_error(name, splits)
-    cells["bits_per_dim"] = -cells["elbo"] / (data.event_shape.numel() * np.log(2))
-    found, seen, likelihoods = [], [], []
+    floors = [torch.cat([pixels.floor(as_input(chunk)) for chunk in images.split(CHUNK)]) for _, images in chosen]
+    found, notes = [], []
     for run, seed in enumerate(streams.seeds):
         pair, values = lockstep.pair(run), lockstep.values_of(run)
-        found.append(information(pair, data, measure, generator(seed, "information"), **values))
-        likelihoods.append(likelihood(pair, data, measure, seed, **values))
-        found[-1]["log_likelihood"] = mean_over_images(likelihoods[-1], "lower bound")
-        seen.append(_pictures(pair, data, seed, **values))
-    codes = {name: np.array([each[name].value for each in found]) for name in INFORMATION}
-    codes |= {f"{name}_se": np.array([each[name].se for each in found]) for name in INFORMATION}
-    of_image["log_likelihood"] = [torch.empty(len(lockstep), 0, dtype=torch.float64), torch.stack(likelihoods)]
-    images = {name: _padded(of_image[name], measure.images) for name in ("distortion", "rate", "log_likelihood")}
-    notes = [each["mutual_information"].notes for each in found]
-    levels = {site: _with_error("rate", [each.rates[site] for each in terms]) for site in terms[0].rates}
-    pictured = {
-        group: {name: np.stack([each[group][name] for each in seen]) for name in variables}
-        for group, variables in seen[0].items()
+        with (
+            torch.no_grad(),
+            pyro.validation_enabled(False),
+        ):  # which would stop at the codes of a run that has diverged
+            measures, note = _of_run(pair, data, pixels, measure, seed, stepped, values)
+        found.append({"rate_distortion": _rate_distortion(run, floors, terms, data)} | measures)
+        notes.append(note)
+    groups = {group: _stacked([each[group].cells for each in found]) for group in found[0] if found[0][group].cells}
+    per_image = [{name: value for each in one.values() for name, value in each.images.items()} for one in found]
+    groups["images"] = _stacked([_padded(each, measure.per_image) for each in per_image])
+    levels = {
+        site: _stacked([over_splits("rate", (train[run], test[run])) for run in range(len(lockstep))])
+        for site, (train, test) in ((site, [each.rates[site] for each in terms]) for site in terms[0].rates)
     }
-    return Measured(cells, images, codes, notes, levels, difficulty(data, measure), pictured)
+    pictures = {
+        group: _stacked([each[group].pictures for each in found]) for group in found[0] if found[0][group].pictures
+    }
+    return Measured(groups, notes, levels, difficulty(data, measure), pictures)
 
 
-def information(
-    pair: Pair, data: Dataset, measure: Measure, generator: torch.Generator, **values: float | Tensor
-) -> dict[str, Estimate]:
-    """Where the information of a run goes, by the names of `INFORMATION`, in nats per image.
-
-    Mutual information and prior gap of the encodings of all training images, and of the encodings of all test images,
-    of which another q(z) is made; the rate of test images under the inference marginal of the training images, the
-    number of active units, and the limit log N; NaN, with a note that says why, where q(z|x) is
-    of a kind that cannot be measured so or not finite.
-
-    Args:
-        values: what the programs take beside images.
-    """
-    found = {"log_n": Estimate(float(np.log(len(data.train))), 0.0, "exact")}
+def _of_run(
+    pair: Pair,
+    data: Dataset,
+    pixels: Pixels,
+    measure: Measure,
+    seed: int,
+    stepped: Callable[[], None],
+    values: Mapping[str, Tensor],
+) -> tuple[dict[str, Found], str]:
+    """What the measures find of a run, by group, and what is to be said of it."""
+    found = {
+        "likelihood": likelihood(pair, data, measure, seed, stepped, **values),
+        "samples": Found({}, pictures=samples(pair, data.event_shape, seed)),
+        "information": Found({"log_n": np.log(len(data.train))}),
+    }
     try:
-        # Validation would stop at the codes of a run that has diverged, and lose its neighbours' numbers too.
-        with torch.no_grad(), pyro.validation_enabled(False):
-            q = encode(pair, data.train, **values)
-            unseen = encode(pair, data.test, **values)
-            _, prior = pair.latent(as_input(data.train[:1]), **values)
-            outer = min(measure.outer, len(data.train))
-            _, found["mutual_information"], found["prior_gap"] = estimators.rate_terms(
-                q, prior, samples=measure.samples, outer=outer, generator=generator
-            )
-            first = mapped(unseen, lambda parameter: parameter[: measure.outer])
-            found["marginal_rate"] = estimators.marginal_rate(first, q, samples=measure.samples, generator=generator)
-            found["active_units"] = estimators.active_units(q, generator=generator)
-            outer = min(measure.outer, len(data.test))
-            _, found["test_mutual_information"], found["test_prior_gap"] = estimators.rate_terms(
-                unseen, prior, samples=measure.samples, outer=outer, generator=generator
-            )
+        of_run = codes(pair, data, **values)
+        measured = information(of_run, measure, seed)
+        found["information"] = Found(measured.cells | found["information"].cells)
+        found["plane"] = Found({}, pictures=latent_plane(of_run.train, of_run.prior, seed))
+        memorised = memorisation(pair, of_run, data, measure, seed, pixels.distortion_at, **values)
+        found["memorisation"] = memorised._replace(pictures={})
+        found["reconstructions"] = Found({}, pictures=memorised.pictures)
     except UnsupportedError as error:
-        missing = {name: Estimate(np.nan, np.nan, kind, (str(error),)) for name, kind in INFORMATION.items()}
-        return missing | found
-    if not np.isfinite(found["mutual_information"].value):
-        found["mutual_information"] = replace(found["mutual_information"], notes=("the codes are not finite",))
-    return found
+        return found, str(error)
+    finite = np.isfinite(measured.cells["mutual_information"])
+    return found, "" if finite else "the codes are not finite"
 
 
-def likelihood(pair: Pair, data: Dataset, measure: Measure, seed: int, **values: float | Tensor) -> Tensor:
-    """The importance-weighted bound of log p(x) of some test images, ``[images]``, in nats."""
-    x = as_input(data.test[: min(measure.likelihood_images, measure.images)])
-    with seeded(key(seed, "likelihood")), pyro.validation_enabled(False):
-        return estimators.log_likelihood(partial(_weigh, pair, values), x, measure.particles).cpu()
-
-
-def _weigh(pair: Pair, values: Mapping[str, float | Tensor], x: Tensor) -> Tensor:
-    return pair.log_weights(x, **values)
-
-
-def _pictures(pair: Pair, data: Dataset, seed: int, **values: float | Tensor) -> dict[str, dict[str, NDArray[Any]]]:
-    """What there is to see of a run, by group and variable."""
-    seen: dict[str, dict[str, NDArray[Any]]] = {}
-    with torch.no_grad(), pyro.validation_enabled(False):
-        if (images := pictures.samples(pair, data.event_shape, seed)) is not None:
-            seen["samples"] = {"image": images}
-        with suppress(UnsupportedError):  # of which `information` has told the reason
-            _, prior = pair.latent(as_input(data.train[:1]), **values)
-            if prior.event_shape == (2,):
-                seen["plane"] = pictures.latent_plane(encode(pair, data.train, **values), prior, seed)
-    return seen
-
-
-def difficulty(data: Dataset, measure: Measure) -> dict[str, NDArray[np.float64]]:
-    """How hard the generalization problem is: for train and test, ``[split]`` each.
-
-    The number of images, and the mean distance to the nearest training image with its standard error over images, in
-    pixels of [0, 1] and, where factors of variation are known, in factors of [0, 1]. A training image is no neighbour
-    of its own, so that test and train coincide where the test images are no further off than the training images are
-    from each other. Factors that run in a circle are taken as they stand. Taken on the images over which I and G are
-    averaged.
-    """
-    found = {"images": np.array([float(len(images)) for _, images in data.splits()])}
-    spaces = {"pixel_distance": (data.train, data.test)}
-    if data.factors is not None:
-        spaces["factor_distance"] = data.factors
-    for name, (train, test) in spaces.items():
-        seen, unseen = train[: measure.outer], test[: measure.outer]
-        own = torch.arange(len(seen), device=train.device)
-        distances = [nearest_distance(seen, train, own), nearest_distance(unseen, train)]
-        cells = _with_error(name, [each.double().cpu()[None] for each in distances])
-        found |= {variable: values[0] for variable, values in cells.items()}
-    return found
+def _rate_distortion(run: int, floors: list[Tensor], terms: list[Terms], data: Dataset) -> Found:
+    """Distortion, rate and their sum on both splits."""
+    distortion, rate = ([getattr(each, name)[run] for each in terms] for name in ("distortion", "rate"))
+    elbo = [-d - r for d, r in zip(distortion, rate, strict=True)]
+    sides = {"distortion": distortion, "rate": rate, "elbo": elbo}
+    cells: dict[str, NDArray[np.float64]] = {"floor": np.array([each.double().mean().item() for each in floors])}
+    for name, (train, test) in sides.items():
+        cells |= over_splits(name, (train, test))
+    cells["bits_per_dim"] = -cells["elbo"] / (data.event_shape.numel() * np.log(2))
+    return Found(cells, {name: (train, test) for name, (train, test) in sides.items() if name != "elbo"})
 
 
 def terms_on(split: str, images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str, samples: int = 1) -> Terms:
@@ -217,30 +165,17 @@ def terms_on(split: str, images: Tensor, lockstep: Lockstep, streams: Streams, p
     return tree_map(lambda *parts: torch.cat(parts, dim=1), *chunks)
 
 
-def encode(pair: Pair, images: Tensor, **values: float | Tensor) -> Distribution:
-    """q(z|x) of images as in a data set, ``[N, *event_shape]``: batch shape [N].
-
-    Raises:
-        UnsupportedError: as `Pair.latent`, or q is of a kind that cannot be taken apart.
-    """
-    with torch.no_grad():
-        return concatenated([pair.latent(as_input(chunk), **values)[0] for chunk in images.split(CHUNK)])
+def _stacked(runs: list[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """One array a variable, ``[runs, ...]``, of those that every run has."""
+    names = [name for name in runs[0] if all(name in each for each in runs)]
+    return {name: np.stack([each[name] for each in runs]) for name in names}
 
 
-def _floors(images: Tensor, floor: Callable[[Tensor], Tensor]) -> Tensor:
-    """Floor of each image, ``[images]``."""
-    return torch.cat([floor(as_input(chunk)).double().cpu() for chunk in images.split(CHUNK)])
-
-
-def _with_error(name: str, splits: list[Tensor]) -> dict[str, NDArray[np.float64]]:
-    """Mean over images and its standard error, ``[runs, split]`` each, from ``[runs, images]`` of each split."""
-    errors = [each.std(-1) / each.shape[-1] ** 0.5 for each in splits]
+def _padded(images: Mapping[str, tuple[Tensor, Tensor]], length: int) -> dict[str, NDArray[np.float64]]:
+    """Numbers of the images of both splits in one array, ``[split, images]``, NaN where a split has fewer."""
     return {
-        name: torch.stack([each.mean(-1) for each in splits], dim=1).numpy(),
-        f"{name}_se": torch.stack(errors, dim=1).numpy(),
+        name: torch.stack(
+            [pad(each.double().cpu(), (0, length - len(each)), value=torch.nan) for each in sides]
+        ).numpy()
+        for name, sides in images.items()
     }
-
-
-def _padded(splits: list[Tensor], images: int) -> NDArray[np.float64]:
-    """Values of both splits in one array, ``[runs, split, images]``, NaN where a split has fewer images."""
-    return torch.stack([pad(each, (0, images - each.shape[1]), value=torch.nan) for each in splits], dim=1).numpy()

@@ -1,8 +1,9 @@
 """Runs a study from end to end: cohort by cohort trained, measured and written down, then drawn."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from pyrovae.analysis import figures
 from pyrovae.build import make_data, make_likelihood, make_pair, make_rows, open_results, theory
 from pyrovae.checks import bank_size, check_names, check_prior
 from pyrovae.data import Dataset, as_input, class_counts
-from pyrovae.errors import InputError
-from pyrovae.evaluate import Measured, evaluate
+from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.estimators import Annealing
+from pyrovae.evaluate import Measured, Pixels, evaluate
 from pyrovae.lockstep import Lockstep
-from pyrovae.pair import Checked
+from pyrovae.measures.likelihood import PASSES
+from pyrovae.pair import Checked, Pair
 from pyrovae.progress import Watch
 from pyrovae.results import Results
 from pyrovae.streams import Streams
@@ -62,7 +65,8 @@ def plan(study: Study) -> list[PlannedCohort]:
         bank = bank_size(cohort.shared, len(train))
         _check_bank(cohort, bank or 0)
         seen = min(study.measure.images, len(train)) + min(study.measure.images, len(test))
-        weighted = study.measure.particles * min(study.measure.likelihood_images, study.measure.images, len(test))
+        annealed = 2 * study.measure.temperatures * study.measure.chains * Annealing().leapfrog
+        bounded = (study.measure.particles + annealed) * min(study.measure.likelihood_images, len(test))
         planned.append(
             PlannedCohort(
                 label=_label(study, cohort),
@@ -76,7 +80,7 @@ def plan(study: Study) -> list[PlannedCohort]:
                 refresh=cohort.shared.refresh,
                 densities=(
                     len(cohort.runs) * cohort.shared.batch_size * (bank or 0),
-                    len(cohort.runs) * (study.measure.samples * seen + weighted) * len(train),
+                    len(cohort.runs) * (study.measure.samples * seen + bounded) * len(train),
                 ),
             )
         )
@@ -117,7 +121,7 @@ def run(
         if (curves := _theory(study)) is not None:
             results.tree["theory"] = xr.DataTree(curves)
         missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
-        with Watch(sum(cohort.shared.steps for cohort in missing), quiet=quiet) as watch:
+        with Watch(sum(cohort.shared.steps + _annealing(study, cohort) for cohort in missing), quiet=quiet) as watch:
             for cohort in missing:
                 _run_cohort(results, cohort, place, compile, watch)
         figures.save(results.tree, folder / "figures")
@@ -176,43 +180,64 @@ def evaluate_again(
             for run in study.runs():
                 check_prior(run.model_copy(update={"prior": prior}))
         own, swapped = [], []
-        with Watch(swap.STEPS * len(study.runs()), quiet=quiet or prior is None) as watch:
+        work = sum(_annealing(study, cohort) for cohort in study.cohorts())
+        work += (work + swap.STEPS * len(study.runs())) * (prior is not None)
+        with Watch(work, quiet=quiet or not work) as watch:
             for cohort in study.cohorts():
                 training, _ = _start(study, cohort, make_data(cohort.shared).to(place))
                 training.resume(results.checkpoint_file(cohort))
-                own.append(_measure(study, cohort, training))
+                own.append(_measure(study, cohort, training, watch))
                 if prior is not None:
                     watch.begin(f"{_label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
                     training.lockstep = swap.with_prior(prior, cohort, training, watch)
                     watch.end()
-                    swapped.append(_measure(study, cohort, training))
+                    swapped.append(_measure(study, cohort, training, watch))
                     swap.check_same_distortion(own[-1], swapped[-1])
         if prior is None or measure:
             again = results.record_again(study, own)
         if prior is not None:
             again = results.record_again(study, swapped, prior)
+        figures.save(again, Path(folder) / "figures" / str(again.name))
         return results, again
 
 
 def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
     """Raises InputError if more images are asked for than there are."""
     most = max(max(cohort.train_images, cohort.test_images) for cohort in plan(study))
-    for key in ("images", "outer"):
+    for key in ("images", "outer", "likelihood_images"):
         if measure.get(key, 0) > most:
             raise InputError(f"{key}: expected at most the {most:,} images of a split, got {measure[key]:,}")
 
 
-def _measure(study: Study, cohort: Cohort, training: Training) -> Measured:
-    data = training.data
-    training.lockstep.refresh(data.train)  # a run that diverged came back with the encodings of its last checkpoint
-    return evaluate(training.lockstep, training.streams, data, _floor(cohort.shared, data), study.measure)
+def _measure(study: Study, cohort: Cohort, training: Training, watch: Watch) -> Measured:
+    data, lockstep, steps = training.data, training.lockstep, count(1)
+    lockstep.refresh(data.train)  # a run that diverged came back with the encodings of its last checkpoint
+    pixels = _pixels(cohort.shared, data)
+    if not study.measure.temperatures:
+        return evaluate(lockstep, training.streams, data, pixels, study.measure)
+    watch.begin(f"{_label(study, cohort)}, annealing", _annealing(study, cohort), 0)
+    measured = evaluate(lockstep, training.streams, data, pixels, study.measure, lambda: watch.stepped(next(steps)))
+    watch.end()
+    return measured
 
 
-def _floor(run: Run, data: Dataset) -> Callable[[Tensor], Tensor]:
-    """The floor of the likelihood; none is known where the likelihood is inside a pair of the user's own."""
-    if run.pair is not None:
-        return lambda x: x.new_full((len(x),), torch.nan)
-    return make_likelihood(run, data.event_shape).floor
+def _annealing(study: Study, cohort: Cohort) -> int:
+    """Steps of annealing that it takes to measure a cohort."""
+    return PASSES * study.measure.temperatures * len(cohort.runs)
+
+
+class _Unknown:
+    """A likelihood inside a pair of the user's own, of which nothing is known."""
+
+    def floor(self, x: Tensor) -> Tensor:
+        return x.new_full((len(x),), torch.nan)
+
+    def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
+        return self.floor(x)
+
+
+def _pixels(run: Run, data: Dataset) -> Pixels:
+    return make_likelihood(run, data.event_shape) if run.pair is None else _Unknown()
 
 
 def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile: Compile, watch: Watch) -> None:
@@ -235,7 +260,7 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
     )
     seconds = time.perf_counter() - before
     watch.end()
-    measured = _measure(study, cohort, training)
+    measured = _measure(study, cohort, training, watch)
     provenance = {
         "rate_kind": "closed form" if checked.closed_form else "Monte Carlo",
         "distortion_kind": checked.distortion_kind,
@@ -245,9 +270,8 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
         "versions": machine.versions(),
     }
     results.record(cohort, measured, training, provenance)
-    missing = np.isnan(measured.information["mutual_information"])
-    for note in {"; ".join(measured.notes[number]) for number in missing.nonzero()[0]}:
-        watch.note(f"{_label(study, cohort)}: mutual information and prior gap are not measured: {note}")
+    for note in sorted(set(measured.notes) - {""}):
+        watch.note(f"{_label(study, cohort)}: mutual information, prior gap and memorisation are not measured: {note}")
 
 
 def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
@@ -261,6 +285,8 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     batch = as_input(data.train[: shared.batch_size])
     index = torch.arange(len(batch), device=device)
     checked = of_seed[shared.seed].check(batch, beta=0.5, gamma=0.25, index=index)
+    if study.measure.temperatures:
+        _check_annealing(of_seed[shared.seed], batch)
     weights = [run.weights() for run in cohort.runs]
     values = {name: torch.tensor([each[name] for each in weights], device=device) for name in weights[0]}
     lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values)
@@ -281,6 +307,15 @@ def _check_bank(cohort: Cohort, bank: int) -> None:
             f"{BANK_LIMIT * 4 / 2**30:.0f} GB: take aggregate_subsampled, fewer components or train_images, or "
             "fewer runs"
         )
+
+
+def _check_annealing(pair: Pair, x: Tensor) -> None:
+    """Raises InputError if log p(x) of a pair cannot be annealed to."""
+    try:
+        q, _ = pair.latent(x)
+        pair.likelihood(x, q.sample())
+    except UnsupportedError as error:
+        raise InputError(f"temperatures: expected pairs that annealing can be applied to, but {error}") from None
 
 
 def _check_support(run: Run, data: Dataset) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyrovae.distributions import reparameterize
@@ -35,4 +36,22 @@ class Noise(Messenger):
         if msg["done"] or msg["is_observed"] or msg["name"] not in self.noise:
             return
         msg["value"] = reparameterize(msg["fn"], self.noise[msg["name"]])
+        msg["done"] = True
+
+
+class Codes(Messenger):
+    """Gives the latent site of a model a value, whatever its name.
+
+    Args:
+        z: the value, in the shape of the site.
+    """
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        self.z = z
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["done"] or msg["is_observed"] or site_is_subsample(msg):
+            return
+        msg["value"] = self.z
         msg["done"] = True

@@ -15,7 +15,7 @@ from torch.distributions import Distribution, Independent
 from pyrovae.data import as_input
 from pyrovae.distributions import closed_form_kl, kl, log_ratio, noise_shape
 from pyrovae.errors import InputError, UnsupportedError
-from pyrovae.handlers import LocalParams, Noise
+from pyrovae.handlers import Codes, LocalParams, Noise
 
 Site = dict[str, Any]
 #: How a model names what it tells of the rate beside its latent sites.
@@ -90,10 +90,20 @@ class Pair(nn.Module):
         guide, model = self.traces(x, noise, **values)
         return _terms(guide, model, kl if _latent_sites(guide) == _latent_sites(model) else log_ratio)
 
-    def log_weights(self, x: Tensor, **values: Any) -> Tensor:
-        """log p(x, z) − log q(z|x) at one draw z of each image: ``[batch, *event_shape] → [batch]``."""
-        terms = _terms(*self.traces(x, **values), log_ratio)
-        return -terms.distortion - terms.rate
+    def log_weights(self, x: Tensor, particles: int, **values: Any) -> Tensor:
+        """log p(x, z) − log q(z|x) at draws z ~ q(z|x): images ``[n, *event_shape]`` → ``[particles, n]``.
+
+        With one latent and one observed site the guide runs once for all draws of an image, else once for each.
+        """
+        repeated = x.expand(particles, *x.shape).flatten(0, 1)
+        try:
+            q, prior = self.latent(x, **values)
+            z = q.sample((particles,))
+            log_p = self.likelihood(repeated, z.flatten(0, 1), **values).log_prob(repeated)
+            return log_p.unflatten(0, (particles, -1)) - log_ratio(q, prior, z)
+        except UnsupportedError:
+            terms = _terms(*self.traces(repeated, **values), log_ratio)
+            return (-terms.distortion - terms.rate).unflatten(0, (particles, -1))
 
     def traces(
         self, x: Tensor, noise: Mapping[str, Tensor] | None = None, **values: float | Tensor
@@ -146,7 +156,40 @@ class Pair(nn.Module):
             prior = self.model.prior()  # type: ignore[operator]
         else:
             prior = self._model_trace(guide, x, **values).nodes[latent[0]]["fn"]
-        return guide.nodes[latent[0]]["fn"], prior
+        return _with_batch(len(x), guide.nodes[latent[0]]["fn"]), prior
+
+    def likelihood(self, x: Tensor, z: Tensor, **values: Any) -> Distribution:
+        """p(x|z) at the observed site of images, when the latent site takes the values ``z``.
+
+        Args:
+            x: images, ``[batch, *event_shape]``.
+            z: codes, ``[batch, *latent_shape]``.
+            values: as in `forward`.
+
+        Raises:
+            UnsupportedError: there is not exactly one latent and one observed site.
+        """
+        with LocalParams(), Codes(z):
+            model = poutine.trace(self.model).get_trace(x, **_taken(self.model, self.guide, values))
+        latent, observed = _latent_sites(model), _observed_sites(model)
+        if (len(latent), len(observed)) != (1, 1):
+            raise UnsupportedError(f"expected one latent and one observed site, got {latent} and {list(observed)}")
+        return _with_batch(len(x), next(iter(observed.values()))["fn"])
+
+    def simulate(self, n: int, **values: Any) -> tuple[Tensor, Tensor]:
+        """Draws x from the model, and the z behind them: of these z is an exact draw from the posterior p(z|x).
+
+        Returns:
+            x, ``[n, *event_shape]``, and z, ``[n, *latent_shape]``.
+
+        Raises:
+            UnsupportedError: the model has no ``prior``, or cannot sample ``n`` images.
+        """
+        if not hasattr(self.model, "prior") or "n" not in signature(self.model.forward).parameters:
+            raise UnsupportedError("expected a model with a prior and an argument n, so that it can be sampled from")
+        z = self.model.prior().sample((n,))  # type: ignore[operator]
+        with LocalParams(), Codes(z):
+            return self.model(n=n, **_taken(self.model, self.guide, values)), z
 
     def check(self, x: Tensor, **values: Any) -> "Checked":
         """Runs one batch with Pyro's validation on, so that a mistake shows where it was made.
@@ -247,6 +290,15 @@ def _latent_sites(trace: poutine.Trace) -> list[str]:
     return [name for name, site in _sample_sites(trace) if not site["is_observed"]]
 
 
+def _observed_sites(model: poutine.Trace) -> dict[str, Site]:
+    """The sites that make up the distortion; a ``pyro.factor`` is none of them."""
+    return {
+        name: site
+        for name, site in _sample_sites(model)
+        if site["is_observed"] and not site["infer"].get("is_auxiliary")
+    }
+
+
 def _auxiliary_sites(guide: poutine.Trace) -> list[tuple[str, Site]]:
     """Latent sites of a guide that its model does not have."""
     return [
@@ -267,9 +319,7 @@ def _check_same_sites(guide: poutine.Trace, model: poutine.Trace) -> None:
 
 
 def _distortion_kind(model: poutine.Trace) -> str:
-    observed = [
-        site for _, site in _sample_sites(model) if site["is_observed"] and not site["infer"].get("is_auxiliary")
-    ]
+    observed = _observed_sites(model).values()
     if not all(site["fn"].support.check(site["value"]).all() for site in observed):
         return "cross-entropy"
     discrete = any(site["fn"].support.is_discrete for site in observed)
@@ -301,6 +351,13 @@ def _check_reparameterized(name: str, site: Site) -> None:
             f"site '{name}': expected a guide with reparameterized draws, which have a gradient, got "
             f"{_innermost(site['fn'])}, which has none"
         )
+
+
+def _with_batch(batch: int, distribution: Distribution) -> Distribution:
+    """The distribution, if there is one for each image and no more."""
+    if distribution.batch_shape != (batch,):
+        raise UnsupportedError(f"expected batch shape [{batch}], got {list(distribution.batch_shape)}")
+    return distribution
 
 
 def _innermost(q: Distribution) -> str:

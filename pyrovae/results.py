@@ -28,6 +28,7 @@ class Results:
         study: the study, resolved.
         tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image, ``/levels`` with
             the rate of each latent site, ``/information`` with mutual information, prior gap and their like,
+            ``/likelihood`` with bounds of log p(x), ``/memorisation`` with the decoder of infinite capacity,
             ``/difficulty`` with sizes and distances to the training images, ``/curves`` over step, ``/runs`` with the
             state of every run; in nats per image where no other unit is told.
     """
@@ -103,7 +104,7 @@ class Results:
                 "status": "frozen" if frozen >= 0 else "done",
                 "frozen_at": frozen,
                 "cohort": cohort.index,
-                "information": "; ".join(measured.notes[number]),
+                "information": measured.notes[number],
             }
             for name, value in {**facts, "last_loss": float(training.last_loss[number]), **provenance}.items():
                 self.tree["runs"][name].loc[here] = value

@@ -126,9 +126,17 @@ class Measure(_Frozen):
     samples: int = Field(1, ge=1, description="draws of z an image")
     outer: int = Field(1024, ge=2, description="images of each split over which I, G and rates under q(z) are averaged")
     likelihood_images: int = Field(128, ge=2, description="test images on which log p(x) is bounded")
-    particles: int = Field(64, ge=1, description="draws of z an image behind the bound of log p(x)")
+    particles: int = Field(256, ge=2, description="draws of z an image behind the importance-weighted bound")
+    temperatures: int = Field(0, ge=0, description="steps of annealing from p(z) to p(z|x), a second bound; 0: none")
+    chains: int = Field(8, ge=2, description="chains of annealing an image")
+    reconstructions: int = Field(256, ge=2, description="images of each split that are reconstructed")
     probe: int = Field(256, ge=2, description="images of each split behind the learning curves")
     points: int = Field(50, ge=2, description="points of the learning curves, spaced logarithmically")
+
+    @property
+    def per_image(self) -> int:
+        """Images of a split of which some number is kept for each."""
+        return max(self.images, self.likelihood_images, self.reconstructions)
 
 
 class Cohort(BaseModel):

@@ -12,8 +12,9 @@ from pyrovae.build import make_pair
 from pyrovae.distributions import mapped, noise_shape, reparameterize
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators.marginal import device_of
-from pyrovae.evaluate import Measured, encode
+from pyrovae.evaluate import Measured
 from pyrovae.lockstep import Lockstep
+from pyrovae.measures.codes import encode
 from pyrovae.pair import Pair
 from pyrovae.streams import generator
 from pyrovae.study import Cohort
@@ -50,7 +51,7 @@ def _told(watcher: Watcher, before: int, step: int) -> None:
 
 def check_same_distortion(own: Measured, swapped: Measured) -> None:
     """Raises RuntimeError if a swapped prior changed the distortion, which it has no part in."""
-    before, after = own.images["distortion"], swapped.images["distortion"]
+    before, after = own.groups["images"]["distortion"], swapped.groups["images"]["distortion"]
     if not np.allclose(before, after, rtol=1e-4, equal_nan=True):
         raise RuntimeError(
             f"the swapped prior changed the distortion, by up to {np.nanmax(abs(before - after)):.3g} nats"

@@ -1,6 +1,6 @@
 """The tree of a study's results: its groups, their variables, and how they get in and out of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +9,43 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyrovae.errors import InputError
-from pyrovae.evaluate import INFORMATION, Measured
+from pyrovae.evaluate import Measured
+from pyrovae.measures import information, likelihood, memorisation
 from pyrovae.study import Cohort, Study
 from pyrovae.train import probe_steps
 
 SPLITS = ("train", "test")
+_KINDS = {**information.KINDS, **likelihood.KINDS, **memorisation.KINDS}
 _LONG_NAMES = {
     "distortion": "distortion D",
-    "distortion_se": "standard error of D over images",
     "rate": "rate R",
-    "rate_se": "standard error of R over images",
     "elbo": "-D - R",
-    "elbo_se": "standard error of the ELBO over images",
     "bits_per_dim": "negative ELBO in bits per dimension of x",
     "images": "number of images",
     "pixel_distance": "distance to the nearest (other) training image, in pixels of [0, 1]",
-    "pixel_distance_se": "standard error of that distance over images",
     "factor_distance": "distance to the nearest (other) training image, in factors of [0, 1]",
-    "factor_distance_se": "standard error of that distance over images",
     "floor": "smallest distortion that any decoder can reach",
     "loss": "D + beta R, at the beta that a schedule ends at",
     "mutual_information": "mutual information I of training images and codes",
-    "mutual_information_se": "standard error of I over images",
     "prior_gap": "prior gap G = KL(q(z) || p(z))",
-    "prior_gap_se": "standard error of G over images",
     "marginal_rate": "rate of test images under the inference marginal of the training images",
-    "marginal_rate_se": "standard error of that rate over images",
     "active_units": "latent dimensions whose posterior mean varies by more than 0.01 over training images",
     "test_mutual_information": "mutual information of test images and codes, under their own q(z)",
-    "test_mutual_information_se": "standard error of that information over images",
     "test_prior_gap": "prior gap of the test images, KL(q_test(z) || p(z))",
-    "test_prior_gap_se": "standard error of that gap over images",
     "log_likelihood": "importance-weighted bound of log p(x) of test images",
-    "log_likelihood_se": "standard error of that bound over images",
+    "high_pareto_k": "share of these images with a Pareto k above its threshold, where the bound may be loose by far",
+    "pareto_k": "Pareto k of the importance weights",
+    "effective_draws": "effective number of draws behind the importance-weighted bound, mean over images",
+    "annealed_log_likelihood": "bound of log p(x) of these images by annealed importance sampling",
+    "annealed_gain": "how far annealing is above importance weighting on the same images",
+    "acceptance": "share of the moves of annealing that were accepted",
+    "sandwich_gap": "bound from above less bound from below, on images simulated from the model",
+    "memorising_distortion": "distortion of the decoder of infinite capacity with a share of the mean image",
+    "infinite_share": "share of images for which that distortion is infinite without the mean image",
+    "perplexity": "number of training images that the decoder of infinite capacity mixes, exp of the entropy",
+    "mixing_share": "share of the mean image, fitted to training images each left out of its own reconstruction",
+    "reconstruction_distance": "distance of reconstructions to the nearest training image, in pixels of [0, 1]",
+    "memorising_distance": "the same for reconstructions by the decoder of infinite capacity",
     "log_n": "logarithm of the number of training images, the most that I can be",
 }
 #: What is known of every run, and how it says that it is not known yet.
@@ -56,20 +60,37 @@ _RUN_FACTS: dict[str, Any] = {
 }
 #: Variables with a unit other than nats per image.
 _UNITS = {
-    "active_units": "1",
     "bits_per_dim": "bits per dimension",
-    "images": "1",
-    **{f"{space}_distance{se}": "1" for space in ("pixel", "factor") for se in ("", "_se")},
+    **dict.fromkeys(
+        (
+            "active_units",
+            "images",
+            "pixel_distance",
+            "factor_distance",
+            "high_pareto_k",
+            "pareto_k",
+            "effective_draws",
+            "acceptance",
+            "infinite_share",
+            "perplexity",
+            "mixing_share",
+            "reconstruction_distance",
+            "memorising_distance",
+        ),
+        "1",
+    ),
 }
+_IMAGES = ["sample", "channel", "row", "column"]
 #: The sides of a picture.
 PICTURES = {
-    "image": ["sample", "channel", "row", "column"],
+    **dict.fromkeys(("image", "original", "reconstruction", "memorised", "nearest"), _IMAGES),
     "z1": ["column"],
     "z2": ["row"],
     "log_q": ["row", "column"],
     "log_p": ["row", "column"],
 }
-_PER_IMAGE = ["distortion", "rate", "log_likelihood"]
+_PER_IMAGE = ["distortion", "rate", "log_likelihood", "pareto_k", "annealed_log_likelihood", "memorising_distortion"]
+_PER_IMAGE += ["reconstruction_distance", "memorising_distance"]
 _DIFFICULTY = ["images", "pixel_distance", "pixel_distance_se", "factor_distance", "factor_distance_se"]
 
 
@@ -91,14 +112,21 @@ def empty(study: Study) -> xr.DataTree:
 
 def unmeasured(study: Study) -> dict[str, xr.Dataset]:
     """The groups that evaluation fills."""
-    cells = [name for each in ("distortion", "rate", "elbo") for name in (each, f"{each}_se")]
-    errors = [f"{name}_se" for name, kind in INFORMATION.items() if kind != "exact"]
+    cells = ["distortion", "rate", "elbo"]
+    single = _grid(study, ["mixing_share"], {})
     return {
-        "/rate_distortion": _grid(study, [*cells, "floor", "bits_per_dim"], {"split": SPLITS}),
-        "/information": _grid(study, [*INFORMATION, *errors], {}),
+        "/rate_distortion": _grid(study, [*_with_errors(cells), "floor", "bits_per_dim"], {"split": SPLITS}),
+        "/information": _grid(study, [*_with_errors(information.KINDS), "log_n"], {}),
+        "/likelihood": _grid(study, _with_errors(likelihood.KINDS), {}),
+        "/memorisation": _grid(study, _with_errors(memorisation.KINDS), {"split": SPLITS}).merge(single),
         "/difficulty": _grid(study, _DIFFICULTY, {"split": SPLITS}),
-        "/images": _grid(study, _PER_IMAGE, {"split": SPLITS, "image": range(study.measure.images)}),
+        "/images": _grid(study, _PER_IMAGE, {"split": SPLITS, "image": range(study.measure.per_image)}),
     }
+
+
+def _with_errors(names: Iterable[str]) -> list[str]:
+    """The variables and their standard errors; what is exact for the images at hand has none."""
+    return [each for name in names for each in (name, f"{name}_se") if each == name or _KINDS.get(name) != "exact"]
 
 
 def _grid(study: Study, names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
@@ -109,16 +137,16 @@ def _grid(study: Study, names: Sequence[str], extra: Mapping[str, Sequence[Any]]
 
 
 def _attributes(name: str) -> dict[str, str]:
-    unit = _UNITS.get(name, "nats per image")
-    kind = {"kind": INFORMATION[name]} if name in INFORMATION else {}
-    return {"units": unit, "long_name": _LONG_NAMES[name], **kind}
+    of = name.removesuffix("_se")
+    long_name = _LONG_NAMES[of] if name == of else f"standard error over images of: {_LONG_NAMES[of]}"
+    kind = {"kind": _KINDS[name]} if name in _KINDS else {}
+    return {"units": _UNITS.get(of, "nats per image"), "long_name": long_name, **kind}
 
 
 def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
     """Enters what was measured on the runs of a cohort."""
-    groups = {"rate_distortion": measured.cells, "information": measured.information, "images": measured.images}
     for number, run in enumerate(cohort.runs):
-        for group, variables in groups.items():
+        for group, variables in measured.groups.items():
             for name in variables.keys() & tree[group].data_vars:
                 tree[group][name].loc[study.coordinates(run)] = variables[name][number]
         for name, values in measured.difficulty.items():
@@ -180,7 +208,17 @@ def load(file: Path) -> xr.DataTree:
     try:
         with xr.open_datatree(file, engine="h5netcdf") as tree:
             loaded = tree.load()
-        lacking = {"rate_distortion", "information", "difficulty", "images", "curves", "runs"} - set(loaded.children)
+        groups = (
+            "rate_distortion",
+            "information",
+            "likelihood",
+            "memorisation",
+            "difficulty",
+            "images",
+            "curves",
+            "runs",
+        )
+        lacking = set(groups) - set(loaded.children)
         if lacking:
             raise ValueError(f"no group {', '.join(sorted(lacking))}")
     except (OSError, ValueError, KeyError) as error:
@@ -202,7 +240,7 @@ def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
     return xr.DataTree.from_dict(
         {
             group: xr.concat([tree[group].to_dataset() for tree in trees.values()], names)
-            for group in ("rate_distortion", "information", "levels")
+            for group in ("rate_distortion", "information", "likelihood", "memorisation", "levels")
             if all(group in tree.children for tree in trees.values())
         }
         | {"runs": next(iter(trees.values()))["runs"].to_dataset()}

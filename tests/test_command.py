@@ -54,13 +54,12 @@ def pyrovae(*arguments: str) -> subprocess.CompletedProcess[str]:
     with (
         mock.patch.object(sys, "argv", words),
         mock.patch.object(sys, "path", list(sys.path)),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action="default"),
         redirect_stdout(out),
         redirect_stderr(err),
         limited(),
         pytest.raises(SystemExit) as ended,
     ):
-        warnings.resetwarnings()
         main()
     return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
@@ -213,7 +212,7 @@ def test_run_leaves_a_table_claims_and_a_figure_that_show_repeats() -> None:
     shown = installed("show", "runs/small").stdout
     assert "D test" in shown
     assert "Lowering β from 1 to 0.1" in shown
-    assert "figure: runs/small/figures/rate_distortion.png" in shown
+    assert "figures in runs/small/figures: distortion.png, information.png, log_likelihood.png, rate" in shown
     assert shown in done.stdout
 
 

@@ -69,27 +69,29 @@ def test_gradients_agree_run_by_run_and_lifted(pairs: list[Pair], streams: Strea
 def test_evaluation_leaves_the_weights_bitwise_unchanged(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
     lockstep = lockstep_of(pairs)
     before = {name: value.clone() for name, value in lockstep.params.items()}
-    floor = build.make_likelihood(Run(), EVENT).floor
-    evaluate(lockstep, streams, Dataset(images[:30], images[30:]), floor, Measure(images=10, samples=2, outer=10))
+    pixels = build.make_likelihood(Run(), EVENT)
+    evaluate(lockstep, streams, Dataset(images[:30], images[30:]), pixels, Measure(images=10, samples=2, outer=10))
     assert all(torch.equal(before[name], value) for name, value in lockstep.params.items())
 
 
 def test_codes_that_are_not_finite_are_told_and_leave_their_neighbours_alone(
     pairs: list[Pair], streams: Streams, images: Tensor
 ) -> None:
-    floor, data, measure = (
-        build.make_likelihood(Run(), EVENT).floor,
+    pixels, data, measure = (
+        build.make_likelihood(Run(), EVENT),
         Dataset(images[:30], images[30:]),
         Measure(images=8),
     )
-    healthy = evaluate(lockstep_of(pairs), streams, data, floor, measure)
+    healthy = evaluate(lockstep_of(pairs), streams, data, pixels, measure)
     with torch.no_grad():
         pairs[1].guide.encoder.output_bias[3:] = -200  # σ underflows
-    ill = evaluate(lockstep_of(pairs), streams, data, floor, measure)
-    assert ill.notes[1] == ("the codes are not finite",)
+    ill = evaluate(lockstep_of(pairs), streams, data, pixels, measure)
+    assert ill.notes == ["", "the codes are not finite", ""]
     for name in ("mutual_information", "prior_gap", "marginal_rate"):
-        assert not np.isfinite(ill.information[name][1])
-        np.testing.assert_array_equal(ill.information[name][[0, 2]], healthy.information[name][[0, 2]])
+        assert not np.isfinite(ill.groups["information"][name][1])
+        np.testing.assert_array_equal(
+            ill.groups["information"][name][[0, 2]], healthy.groups["information"][name][[0, 2]]
+        )
 
 
 def test_distortion_that_is_not_finite_is_not_averaged_away(
@@ -104,8 +106,10 @@ def test_distortion_that_is_not_finite_is_not_averaged_away(
         return found
 
     monkeypatch.setattr(lockstep, "terms", poisoned)
-    floor = build.make_likelihood(Run(), EVENT).floor
-    cells = evaluate(lockstep, streams, Dataset(images[:30], images[30:]), floor, Measure(images=20)).cells
+    pixels = build.make_likelihood(Run(), EVENT)
+    cells = evaluate(lockstep, streams, Dataset(images[:30], images[30:]), pixels, Measure(images=20)).groups[
+        "rate_distortion"
+    ]
     assert np.isnan(cells["distortion"][1]).all()
     assert np.isfinite(cells["distortion"][[0, 2]]).all()
 

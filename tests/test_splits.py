@@ -11,8 +11,8 @@ import torch
 from pyrovae import InputError, Run, build
 from pyrovae.checks import check_names
 from pyrovae.data import Dataset, Source, class_counts, divide, splits
-from pyrovae.estimators import nearest_distance
-from pyrovae.evaluate import difficulty
+from pyrovae.estimators import nearest_point
+from pyrovae.measures.difficulty import difficulty
 from pyrovae.study import Measure
 
 SIZE = 300
@@ -152,11 +152,13 @@ def test_nearest_distance_is_that_of_a_search_over_all(tmp_path: Path) -> None:
     points = torch.randint(256, (1100, 2, 3), dtype=torch.uint8, generator=generator)
     points[7] = training[4321]
     everything = torch.cdist((points / 255).flatten(1).double(), (training / 255).flatten(1).double())
-    torch.testing.assert_close(nearest_distance(points, training).double(), everything.amin(1), rtol=1e-5, atol=1e-7)
-    assert nearest_distance(points, training)[7] == 0
+    torch.testing.assert_close(
+        nearest_point(points, training).distance.double(), everything.amin(1), rtol=1e-5, atol=1e-7
+    )
+    assert nearest_point(points, training).distance[7] == 0
     own = torch.arange(4999, -1, -1)[:1100]
     others = torch.cdist((training / 255).flatten(1).double(), (training / 255).flatten(1).double()).fill_diagonal_(9)
-    found = nearest_distance(training[own], training, own).double()
+    found = nearest_point(training[own], training, own).distance.double()
     torch.testing.assert_close(found, others.amin(1)[own], rtol=1e-5, atol=1e-7)
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     {"results"},
     {"tree"},
     {"train", "evaluate", "analysis"},
-    {"pictures"},
+    {"measures"},
     {"lockstep", "estimators", "progress"},
     {"pair", "study", "data", "streams", "checkpoint"},
     {"handlers"},

@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import binary_cross_entropy
+from torch.special import xlog1py, xlogy
 
 from pyrovae.models.likelihoods.likelihood import Likelihood
 
@@ -44,4 +44,18 @@ class Bernoulli(Likelihood):
             >>> Bernoulli((1, 1, 2)).floor(torch.tensor([[[[0.5, 1.0]]]]))
             tensor([0.6931])
         """
-        return binary_cross_entropy(x, x, reduction="none").flatten(1).sum(1)
+        return self.distortion_at(x, x)
+
+    def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
+        """−Σᵢ xᵢ log mᵢ + (1 − xᵢ) log (1 − mᵢ) under mean images m, in nats: ``[n, *event_shape]`` each → ``[n]``.
+
+        ∞ where a pixel that is lit has mean 0, or one that is dark mean 1: nothing is clamped to a finite value.
+
+        Example:
+            >>> import torch
+            >>> x, mean = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[0.0, 0.5]]]])
+            >>> Bernoulli((1, 1, 2)).distortion_at(x, mean), Bernoulli((1, 1, 2)).distortion_at(1 - x, mean)
+            (tensor([0.6931]), tensor([inf]))
+        """
+        mean = mean.clamp(0, 1)  # which rounding may have carried a hair beyond
+        return -(xlogy(x, mean) + xlog1py(1 - x, -mean)).flatten(1).sum(1)

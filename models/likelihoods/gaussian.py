@@ -59,7 +59,11 @@ class Gaussian(_Gaussian):
             >>> Gaussian((1, 1, 2)).floor(torch.zeros(1, 1, 1, 2))
             tensor([1.8379])
         """
-        return x.new_full((len(x),), self.features * math.log(self.noise_scale * math.sqrt(2 * math.pi)))
+        return self.distortion_at(x, x)
+
+    def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
+        """−log N(x; mean, σ²), in nats: images and mean images ``[n, *event_shape]`` → ``[n]``."""
+        return -dist.Normal(mean, self.noise_scale).log_prob(x).flatten(1).sum(1)
 
 
 class GaussianShared(_Gaussian):

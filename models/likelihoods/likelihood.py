@@ -39,3 +39,10 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def floor(self, x: Tensor) -> Tensor:
         """Smallest distortion that any decoder can reach, in nats: ``[n, *event_shape] → [n]``; NaN for none."""
+
+    def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
+        """−log p(x) under mean images, in nats: ``[n, *event_shape]`` each → ``[n]``; ∞ for images that they rule out.
+
+        NaN where the mean alone does not say what p is, as here, unless a likelihood knows better.
+        """
+        return x.new_full((len(x),), torch.nan)

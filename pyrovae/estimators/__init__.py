@@ -1,6 +1,13 @@
 """Estimators: pure functions of distributions and tensors, in nats, each with its error and its kind."""
 
-from pyrovae.estimators.estimate import Estimate, Kind
+from pyrovae.estimators.annealing import (
+    Annealed,
+    Annealing,
+    Sandwich,
+    annealed_log_likelihood,
+    bidirectional_log_likelihood,
+)
+from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
 from pyrovae.estimators.information import (
     RateTerms,
     active_units,
@@ -11,22 +18,39 @@ from pyrovae.estimators.information import (
     rate_per_dimension,
     rate_terms,
 )
-from pyrovae.estimators.likelihood import log_likelihood
+from pyrovae.estimators.likelihood import ImportanceWeighted, log_likelihood
 from pyrovae.estimators.linear_gaussian import LinearGaussian
-from pyrovae.estimators.nearest import nearest_distance
+from pyrovae.estimators.memorisation import Memorised, memorising_decoder, mixing_share, smoothed_mean
+from pyrovae.estimators.nearest import Nearest, nearest_point
+from pyrovae.estimators.psis import Diagnostics, importance_diagnostics, pareto_k_threshold
 
 __all__ = [
+    "Annealed",
+    "Annealing",
+    "Diagnostics",
     "Estimate",
+    "ImportanceWeighted",
     "Kind",
     "LinearGaussian",
+    "Memorised",
+    "Nearest",
     "RateTerms",
+    "Sandwich",
     "active_units",
+    "annealed_log_likelihood",
+    "bidirectional_log_likelihood",
+    "importance_diagnostics",
     "log_likelihood",
     "marginal_rate",
+    "mean_over_images",
+    "memorising_decoder",
+    "mixing_share",
     "mutual_information",
-    "nearest_distance",
+    "nearest_point",
+    "pareto_k_threshold",
     "prior_gap",
     "rate",
     "rate_per_dimension",
     "rate_terms",
+    "smoothed_mean",
 ]

@@ -5,6 +5,7 @@ would miss its own encoding by many σ.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -76,20 +77,29 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
     batch = z.shape[: z.dim() - event]
     points = z.reshape(-1, *q.event_shape)
     owners = [None] * len(points) if own is None else own.expand(batch).reshape(-1).split(ROWS)
-    columns = max(1, NUMBERS[z.device.type] // (ROWS * q.event_shape.numel() * (1 if base_normal(q) else FLOW)))
-    pieces = [
-        (slice(start, start + columns), mapped(q, lambda parameter, at=start: parameter[at : at + columns]))
-        for start in range(0, q.batch_shape[0], columns)
-    ]
     totals = []
     for rows, owner in zip(points.split(ROWS), owners, strict=False):
         total = rows.new_full((len(rows),), -torch.inf)
-        for place, part in pieces:
-            log_q = part.log_prob(rows.unsqueeze(1))
-            if owner is not None:
-                mine = owner[:, None] == torch.arange(place.start, place.start + log_q.shape[1], device=z.device)
-                log_q = log_q.masked_fill(mine, -torch.inf)
+        for log_q in log_densities(rows, q, owner):
             total = torch.logaddexp(total, log_q.logsumexp(1))
         totals.append(total)
     count = q.batch_shape.numel() - (own is not None)
     return torch.cat(totals).reshape(batch) - math.log(count)
+
+
+def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iterator[Tensor]:
+    """log q(z|x_m) of some points under the encodings, a piece of the N columns at a time: ``[n, columns]``.
+
+    Args:
+        z: points, ``[n, *event_shape]``, `ROWS` of them or fewer.
+        q: the N encodings, float64.
+        own: row of each point's own encoding, ``[n]``, whose density is given as −∞.
+    """
+    columns = max(1, NUMBERS[z.device.type] // (ROWS * q.event_shape.numel() * (1 if base_normal(q) else FLOW)))
+    for start in range(0, q.batch_shape[0], columns):
+        part = mapped(q, lambda parameter, at=start: parameter[at : at + columns])
+        log_q = part.log_prob(z.unsqueeze(1))
+        if own is not None:
+            mine = own[:, None] == torch.arange(start, start + log_q.shape[1], device=z.device)
+            log_q = log_q.masked_fill(mine, -torch.inf)
+        yield log_q

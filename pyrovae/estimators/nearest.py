@@ -1,5 +1,7 @@
 """How far images are from the training set: a measure of how hard it is to generalize to them."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,16 @@ from torch import Tensor
 ROWS, COLUMNS = 1024, 4096
 
 
+class Nearest(NamedTuple):
+    """Distance of each point to the nearest training point, and the row of that, ``[n]`` each."""
+
+    distance: Tensor
+    row: Tensor
+
+
 @torch.no_grad()
-def nearest_distance(points: Tensor, training: Tensor, own: Tensor | None = None) -> Tensor:
-    """Distance of each point to the nearest training point, minₙ ‖x − xₙ‖₂.
+def nearest_point(points: Tensor, training: Tensor, own: Tensor | None = None) -> Nearest:
+    """The nearest training point of each point, and its distance minₙ ‖x − xₙ‖₂.
 
     Args:
         points: ``[n, ...]``; trailing dimensions are flattened. uint8 is scaled to [0, 1].
@@ -17,24 +26,24 @@ def nearest_distance(points: Tensor, training: Tensor, own: Tensor | None = None
         own: row of each point in ``training``, ``[n]``, to be left out where the points are training points.
 
     Returns:
-        ``[n]``, in the units of a pixel's range [0, 1], or of the factors.
+        Distances in the units of a pixel's range [0, 1], or of the factors; NaN for a point that is not finite.
 
     Cost: n · N distances by matrix products, in pieces; the distance to the one that is found is then taken exactly.
 
     Example:
         >>> import torch
         >>> training = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
-        >>> nearest_distance(torch.tensor([[3.0, 3.0]]), training)
-        tensor([1.])
-        >>> nearest_distance(training, training, own=torch.arange(2))
+        >>> nearest_point(torch.tensor([[3.0, 3.0]]), training)
+        Nearest(distance=tensor([1.]), row=tensor([1]))
+        >>> nearest_point(training, training, own=torch.arange(2)).distance
         tensor([5., 5.])
     """
-    nearest = [
-        _nearest(rows, training, None if own is None else own[at : at + ROWS])
-        for at, rows in zip(range(0, len(points), ROWS), points.split(ROWS), strict=True)
+    rows = [
+        _nearest(part, training, None if own is None else own[at : at + ROWS])
+        for at, part in zip(range(0, len(points), ROWS), points.split(ROWS), strict=True)
     ]
-    found = [_flat(x) - _flat(training[rows]) for x, rows in zip(points.split(ROWS), nearest, strict=True)]
-    return torch.cat([difference.norm(dim=1) for difference in found])
+    found = [_flat(x) - _flat(training[at]) for x, at in zip(points.split(ROWS), rows, strict=True)]
+    return Nearest(torch.cat([difference.norm(dim=1) for difference in found]), torch.cat(rows))
 
 
 def _nearest(points: Tensor, training: Tensor, own: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
@@ -14,38 +15,45 @@ SAMPLES, POINTS = 8, 64
 
 
 @torch.no_grad()
-def samples(pair: Pair, event_shape: torch.Size, seed: int) -> NDArray[np.uint8] | None:
-    """Mean images E[x|z] at draws z ~ p(z), ``[SAMPLES, channels, height, width]``; None where there are none to show.
+def samples(pair: Pair, event_shape: torch.Size, seed: int) -> dict[str, NDArray[np.uint8]]:
+    """Mean images E[x|z] at draws z ~ p(z), ``[SAMPLES, channels, height, width]``, where there are any to show.
 
     Args:
         event_shape: shape of an image.
         seed: seed of the run.
     """
     if not hasattr(pair.model, "generate") or len(event_shape) != 3:
-        return None
+        return {}
     with seeded(key(seed, "samples")):
         likelihood: Distribution = pair.model.generate(SAMPLES)  # type: ignore[operator]
     try:
         x = likelihood.mean
     except NotImplementedError:  # so torch says of a distribution whose mean is not known
-        return None
+        return {}
+    return {"image": as_bytes(x)}
+
+
+def as_bytes(x: Tensor) -> NDArray[np.uint8]:
+    """Images in [0, 1] as they are kept to be shown."""
     return (255 * x.nan_to_num().clamp(0, 1)).round().byte().cpu().numpy()
 
 
 @torch.no_grad()
 def latent_plane(q: Distribution, prior: Distribution, seed: int) -> dict[str, NDArray[np.float64]]:
-    """log q(z) and log p(z) over the plane of a z with two dimensions.
+    """log q(z) and log p(z) over the plane of a z with two dimensions; nothing where it has another number.
 
     The box holds all but the outermost hundredth of q(z), in either dimension, with a quarter of its size around it.
 
     Args:
-        q: encodings of the training set, with event shape [2].
+        q: encodings of the training set.
         prior: p(z).
         seed: seed of the run.
 
     Returns:
         ``z1`` and ``z2``, ``[POINTS]`` each, ``log_q`` and ``log_p``, ``[POINTS, POINTS]``, rows along z2.
     """
+    if prior.event_shape != (2,):
+        return {}
     z = draw(encodings(q), 1, generator(seed, "plane"))[0]
     low, high = (z.quantile(share, dim=0) for share in (0.005, 0.995))
     margin = (high - low) / 4
