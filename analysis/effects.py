@@ -1,8 +1,8 @@
 """Effects with their errors, and what they say of a finding.
 
-An effect is a mean difference per image between two settings, in nats unless it says otherwise, the same images and the
-same seed on both sides. Its interval holds two errors: over images, normal, of the differences averaged over seeds; and over seeds,
-Student's t. With one seed the interval is over images only and says nothing of other seeds.
+An effect is a mean difference per image between two settings, in nats unless it says otherwise, the same images and
+the same seed on both sides. Its interval holds two errors: over images, normal, of the differences averaged over seeds;
+and over seeds, Student's t. With one seed the interval is over images only and says nothing of other seeds.
 """
 
 from collections.abc import Iterator

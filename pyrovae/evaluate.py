@@ -118,7 +118,7 @@ def _of_run(
     try:
         of_run = codes(pair, data, **values)
         measured = information(of_run, measure, seed)
-        found["information"] = Found(measured.cells | found["information"].cells)
+        found["information"] = Found({**measured.cells, **found["information"].cells})
         found["plane"] = Found({}, pictures=latent_plane(of_run.train, of_run.prior, seed))
         memorised = memorisation(pair, of_run, data, measure, seed, pixels.distortion_at, **values)
         found["memorisation"] = memorised._replace(pictures={})

@@ -40,7 +40,7 @@ class Noise(Messenger):
 
 
 class Codes(Messenger):
-    """Gives the latent site of a model a value, whatever its name.
+    """Gives the first latent site of a model a value, whatever its name.
 
     Args:
         z: the value, in the shape of the site.
@@ -48,10 +48,10 @@ class Codes(Messenger):
 
     def __init__(self, z: Tensor) -> None:
         super().__init__()
-        self.z = z
+        self.z: Tensor | None = z
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["done"] or msg["is_observed"] or site_is_subsample(msg):
+        if self.z is None or msg["done"] or msg["is_observed"] or site_is_subsample(msg):
             return
-        msg["value"] = self.z
+        msg["value"], self.z = self.z, None
         msg["done"] = True

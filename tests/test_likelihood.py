@@ -1,49 +1,143 @@
-"""The importance-weighted bound, on linear pairs whose log p(x) is a closed form."""
+"""Importance-weighted bounds and what says how far to trust them, on pairs whose log p(x) is a closed form."""
 
+import math
+
+import pyro.distributions as dist
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyrovae import Run, make_pair
-from pyrovae.estimators import log_likelihood
+from pyrovae import Pair, Run, make_pair
+from pyrovae.estimators import importance_diagnostics, log_likelihood, pareto_k_threshold
 
 EVENT = torch.Size([1, 2, 3])
 #: Failure rate 2e-5, two-sided.
 TWO_SIDED = 4.27
 
 
-@pytest.mark.parametrize("model", ["vae", "gap"])
-def test_bound_is_a_lower_one_rises_with_k_and_comes_to_the_truth(model: str) -> None:
-    pair = make_pair(Run(model=model, network="linear", likelihood="gaussian", latent_size=2), EVENT)
+def linear(**settings: str) -> tuple[Pair, Tensor, Tensor]:
+    """A linear pair, some images, and log p(x) of these."""
+    pair = make_pair(Run(network="linear", likelihood="gaussian", latent_size=2, **settings), EVENT)  # type: ignore[arg-type]
     x = torch.randn(20, *EVENT, generator=torch.Generator().manual_seed(0))
     pair.refresh(torch.rand(50, *EVENT))
     decoder = pair.model.decoder[0]
     with torch.no_grad():
-        for parameter in pair.guide.parameters():
-            parameter.zero_()  # q(z|x) = N(0, I)
         covariance = decoder.weight @ decoder.weight.T + torch.eye(6)
         truth = MultivariateNormal(decoder.bias, covariance).log_prob(x.flatten(1)).double()
+    return pair, x, truth
+
+
+@pytest.mark.parametrize("model", ["vae", "gap"])
+def test_bound_is_a_lower_one_rises_with_k_and_comes_to_the_truth(model: str) -> None:
+    pair, x, truth = linear(model=model)
+    with torch.no_grad():
+        for parameter in pair.guide.parameters():
+            parameter.zero_()  # q(z|x) = N(0, I)
     torch.manual_seed(0)
     means, errors = [], []
-    for particles, times in ((1, 400), (8, 100), (5000, 5)):
-        bounds = log_likelihood(pair.log_weights, x.repeat(times, 1, 1, 1), particles).unflatten(0, (times, 20))
+    for particles, times in ((2, 400), (8, 100), (5000, 5)):
+        found = log_likelihood(pair.log_weights, x.repeat(times, 1, 1, 1), particles)
+        bounds = found.bound.unflatten(0, (times, 20))
         means.append(bounds.mean())
         errors.append(bounds.mean(1).std() / times**0.5)
-    assert means[0] < truth.mean() - TWO_SIDED * errors[0]
+        assert found.ess.min() >= 1
+        assert found.ess.max() <= particles * 1.001
     assert means[0] + TWO_SIDED * errors[0] < means[1] - TWO_SIDED * errors[1]
-    assert means[1] < means[2]
+    assert means[1] + TWO_SIDED * errors[1] < means[2] - TWO_SIDED * errors[2]
     assert abs(means[2] - truth.mean()) < TWO_SIDED * errors[2] + 0.01
 
 
+def test_every_weight_is_p_x_where_the_guide_is_the_posterior() -> None:
+    pair, x, truth = linear(guide="full_rank")
+    W, b = pair.model.decoder[0].weight.detach(), pair.model.decoder[0].bias.detach()
+    S = torch.linalg.inv(torch.eye(2) + W.T @ W)
+
+    def posterior(x: Tensor) -> dist.Distribution:
+        return dist.MultivariateNormal((x.flatten(1) - b) @ W @ S, S)
+
+    pair.guide.posterior = posterior
+    log_w = pair.log_weights(x, 100)
+    assert log_w.shape == (100, 20)
+    torch.testing.assert_close(log_w.double(), truth.expand(100, 20), rtol=1e-5, atol=1e-4)
+    found = log_likelihood(pair.log_weights, x, 100)
+    assert found.ess.min() > 99
+    assert found.estimate.kind == "lower bound"
+
+
+@pytest.mark.parametrize("model", ["vae", "hierarchical"])
+def test_weights_of_single_draws_are_the_elbo(model: str) -> None:
+    pair = make_pair(
+        Run(model=model, guide="hierarchical" if model == "hierarchical" else "mean_field", width=8), EVENT
+    )
+    x = torch.rand(5, *EVENT)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in pair.parameters():
+            parameter.mul_(0.3)  # or else a few draws would weigh more than all others
+        log_w = pair.log_weights(x, 20_000)
+        terms = pair(x.repeat(20_000, 1, 1, 1))
+    elbo = (-terms.distortion - terms.rate).unflatten(0, (20_000, 5))
+    error = ((log_w.var(0) + elbo.var(0)) / 20_000).sqrt()
+    assert ((log_w.mean(0) - elbo.mean(0)).abs() < TWO_SIDED * error).all()
+
+
+def test_guide_runs_once_for_all_draws_of_an_image() -> None:
+    pair, x, _ = linear()
+    seen = []
+    encode = pair.guide.posterior
+    pair.guide.posterior = lambda x: seen.append(len(x)) or encode(x)  # type: ignore[func-returns-value]
+    pair.log_weights(x, 50)
+    assert seen == [20]
+
+
 def test_pieces_of_any_size_give_the_same_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = make_pair(Run(depth=1, width=8, latent_size=2), EVENT)
-    x = torch.rand(7, *EVENT)
-    bounds = []
-    for numbers in (2**20, 6 * 40, 1):
+    pair, x, _ = linear()
+    found = []
+    for numbers in (2**20, 64 * 40, 1):
         monkeypatch.setattr("pyrovae.estimators.likelihood.NUMBERS", numbers)
-        torch.manual_seed(0)
-        bounds.append(log_likelihood(lambda part: part.flatten(1).sum(1), x, particles=20))
-        assert log_likelihood(pair.log_weights, x, particles=20).isfinite().all()
-    torch.testing.assert_close(bounds[0], bounds[1])
-    torch.testing.assert_close(bounds[0], bounds[2])
-    torch.testing.assert_close(bounds[0], x.double().flatten(1).sum(1), rtol=1e-5, atol=1e-5)
+        log_w = log_likelihood(lambda part, draws: part.flatten(1).sum(1).expand(draws, -1), x, particles=30)
+        found.append(log_w.bound)
+        assert log_likelihood(pair.log_weights, x, particles=30).bound.isfinite().all()
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+    torch.testing.assert_close(found[0], x.double().flatten(1).sum(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
+def test_pareto_k_is_the_shape_of_a_pareto_distribution(shape: float) -> None:
+    draws = torch.empty(10, 50_000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
+    found = importance_diagnostics(shape * draws)  # w = exp(shape · E) is Pareto with that shape
+    tail = 3 * 50_000**0.5
+    # The fit is drawn towards 1/2 as by ten draws.
+    bias, error = 10 / (tail + 10) * abs(shape - 0.5), (1 + shape) / (10 * tail) ** 0.5
+    assert abs(found.pareto_k.mean() - shape) < bias + TWO_SIDED * error
+
+
+def test_weights_that_tell_nothing_are_told_apart() -> None:
+    noise = torch.randn(3, 100, dtype=torch.float64)
+    noise[0, 5], noise[1, 5] = math.nan, math.inf
+    noise[2, :40] = -math.inf  # draws of no weight, of which there may be any number
+    found = importance_diagnostics(noise)
+    assert found.pareto_k.isnan().tolist() == found.ess.isnan().tolist() == [True, True, False]
+    assert found.ess[2] < 60
+    constant = importance_diagnostics(torch.zeros(1, 100))
+    assert (constant.pareto_k.item(), constant.ess.item()) == (-math.inf, pytest.approx(100))
+    few = importance_diagnostics(torch.zeros(1, 10))
+    assert few.pareto_k.isnan()
+    assert few.ess.item() == pytest.approx(10)
+
+
+def test_estimate_says_for_how_many_images_k_is_high() -> None:
+    heavy = torch.arange(20) < 7
+
+    def log_weights(x: Tensor, draws: int) -> Tensor:
+        return torch.where(heavy, 3.0, 0.01) * torch.empty(draws, 20).exponential_()
+
+    torch.manual_seed(0)
+    found = log_likelihood(log_weights, torch.zeros(20, *EVENT), 1000)
+    assert found.high_pareto_k == 0.35
+    assert found.estimate.notes == ("k̂ above 0.67 for 35% of the images",)
+    assert pareto_k_threshold(1000) == pytest.approx(2 / 3)
+    heavy[:] = False
+    assert log_likelihood(log_weights, torch.zeros(20, *EVENT), 1000).estimate.notes == ()

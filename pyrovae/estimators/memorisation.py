@@ -80,7 +80,7 @@ def smoothed_mean(images: Tensor) -> Tensor:
     Args:
         images: ``[N, *event_shape]``; uint8 is scaled to [0, 1].
     """
-    total = sum(as_input(part).double().sum(0) for part in images.split(COLUMNS))
+    total = torch.stack([as_input(part).double().sum(0) for part in images.split(COLUMNS)]).sum(0)
     return (total + 0.5) / (len(images) + 1)
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 #: Fewest draws whose tail can be fitted: it has to hold five.
 FEWEST = 25
+#: Largest weights within this many nats are called the same: rounding may be all that tells them apart.
+ALIKE = 0.01
 #: A weight this many nats below the largest is as good as zero in float64.
 NEGLIGIBLE = 700.0
 
@@ -33,8 +35,8 @@ def importance_diagnostics(log_w: Tensor) -> Diagnostics:
         log_w: log weights, ``[n, K]``.
 
     Returns:
-        k̂ and effective sample size, ``[n]`` each, in float64. k̂ is −∞ where the largest weights are all the same, as
-        under the exact posterior. Both are NaN where a weight is NaN or infinite, k̂ also where K is below 25.
+        k̂ and effective sample size, ``[n]`` each, in float64. k̂ is −∞ where the largest weights are all the same,
+        as under the exact posterior. Both are NaN where a weight is NaN or infinite, k̂ also where K is below 25.
 
     Example:
         >>> import torch
@@ -71,9 +73,10 @@ def _of_image(log_w: np.ndarray) -> tuple[float, float]:
         return math.nan, _size(log_w)
     # As many as the fit takes for its tail, and the one that it cuts at.
     tail = math.floor(3 * len(log_w) ** 0.5) if len(log_w) > 225 else len(log_w) // 5
-    if np.partition(log_w, -tail)[-tail] == 0:
+    if np.partition(log_w, -tail - 1)[-tail - 1] > -ALIKE:
         return -math.inf, _size(log_w)
-    smoothed, k = array_stats.psislw(-log_w)
+    with np.errstate(all="ignore"):  # a tail of few different values has no fit, and k̂ is then NaN
+        smoothed, k = array_stats.psislw(-log_w)
     return float(k), _size(smoothed)
 
 

@@ -1,0 +1,249 @@
+"""The decoder of infinite capacity against brute force, and what a study says of memorisation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+from rich.console import Console
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from pyrovae import Run, Study, build, run
+from pyrovae.analysis import figures, memory_figures, tables
+from pyrovae.analysis.claims import claims
+from pyrovae.analysis.effects import Claim
+from pyrovae.build import make_data
+from pyrovae.estimators import memorising_decoder, mixing_share, smoothed_mean
+
+N, EVENT = 300, torch.Size([1, 2, 3])
+LIKELIHOOD = build.make_likelihood(Run(), EVENT)
+
+
+@pytest.fixture
+def q() -> Distribution:
+    generator = torch.Generator().manual_seed(0)
+    loc = torch.randn(N, 2, generator=generator)
+    return Independent(Normal(loc, 0.2 + 0.1 * torch.rand(N, 2, generator=generator)), 1)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randint(0, 256, (N, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def z() -> Tensor:
+    return 1.5 * torch.randn(700, 2, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_memorising_decoder_is_the_weighted_mean_of_training_images(
+    q: Distribution, images: Tensor, z: Tensor, leave_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = torch.arange(700) % N if leave_out else None
+    loc, scale = q.mean.double(), q.stddev.double()
+    log_q = (-((z.double().unsqueeze(1) - loc) ** 2) / (2 * scale**2) - scale.log()).sum(2)
+    if own is not None:
+        log_q[torch.arange(700), own] = -torch.inf
+    w = (log_q - log_q.logsumexp(1, keepdim=True)).exp()
+    expected = (w @ (images.double() / 255).flatten(1)).unflatten(1, EVENT)
+    entropy = -torch.where(w > 0, w * w.log(), 0).sum(1)
+    for codes, columns in ((512, 2048), (7, 11)):
+        monkeypatch.setattr("pyrovae.estimators.memorisation.CODES", codes)
+        monkeypatch.setattr("pyrovae.estimators.memorisation.COLUMNS", columns)
+        found = memorising_decoder(z, q, images, own)
+        torch.testing.assert_close(found.image, expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found.perplexity, entropy.exp(), rtol=1e-6, atol=1e-6)
+
+
+def test_no_decoder_has_a_lower_training_distortion(q: Distribution, images: Tensor) -> None:
+    """Over p(n|z), at every z: any other mean image has a higher expected cross-entropy."""
+    z = torch.zeros(1, 2)
+    best = memorising_decoder(z, q, images).image
+    w = (q.log_prob(z.unsqueeze(1)).squeeze(0).double()).softmax(0)
+    x = images.double() / 255
+
+    def expected_distortion(mean: Tensor) -> Tensor:
+        return (w * LIKELIHOOD.distortion_at(x, mean.expand_as(x))).sum()
+
+    for seed in range(20):
+        other = torch.rand(1, *EVENT, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for share in (0.01, 0.5):
+            assert expected_distortion(best.lerp(other, share)) > expected_distortion(best)
+
+
+def test_pixel_that_no_training_image_has_makes_distortion_infinite_but_for_the_mean_image(q: Distribution) -> None:
+    images = torch.zeros(N, *EVENT)
+    images[: N // 2, 0, 0, 0] = 1
+    x, lit = torch.zeros(1, *EVENT), torch.zeros(1, *EVENT)
+    lit[0, 0, 1, 2] = 1
+    found = memorising_decoder(torch.zeros(1, 2), q, images).image
+    assert LIKELIHOOD.distortion_at(x.double(), found).isfinite()
+    assert LIKELIHOOD.distortion_at(lit.double(), found).isinf()
+    mean = smoothed_mean(images)
+    assert mean.min() == pytest.approx(0.5 / (N + 1))
+    assert mean[0, 0, 0] == pytest.approx((N // 2 + 0.5) / (N + 1))
+    assert LIKELIHOOD.distortion_at(lit.double(), found.lerp(mean, 1e-9)).isfinite()
+
+
+@pytest.mark.parametrize("share", [1e-6, 1e-3, 0.2, 0.9])
+def test_mixing_share_is_the_one_that_the_data_have(share: float) -> None:
+    """A pixel of mean 1/2 under x̄ and 0 under x̂, lit with probability share / 2: there that share is best."""
+    lit = share / 2
+
+    def distortion(mean: Tensor) -> Tensor:
+        return -(lit * mean.log() + (1 - lit) * (1 - mean).log()).sum(1)
+
+    found = mixing_share(distortion, torch.zeros(1, 1, dtype=torch.float64), torch.full((1,), 0.5))
+    assert found == pytest.approx(share, rel=0.05)
+
+
+@pytest.mark.parametrize("name", sorted(build.LIKELIHOODS))
+def test_distortion_at_a_mean_is_that_of_features_with_this_mean(name: str) -> None:
+    likelihood = build.make_likelihood(Run(likelihood=name), EVENT)
+    x = torch.rand(20, *EVENT, generator=torch.Generator().manual_seed(0))
+    h = torch.randn(20, likelihood.features, generator=torch.Generator().manual_seed(1))
+    try:
+        mean = likelihood(h).mean
+    except NotImplementedError:
+        mean = x
+    with torch.no_grad():
+        distortion = likelihood.distortion_at(x, mean)
+        if name in ("bernoulli", "gaussian"):
+            torch.testing.assert_close(distortion, -likelihood(h).log_prob(x), rtol=1e-4, atol=1e-4)
+        else:
+            assert distortion.isnan().all()
+
+
+def test_study_measures_memorisation_beside_the_learned_decoder(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"depth": 1, "width": 8, "train_images": 256, "test_images": 100, "batch_size": 32}
+    measured = {"measure.reconstructions": 64, "measure.images": 64, "measure.particles": 30}
+    study = Study.load("quick", steps=20, seed=0, beta=[0.01, 4], latent_size=2, **settings, **measured)
+    tree = run(study, tmp_path / "study", quiet=True).tree
+    found = tree["memorisation"].to_dataset().isel(seed=0)
+    images = tree["images"].to_dataset().isel(seed=0)
+    for name in ("memorising_distortion", "reconstruction_distance", "memorising_distance"):
+        np.testing.assert_allclose(found[name], images[name].mean("image"))
+        assert images[name].notnull().sum("image").values.tolist() == [[64, 64]] * 2
+    assert (found["perplexity"] >= 1).all()
+    assert (found["perplexity"] <= 256).all()
+    assert (found["perplexity"].sel(beta=4) > found["perplexity"].sel(beta=0.01)).all()
+    assert ((found["mixing_share"] > 0) & (found["mixing_share"] <= 1)).all()
+    assert (found["infinite_share"].sel(split="train") == 0).all()  # every image is in its own mixture
+    assert (found["memorising_distortion"].sel(split="train") >= 20).all()
+    shown, data = tree["reconstructions"].to_dataset().isel(seed=0), make_data(study.runs()[0])
+    np.testing.assert_array_equal(shown["original"].sel(beta=4), data.test[:8])
+    flat = (data.train.float() / 255).flatten(1)
+    reconstructed = torch.tensor(shown["reconstruction"].sel(beta=4).values / 255).float().flatten(1)
+    rows = torch.cdist(reconstructed, flat).argmin(1)
+    assert (torch.tensor(shown["nearest"].sel(beta=4).values) == data.train[rows]).flatten(1).all(1).sum() >= 7
+
+
+def _tree(effect: float, reliable: bool = True) -> xr.DataTree:
+    """Reconstructions that are closer to training images by ``effect`` at three layers, and at β = 1."""
+    rng = np.random.default_rng(0)
+    dims = ("split", "image", "beta", "seed", "depth")
+    coords = {"split": ["train", "test"], "beta": [0.1, 1.0], "depth": [1, 3]}
+    distance = 5 + 0.1 * rng.normal(size=(2, 200, 2, 3, 2))
+    distance[..., 1] -= effect
+    distance[:, :, 1] -= effect
+    images = {"distortion": (dims, rng.normal(size=distance.shape)), "reconstruction_distance": (dims, distance)}
+    codes = {name: (dims[2:], np.zeros(distance.shape[2:])) for name in ("mutual_information", "prior_gap")}
+    codes |= {name: (dims[2:], np.ones(distance.shape[2:])) for name in ("log_n", "prior_gap_se")}
+    bounds = {"log_likelihood": (dims[2:], -100 + rng.normal(size=distance.shape[2:]))}
+    share = np.zeros(distance.shape[2:])
+    share[0, 1] = 0 if reliable else 0.3
+    bounds |= {"high_pareto_k": (dims[2:], share), "effective_draws": (dims[2:], 10 + share)}
+    for name in ("annealed_log_likelihood", "annealed_gain", "acceptance", "sandwich_gap"):
+        bounds[name] = (dims[2:], np.full(share.shape, np.nan))
+    bounds |= {f"{name}_se": (dims[2:], np.ones(share.shape)) for name in list(bounds)}
+    inner = {name: coords[name] for name in ("beta", "depth")}
+    return xr.DataTree.from_dict(
+        {
+            "/images": xr.Dataset(images, coords),
+            "/information": xr.Dataset(codes, inner),
+            "/likelihood": xr.Dataset(bounds, inner),
+        }
+    )
+
+
+def about_memory(tree: xr.DataTree) -> list[Claim]:
+    return [claim for claim in claims(tree) if "closer to training images" in claim.text]
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(0.2, "supported"), (-0.2, "not supported"), (0.0, "undecided")])
+def test_verdict_on_memorisation_follows_the_effect(effect: float, verdict: str) -> None:
+    found = about_memory(_tree(effect))
+    assert [claim.verdict for claim in found] == [verdict] * 2
+    assert [claim.where for claim in found] == ["", "depth 3"]
+    assert all(abs(claim.effect - effect) < 0.05 for claim in found)
+    assert all(line.split(", 95%")[0].endswith("pixels") for line in tables.claims(found))
+
+
+def test_nothing_is_said_of_reconstructions_that_are_not_measured() -> None:
+    tree = _tree(0.2)
+    tree["images/reconstruction_distance"][:] = np.nan
+    assert about_memory(tree) == []
+
+
+def printed(tree: xr.DataTree) -> list[str]:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(tables.likelihood(tree))
+    return capture.get().splitlines()
+
+
+def test_bound_that_may_be_loose_is_marked_wherever_it_is_shown() -> None:
+    assert not any(tables.LOOSE in line for line in printed(_tree(0.0)))
+    tree = _tree(0.0, reliable=False)  # at β = 0.1, in one of three seeds
+    title, *rows = [line for line in printed(tree) if "†" in line]
+    assert "k̂ is high for more than 10%" in title
+    assert [row.split("│")[2].strip() for row in rows] == ["0.1", "0.1"]
+    tree["likelihood/high_pareto_k"][:] = np.nan  # too few draws to know
+    assert sum("†" in line for line in printed(tree)) == 5
+    ax = Figure().subplots()
+    figures.log_likelihood(_tree(0.0, reliable=False), ax)
+    lines = {str(line.get_label()): line for line in ax.lines}
+    bounds = tree["likelihood/log_likelihood"].mean("seed").sel(depth=3).values
+    np.testing.assert_allclose(lines["depth 3"].get_ydata(), [np.nan, bounds[1]])
+    assert "k̂ high: may be loose by far" in lines
+    whole = next(line for line in ax.lines if line.get_linestyle() == ":" and len(line.get_xdata()) == 2)
+    assert whole.get_markerfacecolor() == "white"
+    ax = Figure().subplots()
+    figures.log_likelihood(_tree(0.0), ax)
+    assert "k̂ high: may be loose by far" not in [line.get_label() for line in ax.lines]
+
+
+def test_annealed_bounds_stand_beside_the_others() -> None:
+    tree = _tree(0.0)
+    tree["likelihood/annealed_log_likelihood"][:] = -90
+    assert any("by annealing" in line for line in printed(tree))
+    ax = Figure().subplots()
+    figures.log_likelihood(tree, ax)
+    (line,) = [line for line in ax.lines if line.get_label() == "depth 3 annealed"]
+    assert (np.asarray(line.get_ydata()) == -90).all()
+
+
+def test_reconstructions_are_drawn_in_rows_by_kind_and_depth() -> None:
+    rng = np.random.default_rng(0)
+    dims = ["beta", "depth", "seed", "sample", "channel", "row", "column"]
+    names = ("original", "reconstruction", "memorised", "nearest")
+    pictures = {name: (dims, rng.integers(0, 256, (4, 2, 2, 3, 1, 4, 4), dtype=np.uint8)) for name in names}
+    data = xr.Dataset(pictures, {"beta": [0.01, 0.1, 1.0, 4.0], "depth": [1, 3], "seed": [0, 1]})
+    figure = memory_figures.reconstructions(xr.DataTree.from_dict({"/reconstructions": data}))
+    assert figure is not None
+    assert len(figure.axes) == 3 * 7
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["β = 0.01", "β = 1", "β = 4"]
+    assert [ax.get_ylabel() for ax in figure.axes[::3]][4:] == [
+        "learned, depth 3",
+        "memorising, depth 3",
+        "nearest training, depth 3",
+    ]
+    drawn = figure.axes[3 * 5 + 1].images[0].get_array()  # memorising, depth 3, β = 1
+    expected = data["memorised"].sel(beta=1, depth=3, seed=0).isel(channel=0).transpose("row", "sample", "column")
+    np.testing.assert_array_equal(drawn, expected.values.reshape(4, 12))
+    assert memory_figures.reconstructions(xr.DataTree()) is None
