@@ -18,8 +18,7 @@ def claims(tree: xr.DataTree) -> list[Claim]:
     Runs that diverged, or are not done yet, count for nothing: what rests on one of them is undecided.
     """
     images, information = tree["images"].to_dataset(), tree["information"].to_dataset()
-    if "likelihood" in tree.children:
-        information = information.assign(loose=is_loose(tree["likelihood"].to_dataset()))
+    information = information.assign(loose=is_loose(tree["likelihood"].to_dataset()))
     if "runs" in tree.root.children:
         done = tree.root["runs"].to_dataset()["status"] == "done"
         images, information = images.where(done), information.where(done)

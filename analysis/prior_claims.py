@@ -89,13 +89,14 @@ def about_gamma(images: xr.Dataset, information: xr.Dataset) -> Iterator[Claim]:
 def _of_test(images: xr.Dataset, information: xr.Dataset) -> xr.Dataset:
     """Test images with R + D as ``total``, the prior gap of the training images, and where bounds may be loose."""
     test = images.sel(split="test", drop=True)
-    kept = [name for name in ("prior_gap", "prior_gap_se", "loose") if name in information]
-    return test.assign(total=test["distortion"] + test["rate"]).merge(information[kept])
+    return test.assign(total=test["distortion"] + test["rate"]).merge(
+        information[["prior_gap", "prior_gap_se", "loose"]]
+    )
 
 
 def _doubt(cell: xr.Dataset) -> str:
     """What is to be said of bounds of log p(x) that may be loose."""
-    return " (k̂ is high, so that bounds may be loose by far)" if "loose" in cell and (cell["loose"] == 1).any() else ""
+    return " (k̂ is high, so that bounds may be loose by far)" if (cell["loose"] == 1).any() else ""
 
 
 def _against_the_best(number: int) -> float:

@@ -315,7 +315,7 @@ def _check_annealing(pair: Pair, x: Tensor) -> None:
         q, _ = pair.latent(x)
         pair.likelihood(x, q.sample())
     except UnsupportedError as error:
-        raise InputError(f"temperatures: expected pairs that annealing can be applied to, but {error}") from None
+        raise InputError(f"temperatures: no annealing for such pairs: {error}") from None
 
 
 def _check_support(run: Run, data: Dataset) -> None:

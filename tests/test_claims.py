@@ -23,9 +23,12 @@ def _tree(effect: float, noise: float = 1.0, seeds: int = 3, saturated: bool = T
         "prior_gap": np.broadcast_to(np.array([50.0, 20.0])[:, None, None], shape).copy(),
         "prior_gap_se": np.full(shape, 0.1),
     }
+    images = {"distortion": (dims, values), "reconstruction_distance": (dims, np.full(values.shape, np.nan))}
+    bounds = {name: (dims[2:], np.zeros(shape)) for name in ("log_likelihood", "high_pareto_k")}
     return xr.DataTree.from_dict(
         {
-            "/images": xr.Dataset({"distortion": (dims, values)}, coords),
+            "/images": xr.Dataset(images, coords),
+            "/likelihood": xr.Dataset(bounds, coords_in),
             "/information": xr.Dataset({name: (dims[2:], value) for name, value in information.items()}, coords_in),
         }
     )
@@ -104,7 +107,7 @@ def test_diverged_run_counts_for_nothing_and_is_told() -> None:
     (line,) = tables.warnings(tree)
     assert line.startswith("the run at beta=0.1, seed=1, depth=3 diverged at step 1,234")
     tree["information"]["mutual_information"][:] = np.nan
-    assert tables.warnings(tree)[1:] == ["I, G and what goes with them are not measured: one site alone"]
+    assert tables.warnings(tree)[1:] == ["I, G, memorisation and what goes with them are not measured: one site alone"]
 
 
 def test_table_shows_the_numbers_of_the_tree() -> None:

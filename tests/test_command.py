@@ -220,16 +220,45 @@ def test_evaluate_shows_new_numbers_beside_the_old() -> None:
     assert pyrovae("run", "small.yaml", "--set", "steps=2").returncode == 0
     done = pyrovae("evaluate", "runs/small", "--images", "64", "--samples", "3", "--outer", "32")
     assert done.returncode == 0, done.stderr
-    rows = [line.split("│")[1:4] for line in done.stdout.splitlines() if "evaluation_1" in line or "before" in line]
-    assert [row[2].strip() for row in rows] == ["before", "evaluation_1"] * 8  # two tables of four cells
+    rows = [cells[1:4] for line in done.stdout.splitlines() if len(cells := line.split("│")) > 4]
+    rows = [row for row in rows if row[2].strip() in ("before", "evaluation_1")]
+    assert [row[2].strip() for row in rows] == ["before", "evaluation_1"] * 16  # four tables of four cells
     swapped = pyrovae("evaluate", "runs/small", "--prior", "aggregate")
-    assert swapped.stdout.count("evaluation_2, aggregate") == 8, swapped.stderr
+    assert swapped.stdout.count("evaluation_2, aggregate") == 16, swapped.stderr
     assert "aggregate is in the place of each run's own prior, fitted to its encodings; D is the same" in swapped.stdout
     refused(pyrovae("evaluate", "runs/small", "--prior", "nonsense"), "unknown prior 'nonsense'; valid: ")
     refused(pyrovae("evaluate", "runs/small", "--prior", "evil:P"), "prior: 'evil:P' would run code of the module evil")
     refused(pyrovae("evaluate", "runs/small", "--samples", "0"), "measure.samples: input should be greater")
     refused(pyrovae("evaluate", "runs/small", "--images", "257"), "images: expected at most the 256 images")
     refused(pyrovae("evaluate", "nowhere"), "nowhere: expected the folder of a study")
+
+
+def test_annealing_is_done_where_it_is_asked_for() -> None:
+    assert pyrovae("run", "small.yaml", "--set", "steps=2", "--set", "depth=1").returncode == 0
+    short = ["evaluate", "runs/small", "--ais", "--temperatures", "5", "--chains", "3"]
+    done = pyrovae(*short, "--images", "10", "--particles", "30")
+    assert done.returncode == 0, done.stderr
+    assert "by annealing" in done.stdout
+    assert "annealing: 50 of 50 steps" in done.stdout
+    assert "figures in runs/small/figures/evaluation_1: " in done.stdout
+    tree = open_results("runs/small").tree
+    assert tree["likelihood/annealed_log_likelihood"].isnull().all()
+    again = tree["evaluation_1"]
+    images = again["images"].to_dataset().sel(split="test")
+    gain = (images["annealed_log_likelihood"] - images["log_likelihood"]).mean("image")
+    assert (images["annealed_log_likelihood"].notnull().sum("image") == 10).all()
+    np.testing.assert_allclose(gain, again["likelihood/annealed_gain"], atol=1e-6)
+    for name in ("acceptance", "sandwich_gap", "sandwich_gap_se", "effective_draws", "high_pareto_k"):
+        assert again["likelihood"][name].notnull().all()
+    swapped = pyrovae(*short, "--prior", "diagonal")
+    assert swapped.returncode == 0, swapped.stderr
+    images = open_results("runs/small").tree["evaluation_2/images"].to_dataset()
+    assert (images["annealed_log_likelihood"].notnull().sum("image").sel(split="test") == 16).all()
+    refused(pyrovae("evaluate", "runs/small", "--chains", "3"), "which was not asked for: add --ais")
+    two = ["model=hierarchical", "guide=hierarchical", "steps=2", "depth=1", "measure.temperatures=5"]
+    settings = [word for setting in two for word in ("--set", setting)]
+    refused(pyrovae("run", "small.yaml", *settings, "--out", "two"), "no annealing for such pairs: expected one latent")
+    assert not Path("two/study.yaml").exists()
 
 
 def test_two_levels_run_from_end_to_end_and_keep_their_labels() -> None:

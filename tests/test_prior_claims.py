@@ -46,10 +46,12 @@ def tree_of(
     information = xr.Dataset(
         {name: (dims[2:], value) for name, value in codes.items()}, {k: coords[k] for k in dims[2:]}
     )
+    images["reconstruction_distance"] = (dims, np.full(shape, np.nan))
     cells = xr.Dataset(images, coords).mean("image")
-    return xr.DataTree.from_dict(
-        {"/images": xr.Dataset(images, coords), "/information": information, "/rate_distortion": cells}
-    )
+    known = xr.zeros_like(information["prior_gap"])
+    bounds = {"log_likelihood": known, "high_pareto_k": known, "annealed_log_likelihood": known.where(False)}
+    groups = {"images": xr.Dataset(images, coords), "information": information, "rate_distortion": cells}
+    return xr.DataTree.from_dict({**groups, "likelihood": xr.Dataset(bounds)})
 
 
 def of_priors(distortion: list[float], rate: list[float], noise: float = 0.3) -> list[Claim]:

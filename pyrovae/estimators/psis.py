@@ -55,7 +55,7 @@ def importance_diagnostics(log_w: Tensor) -> Diagnostics:
 def pareto_k_threshold(particles: int) -> float:
     """The k̂ above which the mean of K weights is not to be trusted, min(1 − 1 / log₁₀ K, 0.7).
 
-    Source: Vehtari et al. 2024, Pareto smoothed importance sampling, section 3.2.4.
+    Source: Vehtari et al. 2024, Pareto smoothed importance sampling, JMLR 25(72).
 
     Example:
         >>> pareto_k_threshold(100), pareto_k_threshold(10_000)

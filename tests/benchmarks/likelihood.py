@@ -1,0 +1,41 @@
+"""Time and memory of bounds of log p(x): python tests/benchmarks/likelihood.py [images] [particles].
+
+Untrained pairs: the cost does not depend on the weights. Annealing takes 16 of the images.
+"""
+
+import resource
+import sys
+import time
+
+import torch
+
+from pyrovae import Run, make_pair
+from pyrovae.estimators import Annealing, annealed_log_likelihood, log_likelihood
+
+
+def peak() -> float:
+    """Most memory that this process has held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    images, particles = (int(word) for word in (sys.argv[1:] + ["1000", "5000"][len(sys.argv) - 1 :]))
+    for name, run, event in (
+        ("linear, 6 values", Run(network="linear", likelihood="gaussian", latent_size=4), (1, 1, 6)),
+        ("512 units, 784 pixels", Run(depth=1, width=512), (1, 28, 28)),
+        ("3 × 512 units, 3,072 pixels", Run(depth=3, width=512), (3, 32, 32)),
+    ):
+        pair, x, before = make_pair(run, torch.Size(event)), torch.rand(images, *event), peak()
+        start = time.perf_counter()
+        log_likelihood(pair.log_weights, x, particles)
+        seconds = time.perf_counter() - start
+        print(
+            f"{name}: {images:,} images × K = {particles:,}: {seconds:.1f} s, {peak() - before:.2f} GB more at the peak"
+        )
+        prior, start = pair.latent(x[:1])[1], time.perf_counter()
+        annealed_log_likelihood(prior, lambda x, z, pair=pair: pair.likelihood(x, z).log_prob(x), x[:16], Annealing())
+        print(f"  annealing of 16 images, T = 200, 8 chains: {time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
