@@ -80,10 +80,8 @@ def evaluate(
     found, notes = [], []
     for run, seed in enumerate(streams.seeds):
         pair, values = lockstep.pair(run), lockstep.values_of(run)
-        with (
-            torch.no_grad(),
-            pyro.validation_enabled(False),
-        ):  # which would stop at the codes of a run that has diverged
+        # Validation would stop at the codes of a run that has diverged, and lose its neighbours' numbers too.
+        with torch.no_grad(), pyro.validation_enabled(False):
             measures, note = _of_run(pair, data, pixels, measure, seed, stepped, values)
         found.append({"rate_distortion": _rate_distortion(run, floors, terms, data)} | measures)
         notes.append(note)

@@ -145,11 +145,12 @@ def evaluate_again(
         device: as in `run`.
         trust: modules whose code may run, where the study names parts of its user's own.
         quiet: print nothing.
-        measure: settings of `Measure` that are to differ from the study's own, such as ``images=8192``.
+        measure: settings of `Measure` that are to differ from the study's own, such as ``images=8192``, or
+            ``temperatures=200`` for bounds of log p(x) by annealing.
 
     Returns:
-        The results, and the part of their tree that is new: ``/evaluation_1`` or the next free number, with groups
-        ``rate_distortion``, ``information`` and ``images`` as in the results themselves. Where a prior is swapped and
+        The results, and the part of their tree that is new: ``/evaluation_1`` or the next free number, with the groups
+        that are measured as in the results themselves; its figures are in ``figures/evaluation_1``. Where a prior is swapped and
         settings of ``measure`` differ too, the group before it holds the pairs' own prior, measured with these.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pyrovae import Pair, Run, make_pair
-from pyrovae.estimators import importance_diagnostics, log_likelihood, pareto_k_threshold
+from pyrovae.estimators import ImportanceWeighted, importance_diagnostics, log_likelihood, pareto_k_threshold
 
 EVENT = torch.Size([1, 2, 3])
 #: Failure rate 2e-5, two-sided.
@@ -126,6 +126,14 @@ def test_weights_that_tell_nothing_are_told_apart() -> None:
     few = importance_diagnostics(torch.zeros(1, 10))
     assert few.pareto_k.isnan()
     assert few.ess.item() == pytest.approx(10)
+
+
+def test_high_k_is_counted_from_its_threshold_on() -> None:
+    k = torch.tensor([0.6, 0.68, 0.72, 2.0])
+    assert ImportanceWeighted(k, k, k, particles=1000).high_pareto_k == 0.75
+    assert ImportanceWeighted(k, k, k, particles=10**6).high_pareto_k == 0.5
+    k[0] = torch.nan
+    assert math.isnan(ImportanceWeighted(k, k, k, particles=1000).high_pareto_k)
 
 
 def test_estimate_says_for_how_many_images_k_is_high() -> None:

@@ -12,8 +12,6 @@ from torch import Tensor
 FEWEST = 25
 #: Largest weights within this many nats are called the same: rounding may be all that tells them apart.
 ALIKE = 0.01
-#: A weight this many nats below the largest is as good as zero in float64.
-NEGLIGIBLE = 700.0
 
 
 class Diagnostics(NamedTuple):
@@ -68,7 +66,7 @@ def _of_image(log_w: np.ndarray) -> tuple[float, float]:
     largest = log_w.max()
     if not np.isfinite(largest):
         return math.nan, math.nan
-    log_w = np.maximum(log_w - largest, -NEGLIGIBLE)
+    log_w = log_w - largest
     if len(log_w) < FEWEST:
         return math.nan, _size(log_w)
     # As many as the fit takes for its tail, and the one that it cuts at.

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyrovae.data import Dataset, as_input
 from pyrovae.estimators import memorising_decoder, mixing_share, nearest_point, smoothed_mean
@@ -75,11 +76,11 @@ def memorisation(
     return Found(cells, {name: sides[name] for name in kept}, pictures)
 
 
-def _first(q: object, images: Tensor, measure: Measure, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+def _first(q: Distribution, images: Tensor, measure: Measure, draws: torch.Generator) -> tuple[Tensor, Tensor]:
     """The first images of a split, and a code of each."""
     x = as_input(images[: measure.reconstructions])
     rows = torch.arange(len(x), device=x.device)
-    return x, draw(encodings(q, rows), 1, draws)[0]  # type: ignore[arg-type]
+    return x, draw(encodings(q, rows), 1, draws)[0]
 
 
 def _fitted_share(
