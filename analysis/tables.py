@@ -52,8 +52,8 @@ def likelihood(tree: xr.DataTree) -> Table:
         title += f"; {LOOSE} k̂ is high for more than {MANY:.0%} of the images: the bound may be loose by far"
     table = Table(title=title)
     axes = _axes(data["log_likelihood"])
-    headings = ["log p(x), importance-weighted", "images with high k̂", "effective draws"]
-    headings += ["by annealing", "above the other by", "acceptance", "from above − from below, simulated"] * annealed
+    headings = ["by weighting", "high k̂", "effective draws"]
+    headings += ["by annealing", "more by", "acceptance", "gap, simulated"] * annealed
     for heading in [*axes, *headings]:
         table.add_column(heading, justify="right")
     marks = is_loose(found).any("seed")

@@ -150,8 +150,9 @@ def evaluate_again(
 
     Returns:
         The results, and the part of their tree that is new: ``/evaluation_1`` or the next free number, with the groups
-        that are measured as in the results themselves; its figures are in ``figures/evaluation_1``. Where a prior is swapped and
-        settings of ``measure`` differ too, the group before it holds the pairs' own prior, measured with these.
+        that are measured as in the results themselves; its figures are in ``figures/evaluation_1``. Where a prior is
+        swapped and settings of ``measure`` differ too, the group before it holds the pairs' own prior, measured with
+        these.
 
     Raises:
         InputError: the study is not finished, a setting is not what was expected, or code is not trusted.

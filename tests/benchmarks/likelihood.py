@@ -23,7 +23,7 @@ def main() -> None:
     for name, run, event in (
         ("linear, 6 values", Run(network="linear", likelihood="gaussian", latent_size=4), (1, 1, 6)),
         ("512 units, 784 pixels", Run(depth=1, width=512), (1, 28, 28)),
-        ("3 × 512 units, 3,072 pixels", Run(depth=3, width=512), (3, 32, 32)),
+        ("512 units, 3,072 pixels", Run(depth=1, width=512), (3, 32, 32)),
     ):
         pair, x, before = make_pair(run, torch.Size(event)), torch.rand(images, *event), peak()
         start = time.perf_counter()
