@@ -25,8 +25,6 @@ LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 NUMBERS, SMALLEST = 2**20, 64
 #: Acceptance that step sizes are adapted to, how fast, the step size they start from, and how far each step strays.
 ACCEPTANCE, SPEED, START, JITTER = 0.8, 0.2, 0.5, 0.5
-
-
 #: Share of the temperatures that is spaced as in the first pass, whatever that finds.
 AS_BEFORE = 0.2
 

@@ -25,13 +25,11 @@ def main() -> None:
         ("512 units, 784 pixels", Run(depth=1, width=512), (1, 28, 28)),
         ("512 units, 3,072 pixels", Run(depth=1, width=512), (3, 32, 32)),
     ):
-        pair, x, before = make_pair(run, torch.Size(event)), torch.rand(images, *event), peak()
+        pair, x = make_pair(run, torch.Size(event)), torch.rand(images, *event)
         start = time.perf_counter()
         log_likelihood(pair.log_weights, x, particles)
         seconds = time.perf_counter() - start
-        print(
-            f"{name}: {images:,} images × K = {particles:,}: {seconds:.1f} s, {peak() - before:.2f} GB more at the peak"
-        )
+        print(f"{name}: {images:,} images × K = {particles:,}: {seconds:.1f} s, at most {peak():.2f} GB so far")
         prior, start = pair.latent(x[:1])[1], time.perf_counter()
         annealed_log_likelihood(prior, lambda x, z, pair=pair: pair.likelihood(x, z).log_prob(x), x[:16], Annealing())
         print(f"  annealing of 16 images, T = 200, 8 chains: {time.perf_counter() - start:.1f} s")
