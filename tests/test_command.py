@@ -32,7 +32,7 @@ width: 8
 steps: 300
 batch_size: 32
 checkpoint_every: 20
-measure: {particles: 4, images: 128, probe: 64, points: 8}
+measure: {particles: 4, reconstructions: 16, images: 128, probe: 64, points: 8}
 """
 
 
@@ -399,7 +399,7 @@ def test_folder_in_use_is_refused_and_an_interrupt_saves() -> None:
 def test_killed_study_ends_with_the_results_of_one_left_alone() -> None:
     assert pyrovae("run", "small.yaml", "--out", "whole").returncode == 0
     rng = np.random.default_rng(0)
-    for _ in range(4):
+    for _ in range(3):
         with started("run", "small.yaml", "--out", "cut") as process:
             for _ in range(rng.integers(1, 6)):
                 before = checkpoints_written(Path("cut"))
