@@ -1,6 +1,7 @@
 """Time and memory of bounds of log p(x): python tests/benchmarks/likelihood.py [images] [particles].
 
-Untrained pairs: the cost does not depend on the weights. Annealing takes 16 of the images.
+Untrained pairs: the cost does not depend on the weights. Annealing takes 16 of the images. Memory is told as the rise of
+the peak of one process, so that a later line shows only what goes beyond those before it.
 """
 
 import resource
@@ -25,11 +26,13 @@ def main() -> None:
         ("512 units, 784 pixels", Run(depth=1, width=512), (1, 28, 28)),
         ("512 units, 3,072 pixels", Run(depth=1, width=512), (3, 32, 32)),
     ):
-        pair, x = make_pair(run, torch.Size(event)), torch.rand(images, *event)
+        pair, x, before = make_pair(run, torch.Size(event)), torch.rand(images, *event), peak()
         start = time.perf_counter()
         log_likelihood(pair.log_weights, x, particles)
         seconds = time.perf_counter() - start
-        print(f"{name}: {images:,} images × K = {particles:,}: {seconds:.1f} s, at most {peak():.2f} GB so far")
+        print(
+            f"{name}: {images:,} images × K = {particles:,}: {seconds:.1f} s, {peak() - before:.2f} GB more at the peak"
+        )
         prior, start = pair.latent(x[:1])[1], time.perf_counter()
         annealed_log_likelihood(prior, lambda x, z, pair=pair: pair.likelihood(x, z).log_prob(x), x[:16], Annealing())
         print(f"  annealing of 16 images, T = 200, 8 chains: {time.perf_counter() - start:.1f} s")
