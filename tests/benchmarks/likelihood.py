@@ -1,7 +1,7 @@
 """Time and memory of bounds of log p(x): python tests/benchmarks/likelihood.py [images] [particles].
 
-Untrained pairs: the cost does not depend on the weights. Annealing takes 16 of the images. Memory is told as the rise of
-the peak of one process, so that a later line shows only what goes beyond those before it.
+Untrained pairs: the cost does not depend on the weights. Annealing takes 16 of the images. Memory is told as the rise
+of the peak of one process, so that a later line shows only what goes beyond those before it.
 """
 
 import resource
