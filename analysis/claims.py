@@ -18,10 +18,10 @@ def claims(tree: xr.DataTree) -> list[Claim]:
     Runs that diverged, or are not done yet, count for nothing: what rests on one of them is undecided.
     """
     images, information = tree["images"].to_dataset(), tree["information"].to_dataset()
-    information = information.assign(loose=is_loose(tree["likelihood"].to_dataset()))
     if "runs" in tree.root.children:
         done = tree.root["runs"].to_dataset()["status"] == "done"
         images, information = images.where(done), information.where(done)
+    information = information.assign(loose=is_loose(tree["likelihood"].to_dataset()))
     distortion = images["distortion"]
     return [
         # Where another prior was swapped in, the axis only says under which one the pairs were trained.

@@ -150,9 +150,9 @@ def log_likelihood(tree: xr.DataTree, ax: Axes) -> Axes:
     dotted and its markers are open. The bound by annealing, on the same images, is dashed.
     """
     found = tree["likelihood"].to_dataset().sortby("beta")
-    data, loose = found.mean("seed", skipna=True), is_loose(found).any("seed")
+    data = found.mean("seed", skipna=True).assign(loose=is_loose(found).any("seed"))
     for (name, cell), colour, shape in zip(
-        _curves(data.assign(loose=loose), "log_likelihood"), cycle(_COLOURS), cycle(_SHAPES), strict=False
+        _curves(data, "log_likelihood"), cycle(_COLOURS), cycle(_SHAPES), strict=False
     ):
         bound, doubtful = cell["log_likelihood"], cell["loose"].values
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
@@ -161,7 +161,7 @@ def log_likelihood(tree: xr.DataTree, ax: Axes) -> Axes:
         ax.plot(cell.beta, reliable, "-" + shape, label=None if doubtful.all() else name, **look)
         if cell["annealed_log_likelihood"].notnull().any():
             ax.plot(cell.beta, cell["annealed_log_likelihood"], "--x", label=f"{name} annealed".strip(), **look)
-    if loose.any():
+    if data["loose"].any():
         ax.plot([], [], ":o", color="0.3", markerfacecolor="white", label="k̂ high: may be loose by far")
     ax.set_xscale("log")
     ax.set_xlabel("β")

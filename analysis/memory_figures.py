@@ -2,8 +2,9 @@
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from pyrovae.analysis.prior_figures import strip
 
 #: Most β that are shown: the lowest, the one nearest to 1, and the highest.
 _BETAS = 3
@@ -33,10 +34,10 @@ def reconstructions(tree: xr.DataTree) -> Figure | None:
         for number, depth in enumerate(depths):
             cell = pictures.sel({"beta": beta} | ({} if depth is None else {"depth": depth}))
             if number == 0:
-                _strip(axes[0, column], cell["original"], "test image" if column == 0 else "")
+                strip(axes[0, column], cell["original"], "test image" if column == 0 else "")
             for at, (name, label) in enumerate(_ROWS.items(), start=1 + number * len(_ROWS)):
                 text = label if depth is None else f"{label}, depth {depth}"
-                _strip(axes[at, column], cell[name], text if column == 0 else "")
+                strip(axes[at, column], cell[name], text if column == 0 else "")
     return figure
 
 
@@ -45,12 +46,3 @@ def _shown(betas: list[float]) -> list[float]:
         return betas
     middle = min(betas[1:-1], key=lambda beta: abs(np.log(beta)))
     return [betas[0], middle, betas[-1]]
-
-
-def _strip(ax: Axes, images: xr.DataArray, label: str) -> None:
-    """Images side by side."""
-    strip = np.concatenate(list(images.transpose("sample", "row", "column", "channel").values), axis=1)
-    ax.imshow(strip.squeeze(-1) if strip.shape[-1] == 1 else strip, cmap="gray", vmin=0, vmax=255)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)

@@ -96,7 +96,7 @@ def _of_test(images: xr.Dataset, information: xr.Dataset) -> xr.Dataset:
 
 def _doubt(cell: xr.Dataset) -> str:
     """What is to be said of bounds of log p(x) that may be loose."""
-    return " (k̂ is high, so that bounds may be loose by far)" if (cell["loose"] == 1).any() else ""
+    return " (k̂ is high, so that bounds may be loose by far)" if cell["loose"].any() else ""
 
 
 def _against_the_best(number: int) -> float:

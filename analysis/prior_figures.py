@@ -94,18 +94,22 @@ def samples(tree: xr.DataTree) -> Figure | None:
     for (row, value), (column, beta) in product(enumerate(images[axis].values.tolist()), enumerate(blocks)):
         cell = images.sel({axis: value} | ({} if beta is None else {"beta": beta}))
         ax = axes[row, column]
-        strip = np.concatenate(list(cell.transpose("sample", "row", "column", "channel").values), axis=1)
-        ax.imshow(strip.squeeze(-1) if strip.shape[-1] == 1 else strip, cmap="gray", vmin=0, vmax=255)
-        ax.set_xticks([])
-        ax.set_yticks([])
-        if column == 0:
-            label = str(value) if axis == "prior" else f"{'β' if axis == 'beta' else 'γ'} = {value:g}"
-            ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        label = str(value) if axis == "prior" else f"{'β' if axis == 'beta' else 'γ'} = {value:g}"
+        strip(ax, cell, label if column == 0 else "")
         if row == 0 and beta is not None:
             ax.set_title(f"β = {beta:g}", fontsize=9)
     held = ", ".join(f"{dim} {drawn[dim].values[0]}" for dim in fixed if drawn.sizes[dim] > 1)
     figure.suptitle(f"decoded from p(z){f' ({held})' if held else ''}", fontsize=9)
     return figure
+
+
+def strip(ax: Axes, images: xr.DataArray, label: str) -> None:
+    """Images side by side, with a label to the left of them."""
+    row = np.concatenate(list(images.transpose("sample", "row", "column", "channel").values), axis=1)
+    ax.imshow(row.squeeze(-1) if row.shape[-1] == 1 else row, cmap="gray", vmin=0, vmax=255)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
 
 
 def latent_plane(tree: xr.DataTree) -> Figure | None:

@@ -47,8 +47,9 @@ def likelihood(tree: xr.DataTree) -> Table:
     found = tree["likelihood"].to_dataset()
     data = found.mean("seed", skipna=True)
     annealed = bool(found["annealed_log_likelihood"].notnull().any())
+    data["loose"] = is_loose(found).any("seed")
     title = "log p(x) of test images, lower bounds, nats per image"
-    if is_loose(found).any():
+    if data["loose"].any():
         title += f"; {LOOSE} k̂ is high for more than {MANY:.0%} of the images: the bound may be loose by far"
     table = Table(title=title)
     axes = _axes(data["log_likelihood"])
@@ -56,8 +57,7 @@ def likelihood(tree: xr.DataTree) -> Table:
     headings += ["by annealing", "more by", "acceptance", "gap, simulated"] * annealed
     for heading in [*axes, *headings]:
         table.add_column(heading, justify="right")
-    marks = is_loose(found).any("seed")
-    for place, cell in _cells(data.assign(loose=marks), axes):
+    for place, cell in _cells(data, axes):
         row = [
             _with_error(cell, "log_likelihood") + (LOOSE if cell["loose"] else ""),
             _optional(cell, "high_pareto_k", ".0%"),
@@ -206,11 +206,7 @@ def warnings(tree: xr.DataTree) -> list[str]:
                 f"the run at {where} diverged at step {run['frozen_at']:,}; "
                 "its numbers are those of its last good checkpoint, and no claim counts it"
             )
-    unmeasured = runs["information"].where(tree["information"]["mutual_information"].isnull(), "")
-    lines += [
-        f"I, G, memorisation and what goes with them are not measured: {reason}"
-        for reason in sorted(set(unmeasured.values.flatten()) - {""})
-    ]
+    lines += sorted(set(runs["unmeasured"].values.flatten()) - {""})
     pending = int((runs["status"] == "pending").sum())
     return [*lines, *([f"{pending} of {runs['status'].size} runs are not done yet"] if pending else [])]
 

@@ -104,7 +104,7 @@ class ConditionalFlow(TorchDistribution):
         """The flow at a function of its context, and of those of others."""
         return ConditionalFlow(self.flow, function(self.context, *(each.context for each in others)))
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         noise = torch.randn(*sample_shape, *self.noise_shape, dtype=self.context.dtype, device=self.context.device)
         return self.from_noise(noise)
 

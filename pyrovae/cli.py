@@ -137,9 +137,9 @@ def evaluate(
     ] = False,
     temperatures: Annotated[
         int | None,
-        typer.Option(help=f"Steps of --ais from p(z) to p(z|x): more are tighter. [default: {TEMPERATURES}]"),
+        typer.Option(min=1, help=f"Steps of --ais from p(z) to p(z|x): more are tighter. [default: {TEMPERATURES}]"),
     ] = None,
-    chains: Annotated[int | None, typer.Option(help="Chains of --ais an image. [default: 8]")] = None,
+    chains: Annotated[int | None, typer.Option(help="Chains of --ais an image. [default: as in the study]")] = None,
     prior: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A prior to swap in: fitted to the encodings, all else stays as trained."),
@@ -160,8 +160,8 @@ def evaluate(
 
     asked = {"images": images, "likelihood_images": images, "samples": samples, "outer": outer, "particles": particles}
     if ais:
-        asked |= {"temperatures": temperatures or TEMPERATURES, "chains": chains}
-        asked["likelihood_images"] = images or ANNEALED
+        asked |= {"temperatures": TEMPERATURES if temperatures is None else temperatures, "chains": chains}
+        asked["likelihood_images"] = ANNEALED if images is None else images
     elif temperatures is not None or chains is not None:
         raise InputError("--temperatures and --chains say how --ais works, which was not asked for: add --ais")
     given = {key: value for key, value in asked.items() if value is not None}

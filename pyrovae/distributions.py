@@ -154,6 +154,20 @@ def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
     return (spread + distance - q.event_shape[0]) / 2 + log_det
 
 
+def mean_of(p: Distribution) -> Tensor | None:
+    """E[x] under p where it is known, else None: torch's distributions tell by NotImplementedError.
+
+    Example:
+        >>> from torch.distributions import SigmoidTransform
+        >>> mean_of(Normal(2.0, 1.0)), mean_of(Transformed(Normal(2.0, 1.0), [SigmoidTransform()]))
+        (tensor(2.), None)
+    """
+    try:
+        return p.mean
+    except NotImplementedError:
+        return None
+
+
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
     """KL(q ‖ p) where a formula is registered for it, else None: kl_divergence tells by NotImplementedError."""
     try:

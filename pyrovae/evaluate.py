@@ -19,7 +19,7 @@ from pyrovae.measures.difficulty import difficulty
 from pyrovae.measures.found import Found, over_splits
 from pyrovae.measures.information import information
 from pyrovae.measures.likelihood import likelihood
-from pyrovae.measures.memorisation import memorisation
+from pyrovae.measures.memorisation import memorisation, smoothed_mean
 from pyrovae.measures.pictures import latent_plane, samples
 from pyrovae.pair import Pair, Terms
 from pyrovae.streams import Streams
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
     Attributes:
         groups: numbers by group of the results and variable, ``[runs]``, ``[runs, split]`` or, in the group "images",
             ``[runs, split, images]``, NaN where a split has fewer images; splits are train and test.
-        notes: why the codes of a run were not measured, or are not what they should be; empty otherwise.
+        notes: of each run, what was not measured, and why; empty where everything was.
         levels: what each latent site adds to the rate, E[log q − log p], and its standard error, ``[runs, split]`` by
             site and variable. Only the sum need be a KL divergence.
         difficulty: how hard the generalization problem is, ``[split]``, the same for all runs.
@@ -77,54 +77,59 @@ def evaluate(
     chosen = [(name, images[: measure.images]) for name, images in data.splits()]
     terms = [terms_on(name, images, lockstep, streams, f"evaluate {name}", measure.samples) for name, images in chosen]
     floors = [torch.cat([pixels.floor(as_input(chunk)) for chunk in images.split(CHUNK)]) for _, images in chosen]
-    found, notes = [], []
+    mean, found, notes, levels = smoothed_mean(data), [], [], []
     for run, seed in enumerate(streams.seeds):
         pair, values = lockstep.pair(run), lockstep.values_of(run)
         # Validation would stop at the codes of a run that has diverged, and lose its neighbours' numbers too.
         with torch.no_grad(), pyro.validation_enabled(False):
-            measures, note = _of_run(pair, data, pixels, measure, seed, stepped, values)
+            measures, note = _of_run(pair, data, mean, pixels, measure, seed, stepped, values)
         found.append({"rate_distortion": _rate_distortion(run, floors, terms, data)} | measures)
         notes.append(note)
+        levels.append(
+            {site: over_splits("rate", *(each.rates[site][run] for each in terms)) for site in terms[0].rates}
+        )
     groups = {group: _stacked([each[group].cells for each in found]) for group in found[0] if found[0][group].cells}
     per_image = [{name: value for each in one.values() for name, value in each.images.items()} for one in found]
     groups["images"] = _stacked([_padded(each, measure.per_image) for each in per_image])
-    levels = {
-        site: _stacked([over_splits("rate", (train[run], test[run])) for run in range(len(lockstep))])
-        for site, (train, test) in ((site, [each.rates[site] for each in terms]) for site in terms[0].rates)
-    }
     pictures = {
         group: _stacked([each[group].pictures for each in found]) for group in found[0] if found[0][group].pictures
     }
-    return Measured(groups, notes, levels, difficulty(data, measure), pictures)
+    of_site = {site: _stacked([each[site] for each in levels]) for site in levels[0]}
+    return Measured(groups, notes, of_site, difficulty(data, measure), pictures)
 
 
 def _of_run(
     pair: Pair,
     data: Dataset,
+    mean: Tensor,
     pixels: Pixels,
     measure: Measure,
     seed: int,
     stepped: Callable[[], None],
     values: Mapping[str, Tensor],
 ) -> tuple[dict[str, Found], str]:
-    """What the measures find of a run, by group, and what is to be said of it."""
+    """What the measures find of a run, by group, and what is to be said of it: what was not measured, and why."""
+    log_n = {"log_n": np.log(len(data.train))}
     found = {
         "likelihood": likelihood(pair, data, measure, seed, stepped, **values),
         "samples": Found({}, pictures=samples(pair, data.event_shape, seed)),
-        "information": Found({"log_n": np.log(len(data.train))}),
+        "information": Found(log_n),
     }
     try:
         of_run = codes(pair, data, **values)
         measured = information(of_run, measure, seed)
-        found["information"] = Found({**measured.cells, **found["information"].cells})
-        found["plane"] = Found({}, pictures=latent_plane(of_run.train, of_run.prior, seed))
-        memorised = memorisation(pair, of_run, data, measure, seed, pixels.distortion_at, **values)
-        found["memorisation"] = memorised._replace(pictures={})
-        found["reconstructions"] = Found({}, pictures=memorised.pictures)
     except UnsupportedError as error:
-        return found, str(error)
+        return found, f"I, G and memorisation are not measured: {error}"
+    found["information"] = Found({**measured.cells, **log_n})
+    found["plane"] = Found({}, pictures=latent_plane(of_run.train, of_run.prior, seed))
+    try:
+        memorised = memorisation(pair, of_run, data, mean, measure, seed, pixels.distortion_at, **values)
+    except UnsupportedError as error:
+        return found, f"memorisation is not measured: {error}"
+    found["memorisation"] = memorised._replace(pictures={})
+    found["reconstructions"] = Found({}, pictures=memorised.pictures)
     finite = np.isfinite(measured.cells["mutual_information"])
-    return found, "" if finite else "the codes are not finite"
+    return found, "" if finite else "I and G are not finite, because the codes are not"
 
 
 def _rate_distortion(run: int, floors: list[Tensor], terms: list[Terms], data: Dataset) -> Found:
@@ -134,7 +139,7 @@ def _rate_distortion(run: int, floors: list[Tensor], terms: list[Terms], data: D
     sides = {"distortion": distortion, "rate": rate, "elbo": elbo}
     cells: dict[str, NDArray[np.float64]] = {"floor": np.array([each.double().mean().item() for each in floors])}
     for name, (train, test) in sides.items():
-        cells |= over_splits(name, (train, test))
+        cells |= over_splits(name, train, test)
     cells["bits_per_dim"] = -cells["elbo"] / (data.event_shape.numel() * np.log(2))
     return Found(cells, {name: (train, test) for name, (train, test) in sides.items() if name != "elbo"})
 

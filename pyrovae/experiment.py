@@ -182,8 +182,8 @@ def evaluate_again(
             for run in study.runs():
                 check_prior(run.model_copy(update={"prior": prior}))
         own, swapped = [], []
-        work = sum(_annealing(study, cohort) for cohort in study.cohorts())
-        work += (work + swap.STEPS * len(study.runs())) * (prior is not None)
+        measuring = sum(_annealing(study, cohort) for cohort in study.cohorts())
+        work = measuring if prior is None else 2 * measuring + swap.STEPS * len(study.runs())
         with Watch(work, quiet=quiet or not work) as watch:
             for cohort in study.cohorts():
                 training, _ = _start(study, cohort, make_data(cohort.shared).to(place))
@@ -273,7 +273,7 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
     }
     results.record(cohort, measured, training, provenance)
     for note in sorted(set(measured.notes) - {""}):
-        watch.note(f"{_label(study, cohort)}: mutual information, prior gap and memorisation are not measured: {note}")
+        watch.note(f"{_label(study, cohort)}: {note}")
 
 
 def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
@@ -314,8 +314,9 @@ def _check_bank(cohort: Cohort, bank: int) -> None:
 def _check_annealing(pair: Pair, x: Tensor) -> None:
     """Raises InputError if log p(x) of a pair cannot be annealed to."""
     try:
-        q, _ = pair.latent(x)
+        q, prior = pair.latent(x)
         pair.likelihood(x, q.sample())
+        pair.simulate(prior, 1)
     except UnsupportedError as error:
         raise InputError(f"temperatures: no annealing for such pairs: {error}") from None
 

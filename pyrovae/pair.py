@@ -176,18 +176,23 @@ class Pair(nn.Module):
             raise UnsupportedError(f"expected one latent and one observed site, got {latent} and {list(observed)}")
         return _with_batch(len(x), next(iter(observed.values()))["fn"])
 
-    def simulate(self, n: int, **values: Any) -> tuple[Tensor, Tensor]:
-        """Draws x from the model, and the z behind them: of these z is an exact draw from the posterior p(z|x).
+    def simulate(self, prior: Distribution, n: int, **values: Any) -> tuple[Tensor, Tensor]:
+        """Draws z ~ p(z) and x ~ p(x|z) from a model with one latent site, so that z is an exact draw from p(z|x).
+
+        Args:
+            prior: p(z), as `latent` gives it.
+            n: number of draws.
+            values: as in `forward`.
 
         Returns:
             x, ``[n, *event_shape]``, and z, ``[n, *latent_shape]``.
 
         Raises:
-            UnsupportedError: the model has no ``prior``, or cannot sample ``n`` images.
+            UnsupportedError: the model does not take ``n``, so that it cannot be sampled from.
         """
-        if not hasattr(self.model, "prior") or "n" not in signature(self.model.forward).parameters:
-            raise UnsupportedError("expected a model with a prior and an argument n, so that it can be sampled from")
-        z = self.model.prior().sample((n,))  # type: ignore[operator]
+        if "n" not in signature(self.model.forward).parameters:
+            raise UnsupportedError("expected a model that takes n, the number of images to sample")
+        z = prior.sample((n,)).reshape(n, *prior.event_shape)
         with LocalParams(), Codes(z):
             return self.model(n=n, **_taken(self.model, self.guide, values)), z
 

@@ -104,7 +104,7 @@ class Results:
                 "status": "frozen" if frozen >= 0 else "done",
                 "frozen_at": frozen,
                 "cohort": cohort.index,
-                "information": measured.notes[number],
+                "unmeasured": measured.notes[number],
             }
             for name, value in {**facts, "last_loss": float(training.last_loss[number]), **provenance}.items():
                 self.tree["runs"][name].loc[here] = value

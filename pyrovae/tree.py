@@ -55,7 +55,7 @@ _RUN_FACTS: dict[str, Any] = {
     "last_loss": np.nan,
     "cohort": -1,
     "seconds": np.nan,
-    **{name: np.array("", dtype=object) for name in ("rate_kind", "distortion_kind", "information")},
+    **{name: np.array("", dtype=object) for name in ("rate_kind", "distortion_kind", "unmeasured")},
     **{name: np.array("", dtype=object) for name in ("way", "device", "versions")},
 }
 #: Variables with a unit other than nats per image.

@@ -250,11 +250,13 @@ def test_annealing_is_done_where_it_is_asked_for() -> None:
     np.testing.assert_allclose(gain, again["likelihood/annealed_gain"], atol=1e-6)
     for name in ("acceptance", "sandwich_gap", "sandwich_gap_se", "effective_draws", "high_pareto_k"):
         assert again["likelihood"][name].notnull().all()
-    swapped = pyrovae(*short, "--prior", "diagonal")
+    swapped = pyrovae(*short, "--prior", "aggregate")
     assert swapped.returncode == 0, swapped.stderr
     images = open_results("runs/small").tree["evaluation_2/images"].to_dataset()
     assert (images["annealed_log_likelihood"].notnull().sum("image").sel(split="test") == 16).all()
     refused(pyrovae("evaluate", "runs/small", "--chains", "3"), "which was not asked for: add --ais")
+    refused(pyrovae("evaluate", "runs/small", "--ais", "--temperatures", "0"), "Input should be greater than or equal to 1")
+    refused(pyrovae("evaluate", "runs/small", "--ais", "--images", "0"), "measure.images: input should be greater")
     two = ["model=hierarchical", "guide=hierarchical", "steps=2", "depth=1", "measure.temperatures=5"]
     settings = [word for setting in two for word in ("--set", setting)]
     refused(pyrovae("run", "small.yaml", *settings, "--out", "two"), "no annealing for such pairs: expected one latent")

@@ -86,7 +86,7 @@ def test_codes_that_are_not_finite_are_told_and_leave_their_neighbours_alone(
     with torch.no_grad():
         pairs[1].guide.encoder.output_bias[3:] = -200  # σ underflows
     ill = evaluate(lockstep_of(pairs), streams, data, pixels, measure)
-    assert ill.notes == ["", "the codes are not finite", ""]
+    assert ill.notes == ["", "I and G are not finite, because the codes are not", ""]
     for name in ("mutual_information", "prior_gap", "marginal_rate"):
         assert not np.isfinite(ill.groups["information"][name][1])
         np.testing.assert_array_equal(

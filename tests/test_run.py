@@ -174,7 +174,9 @@ def test_codes_that_cannot_be_measured_are_missing_and_nothing_else(
     codes = results.tree["information"].to_dataset()
     assert codes.drop_vars("log_n").isnull().all().to_array().all()
     assert (codes["log_n"] == np.log(256)).all()
-    assert set(results.tree["runs/information"].values.flatten()) == {"expected one latent site, got two"}
+    assert set(results.tree["runs/unmeasured"].values.flatten()) == {
+        "I, G and memorisation are not measured: expected one latent site, got two"
+    }
     assert results.tree["rate_distortion"]["rate"].notnull().all()
     assert set(results.tree["runs/status"].values.flatten()) == {"done"}
 

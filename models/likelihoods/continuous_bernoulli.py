@@ -60,7 +60,7 @@ class ContinuousBernoulliDistribution(dist.TorchDistribution):
         slopes = [2 * k * coefficient for k, coefficient in enumerate(SERIES, start=1)]
         return torch.where(small, 0.5 + near * _polynomial(slopes, near**2), self._mirror(mirrored))
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         """Draws x = log(1 + u (e^η − 1))/η, the inverse of the cdf at a uniform u; at η > 0 one minus that at −η."""
         u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
         small, near, t = self._split(1e-3)

@@ -92,7 +92,7 @@ class DiscretisedLogisticDistribution(dist.TorchDistribution):
             total = total + torch.sigmoid((self.loc - (k - 0.5) / STEPS) / self.scale)
         return total / STEPS
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         """Draws μ + s log(u/(1 − u)) with u uniform, and rounds it to the nearest level."""
         with torch.no_grad():
             u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)

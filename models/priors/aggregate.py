@@ -154,7 +154,7 @@ class BankMixture(TorchDistribution):
         left_out: Tensor | None = None,
         own: Tensor | None = None,
         size: int = 0,
-        batch_shape: torch.Size = torch.Size(),  # noqa: B008
+        batch_shape: torch.Size = torch.Size(),
     ) -> None:
         self.distribution = distribution
         self.bank = bank.detach()
@@ -185,7 +185,7 @@ class BankMixture(TorchDistribution):
         score = self.distribution(self.own).log_prob(value.detach())
         return torch.logaddexp(own - math.log(self.size), others) + (score - score.detach())
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         if self.left_out is None:
             rows = torch.randint(len(self.bank), shape, device=self.bank.device)

@@ -53,7 +53,7 @@ class _Flowed(TorchDistribution):
     has_rsample = False
     support = constraints.real_vector
 
-    def __init__(self, flow: nn.Module, batch_shape: torch.Size = torch.Size()) -> None:  # noqa: B008
+    def __init__(self, flow: nn.Module, batch_shape: torch.Size = torch.Size()) -> None:
         self.flow = flow
         self._p = flow()
         super().__init__(batch_shape, self._p.event_shape, validate_args=False)
@@ -63,7 +63,7 @@ class _Flowed(TorchDistribution):
         p = self._p if value.dtype == weight.dtype else deepcopy(self.flow).to(value.dtype)()
         return p.log_prob(value.expand(torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self._p.sample(torch.Size(sample_shape) + self.batch_shape)
 

@@ -20,7 +20,7 @@ from pyrovae.estimators.information import (
 )
 from pyrovae.estimators.likelihood import ImportanceWeighted, log_likelihood
 from pyrovae.estimators.linear_gaussian import LinearGaussian
-from pyrovae.estimators.memorisation import Memorised, memorising_decoder, mixing_share, smoothed_mean
+from pyrovae.estimators.memorisation import Memorised, memorising_decoder, mixing_share
 from pyrovae.estimators.nearest import Nearest, nearest_point
 from pyrovae.estimators.psis import Diagnostics, importance_diagnostics, pareto_k_threshold
 
@@ -52,5 +52,4 @@ __all__ = [
     "rate",
     "rate_per_dimension",
     "rate_terms",
-    "smoothed_mean",
 ]

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.estimators.estimate import Estimate, mean_over_images
+from pyrovae.estimators.likelihood import at_once
 
 #: (images ``[n, *event_shape]``, codes ``[n, *latent_shape]``) → log p(x|z), ``[n]``.
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
-#: Numbers in the images that are decoded at once, and what an image counts for at the least.
-NUMBERS, SMALLEST = 2**20, 64
 #: Acceptance that step sizes are adapted to, how fast, the step size they start from, and how far each step strays.
 ACCEPTANCE, SPEED, START, JITTER = 0.8, 0.2, 0.5, 0.5
 #: Share of the temperatures that is spaced as in the first pass, whatever that finds.
@@ -220,7 +219,7 @@ class _Bridge:
 
     def at(self, z: Tensor) -> _State:
         """Chains at given codes ``[chains, n, *latent_shape]``, in pieces of bounded size."""
-        size = max(1, NUMBERS // max(self.x[0].numel(), SMALLEST))
+        size = at_once(self.x)
         rows = torch.arange(len(self.x), device=z.device).repeat(len(z))
         pieces = zip(z.flatten(0, 1).split(size), rows.split(size), strict=True)
         parts = [self._at(codes, self.x[images]) for codes, images in pieces]

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.estimators.estimate import Estimate, mean_over_images
 from pyrovae.estimators.psis import importance_diagnostics, pareto_k_threshold
 
-#: Numbers in the images that are weighted at once: larger temporaries would cost more to get than to fill.
+#: Numbers in the images that are decoded at once: larger temporaries would cost more to get than to fill.
 NUMBERS = 2**20
 #: What an image counts for at the least, because of what networks hold of it.
 SMALLEST = 64
@@ -49,6 +49,11 @@ class ImportanceWeighted:
         return mean_over_images(self.bound, "lower bound", *notes)
 
 
+def at_once(x: Tensor) -> int:
+    """Images like these, ``[n, *event_shape]``, that are decoded in one piece of work."""
+    return max(1, NUMBERS // max(x[0].numel(), SMALLEST))
+
+
 @torch.no_grad()
 def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, particles: int) -> ImportanceWeighted:
     """The importance-weighted bound of log p(x), a lower one in expectation (Burda et al. 2016, eq. 8).
@@ -82,9 +87,8 @@ def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, part
     """
     if particles < 2:
         raise ValueError(f"particles: expected at least 2, got {particles}")
-    size = max(x[0].numel(), SMALLEST)
-    images = max(1, NUMBERS // (particles * size))
-    most = max(1, NUMBERS // (images * size))
+    images = max(1, at_once(x) // particles)
+    most = max(1, at_once(x) // images)
     counts = [min(most, particles - done) for done in range(0, particles, most)]
     found = []
     for part in x.split(images):

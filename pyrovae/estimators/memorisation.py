@@ -72,18 +72,6 @@ def memorising_decoder(z: Tensor, q: Distribution, images: Tensor, own: Tensor |
     return Memorised(torch.cat(image), torch.cat(perplexity))
 
 
-def smoothed_mean(images: Tensor) -> Tensor:
-    """Mean image with half an image of light and half an image of dark added: (Σ_n x_n + ½) / (N + 1), in float64.
-
-    Strictly between 0 and 1 where pixels are in [0, 1], so that no pixel is impossible under it.
-
-    Args:
-        images: ``[N, *event_shape]``; uint8 is scaled to [0, 1].
-    """
-    total = torch.stack([as_input(part).double().sum(0) for part in images.split(COLUMNS)]).sum(0)
-    return (total + 0.5) / (len(images) + 1)
-
-
 @torch.no_grad()
 def mixing_share(distortion: Callable[[Tensor], Tensor], image: Tensor, mean: Tensor) -> float:
     """The share ε at which the mean of the distortion of (1 − ε) x̂ + ε x̄ is least, in [10⁻¹², 1].
@@ -94,7 +82,7 @@ def mixing_share(distortion: Callable[[Tensor], Tensor], image: Tensor, mean: Te
     Args:
         distortion: mean images → distortion of the images at hand, ``[n, *event_shape] → [n]``; convex.
         image: x̂ of these images, ``[n, *event_shape]``.
-        mean: x̄, `smoothed_mean` of the training images.
+        mean: x̄, a mean image in which no pixel is 0 or 1, ``[*event_shape]``.
 
     Example:
         >>> import torch

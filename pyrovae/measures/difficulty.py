@@ -26,5 +26,5 @@ def difficulty(data: Dataset, measure: Measure) -> dict[str, NDArray[np.float64]
     for name, (train, test) in spaces.items():
         seen, unseen = train[: measure.outer], test[: measure.outer]
         own = torch.arange(len(seen), device=train.device)
-        found |= over_splits(name, (nearest_point(seen, train, own).distance, nearest_point(unseen, train).distance))
+        found |= over_splits(name, nearest_point(seen, train, own).distance, nearest_point(unseen, train).distance)
     return found

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.estimators import Estimate
-from pyrovae.estimators.estimate import Kind, mean_over_images
+from pyrovae.estimators import Estimate, mean_over_images
 
 
 class Found(NamedTuple):
@@ -31,7 +30,7 @@ def numbers(estimates: Mapping[str, Estimate]) -> dict[str, NDArray[np.float64]]
     return values | {f"{name}_se": np.array(each.se) for name, each in estimates.items()}
 
 
-def over_splits(name: str, splits: tuple[Tensor, Tensor], kind: Kind = "exact") -> dict[str, NDArray[np.float64]]:
+def over_splits(name: str, train: Tensor, test: Tensor) -> dict[str, NDArray[np.float64]]:
     """Mean over images and its standard error for train and test, ``[split]`` each, from one number an image."""
-    sides = [numbers({name: mean_over_images(each.double(), kind)}) for each in splits]
+    sides = [numbers({name: mean_over_images(each.double(), "exact")}) for each in (train, test)]
     return {variable: np.stack([side[variable] for side in sides]) for variable in sides[0]}

@@ -1,7 +1,6 @@
 """The log-likelihood of the test images of a run: by importance weighting, and where asked by annealing."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -9,7 +8,6 @@ from torch import Tensor
 
 from pyrovae import estimators
 from pyrovae.data import Dataset, as_input
-from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Annealing
 from pyrovae.estimators.estimate import Kind
 from pyrovae.measures.found import Found, numbers
@@ -40,13 +38,17 @@ def likelihood(
     over importance weighting on the same images, its acceptance, and the gap between the bounds from below and above on
     images simulated from the model.
 
+    Raises:
+        UnsupportedError: annealing is asked for, and the pair has several latent or observed sites or cannot be
+            sampled from.
+
     Args:
         stepped: called `PASSES` times for every temperature.
         values: what the programs take beside images.
     """
     x = as_input(data.test[: measure.likelihood_images])
     with seeded(key(seed, "likelihood")):
-        weighted = estimators.log_likelihood(partial(_log_weights, pair, values), x, measure.particles)
+        weighted = estimators.log_likelihood(lambda x, K: pair.log_weights(x, K, **values), x, measure.particles)
     cells = numbers({"log_likelihood": weighted.estimate})
     cells["high_pareto_k"] = np.array(weighted.high_pareto_k)
     cells["effective_draws"] = weighted.ess.mean().cpu().numpy()
@@ -68,15 +70,9 @@ def _annealed(
     annealed = estimators.annealed_log_likelihood(prior, log_p, x, annealing, stepped)
     cells = numbers({"annealed_log_likelihood": annealed.estimate})
     cells["acceptance"] = annealed.acceptance.double().mean().cpu().numpy()
-    with suppress(UnsupportedError):  # a model that cannot be sampled from has no such gap
-        simulated, z = pair.simulate(min(SIMULATED, len(x)), **values)
-        sandwich = estimators.bidirectional_log_likelihood(prior, log_p, simulated, z, annealing, stepped)
-        cells |= numbers({"sandwich_gap": sandwich.gap})
-    return cells, annealed.bound
-
-
-def _log_weights(pair: Pair, values: Mapping[str, float | Tensor], x: Tensor, particles: int) -> Tensor:
-    return pair.log_weights(x, particles, **values)
+    simulated, z = pair.simulate(prior, min(SIMULATED, len(x)), **values)
+    sandwich = estimators.bidirectional_log_likelihood(prior, log_p, simulated, z, annealing, stepped)
+    return cells | numbers({"sandwich_gap": sandwich.gap}), annealed.bound
 
 
 def _log_p(pair: Pair, values: Mapping[str, float | Tensor], x: Tensor, z: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.data import Dataset, as_input
-from pyrovae.estimators import memorising_decoder, mixing_share, nearest_point, smoothed_mean
+from pyrovae.distributions import mean_of
+from pyrovae.estimators import memorising_decoder, mixing_share, nearest_point
 from pyrovae.estimators.estimate import Kind
 from pyrovae.estimators.marginal import draw, encodings
 from pyrovae.measures.codes import CHUNK, Codes
@@ -33,6 +34,7 @@ def memorisation(
     pair: Pair,
     codes: Codes,
     data: Dataset,
+    mean: Tensor,
     measure: Measure,
     seed: int,
     distortion_at: Callable[[Tensor, Tensor], Tensor],
@@ -45,10 +47,11 @@ def memorisation(
     the nearest training image. ε is fitted to training images of which each is left out of its own reconstruction.
 
     Args:
+        mean: mean image in which no pixel is 0 or 1, `smoothed_mean`.
         distortion_at: images, mean images → distortion under a likelihood with these means; NaN where it has none.
         values: what the programs take beside images.
     """
-    draws, mean = generator(seed, "reconstruction"), smoothed_mean(data.train)
+    draws = generator(seed, "reconstruction")
     share = _fitted_share(codes, data, measure, mean, draws, distortion_at)
     images: dict[str, list[Tensor]] = {name: [] for name in KINDS}
     pictures: dict[str, NDArray[np.uint8]] = {}
@@ -70,10 +73,19 @@ def memorisation(
         pictures = {name: as_bytes(each[:SAMPLES]) for name, each in shown.items()} if x.dim() == 4 else {}
     sides = {name: (train, test) for name, (train, test) in images.items()}
     cells = {"mixing_share": np.array(share)}
-    for name, kind in KINDS.items():
-        cells |= over_splits(name, sides[name], kind)
+    for name, (train, test) in sides.items():
+        cells |= over_splits(name, train, test)
     kept = ("memorising_distortion", "reconstruction_distance", "memorising_distance")
     return Found(cells, {name: sides[name] for name in kept}, pictures)
+
+
+def smoothed_mean(data: Dataset) -> Tensor:
+    """Mean training image with half an image of light and half a dark one added: (Σ_n x_n + ½) / (N + 1), in float64.
+
+    Strictly between 0 and 1 where pixels are in [0, 1], so that no pixel is impossible under it.
+    """
+    mean = data.mean().double()
+    return torch.lerp(mean, torch.full_like(mean, 0.5), 1 / (len(data.train) + 1))
 
 
 def _first(q: Distribution, images: Tensor, measure: Measure, draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -98,8 +110,8 @@ def _fitted_share(
 
 def _reconstructed(pair: Pair, x: Tensor, z: Tensor, values: Mapping[str, float | Tensor]) -> Tensor:
     """E[x|z], ``[n, *event_shape]``; NaN where the likelihood does not know its mean."""
-    pieces = zip(x.split(CHUNK), z.to(x.dtype).split(CHUNK), strict=True)
-    try:
-        return torch.cat([pair.likelihood(part, codes, **values).mean for part, codes in pieces])
-    except NotImplementedError:  # so torch says of a distribution whose mean is not known
-        return torch.full_like(x, torch.nan)
+    found = []
+    for part, codes in zip(x.split(CHUNK), z.to(x.dtype).split(CHUNK), strict=True):
+        mean = mean_of(pair.likelihood(part, codes, **values))
+        found.append(torch.full_like(part, torch.nan) if mean is None else mean)
+    return torch.cat(found)

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyrovae.distributions import mean_of
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
 from pyrovae.pair import Pair
 from pyrovae.streams import generator, key, seeded
@@ -25,12 +26,8 @@ def samples(pair: Pair, event_shape: torch.Size, seed: int) -> dict[str, NDArray
     if not hasattr(pair.model, "generate") or len(event_shape) != 3:
         return {}
     with seeded(key(seed, "samples")):
-        likelihood: Distribution = pair.model.generate(SAMPLES)  # type: ignore[operator]
-    try:
-        x = likelihood.mean
-    except NotImplementedError:  # so torch says of a distribution whose mean is not known
-        return {}
-    return {"image": as_bytes(x)}
+        x = mean_of(pair.model.generate(SAMPLES))  # type: ignore[operator]
+    return {} if x is None else {"image": as_bytes(x)}
 
 
 def as_bytes(x: Tensor) -> NDArray[np.uint8]:
