@@ -23,7 +23,7 @@ from pyrovae.lockstep import Lockstep
 from pyrovae.measures.likelihood import PASSES
 from pyrovae.pair import Checked, Pair
 from pyrovae.progress import Watch
-from pyrovae.results import Results
+from pyrovae.results import Results, study_in
 from pyrovae.streams import Streams
 from pyrovae.study import PER_RUN, Cohort, Run, Study, check_trust
 from pyrovae.train import Compile, Training
@@ -165,7 +165,7 @@ def evaluate_again(
         ('evaluation_1', {'beta': 3, 'seed': 1})
     """
     place = machine.device(device)
-    open_results(folder)
+    study_in(Path(folder))  # or else the lock would make the folder
     with machine.locked(Path(folder)):
         results = open_results(folder, trust)
         check_trust(results.study.settings(), trust)

@@ -47,9 +47,7 @@ class Results:
             InputError: the folder holds no study, or a file in it is damaged.
         """
         folder = Path(folder)
-        if not (folder / "study.yaml").is_file():
-            raise InputError(f"{folder}: expected the folder of a study, but it has no study.yaml")
-        study = Study.load(folder / "study.yaml", trust=None)
+        study = study_in(folder)
         file = folder / "results.nc"
         content = tree.load(file) if file.exists() else tree.empty(study)
         if content.attrs.get("study") != study.to_yaml():
@@ -172,6 +170,17 @@ class Results:
     def _save(self) -> None:
         with replacing(self.folder / "results.nc") as beside:
             self.tree.to_netcdf(beside, engine="h5netcdf")
+
+
+def study_in(folder: Path) -> Study:
+    """The study whose folder it is.
+
+    Raises:
+        InputError: the folder holds no study.
+    """
+    if not (folder / "study.yaml").is_file():
+        raise InputError(f"{folder}: expected the folder of a study, but it has no study.yaml")
+    return Study.load(folder / "study.yaml", trust=None)
 
 
 def _changes(before: str, study: Study) -> str:

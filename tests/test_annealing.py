@@ -152,7 +152,11 @@ def test_simulated_codes_are_those_behind_the_images() -> None:
     pair = make_pair(
         Run(network="linear", likelihood="gaussian", noise_scale=0.01, latent_size=2), torch.Size([1, 2, 3])
     )
+    torch.manual_seed(0)
+    expected = pair.model.prior().sample((50,))
+    torch.manual_seed(0)
     x, z = pair.simulate(pair.model.prior(), 50)
+    assert torch.equal(z, expected)
     assert x.shape == (50, 1, 2, 3)
     with torch.no_grad():
         residual = x - pair.likelihood(x, z).mean

@@ -255,7 +255,9 @@ def test_annealing_is_done_where_it_is_asked_for() -> None:
     images = open_results("runs/small").tree["evaluation_2/images"].to_dataset()
     assert (images["annealed_log_likelihood"].notnull().sum("image").sel(split="test") == 16).all()
     refused(pyrovae("evaluate", "runs/small", "--chains", "3"), "which was not asked for: add --ais")
-    refused(pyrovae("evaluate", "runs/small", "--ais", "--temperatures", "0"), "Input should be greater than or equal to 1")
+    refused(
+        pyrovae("evaluate", "runs/small", "--ais", "--temperatures", "0"), "Input should be greater than or equal to 1"
+    )
     refused(pyrovae("evaluate", "runs/small", "--ais", "--images", "0"), "measure.images: input should be greater")
     two = ["model=hierarchical", "guide=hierarchical", "steps=2", "depth=1", "measure.temperatures=5"]
     settings = [word for setting in two for word in ("--set", setting)]

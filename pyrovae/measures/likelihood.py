@@ -38,13 +38,13 @@ def likelihood(
     over importance weighting on the same images, its acceptance, and the gap between the bounds from below and above on
     images simulated from the model.
 
-    Raises:
-        UnsupportedError: annealing is asked for, and the pair has several latent or observed sites or cannot be
-            sampled from.
-
     Args:
         stepped: called `PASSES` times for every temperature.
         values: what the programs take beside images.
+
+    Raises:
+        UnsupportedError: annealing is asked for, and the pair has several latent or observed sites or cannot be
+            sampled from.
     """
     x = as_input(data.test[: measure.likelihood_images])
     with seeded(key(seed, "likelihood")):
