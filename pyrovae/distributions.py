@@ -9,7 +9,16 @@ from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence, register_kl
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    biject_to,
+    constraints,
+    kl_divergence,
+    register_kl,
+)
 from torch.distributions import TransformedDistribution as Transformed
 
 from pyrovae.errors import UnsupportedError
@@ -128,6 +137,53 @@ def _(q: MultivariateNormal, function: Callable[..., Tensor], *others: Multivari
 def _(q: Independent, function: Callable[..., Tensor], *others: Independent) -> Independent:
     base = mapped(q.base_dist, function, *(each.base_dist for each in others))
     return Independent(base, q.reinterpreted_batch_ndims, False)
+
+
+@singledispatch
+def unconstrained(q: Distribution) -> tuple[list[Tensor], Callable[..., Distribution]]:
+    """Numbers free of any constraint that say which of its family ``q`` is, and what makes a distribution of them.
+
+    Raises:
+        UnsupportedError: the type is not known here.
+
+    Example:
+        >>> values, distribution = unconstrained(Normal(torch.zeros(2), torch.ones(2)))
+        >>> values[1], distribution(*values).scale
+        (tensor([0., 0.]), tensor([1., 1.]))
+    """
+    values: list[Tensor] = []
+
+    def noted(value: Tensor) -> Tensor:
+        values.append(value)
+        return value
+
+    def distribution(*others: Tensor) -> Distribution:
+        rest = iter(others)
+        return mapped(q, lambda _: next(rest))
+
+    mapped(q, noted)  # what is not torch's own has parameters without constraints, or is not known
+    return values, distribution
+
+
+@unconstrained.register
+def _(q: Normal) -> tuple[list[Tensor], Callable[..., Distribution]]:
+    return [q.loc, q.scale.log()], lambda loc, log_scale: Normal(loc, log_scale.exp(), False)
+
+
+@unconstrained.register
+def _(q: MultivariateNormal) -> tuple[list[Tensor], Callable[..., Distribution]]:
+    cholesky = biject_to(constraints.lower_cholesky)
+
+    def distribution(loc: Tensor, factor: Tensor) -> Distribution:
+        return MultivariateNormal(loc, scale_tril=cholesky(factor), validate_args=False)
+
+    return [q.loc, cholesky.inv(q.scale_tril)], distribution
+
+
+@unconstrained.register
+def _(q: Independent) -> tuple[list[Tensor], Callable[..., Distribution]]:
+    values, base = unconstrained(q.base_dist)
+    return values, lambda *others: Independent(base(*others), q.reinterpreted_batch_ndims, False)
 
 
 def concatenated(parts: list[Distribution]) -> Distribution:

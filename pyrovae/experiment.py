@@ -314,9 +314,8 @@ def _check_bank(cohort: Cohort, bank: int) -> None:
 def _check_annealing(pair: Pair, x: Tensor) -> None:
     """Raises InputError if log p(x) of a pair cannot be annealed to."""
     try:
-        q, prior = pair.latent(x)
+        q, _ = pair.latent(x)
         pair.likelihood(x, q.sample())
-        pair.simulate(prior, 1)
     except UnsupportedError as error:
         raise InputError(f"temperatures: no annealing for such pairs: {error}") from None
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from pyro.util import check_model_guide_match
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ class Pair(nn.Module):
             values: what the programs may take beside the images, β first of all; each gets those that it names.
         """
         guide, model = self.traces(x, noise, **values)
-        return _terms(guide, model, kl if _latent_sites(guide) == _latent_sites(model) else log_ratio)
+        return _terms(guide, model, kl if latent_sites(guide) == latent_sites(model) else log_ratio)
 
     def log_weights(self, x: Tensor, particles: int, **values: Any) -> Tensor:
         """log p(x, z) − log q(z|x) at draws z ~ q(z|x): images ``[n, *event_shape]`` → ``[particles, n]``.
@@ -102,8 +103,7 @@ class Pair(nn.Module):
             log_p = self.likelihood(repeated, z.flatten(0, 1), **values).log_prob(repeated)
             return log_p.unflatten(0, (particles, -1)) - log_ratio(q, prior, z)
         except UnsupportedError:
-            terms = _terms(*self.traces(repeated, **values), log_ratio)
-            return (-terms.distortion - terms.rate).unflatten(0, (particles, -1))
+            return log_weight(*self.traces(repeated, **values)).unflatten(0, (particles, -1))
 
     def traces(
         self, x: Tensor, noise: Mapping[str, Tensor] | None = None, **values: float | Tensor
@@ -147,7 +147,7 @@ class Pair(nn.Module):
         """
         guide = self._guide_trace(x, None, **values)
         auxiliary = [name for name, _ in _auxiliary_sites(guide)]
-        latent = [name for name in _latent_sites(guide) if name not in auxiliary]
+        latent = [name for name in latent_sites(guide) if name not in auxiliary]
         if len(latent) != 1:
             raise UnsupportedError(f"expected one latent site, got {latent}")
         if auxiliary:
@@ -171,30 +171,32 @@ class Pair(nn.Module):
         """
         with LocalParams(), Codes(z):
             model = poutine.trace(self.model).get_trace(x, **_taken(self.model, self.guide, values))
-        latent, observed = _latent_sites(model), _observed_sites(model)
+        latent, observed = latent_sites(model), observed_sites(model)
         if (len(latent), len(observed)) != (1, 1):
             raise UnsupportedError(f"expected one latent and one observed site, got {latent} and {list(observed)}")
         return _with_batch(len(x), next(iter(observed.values()))["fn"])
 
-    def simulate(self, prior: Distribution, n: int, **values: Any) -> tuple[Tensor, Tensor]:
-        """Draws z ~ p(z) and x ~ p(x|z) from a model with one latent site, so that z is an exact draw from p(z|x).
+    def generate(self, x: Tensor, **values: Any) -> poutine.Trace:
+        """A trace of the model with every site drawn anew, for as many images as ``x`` has: z ~ p(z), x ~ p(x|z).
 
-        Args:
-            prior: p(z), as `latent` gives it.
-            n: number of draws.
-            values: as in `forward`.
-
-        Returns:
-            x, ``[n, *event_shape]``, and z, ``[n, *latent_shape]``.
-
-        Raises:
-            UnsupportedError: the model does not take ``n``, so that it cannot be sampled from.
+        So each z is an exact draw from the p(z|x) of its image. With one latent site p(z) is that of `latent`.
         """
-        if "n" not in signature(self.model.forward).parameters:
-            raise UnsupportedError("expected a model that takes n, the number of images to sample")
-        z = prior.sample((n,)).reshape(n, *prior.event_shape)
-        with LocalParams(), Codes(z):
-            return self.model(n=n, **_taken(self.model, self.guide, values)), z
+        try:
+            _, prior = self.latent(x[:1], **values)
+            codes = Codes(prior.sample((len(x),)).reshape(len(x), *prior.event_shape))
+        except UnsupportedError:
+            codes = Codes(None)
+        with LocalParams(), UnconditionMessenger(), codes:
+            return poutine.trace(self.model).get_trace(x, **_taken(self.model, self.guide, values))
+
+    def program(self, **values: Any) -> Callable[[Tensor], Any]:
+        """The model with its values given, a Pyro program of images alone that leaves Pyro's store empty."""
+
+        def model(x: Tensor) -> Any:
+            with LocalParams():
+                return self.model(x, **_taken(self.model, self.guide, values))
+
+        return model
 
     def check(self, x: Tensor, **values: Any) -> "Checked":
         """Runs one batch with Pyro's validation on, so that a mistake shows where it was made.
@@ -218,8 +220,8 @@ class Pair(nn.Module):
         for name, (q, p) in latent.items():
             _check_scaled_alike(name, q["scale"], p["scale"])
         return Checked(
-            noise_shapes={name: _noise_per_image(guide.nodes[name]["fn"], len(x)) for name in _latent_sites(guide)},
-            closed_form=_latent_sites(guide) == _latent_sites(model)
+            noise_shapes={name: _noise_per_image(guide.nodes[name]["fn"], len(x)) for name in latent_sites(guide)},
+            closed_form=latent_sites(guide) == latent_sites(model)
             and len(latent) == 1
             and all(closed_form_kl(q["fn"], p["fn"]) is not None for q, p in latent.values()),
             distortion_kind=_distortion_kind(model),
@@ -290,18 +292,29 @@ def _taken(program: nn.Module, partner: nn.Module, values: Mapping[str, Any]) ->
     return {name: value for name, value in values.items() if name in named}
 
 
-def _latent_sites(trace: poutine.Trace) -> list[str]:
+def latent_sites(trace: poutine.Trace) -> list[str]:
     """Names of the latent sites, in the order in which they were drawn."""
-    return [name for name, site in _sample_sites(trace) if not site["is_observed"]]
+    return [name for name, site in _sample_sites(trace) if not _is_observed(site)]
 
 
-def _observed_sites(model: poutine.Trace) -> dict[str, Site]:
+def observed_sites(model: poutine.Trace) -> dict[str, Site]:
     """The sites that make up the distortion; a ``pyro.factor`` is none of them."""
     return {
         name: site
         for name, site in _sample_sites(model)
-        if site["is_observed"] and not site["infer"].get("is_auxiliary")
+        if _is_observed(site) and not site["infer"].get("is_auxiliary")
     }
+
+
+def log_weight(guide: poutine.Trace, model: poutine.Trace) -> Tensor:
+    """log p(x, z) − log q(z|x) at the draws of `Pair.traces`, ``[batch]``."""
+    terms = _terms(guide, model, log_ratio)
+    return -terms.distortion - terms.rate
+
+
+def _is_observed(site: Site) -> bool:
+    """Whether a site has data, also where `Pair.generate` has drawn them anew."""
+    return site["is_observed"] or site["infer"].get("was_observed", False)
 
 
 def _auxiliary_sites(guide: poutine.Trace) -> list[tuple[str, Site]]:
@@ -315,7 +328,7 @@ def _auxiliary_sites(guide: poutine.Trace) -> list[tuple[str, Site]]:
 
 def _check_same_sites(guide: poutine.Trace, model: poutine.Trace) -> None:
     auxiliary = {name for name, _ in _auxiliary_sites(guide)}
-    latent, guided = set(_latent_sites(model)), set(_latent_sites(guide)) - auxiliary
+    latent, guided = set(latent_sites(model)), set(latent_sites(guide)) - auxiliary
     if latent != guided:
         raise InputError(
             f"guide: expected the latent sites of the model, {sorted(latent)}, got {sorted(guided)}; "
@@ -324,7 +337,7 @@ def _check_same_sites(guide: poutine.Trace, model: poutine.Trace) -> None:
 
 
 def _distortion_kind(model: poutine.Trace) -> str:
-    observed = _observed_sites(model).values()
+    observed = observed_sites(model).values()
     if not all(site["fn"].support.check(site["value"]).all() for site in observed):
         return "cross-entropy"
     discrete = any(site["fn"].support.is_discrete for site in observed)

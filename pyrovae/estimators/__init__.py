@@ -8,6 +8,7 @@ from pyrovae.estimators.annealing import (
     bidirectional_log_likelihood,
 )
 from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
+from pyrovae.estimators.inference_gap import InferenceGap, Optimisation, inference_gap
 from pyrovae.estimators.information import (
     RateTerms,
     active_units,
@@ -30,16 +31,19 @@ __all__ = [
     "Diagnostics",
     "Estimate",
     "ImportanceWeighted",
+    "InferenceGap",
     "Kind",
     "LinearGaussian",
     "Memorised",
     "Nearest",
+    "Optimisation",
     "RateTerms",
     "Sandwich",
     "active_units",
     "annealed_log_likelihood",
     "bidirectional_log_likelihood",
     "importance_diagnostics",
+    "inference_gap",
     "log_likelihood",
     "marginal_rate",
     "mean_over_images",

@@ -59,10 +59,12 @@ class Annealed:
 
     Attributes:
         bound: log of the mean weight over chains, in nats.
+        se: its standard error over chains, by the delta method: too small where a few chains hold all the weight.
         acceptance: share of moves that were accepted.
     """
 
     bound: Tensor
+    se: Tensor
     acceptance: Tensor
 
     @property
@@ -127,7 +129,8 @@ def annealed_log_likelihood(
     bridge = _Bridge(prior, log_likelihood, x, annealing, stepped)
     schedule, steps = bridge.adapted()
     log_w, acceptance = bridge.anneal(bridge.from_prior(), schedule, steps)
-    return Annealed(_log_mean(log_w), acceptance)
+    relative = (log_w - _log_mean(log_w)).exp()
+    return Annealed(_log_mean(log_w), relative.std(0) / len(relative) ** 0.5, acceptance)
 
 
 def bidirectional_log_likelihood(

@@ -11,7 +11,7 @@ from pyrovae.data import Dataset, as_input
 from pyrovae.estimators import Annealing
 from pyrovae.estimators.estimate import Kind
 from pyrovae.measures.found import Found, numbers
-from pyrovae.pair import Pair
+from pyrovae.pair import Pair, latent_sites, observed_sites
 from pyrovae.streams import key, seeded
 from pyrovae.study import Measure
 
@@ -43,8 +43,7 @@ def likelihood(
         values: what the programs take beside images.
 
     Raises:
-        UnsupportedError: annealing is asked for, and the pair has several latent or observed sites or cannot be
-            sampled from.
+        UnsupportedError: annealing is asked for, and the pair has several latent or observed sites.
     """
     x = as_input(data.test[: measure.likelihood_images])
     with seeded(key(seed, "likelihood")):
@@ -70,7 +69,8 @@ def _annealed(
     annealed = estimators.annealed_log_likelihood(prior, log_p, x, annealing, stepped)
     cells = numbers({"annealed_log_likelihood": annealed.estimate})
     cells["acceptance"] = annealed.acceptance.double().mean().cpu().numpy()
-    simulated, z = pair.simulate(prior, min(SIMULATED, len(x)), **values)
+    generated = pair.generate(x[:SIMULATED], **values)
+    simulated, z = (generated.nodes[site]["value"] for site in (*observed_sites(generated), *latent_sites(generated)))
     sandwich = estimators.bidirectional_log_likelihood(prior, log_p, simulated, z, annealing, stepped)
     return cells | numbers({"sandwich_gap": sandwich.gap}), annealed.bound
 
