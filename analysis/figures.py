@@ -1,6 +1,6 @@
 """Figures: pure functions of the results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
 
 def save(tree: xr.DataTree, folder: Path) -> list[Path]:
     """Draws the figures that a study has something to show in, as PNG and SVG."""
-    files = []
     with matplotlib.rc_context(_STYLE):
         figures: dict[str, Figure | None] = {}
         for on_axes in (rate_distortion, distortion, information, log_likelihood):
@@ -46,6 +45,13 @@ def save(tree: xr.DataTree, folder: Path) -> list[Path]:
             on_axes(tree, figure.subplots())
         for whole in (gap_decomposition, samples, latent_plane, reconstructions):
             figures[whole.__name__] = whole(tree)
+    return write(figures, folder)
+
+
+def write(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
+    """Writes figures by their names, as PNG and SVG; those that are None are left out."""
+    files = []
+    with matplotlib.rc_context(_STYLE):
         for (name, drawn), suffix in product(figures.items(), ("png", "svg")):
             if drawn is not None:
                 files.append(folder / f"{name}.{suffix}")

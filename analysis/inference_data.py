@@ -130,9 +130,7 @@ def _drawn(pair: Pair, x: Tensor, count: int, images: bool, values: Mapping[str,
     groups: Groups = {
         "posterior": {site: model.nodes[site]["value"] for site in latent_sites(model)},
         "sample_stats": {"log_weight": log_weight(guide, model)},
-        "log_likelihood": {
-            site: node["fn"].log_prob(node["value"]) for site, node in observed_sites(model).items()
-        },
+        "log_likelihood": {site: node["fn"].log_prob(node["value"]) for site, node in observed_sites(model).items()},
     }
     if images:
         groups["posterior_predictive"] = {site: node["fn"].sample() for site, node in observed_sites(model).items()}

@@ -8,6 +8,7 @@ from typing import Any
 import xarray as xr
 from rich.table import Table
 
+from pyrovae.analysis.diagnosis import Diagnosis
 from pyrovae.analysis.effects import Claim, is_loose
 from pyrovae.estimators.information import SATURATED
 from pyrovae.estimators.likelihood import MANY
@@ -96,6 +97,37 @@ def memorisation(tree: xr.DataTree) -> Table | None:
             _optional(cell, "perplexity", ".1f"),
             _distance(cell, "reconstruction_distance"),
             _distance(cell, "memorising_distance"),
+        )
+    return table
+
+
+def diagnosis(found: Diagnosis) -> Table:
+    """A guide beside the exact posterior of each image.
+
+    Of the chains: the largest R̂ and the fewest effective draws over latents, and divergences. Of the guide: k̂ of its
+    weights; over latents the largest difference of the means, in standard deviations of the posterior, and the least
+    and the largest ratio of the standard deviations; and log p(x), the ELBO and both parts of the gap between them.
+    """
+    title = "q(z|x) beside the exact posterior p(z|x), in nats where no other unit is told"
+    if (beta := found.summary.attrs.get("beta", 1)) != 1:
+        title += f"\nthe guide was trained at β = {beta:g} and aims at another q: amortisation has that in it"
+    table = Table(title=title)
+    headings = ["image", "R̂", "effective draws", "divergences", "k̂", "means differ by", "σ(q) / σ(p)"]
+    for heading in [*headings, "log p(x)", "ELBO", "approximation", "amortisation"]:
+        table.add_column(heading, justify="right")
+    summary = found.summary
+    for image in summary["image"].values:
+        cell = summary.sel(image=image)
+        table.add_row(
+            str(image),
+            f"{cell['rhat'].max():.2f}",
+            f"{cell['ess'].min():.0f}",
+            f"{cell['diverging']:.0f}",
+            f"{cell['pareto_k']:.2f}",
+            f"{abs(cell['shift']).max():.1f} σ(p)",
+            f"{cell['scale'].min():.2f} to {cell['scale'].max():.2f}",
+            *(_optional(cell, name, ".1f") for name in ("log_likelihood", "elbo")),
+            *(_with_error(cell, name) for name in ("approximation", "amortisation")),
         )
     return table
 

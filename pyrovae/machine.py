@@ -34,6 +34,17 @@ def versions() -> str:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes on one thread inside the block, which is faster where each operation is small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out of the folder; the lock goes with the process, however it ends."""
     try:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # From the top down; a layer imports what stands below it, or beside it.
 LAYERS = (
     {"cli"},
-    {"experiment"},
+    {"experiment", "diagnose"},
     {"checks", "swap"},
     {"build"},
     {"results"},

@@ -75,9 +75,9 @@ def inference_gap(
 ) -> InferenceGap:
     """The inference gap of each image, split by a q that is optimised for it alone (Cremer et al. 2018, eq. 5).
 
-    log p(x) − ELBO[q] = (log p(x) − ELBO[q*]) + (ELBO[q*] − ELBO[q]), where q* has the largest ELBO −D − R in the family
-    of q: approximation gap and amortisation gap. A guide that was trained at another β than 1 aims at another q than
-    q*, and what that costs counts as amortisation here.
+    log p(x) − ELBO[q] = (log p(x) − ELBO[q*]) + (ELBO[q*] − ELBO[q]), where q* has the largest ELBO −D − R in the
+    family of q: approximation gap and amortisation gap. A guide that was trained at another β than 1 aims at another
+    q than q*, and what that costs counts as amortisation here.
 
     Args:
         q: q(z|x) of the images, batch shape [n]: a normal distribution, diagonal or full-rank, or a flow, whose context

@@ -1,0 +1,119 @@
+"""Diagnoses the guide of a trained run: exact posteriors beside it, what it costs to be off, and predictive checks."""
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from pyrovae.analysis import diagnosis_figures, figures
+from pyrovae.analysis.diagnosis import Diagnosis, diagnose
+from pyrovae.analysis.inference_data import inference_data
+from pyrovae.analysis.predictive_checks import predictive_statistics
+from pyrovae.build import make_data, open_results
+from pyrovae.data import as_input
+from pyrovae.errors import InputError
+from pyrovae.estimators import Annealing, Optimisation
+from pyrovae.files import replacing
+from pyrovae.progress import Watch
+from pyrovae.study import check_trust
+
+#: Images that predictive checks are made on, and draws of each.
+CHECKED, DRAWS = 128, 100
+
+
+def diagnose_run(
+    folder: str | Path,
+    select: Mapping[str, Any],
+    images: Sequence[int] = (0, 1, 2),
+    *,
+    split: str = "test",
+    chains: int = 4,
+    draws: int = 200,
+    warmup: int = 200,
+    trust: Collection[str] = (),
+    quiet: bool = True,
+) -> tuple[Diagnosis, Path]:
+    """Diagnoses the guide of one run of a study on some of its images, and writes down what it found.
+
+    Args:
+        folder: the folder of the study.
+        select: the run, a value for each axis that has several; the first seed where none is given.
+        images: rows of the split.
+        split: "test" or "train".
+        chains, draws, warmup: as in `pyrovae.analysis.diagnosis.diagnose`.
+        trust: modules whose code may run, where the study names parts of its user's own.
+        quiet: print nothing.
+
+    Returns:
+        What was found, and the folder that is new, ``diagnosis_1`` or the next free number in the folder of the study:
+        guide.nc and exact.nc, which ArviZ reads, summary.nc, checks.nc with statistics of the first images and of
+        images drawn, and figures.
+
+    Raises:
+        InputError: the study has no such run, it is not trained yet, an image does not exist, or code is not trusted.
+
+    Example:
+        >>> from pyrovae import Study, run
+        >>> tiny = {"steps": 2, "depth": 1, "width": 8, "train_images": 64, "test_images": 64, "seed": 0}
+        >>> results = run(Study.load("quick", **tiny), out=tmp_path / "mine", quiet=True)
+        >>> found, place = diagnose_run(tmp_path / "mine", {"beta": 1}, images=[5], chains=2, draws=20, warmup=20)
+        >>> found.summary.attrs["beta"], sorted(file.name for file in place.glob("*.nc"))
+        (1.0, ['checks.nc', 'exact.nc', 'guide.nc', 'summary.nc'])
+    """
+    results = open_results(folder, trust)
+    check_trust(results.study.settings(), trust)
+    select = {"seed": results.study.axes["seed"][0], **select}
+    run = results.run(**select)
+    pair, data = results.pair(**select), make_data(run)
+    chosen = dict(data.splits())[split]
+    rows = list(images)
+    if not rows or not all(0 <= row < len(chosen) for row in rows):
+        raise InputError(f"images: expected rows of the {len(chosen):,} {split} images, from 0 on, got {rows}")
+    coordinates = results.study.coordinates(run)
+    told = {key: value if isinstance(value, int | float) else str(value) for key, value in coordinates.items()}
+    attrs = {"study": results.study.name, "images": split, **told}
+    annealing, optimisation, steps = Annealing(chains=32), Optimisation(), count(1)
+    work = len(rows) * chains * (draws + warmup) + optimisation.steps + 2 * annealing.temperatures
+    with Watch(work, quiet=quiet) as watch:
+        watch.begin(", ".join(f"{key} {value}" for key, value in coordinates.items()), work, 0)
+        found = diagnose(
+            pair,
+            as_input(chosen[rows]),
+            chains=chains,
+            draws=draws,
+            warmup=warmup,
+            annealing=annealing,
+            optimisation=optimisation,
+            images=rows,
+            attrs=attrs,
+            seed=run.seed,
+            stepped=lambda: watch.stepped(next(steps)),
+        )
+        watch.end()
+    checked = inference_data(pair, as_input(chosen[:CHECKED]), draws=DRAWS, attrs=attrs, seed=run.seed)
+    return found, _written(results.folder, found, _statistics(checked))
+
+
+def _statistics(data: xr.DataTree) -> xr.DataTree | None:
+    """What predictive checks are made of, where there are images to look at."""
+    (images,) = data["observed_data"].data_vars.values()
+    return predictive_statistics(data) if {"channel", "row", "column"} <= set(images.dims) else None
+
+
+def _written(folder: Path, found: Diagnosis, checks: xr.DataTree | None) -> Path:
+    """Writes all of it in a folder of its own."""
+    place = next(path for path in (folder / f"diagnosis_{number}" for number in count(1)) if not path.exists())
+    place.mkdir()
+    trees = {"guide": found.guide, "exact": found.exact, "summary": found.summary}
+    drawn = {"marginals": diagnosis_figures.marginals(found), "inference_gap": diagnosis_figures.inference_gap(found)}
+    if checks is not None:
+        trees["checks"] = checks
+        for group in ("prior_predictive", "posterior_predictive"):
+            drawn[group] = diagnosis_figures.predictive_checks(checks, group)
+    for name, tree in trees.items():
+        with replacing(place / f"{name}.nc") as beside:
+            tree.to_netcdf(beside, engine="h5netcdf")
+    figures.write(drawn, place)
+    return place
