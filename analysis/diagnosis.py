@@ -107,15 +107,17 @@ def codes(data: xr.DataTree) -> xr.DataArray:
 def _beside(guide: xr.DataArray, exact: xr.DataArray) -> xr.Dataset:
     """The marginals of the guide against those of the posterior, and how far its chains can be trusted."""
     draws = ["chain", "draw"]
-    std = exact.std(draws, ddof=1)
-    return xr.Dataset(
-        {
-            "shift": (guide.mean(draws) - exact.mean(draws)) / std,
-            "scale": guide.std(draws, ddof=1) / std,
-            "rhat": exact.azstats.rhat(),
-            "ess": exact.azstats.ess(),
-        }
-    )
+    # A chain that never moved has no variance, and R̂ is then no number below any bound.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        std = exact.std(draws, ddof=1)
+        return xr.Dataset(
+            {
+                "shift": (guide.mean(draws) - exact.mean(draws)) / std,
+                "scale": guide.std(draws, ddof=1) / std,
+                "rhat": exact.azstats.rhat(),
+                "ess": exact.azstats.ess(),
+            }
+        )
 
 
 def _doubt(summary: xr.Dataset) -> str | None:

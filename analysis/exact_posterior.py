@@ -10,7 +10,7 @@ from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
-from pyrovae.analysis.inference_data import in_schema
+from pyrovae.analysis.inference_data import dimensions, in_schema
 from pyrovae.machine import one_thread
 from pyrovae.pair import Pair, latent_sites
 from pyrovae.streams import key, seeded
@@ -68,7 +68,7 @@ def exact_posterior(
     values |= {"beta": 1.0, "gamma": 1.0}
     with torch.no_grad(), pyro.validation_enabled(False):
         _, model = pair.traces(x, **values)
-    of_images = []
+    dims, of_images = dimensions(model), []
     for number, image in enumerate(x):
         found = []
         for chain in range(chains):
@@ -77,7 +77,7 @@ def exact_posterior(
         of_images.append({name: torch.stack([each[name] for each in found]) for name in found[0]})
     variables = {name: torch.stack([each[name] for each in of_images], 2) for name in of_images[0]}
     groups = {"sample_stats": {"diverging": variables.pop("diverging")}}
-    return in_schema({"posterior": variables} | groups, model, images, attrs)
+    return in_schema({"posterior": variables} | groups, model, dims, images, attrs)
 
 
 def _chain(

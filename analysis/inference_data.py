@@ -41,8 +41,8 @@ def inference_data(
     - prior: z ~ p(z), one for each image, too; prior_predictive: images drawn from p(x|z).
     - observed_data: the images.
 
-    A guide's draws are independent of each other and make one chain, with which R̂ can find no fault. Runs that differ
-    in their seed are guides of other models, and no chains of one.
+    A guide's draws are independent of each other and make one chain, of which R̂ says nothing. Runs that differ in their
+    seed are guides of other models: restarts are no chains, and are never put together as such.
 
     Args:
         pair: any pair, whoever made it. Its sites are the variables, but for auxiliary ones of the guide.
@@ -74,36 +74,44 @@ def inference_data(
     # Validation would refuse grey images under a Bernoulli likelihood, which are its cross-entropy.
     with torch.no_grad(), pyro.validation_enabled(False), seeded(key(seed, "inference data")):
         _, model = pair.traces(x, **values)
+        dims = dimensions(model)
         pieces = [_drawn(pair, x, count, True, values) for count in _pieces(predictive, x)]
         pieces += [_drawn(pair, x, count, False, values) for count in _pieces(draws - predictive, x)]
     groups: Groups = {}
     for group, variables in pieces[0].items():
         found = [piece[group] for piece in pieces if group in piece]
         groups[group] = {name: torch.cat([each[name] for each in found])[None] for name in variables}
-    return in_schema(groups, model, images, attrs)
+    return in_schema(groups, model, dims, images, attrs)
 
 
-def in_schema(
-    groups: Groups, model: poutine.Trace, images: Sequence[Any] | None, attrs: Mapping[str, Any] | None
-) -> xr.DataTree:
-    """Variables by group, with ArviZ's dimensions, beside the images that a trace of the model has observed.
+def dimensions(model: poutine.Trace) -> dict[str, list[str]]:
+    """Names of the dimensions of each site of a model, image first.
 
     Raises:
         UnsupportedError: as `inference_data`.
     """
-    latent = {site: model.nodes[site] for site in latent_sites(model)}
-    observed = observed_sites(model)
-    data = {"observed_data": {site: node["value"] for site, node in observed.items()}}
-    dims = {"log_weight": ["image"], "diverging": ["image"]}
-    dims |= {site: ["image", *_sides("latent", site, latent)] for site in latent}
-    dims |= {site: ["image", *_sides("pixel", site, observed)] for site in observed}
+    latent, observed = {site: model.nodes[site] for site in latent_sites(model)}, observed_sites(model)
+    dims = {site: ["image", *_sides("latent", site, latent)] for site in latent}
+    return dims | {site: ["image", *_sides("pixel", site, observed)] for site in observed}
+
+
+def in_schema(
+    groups: Groups,
+    model: poutine.Trace,
+    dims: Mapping[str, list[str]],
+    images: Sequence[Any] | None,
+    attrs: Mapping[str, Any] | None,
+) -> xr.DataTree:
+    """Variables by group, with ArviZ's dimensions, beside the images that a trace of the model has observed."""
+    groups = groups | {"observed_data": {site: node["value"] for site, node in observed_sites(model).items()}}
     arrays = {
         group: {name: value.detach().cpu().numpy() for name, value in variables.items()}
-        for group, variables in (groups | data).items()
+        for group, variables in groups.items()
     }
+    of_images = {name: dims.get(name, ["image"]) for variables in arrays.values() for name in variables}
     coords = {} if images is None else {"image": list(images)}
     whole = {"inference_library": "pyrovae", "versions": machine.versions(), **(attrs or {})}
-    return arviz_base.from_dict(arrays, dims=dims, coords=coords, attrs={"/": whole}, check_conventions=False)
+    return arviz_base.from_dict(arrays, dims=of_images, coords=coords, attrs={"/": whole}, check_conventions=False)
 
 
 def _sides(kind: str, site: str, sites: Mapping[str, Site]) -> list[str]:

@@ -13,9 +13,9 @@ def image_statistics(x: xr.DataArray) -> xr.Dataset:
     """What one would look at in an image: how much ink, where, how far spread, and in which colour.
 
     With the brightness b, the mean over channels of max(x, 0): ink Σ b in pixels; row and column of its centre
-    Σ b · place / Σ b, and spread, the root of its mean squared distance from there, in pixels; and of three channels the
-    hue of their sums, in [0, 1) from red over green and blue. Sums over many pixels hardly tell grey pixels from binary
-    ones that have them as their mean. Without ink the centre is the middle, and spread and hue are 0.
+    Σ b · place / Σ b, and spread, the root of its mean squared distance from there, in pixels; and of three channels
+    the hue of their sums, in [0, 1) from red over green and blue. Sums over many pixels hardly tell grey pixels from
+    binary ones that have them as their mean. Without ink the centre is the middle, and spread and hue are 0.
 
     Args:
         x: images over dimensions channel, row and column, and any others.

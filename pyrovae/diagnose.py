@@ -32,6 +32,8 @@ def diagnose_run(
     chains: int = 4,
     draws: int = 200,
     warmup: int = 200,
+    annealing: Annealing = Annealing(chains=32),
+    optimisation: Optimisation = Optimisation(),
     trust: Collection[str] = (),
     quiet: bool = True,
 ) -> tuple[Diagnosis, Path]:
@@ -42,7 +44,7 @@ def diagnose_run(
         select: the run, a value for each axis that has several; the first seed where none is given.
         images: rows of the split.
         split: "test" or "train".
-        chains, draws, warmup: as in `pyrovae.analysis.diagnosis.diagnose`.
+        chains, draws, warmup, annealing, optimisation: as in `pyrovae.analysis.diagnosis.diagnose`.
         trust: modules whose code may run, where the study names parts of its user's own.
         quiet: print nothing.
 
@@ -58,7 +60,8 @@ def diagnose_run(
         >>> from pyrovae import Study, run
         >>> tiny = {"steps": 2, "depth": 1, "width": 8, "train_images": 64, "test_images": 64, "seed": 0}
         >>> results = run(Study.load("quick", **tiny), out=tmp_path / "mine", quiet=True)
-        >>> found, place = diagnose_run(tmp_path / "mine", {"beta": 1}, images=[5], chains=2, draws=20, warmup=20)
+        >>> work = {"chains": 2, "draws": 20, "warmup": 20, "annealing": Annealing(10), "optimisation": Optimisation(10)}
+        >>> found, place = diagnose_run(tmp_path / "mine", {"beta": 1}, images=[5], **work)
         >>> found.summary.attrs["beta"], sorted(file.name for file in place.glob("*.nc"))
         (1.0, ['checks.nc', 'exact.nc', 'guide.nc', 'summary.nc'])
     """
@@ -74,7 +77,7 @@ def diagnose_run(
     coordinates = results.study.coordinates(run)
     told = {key: value if isinstance(value, int | float) else str(value) for key, value in coordinates.items()}
     attrs = {"study": results.study.name, "images": split, **told}
-    annealing, optimisation, steps = Annealing(chains=32), Optimisation(), count(1)
+    steps = count(1)
     work = len(rows) * chains * (draws + warmup) + optimisation.steps + 2 * annealing.temperatures
     with Watch(work, quiet=quiet) as watch:
         watch.begin(", ".join(f"{key} {value}" for key, value in coordinates.items()), work, 0)

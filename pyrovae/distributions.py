@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.distributions import (
     Distribution,
     Independent,
+    LowerCholeskyTransform,
     MultivariateNormal,
     Normal,
-    biject_to,
-    constraints,
     kl_divergence,
     register_kl,
 )
@@ -172,7 +171,7 @@ def _(q: Normal) -> tuple[list[Tensor], Callable[..., Distribution]]:
 
 @unconstrained.register
 def _(q: MultivariateNormal) -> tuple[list[Tensor], Callable[..., Distribution]]:
-    cholesky = biject_to(constraints.lower_cholesky)
+    cholesky = LowerCholeskyTransform()
 
     def distribution(loc: Tensor, factor: Tensor) -> Distribution:
         return MultivariateNormal(loc, scale_tril=cholesky(factor), validate_args=False)

@@ -1,0 +1,259 @@
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from pyrovae import InputError, Pair, Run, Study, make_pair, run
+from pyrovae.analysis import diagnosis_figures
+from pyrovae.analysis.diagnosis import Diagnosis, codes, diagnose
+from pyrovae.analysis.exact_posterior import exact_posterior
+from pyrovae.analysis.inference_data import inference_data
+from pyrovae.analysis.predictive_checks import image_statistics, predictive_statistics
+from pyrovae.diagnose import diagnose_run
+from pyrovae.estimators import Annealing, LinearGaussian, Optimisation
+
+EVENT = torch.Size([1, 2, 3])
+#: Failure rate 2e-5, two-sided.
+TWO_SIDED = 4.27
+SMALL = {"annealing": Annealing(20, 8), "optimisation": Optimisation(steps=20)}
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return make_pair(Run(network="linear", likelihood="gaussian", noise_scale=0.5, latent_size=2), EVENT)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, *EVENT, generator=torch.Generator().manual_seed(0))
+
+
+def closed_form(pair: Pair, x: Tensor) -> MultivariateNormal:
+    """p(z|x) of a linear pair."""
+    with torch.no_grad():
+        offset = pair.model.decode(torch.zeros(2)).mean.flatten()
+        weight = (pair.model.decode(torch.eye(2)).mean.flatten(1) - offset).T
+    return LinearGaussian(torch.eye(6), weight, 0.5).posterior(x.flatten(1) - offset)
+
+
+@pytest.mark.parametrize(("model", "beta"), [("vae", 0.01), ("gap", 2.0)])
+def test_exact_posterior_is_the_closed_form_of_a_linear_pair_whatever_beta(model: str, beta: float, x: Tensor) -> None:
+    parts = {"network": "linear", "likelihood": "gaussian", "noise_scale": 0.5, "latent_size": 2, "model": model}
+    pair = make_pair(Run(**parts), EVENT)
+    pair.refresh(torch.randn(8, *EVENT))
+    truth = closed_form(pair, x)
+    data = exact_posterior(pair, x, chains=2, draws=250, warmup=100, images=[3, 8], beta=beta, gamma=0.3)
+    z = codes(data)
+    assert z.dims == ("chain", "draw", "image", "latent")
+    assert z["image"].values.tolist() == [3, 8]
+    assert (z.azstats.rhat() < 1.05).all()
+    assert data["sample_stats"]["diverging"].sum() == 0
+    error = z.std(["chain", "draw"]) / z.azstats.ess(method="mean") ** 0.5
+    assert (abs(z.mean(["chain", "draw"]) - truth.mean.numpy()) < TWO_SIDED * error).all()
+    square = (z - z.mean(["chain", "draw"])) ** 2
+    error = square.std(["chain", "draw"]) / square.azstats.ess(method="mean") ** 0.5
+    variance = truth.covariance_matrix.diagonal(dim1=-2, dim2=-1).numpy()
+    assert (abs(square.mean(["chain", "draw"]) - variance) < TWO_SIDED * error).all()
+    correlation = np.corrcoef(z.sel(image=3).values.reshape(-1, 2).T)[0, 1]
+    covariance = truth.covariance_matrix[0]
+    expected = covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt()
+    assert correlation == pytest.approx(expected.item(), abs=0.2)
+
+
+class Positive(PyroModule):
+    """z ~ Gamma(2, 1) and x ~ Poisson(z), so that p(z|x) = Gamma(2 + x, 2)."""
+
+    def forward(self, x: Tensor, beta: float = 1.0) -> None:
+        with pyro.plate("rows", len(x)):
+            with poutine.scale(scale=beta):
+                z = pyro.sample("intensity", dist.Gamma(2.0, 1.0))
+            pyro.sample("count", dist.Poisson(z), obs=x)
+
+
+class PositiveGuide(PyroModule):
+    def forward(self, x: Tensor, beta: float = 1.0) -> None:
+        with pyro.plate("rows", len(x)), poutine.scale(scale=beta):
+            pyro.sample("intensity", dist.LogNormal((1 + x).log() - 0.7, 0.5))
+
+
+def test_posterior_of_a_strangers_constrained_site_is_exact_and_the_gap_is_told_to_be_missing() -> None:
+    counts = torch.tensor([0.0, 6.0])
+    pair = Pair(Positive("positive"), PositiveGuide("guide"))
+    found = diagnose(pair, counts, chains=2, draws=400, warmup=150, **SMALL)
+    z = codes(found.exact)
+    assert z["latent"].values.tolist() == ["intensity[0]"]
+    assert (z > 0).all()
+    error = z.std(["chain", "draw"]) / z.azstats.ess(method="mean") ** 0.5
+    mean = z.mean(["chain", "draw"]).isel(latent=0)
+    assert (abs(mean - (2 + counts.numpy()) / 2) < TWO_SIDED * error.isel(latent=0)).all()
+    assert found.summary["amortisation"].isnull().all()
+    assert any("the inference gap is not measured" in note and "LogNormal" in note for note in found.notes)
+    assert diagnosis_figures.inference_gap(found) is None
+
+
+class Folded(PyroModule):
+    """x ~ N(|z|, 0.1²): p(z|x) has a mode on either side."""
+
+    def forward(self, x: Tensor, beta: float = 1.0) -> None:
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=beta):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.abs(), 0.1).to_event(1), obs=x)
+
+
+class OneSided(PyroModule):
+    def __init__(self) -> None:
+        super().__init__("one_sided")
+        self.scale = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x: Tensor, beta: float = 1.0) -> None:
+        with pyro.plate("data", len(x)), poutine.scale(scale=beta):
+            pyro.sample("z", dist.Normal(x, self.scale).to_event(1))
+
+
+def test_mode_that_the_guide_misses_shows() -> None:
+    pair, x = Pair(Folded("folded"), OneSided()), torch.tensor([[1.5], [0.8]])
+    found = diagnose(pair, x, chains=6, draws=60, warmup=60, images=["far", "near"], **SMALL)
+    assert (found.summary["rhat"] > 1.2).all()
+    assert (codes(found.exact).min(["chain", "draw"]) < 0).all()
+    assert (codes(found.guide).min(["chain", "draw"]) > 0).all()
+    assert found.notes[0].startswith("exact posterior not to be trusted for image far, near: R̂ above 1.05")
+
+
+def test_diagnosis_of_a_wrong_guide_says_by_how_much(pair: Pair, x: Tensor) -> None:
+    work = {"annealing": Annealing(100, 50), "optimisation": Optimisation(steps=400)}
+    truth = closed_form(pair, x)
+
+    class Guide(PyroModule):
+        def forward(self, x: Tensor, beta: float = 1.0) -> None:
+            p = closed_form(pair, x)
+            with pyro.plate("data", len(x)), poutine.scale(scale=beta):
+                loc, std = p.mean.float(), p.stddev.float()
+                pyro.sample("z", dist.Normal(loc + std, 0.5 * std).to_event(1))
+
+    found = diagnose(Pair(pair.model, Guide("given")), x, chains=2, draws=400, warmup=150, beta=0.1, **work)
+    summary = found.summary
+    error = 1 / summary["ess"] ** 0.5
+    assert (abs(summary["shift"] - 1) < TWO_SIDED * (error + 0.5 / 800**0.5)).all()
+    assert (abs(summary["scale"] - 0.5) < TWO_SIDED * 0.5 * error).all()
+    assert not found.notes
+    q = Independent(Normal(truth.mean + truth.stddev, 0.5 * truth.stddev), 1)
+    gap = torch.distributions.kl_divergence(MultivariateNormal(*_moments(q)), MultivariateNormal(*_moments(truth)))
+    total = summary["approximation"] + summary["amortisation"]
+    error = (summary["approximation_se"] ** 2 + summary["amortisation_se"] ** 2) ** 0.5
+    assert (abs(total - gap.numpy()) < TWO_SIDED * error + 0.01).all()
+    assert (summary["pareto_k"] > 0.5).all()
+
+
+def _moments(q: torch.distributions.Distribution) -> tuple[Tensor, Tensor]:
+    covariance = q.covariance_matrix if isinstance(q, MultivariateNormal) else torch.diag_embed(q.variance)
+    return q.mean.double(), covariance.double()
+
+
+def test_statistics_of_images_are_what_one_counts_by_hand() -> None:
+    x = np.zeros((3, 3, 4, 5))
+    x[0, :, 1, 2] = x[0, :, 3, 2] = 1.0  # two white pixels, one above the other
+    x[1, 2, 0, 4] = 0.5  # a blue one in a corner, and a dark one that is no ink
+    x[1, 2, 3, 0] = -1.0
+    found = image_statistics(xr.DataArray(x, dims=["image", "channel", "row", "column"]))
+    expected = {
+        "ink": [2.0, 0.5 / 3, 0.0],
+        "row": [2.0, 0.0, 1.5],
+        "column": [2.0, 4.0, 2.0],
+        "spread": [1.0, 0.0, 0.0],
+        "hue": [0.0, 2 / 3, 0.0],
+    }
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-12, err_msg=name)
+    grey = image_statistics(xr.DataArray(x[:, :1], dims=["image", "channel", "row", "column"]))
+    assert set(grey) == set(expected) - {"hue"}
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_prior_predictive_check_is_uniform_only_for_images_of_the_model(alike: bool) -> None:
+    pair = make_pair(Run(network="linear", likelihood="gaussian", noise_scale=0.5, latent_size=2), EVENT)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        x = pair.generate(torch.zeros(400, *EVENT)).nodes["x"]["value"] + (0.0 if alike else 0.3)
+    checks = predictive_statistics(inference_data(pair, x, draws=200, predictive=200))
+    for name in ("ink", "row", "column"):
+        below = (checks["prior_predictive"][name] <= checks["observed_data"][name]).mean(["chain", "draw"]).values
+        # The largest distance of the distribution from the uniform one, which Dvoretzky, Kiefer and Wolfowitz bound.
+        distance = np.abs(np.sort(below) - np.linspace(0, 1, 400)).max()
+        limit = (np.log(2 / 2e-5) / (2 * 400)) ** 0.5 + 1 / 200 + TWO_SIDED * 0.5 / 200**0.5
+        if name == "ink":
+            assert (distance < limit) == alike
+        elif alike:
+            assert distance < limit
+    figure = diagnosis_figures.predictive_checks(checks)
+    assert [ax.get_title() for ax in figure.axes] == list(checks["observed_data"].data_vars)
+
+
+def test_figures_show_what_was_found(pair: Pair, x: Tensor) -> None:
+    found = diagnose(pair, x, chains=2, draws=50, warmup=50, images=[7, 9], **SMALL)
+    gap = {"approximation": [1.0, -0.5], "amortisation": [3.0, 2.0], "approximation_se": [0.1] * 2}
+    summary = found.summary.assign({name: ("image", values) for name, values in gap.items()})
+    found = Diagnosis(found.guide, found.exact, summary, ())
+    (ax,) = diagnosis_figures.inference_gap(found).axes
+    bars = [(round(bar.get_y(), 6), bar.get_height()) for bar in ax.patches]
+    assert bars == [(0, 1.0), (0, -0.5), (1.0, 3.0), (0.0, 2.0)]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["7", "9"]
+    panels = diagnosis_figures.marginals(found).axes
+    assert [ax.get_title() for ax in panels] == [f"image {row}, z[{latent}]" for row in (7, 9) for latent in (0, 1)]
+    for number, ax in enumerate(panels):
+        drawn = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) > 10]
+        where = {"image": number // 2, "latent": number % 2}
+        for points, data in zip(drawn, (found.exact, found.guide), strict=True):
+            low, high = np.quantile(codes(data).isel(where), [0.25, 0.75])
+            assert points.min() < low < high < points.max() < high + 8 * (high - low)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tiny = {"steps": 2, "depth": 1, "width": 8, "train_images": 64, "test_images": 64, "latent_size": 2}
+    measure = {"measure.images": 64, "measure.outer": 64, "measure.likelihood_images": 2, "measure.particles": 2}
+    study = Study.load("quick", **tiny, **measure, beta=[0.1, 1], seed=[4, 2])
+    return run(study, out=tmp_path_factory.mktemp("study") / "mine", quiet=True).folder
+
+
+def test_run_of_a_study_is_diagnosed_on_the_images_and_the_seed_that_were_asked_for(folder: Path) -> None:
+    work = {"chains": 2, "draws": 20, "warmup": 20, **SMALL}
+    found, place = diagnose_run(folder, {"beta": 0.1}, [5, 1], split="train", **work)
+    assert {"beta": 0.1, "seed": 4, "images": "train", "study": "quick"}.items() <= found.summary.attrs.items()
+    again, elsewhere = diagnose_run(folder, {"beta": 0.1, "seed": 2}, [5], **work)
+    assert (place.name, elsewhere.name, again.summary.attrs["seed"]) == ("diagnosis_1", "diagnosis_2", 2)
+    assert not np.allclose(found.guide["observed_data"]["x"][0], again.guide["observed_data"]["x"][0])
+    with xr.open_datatree(place / "guide.nc") as guide, xr.open_dataset(place / "summary.nc") as summary:
+        assert guide["posterior"]["image"].values.tolist() == [5, 1]
+        xr.testing.assert_allclose(summary.load(), found.summary)
+    names = {"marginals", "inference_gap", "prior_predictive", "posterior_predictive"}
+    assert {file.stem for file in place.glob("*.png")} == {file.stem for file in place.glob("*.svg")} == names
+
+
+@pytest.mark.parametrize(
+    ("select", "images", "message"),
+    [
+        ({}, [0], r"beta: expected one of \[0.1, 1.0\], got no beta"),
+        ({"beta": 3}, [0], r"beta: expected one of \[0.1, 1.0\], got 3"),
+        ({"gamma": 3}, [0], "unknown axis 'gamma'; valid: beta, seed"),
+        ({"beta": 1}, [64], r"images: expected rows of the 64 test images, from 0 on, got \[64\]"),
+        ({"beta": 1}, [-1], "images: expected rows"),
+        ({"beta": 1}, [], "images: expected rows"),
+    ],
+)
+def test_what_is_not_there_is_told_and_nothing_is_written(
+    folder: Path, select: dict[str, float], images: list[int], message: str
+) -> None:
+    before = sorted(folder.iterdir())
+    with pytest.raises(InputError, match=message):
+        diagnose_run(folder, select, images)
+    assert sorted(folder.iterdir()) == before

@@ -1,0 +1,188 @@
+from pathlib import Path
+
+import arviz_plots
+import arviz_stats
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from matplotlib import pyplot
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyrovae import Pair, Run, make_pair
+from pyrovae.analysis import inference_data as module
+from pyrovae.analysis.inference_data import inference_data
+from pyrovae.errors import UnsupportedError
+
+EVENT = torch.Size([1, 4, 4])
+#: Failure rate 2e-5, two-sided.
+TWO_SIDED = 4.27
+GROUPS = {
+    "posterior",
+    "sample_stats",
+    "log_likelihood",
+    "posterior_predictive",
+    "prior",
+    "prior_predictive",
+    "observed_data",
+}
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(3, *EVENT, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return make_pair(Run(network="linear", likelihood="gaussian", noise_scale=0.01, latent_size=2), EVENT)
+
+
+class Counts(PyroModule):
+    """A stranger's model: z ~ Gamma(2, 1) and counts x ~ Poisson(z) under a plate of its own, without an n."""
+
+    def __init__(self) -> None:
+        super().__init__("counts")
+        self.rate = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor, beta: float = 1.0) -> None:
+        with pyro.plate("rows", len(x), dim=-1):
+            with poutine.scale(scale=beta):
+                z = pyro.sample("intensity", dist.Gamma(2.0, self.rate))
+            pyro.sample("count", dist.Poisson(z), obs=x)
+
+
+class LogNormalGuide(PyroModule):
+    """Its guide, at which q(z|x) is some way from the posterior Gamma(2 + x, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__("log_normal")
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor, beta: float = 1.0) -> None:
+        with pyro.plate("rows", len(x), dim=-1), poutine.scale(scale=beta):
+            pyro.sample("intensity", dist.LogNormal((1 + x).log() - 0.7, self.scale))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"guide": "full_rank"},
+        {"guide": "flow"},
+        {"prior": "vamp", "components": 4},
+        {"prior": "aggregate"},
+        {"model": "gap"},
+        {"model": "hierarchical", "guide": "hierarchical"},
+    ],
+    ids=lambda parts: "-".join(map(str, parts.values())) or "plain",
+)
+def test_any_pair_has_every_group_and_comes_back_from_disk(parts: dict[str, str], x: Tensor, tmp_path: Path) -> None:
+    pair = make_pair(Run(depth=1, width=8, latent_size=2, **parts), EVENT, images=torch.rand(8, *EVENT))
+    pair.refresh(torch.rand(8, *EVENT))
+    attrs = {"study": "mine", "beta": 0.1, "seed": 3}
+    data = inference_data(pair, x, draws=30, predictive=10, images=[4, 0, 7], attrs=attrs, beta=0.1)
+    data.to_netcdf(tmp_path / "data.nc", engine="h5netcdf")
+    with xr.open_datatree(tmp_path / "data.nc", engine="h5netcdf") as back:
+        xr.testing.assert_identical(back.load(), data)
+    assert set(data.children) == GROUPS
+    assert dict(attrs) == {name: data.attrs[name] for name in attrs}
+    assert "torch" in data.attrs["versions"]
+    sites = ["z1", "z2"] if "model" in parts and parts["model"] == "hierarchical" else ["z"]
+    for group, draws in (("posterior", 30), ("prior", 10)):
+        assert sorted(data[group].data_vars) == sites
+        for values in data[group].data_vars.values():
+            assert values.shape == (1, draws, 3, 2)
+            assert values.dims[:3] == ("chain", "draw", "image")
+    assert data["posterior_predictive"]["x"].dims == ("chain", "draw", "image", "channel", "row", "column")
+    assert data["posterior_predictive"].sizes["draw"] == data["prior_predictive"].sizes["draw"] == 10
+    assert data["observed_data"]["image"].values.tolist() == [4, 0, 7]
+    np.testing.assert_array_equal(data["observed_data"]["x"], x)
+    assert np.isfinite(data["sample_stats"]["log_weight"]).all()
+
+
+def test_strangers_pair_is_looked_at_by_arviz() -> None:
+    counts = torch.tensor([0.0, 3.0, 9.0])
+    data = inference_data(Pair(Counts(), LogNormalGuide()), counts, draws=4000)
+    assert dict(data["posterior"]["intensity"].sizes) == {"chain": 1, "draw": 4000, "image": 3}
+    summary = arviz_stats.summary(data, var_names=["intensity"])
+    assert summary["mean"].astype(float).is_monotonic_increasing
+    assert (data.azstats.ess()["intensity"] > 2000).all()
+    weights = (data["sample_stats"]["log_weight"] - data["sample_stats"]["log_weight"].max("draw")).pipe(np.exp)
+    mean = (data["posterior"]["intensity"] * weights).sum("draw") / weights.sum("draw")
+    # Weighted by p(z, x) / q(z|x), the guide's draws have the posterior's mean, (2 + x) / 2.
+    spread = ((data["posterior"]["intensity"] - mean) ** 2 * weights**2).sum("draw") ** 0.5 / weights.sum("draw")
+    truth = torch.as_tensor((2 + counts) / 2)
+    assert (abs(mean.values[0] - truth.numpy()) < TWO_SIDED * spread.values[0]).all()
+    assert data["prior"]["intensity"].values.mean() == pytest.approx(2, abs=TWO_SIDED * (2 / 300) ** 0.5)
+    arviz_plots.plot_dist(data, var_names=["intensity"], backend="matplotlib")
+    pyplot.close("all")
+
+
+def test_draws_are_those_of_the_guide_and_weights_and_images_belong_to_them(pair: Pair, x: Tensor) -> None:
+    data = inference_data(pair, x, draws=2000, predictive=2000)
+    z = torch.as_tensor(data["posterior"]["z"].values[0])
+    q = pair.guide.posterior(x)
+    assert ((z.mean(0) - q.mean).abs() < TWO_SIDED * q.stddev / 2000**0.5).all()
+    with torch.no_grad():
+        p = pair.likelihood(x.expand(2000, *x.shape).flatten(0, 1), z.flatten(0, 1))
+        log_p = p.log_prob(x.expand(2000, *x.shape).flatten(0, 1)).unflatten(0, (2000, 3))
+        log_w = log_p + pair.model.prior().log_prob(z) - q.log_prob(z)
+    for group, name, expected in (("log_likelihood", "x", log_p), ("sample_stats", "log_weight", log_w)):
+        found = torch.as_tensor(data[group][name].values[0])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.05)
+    drawn = torch.as_tensor(data["posterior_predictive"]["x"].values[0])
+    residual = drawn - p.mean.unflatten(0, (2000, 3))
+    assert residual.std() == pytest.approx(0.01, rel=0.05)
+
+
+def test_prior_draws_are_of_the_prior_where_the_program_draws_from_the_inference_marginal(x: Tensor) -> None:
+    pair = make_pair(Run(model="gap", depth=1, width=8, latent_size=2), EVENT)
+    pair.refresh(torch.rand(8, *EVENT))
+    with torch.no_grad():
+        for parameter in pair.guide.parameters():
+            parameter.zero_()
+        pair.guide.encoder[-1].bias[:2] = 5.0  # the inference marginal is about 5
+    pair.refresh(torch.rand(8, *EVENT))
+    data = inference_data(pair, x, draws=1000, predictive=1000)
+    z = data["prior"]["z"].values
+    assert abs(data["posterior"]["z"].values.mean() - 5) < 0.2
+    assert abs(z.mean()) < TWO_SIDED / z.size**0.5
+
+
+def test_same_seed_gives_the_same_draws_and_leaves_the_global_generator(
+    pair: Pair, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, again, other = (inference_data(pair, x, draws=20, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(1), expected)
+    xr.testing.assert_equal(first, again)
+    assert not np.allclose(first["posterior"]["z"], other["posterior"]["z"])
+    monkeypatch.setattr(module, "at_once", lambda x: 7)
+    pieces = inference_data(pair, x, draws=20, predictive=5)
+    assert pieces["posterior"].sizes["draw"] == 20
+    assert pieces["posterior_predictive"].sizes["draw"] == 5
+    assert len(np.unique(pieces["posterior"]["z"])) == 20 * 3 * 2
+
+
+def test_site_with_a_further_plate_is_refused() -> None:
+    class Model(PyroModule):
+        def forward(self, x: Tensor, beta: float = 1.0) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                with pyro.plate("pixels", 2, dim=-2):
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    class Guide(PyroModule):
+        def forward(self, x: Tensor, beta: float = 1.0) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+
+    with pytest.raises(UnsupportedError, match=r"site 'x': expected one batch dimension, got \[2, 3\]"):
+        inference_data(Pair(Model("model"), Guide("guide")), torch.rand(3, 2), draws=5)
