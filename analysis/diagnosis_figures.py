@@ -1,6 +1,7 @@
 """Figures of a diagnosis: the marginals of guide and posterior, the inference gap, and predictive checks."""
 
 import warnings
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import arviz_plots
@@ -22,7 +23,7 @@ GAP_PARTS = ("approximation", "amortisation")
 class _Panel(BaseLabeller):
     """Titles of panels of one image and latent each."""
 
-    def make_label_vert(self, var_name: str, sel: dict[str, Any], isel: dict[str, Any]) -> str:
+    def make_label_vert(self, var_name: str | None, sel: Mapping[Any, Hashable], isel: Mapping[Any, Any]) -> str:
         return f"image {sel['image']}, {sel['latent']}"
 
 
@@ -39,12 +40,12 @@ def marginals(found: Diagnosis) -> Figure:
         flat = xr.DataArray(samples, coords, ["chain", "draw", "image", "latent"], "z")
         models[name] = xr.DataTree.from_dict({"posterior": flat.to_dataset()})
     rows, columns = drawn.sizes["image"], drawn.sizes["latent"]
+    visuals: Any = dict.fromkeys(("credible_interval", "point_estimate", "point_estimate_text"), False)
     plots = arviz_plots.plot_dist(
         models,
         backend="matplotlib",
         labeller=_Panel(),
-        visuals=dict.fromkeys(("credible_interval", "point_estimate", "point_estimate_text"), False)
-        | {"title": {"size": 9}},
+        visuals=visuals | {"title": {"size": 9}},
         col_wrap=columns,
         aes={"color": ["model"], "linestyle": ["model"]},
         color=_COLOURS,
@@ -62,9 +63,10 @@ def inference_gap(found: Diagnosis) -> Figure | None:
         return None
     figure = Figure(figsize=(max(3.2, 1 + 0.7 * gap.sizes["image"]), 3.2), layout="constrained")
     ax = figure.subplots()
-    places, below = np.arange(gap.sizes["image"]), gap["approximation"]
+    places, none = np.arange(gap.sizes["image"]), np.zeros(gap.sizes["image"])
+    bottoms = (none, gap["approximation"].values.clip(min=0))
     look: dict[str, Any] = {"width": 0.6, "edgecolor": "white", "ecolor": "0.2", "capsize": 3}
-    for name, bottom, colour, hatch in zip(GAP_PARTS, (0, below.clip(min=0)), _COLOURS, ("", "////"), strict=True):
+    for name, bottom, colour, hatch in zip(GAP_PARTS, bottoms, _COLOURS, ("", "////"), strict=True):
         ax.bar(places, gap[name], bottom=bottom, yerr=gap[f"{name}_se"], label=name, color=colour, hatch=hatch, **look)
     ax.axhline(0, color="0.3", linewidth=0.8)
     ax.set_xticks(places, [str(image) for image in gap["image"].values])

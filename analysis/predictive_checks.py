@@ -31,12 +31,12 @@ def image_statistics(x: xr.DataArray) -> xr.Dataset:
     ink = bright.mean("channel")
     total = ink.sum(["row", "column"])
     places = {side: xr.DataArray(np.arange(x.sizes[side], dtype=float), dims=side) for side in ("row", "column")}
-    centre, variance = {}, 0.0
+    found, variance = {"ink": total}, xr.zeros_like(total)
     for side, place in places.items():
         mean = (ink * place).sum(["row", "column"]) / total
         variance = variance + (ink * (place - mean) ** 2).sum(["row", "column"]) / total
-        centre[side] = mean.where(total > 0, float(place.mean()))
-    found = {"ink": total, **centre, "spread": (variance**0.5).where(total > 0, 0.0)}
+        found[side] = mean.where(total > 0, float(place.mean()))
+    found["spread"] = (variance**0.5).where(total > 0, 0.0)
     if x.sizes["channel"] == 3:
         red, green, blue = (bright.sum(["row", "column"]).isel(channel=channel, drop=True) for channel in range(3))
         found["hue"] = np.arctan2(3**0.5 * (green - blue), 2 * red - green - blue) / (2 * np.pi) % 1

@@ -1,6 +1,7 @@
 """Diagnoses the guide of a trained run: exact posteriors beside it, what it costs to be off, and predictive checks."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pyrovae.analysis.inference_data import inference_data
 from pyrovae.analysis.predictive_checks import predictive_statistics
 from pyrovae.build import make_data, open_results
 from pyrovae.data import as_input
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.files import replacing
 from pyrovae.progress import Watch
@@ -60,8 +61,8 @@ def diagnose_run(
         >>> from pyrovae import Study, run
         >>> tiny = {"steps": 2, "depth": 1, "width": 8, "train_images": 64, "test_images": 64, "seed": 0}
         >>> results = run(Study.load("quick", **tiny), out=tmp_path / "mine", quiet=True)
-        >>> work = {"chains": 2, "draws": 20, "warmup": 20, "annealing": Annealing(10), "optimisation": Optimisation(10)}
-        >>> found, place = diagnose_run(tmp_path / "mine", {"beta": 1}, images=[5], **work)
+        >>> few = {"annealing": Annealing(10), "optimisation": Optimisation(10), "draws": 20, "warmup": 20}
+        >>> found, place = diagnose_run(tmp_path / "mine", {"beta": 1}, images=[5], chains=2, **few)
         >>> found.summary.attrs["beta"], sorted(file.name for file in place.glob("*.nc"))
         (1.0, ['checks.nc', 'exact.nc', 'guide.nc', 'summary.nc'])
     """
@@ -79,7 +80,7 @@ def diagnose_run(
     attrs = {"study": results.study.name, "images": split, **told}
     steps = count(1)
     work = len(rows) * chains * (draws + warmup) + optimisation.steps + 2 * annealing.temperatures
-    with Watch(work, quiet=quiet) as watch:
+    with Watch(work, quiet=quiet) as watch, _refused():
         watch.begin(", ".join(f"{key} {value}" for key, value in coordinates.items()), work, 0)
         found = diagnose(
             pair,
@@ -97,6 +98,15 @@ def diagnose_run(
         watch.end()
     checked = inference_data(pair, as_input(chosen[:CHECKED]), draws=DRAWS, attrs=attrs, seed=run.seed)
     return found, _written(results.folder, found, _statistics(checked))
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Tells of a pair that cannot be diagnosed as what the user can mend."""
+    try:
+        yield
+    except UnsupportedError as error:
+        raise InputError(f"no diagnosis of such pairs: {error}") from None
 
 
 def _statistics(data: xr.DataTree) -> xr.DataTree | None:

@@ -18,6 +18,8 @@ import xarray as xr
 
 from pyrovae import InputError, open_results
 from pyrovae.cli import main
+from pyrovae.diagnose import diagnose_run
+from pyrovae.estimators import Annealing, Optimisation
 
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
 STUDY = """
@@ -173,6 +175,10 @@ def refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
         (["run", "--set", "measure=3"], "measure: expected settings with their values, got 3"),
         (["run", "studies/", "--plan"], "unknown study 'studies/'; valid: "),
         (["run", "--set", "beta=1e-46"], "beta: "),
+        (["diagnose", "nowhere"], "nowhere: expected the folder of a study"),
+        (["diagnose", "nowhere", "--images", "0;3"], "--images: expected rows such as 0:3 or 0,3,17, got '0;3'"),
+        (["diagnose", "nowhere", "--select", "beta"], "--select: expected KEY=VALUE, got 'beta'"),
+        (["diagnose", "nowhere", "--split", "all"], "'all' is not one of"),
         (["show"], "Missing argument"),
         (["show", "nowhere"], "nowhere: expected the folder of a study"),
     ],
@@ -231,6 +237,23 @@ def test_evaluate_shows_new_numbers_beside_the_old() -> None:
     refused(pyrovae("evaluate", "runs/small", "--samples", "0"), "measure.samples: input should be greater")
     refused(pyrovae("evaluate", "runs/small", "--images", "257"), "images: expected at most the 256 images")
     refused(pyrovae("evaluate", "nowhere"), "nowhere: expected the folder of a study")
+
+
+def test_diagnose_sets_the_guide_beside_exact_posteriors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(diagnose_run.__kwdefaults__, "annealing", Annealing(10, 4))
+    monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(10))
+    assert pyrovae("run", "small.yaml", "--set", "steps=2", "--set", "depth=1").returncode == 0
+    short = ["diagnose", "runs/small", "--chains", "2", "--draws", "20", "--warmup", "20"]
+    done = pyrovae(*short, "--select", "beta=0.1", "--images", "7,2:4")
+    assert done.returncode == 0, done.stderr
+    rows = [cells for line in done.stdout.splitlines() if len(cells := line.split("│")) == 13]
+    assert [row[1].strip() for row in rows] == ["7", "2", "3"]
+    assert all("±" in row[10] and "±" in row[11] for row in rows)
+    assert "the guide was trained at β = 0.1" in done.stdout
+    assert "exact posterior not to be trusted for image" in done.stdout  # twenty draws are not enough
+    assert "in runs/small/diagnosis_1: checks.nc, exact.nc, guide.nc, inference_gap.png" in done.stdout
+    refused(pyrovae(*short), "beta: expected one of [0.1, 1.0], got no beta")
+    refused(pyrovae(*short, "--select", "beta=1", "--images", "128"), "images: expected rows of the 128 test images")
 
 
 def test_annealing_is_done_where_it_is_asked_for() -> None:

@@ -163,7 +163,9 @@ def _log_weights(
     for first in range(0, draws, most):
         count = min(most, draws - first)
         repeated = x.expand(count, *x.shape).flatten(0, 1)
-        noise = torch.randn(noise_shape(guides[0].expand((count, len(x)))), device=x.device)
+        shape = noise_shape(guides[0].expand((count, len(x))))
+        assert shape is not None, "`unconstrained` knows no distribution that is not made from noise"
+        noise = torch.randn(shape, device=x.device)
         of_guides = []
         for q in guides:
             z = reparameterize(q.expand((count, len(x))), noise)
