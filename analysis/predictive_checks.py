@@ -39,7 +39,7 @@ def image_statistics(x: xr.DataArray) -> xr.Dataset:
     found["spread"] = (variance**0.5).where(total > 0, 0.0)
     if x.sizes["channel"] == 3:
         red, green, blue = (bright.sum(["row", "column"]).isel(channel=channel, drop=True) for channel in range(3))
-        found["hue"] = np.arctan2(3**0.5 * (green - blue), 2 * red - green - blue) / (2 * np.pi) % 1
+        found["hue"] = xr.apply_ufunc(np.arctan2, 3**0.5 * (green - blue), 2 * red - green - blue) / (2 * np.pi) % 1
     return xr.Dataset(found)
 
 
