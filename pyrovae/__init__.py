@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrovae.build import make_pair, open_results
+    from pyrovae.build import make_data, make_pair, open_results
     from pyrovae.errors import InputError
     from pyrovae.experiment import run
     from pyrovae.pair import Pair
@@ -20,12 +20,13 @@ _HOMES = {
     "Results": "pyrovae.results",
     "Run": "pyrovae.study",
     "Study": "pyrovae.study",
+    "make_data": "pyrovae.build",
     "make_pair": "pyrovae.build",
     "open_results": "pyrovae.build",
     "run": "pyrovae.experiment",
 }
 
-__all__ = ["InputError", "Pair", "Results", "Run", "Study", "make_pair", "open_results", "run"]
+__all__ = ["InputError", "Pair", "Results", "Run", "Study", "make_data", "make_pair", "open_results", "run"]
 
 
 def __getattr__(name: str) -> Any:
