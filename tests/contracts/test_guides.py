@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
 from pyrovae import Pair, Run, build, make_pair
-from pyrovae.distributions import closed_form_kl, concatenated, reparameterize
+from pyrovae.distributions import closed_form_kl, concatenated, reparameterize, unconstrained
 from pyrovae.estimators import active_units, mutual_information, rate_terms
 from pyrovae.guides.guide import Guide
 
@@ -50,6 +50,19 @@ def test_posterior_has_one_entry_per_image(pair: Pair, x: Tensor) -> None:
     parts = concatenated([pair.guide.posterior(part) for part in x.split(4)])
     z = q.sample()
     torch.testing.assert_close(parts.log_prob(z), q.log_prob(z))
+
+
+def test_posterior_is_made_anew_of_numbers_without_constraints(pair: Pair, x: Tensor) -> None:
+    with torch.no_grad():
+        q = pair.guide.posterior(x)
+        values, distribution = unconstrained(q)
+        z = q.sample()
+        torch.testing.assert_close(distribution(*values).log_prob(z), q.log_prob(z))
+        for number in range(len(values)):
+            moved = [value + 0.1 * (place == number) for place, value in enumerate(values)]
+            other = distribution(*moved)
+            assert other.rsample((2,)).shape == (2, 6, 3)
+            assert not torch.allclose(other.log_prob(z), q.log_prob(z))
 
 
 def test_draws_from_noise_have_the_moments_of_the_posterior(pair: Pair, x: Tensor) -> None:
