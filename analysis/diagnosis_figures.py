@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Hashable, Mapping
+from inspect import signature
 from typing import Any
 
 import arviz_plots
@@ -84,6 +85,8 @@ def predictive_checks(statistics: xr.DataTree, group: str = "prior_predictive") 
         group: whose draws the images are held to.
     """
     number = len(statistics[group].data_vars)
+    # Before arviz_plots 1 the band was all there was.
+    band = {"method": "envelope"} if "method" in signature(arviz_plots.plot_ppc_pit).parameters else {}
     with warnings.catch_warnings():
         # It says that the check is made with the data: with those of the images at hand, as it has to be.
         warnings.filterwarnings("ignore", "This plot always uses", UserWarning)
@@ -93,6 +96,7 @@ def predictive_checks(statistics: xr.DataTree, group: str = "prior_predictive") 
             backend="matplotlib",
             col_wrap=number,
             figure_kwargs={"figsize": (2.4 * number, 2.4)},
+            **band,
         )
     figure = _finished(plots)
     figure.suptitle(f"{group.replace('_', ' ')} check", fontsize=10)

@@ -203,12 +203,16 @@ def test_noise_leaves_the_replayed_z_alone(pair: Pair, x: torch.Tensor) -> None:
     assert replayed.nodes["z"]["value"] is guide.nodes["z"]["value"]
 
 
-def test_readme_shows_a_pair_under_plain_pyro_and_its_information() -> None:
+def test_readme_shows_a_pair_under_plain_pyro_and_its_information(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     blocks = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "run(" not in code]
     names: dict[str, Any] = {}
     exec("".join(blocks), names)
     assert names["loss"] > 0
+    assert (tmp_path / "guide.nc").exists()
     assert all(parameter.grad is not None for parameter in names["elbo"].parameters())
     assert names["information"].value <= math.log(128)
     assert abs(names["rate"].value - names["information"].value - names["gap"].value) < 1e-9
