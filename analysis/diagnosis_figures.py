@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Hashable, Mapping
-from inspect import signature
 from typing import Any
 
 import arviz_plots
@@ -78,15 +77,16 @@ def inference_gap(found: Diagnosis) -> Figure | None:
 
 
 def predictive_checks(statistics: xr.DataTree, group: str = "prior_predictive") -> Figure:
-    """PIT of statistics of images, as the difference of its distribution from the uniform one, with a 99% band.
+    """PIT of statistics of images, as the difference of its distribution from the uniform one.
+
+    Before version 1 arviz_plots draws a band that 99% of uniform ones stay in; from then on it marks what is not uniform,
+    and writes the probability of as much.
 
     Args:
         statistics: as `predictive_statistics` gives them.
         group: whose draws the images are held to.
     """
     number = len(statistics[group].data_vars)
-    # Before arviz_plots 1 the band was all there was.
-    band = {"method": "envelope"} if "method" in signature(arviz_plots.plot_ppc_pit).parameters else {}
     with warnings.catch_warnings():
         # It says that the check is made with the data: with those of the images at hand, as it has to be.
         warnings.filterwarnings("ignore", "This plot always uses", UserWarning)
@@ -95,8 +95,7 @@ def predictive_checks(statistics: xr.DataTree, group: str = "prior_predictive") 
             group=group,
             backend="matplotlib",
             col_wrap=number,
-            figure_kwargs={"figsize": (2.4 * number, 2.4)},
-            **band,
+            figure_kwargs={"figsize": (2.4 * number, 2.4), "sharey": False},
         )
     figure = _finished(plots)
     figure.suptitle(f"{group.replace('_', ' ')} check", fontsize=10)
