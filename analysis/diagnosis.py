@@ -1,6 +1,6 @@
 """Is the guide any good? q(z|x) of some images beside the exact posterior, and what it costs to be off."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ def diagnose(
     summary["diverging"] = exact["sample_stats"]["diverging"].sum(["chain", "draw"])
     log_w = torch.from_numpy(guide["sample_stats"]["log_weight"].isel(chain=0).transpose("image", "draw").values)
     summary["pareto_k"] = "image", importance_diagnostics(log_w).pareto_k.numpy()
-    notes = [] if (doubt := _doubt(summary)) is None else [doubt]
+    notes = [*doubts(summary)]
     try:
         gap = _gap(pair, x, annealing, optimisation, seed, stepped, values)
         summary = summary.assign({name: ("image", getattr(gap, name).double().cpu().numpy()) for name in GAP})
@@ -120,18 +120,16 @@ def _beside(guide: xr.DataArray, exact: xr.DataArray) -> xr.Dataset:
         )
 
 
-def _doubt(summary: xr.Dataset) -> str | None:
+def doubts(summary: xr.Dataset) -> Iterator[str]:
     """What casts doubt on the exact posterior of some images, if anything does."""
-    sound = (
-        (summary["rhat"] <= RHAT).all("latent") & (summary["ess"] >= ESS).all("latent") & (summary["diverging"] == 0)
-    )
-    if sound.all():
-        return None
-    doubtful = ", ".join(str(image) for image in sound["image"].values[~sound.values])
-    return (
-        f"exact posterior not to be trusted for image {doubtful}: R̂ above {RHAT}, fewer than {ESS} effective draws, or "
-        "divergences; longer chains may help, unless there are several modes"
-    )
+    agreed = ((summary["rhat"] <= RHAT) & (summary["ess"] >= ESS)).all("latent")
+    sound = agreed & (summary["diverging"] == 0)
+    if not sound.all():
+        doubtful = ", ".join(str(image) for image in sound["image"].values[~sound.values])
+        yield (
+            f"exact posterior not to be trusted for image {doubtful}: R̂ above {RHAT}, fewer than {ESS} effective "
+            "draws, or divergences; longer chains may help, unless there are several modes"
+        )
 
 
 def _gap(

@@ -79,8 +79,8 @@ def inference_gap(found: Diagnosis) -> Figure | None:
 def predictive_checks(statistics: xr.DataTree, group: str = "prior_predictive") -> Figure:
     """PIT of statistics of images, as the difference of its distribution from the uniform one.
 
-    Before version 1 arviz_plots draws a band that 99% of uniform ones stay in; from then on it marks what is not uniform,
-    and writes the probability of as much.
+    Before version 1 arviz_plots draws a band that 99% of uniform ones stay in; from then on it marks what is not
+    uniform, and writes the probability of as much.
 
     Args:
         statistics: as `predictive_statistics` gives them.

@@ -13,7 +13,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from pyrovae import InputError, Pair, Run, Study, make_pair, run
 from pyrovae.analysis import diagnosis_figures
-from pyrovae.analysis.diagnosis import Diagnosis, codes, diagnose
+from pyrovae.analysis.diagnosis import Diagnosis, codes, diagnose, doubts
 from pyrovae.analysis.exact_posterior import exact_posterior
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.analysis.predictive_checks import image_statistics, predictive_statistics
@@ -126,6 +126,26 @@ def test_mode_that_the_guide_misses_shows() -> None:
     assert (codes(found.exact).min(["chain", "draw"]) < 0).all()
     assert (codes(found.guide).min(["chain", "draw"]) > 0).all()
     assert found.notes[0].startswith("exact posterior not to be trusted for image far, near: R̂ above 1.05")
+
+
+@pytest.mark.parametrize(
+    ("change", "doubtful"),
+    [({}, None), ({"rhat": 1.06}, "b"), ({"rhat": np.nan}, "b"), ({"ess": 99.0}, "b"), ({"diverging": 1}, "b")],
+)
+def test_one_bad_latent_of_an_image_casts_doubt_on_it_alone(change: dict[str, float], doubtful: str | None) -> None:
+    sides = {"image": ["a", "b"], "latent": ["z[0]", "z[1]"]}
+    summary = xr.Dataset(
+        {
+            "rhat": (list(sides), np.full((2, 2), 1.05)),
+            "ess": (list(sides), np.full((2, 2), 100.0)),
+            "diverging": ("image", np.zeros(2)),
+        },
+        sides,
+    )
+    for name, value in change.items():
+        summary[name][(1,) if name == "diverging" else (1, 0)] = value
+    told = list(doubts(summary))
+    assert told == [] if doubtful is None else f"for image {doubtful}: " in told[0]
 
 
 def test_diagnosis_of_a_wrong_guide_says_by_how_much(pair: Pair, x: Tensor) -> None:
