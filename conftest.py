@@ -1,5 +1,6 @@
 """Fixtures, and a guard against tests and code that change global state."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pyro
 import pytest
 import torch
 from torch.distributions import Distribution
+
+# Tests run on all cores, each on one, and so do the commands that they start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -111,8 +111,8 @@ def _refused() -> Iterator[None]:
 
 def _statistics(data: xr.DataTree) -> xr.DataTree | None:
     """What predictive checks are made of, where there are images to look at."""
-    (images,) = data["observed_data"].data_vars.values()
-    return predictive_statistics(data) if {"channel", "row", "column"} <= set(images.dims) else None
+    shapes = [values.dims for values in data["observed_data"].data_vars.values()]
+    return predictive_statistics(data) if shapes == [("image", "channel", "row", "column")] else None
 
 
 def _written(folder: Path, found: Diagnosis, checks: xr.DataTree | None) -> Path:
