@@ -19,6 +19,8 @@ from pyrovae.streams import key, seeded
 
 #: Largest R̂ and fewest effective draws with which the chains of an image are taken for its posterior.
 RHAT, ESS = 1.05, 100
+#: Standard errors by which an approximation gap has to be below zero before it is said to be wrong.
+SHORT = 4
 #: What of the inference gap is told of each image.
 GAP = ("log_likelihood", "elbo", "approximation", "amortisation", "approximation_se", "amortisation_se")
 
@@ -85,14 +87,14 @@ def diagnose(
     summary["diverging"] = exact["sample_stats"]["diverging"].sum(["chain", "draw"])
     log_w = torch.from_numpy(guide["sample_stats"]["log_weight"].isel(chain=0).transpose("image", "draw").values)
     summary["pareto_k"] = "image", importance_diagnostics(log_w).pareto_k.numpy()
-    notes = [*doubts(summary)]
+    notes = []
     try:
         gap = _gap(pair, x, annealing, optimisation, seed, stepped, values)
         summary = summary.assign({name: ("image", getattr(gap, name).double().cpu().numpy()) for name in GAP})
     except UnsupportedError as error:
         summary = summary.assign({name: ("image", np.full(len(x), np.nan)) for name in GAP})
         notes.append(f"the inference gap is not measured: {error}")
-    return Diagnosis(guide, exact, summary.assign_attrs(guide.attrs), tuple(notes))
+    return Diagnosis(guide, exact, summary.assign_attrs(guide.attrs), (*doubts(summary), *notes))
 
 
 def codes(data: xr.DataTree) -> xr.DataArray:
@@ -121,15 +123,25 @@ def _beside(guide: xr.DataArray, exact: xr.DataArray) -> xr.Dataset:
 
 
 def doubts(summary: xr.Dataset) -> Iterator[str]:
-    """What casts doubt on the exact posterior of some images, if anything does."""
+    """What casts doubt on the posterior of some images, or on their gap, if anything does."""
     agreed = ((summary["rhat"] <= RHAT) & (summary["ess"] >= ESS)).all("latent")
     sound = agreed & (summary["diverging"] == 0)
     if not sound.all():
-        doubtful = ", ".join(str(image) for image in sound["image"].values[~sound.values])
         yield (
-            f"exact posterior not to be trusted for image {doubtful}: R̂ above {RHAT}, fewer than {ESS} effective "
+            f"exact posterior not to be trusted for image {_named(~sound)}: R̂ above {RHAT}, fewer than {ESS} effective "
             "draws, or divergences; longer chains may help, unless there are several modes"
         )
+    short = summary["approximation"] < -SHORT * summary["approximation_se"]
+    if short.any():
+        yield (
+            f"annealing fell short for image {_named(short)}: log p(x) is below an ELBO there, and the approximation "
+            "gap means nothing"
+        )
+
+
+def _named(images: xr.DataArray) -> str:
+    """The images for which something holds."""
+    return ", ".join(str(image) for image in images["image"].values[images.values])
 
 
 def _gap(
@@ -144,6 +156,6 @@ def _gap(
     def log_p(x: Tensor, z: Tensor) -> Tensor:
         return pair.likelihood(x, z, **values).log_prob(x)
 
-    with pyro.validation_enabled(False), seeded(key(seed, "inference gap")):
+    with pyro.validation_enabled(False), pair.evaluated(), seeded(key(seed, "inference gap")):
         (q, _), (_, prior) = pair.latent(x, **values), pair.latent(x[:1], **values)
         return inference_gap(q, prior, log_p, x, annealing=annealing, optimisation=optimisation, stepped=stepped)

@@ -17,7 +17,6 @@ from pyrovae.analysis.diagnosis import Diagnosis, codes
 IMAGES, LATENTS = 6, 8
 #: The same colours for guide and posterior, and both parts of the gap, as everywhere.
 _COLOURS = ["#0072b2", "#d55e00"]
-GAP_PARTS = ("approximation", "amortisation")
 
 
 class _Panel(BaseLabeller):
@@ -66,7 +65,9 @@ def inference_gap(found: Diagnosis) -> Figure | None:
     places, none = np.arange(gap.sizes["image"]), np.zeros(gap.sizes["image"])
     bottoms = (none, gap["approximation"].values.clip(min=0))
     look: dict[str, Any] = {"width": 0.6, "edgecolor": "white", "ecolor": "0.2", "capsize": 3}
-    for name, bottom, colour, hatch in zip(GAP_PARTS, bottoms, _COLOURS, ("", "////"), strict=True):
+    for name, bottom, colour, hatch in zip(
+        ("approximation", "amortisation"), bottoms, _COLOURS, ("", "////"), strict=True
+    ):
         ax.bar(places, gap[name], bottom=bottom, yerr=gap[f"{name}_se"], label=name, color=colour, hatch=hatch, **look)
     ax.axhline(0, color="0.3", linewidth=0.8)
     ax.set_xticks(places, [str(image) for image in gap["image"].values])

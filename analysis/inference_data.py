@@ -18,6 +18,8 @@ from pyrovae.streams import key, seeded
 
 #: Variables by group, ``[chain, draw, image, ...]``; those of observed_data ``[image, ...]``.
 Groups = dict[str, dict[str, Tensor]]
+#: Names that ArviZ has another use for.
+TAKEN = ("chain", "draw", "image")
 #: The sides of an image that has three of them.
 SIDES = ["channel", "row", "column"]
 
@@ -55,7 +57,8 @@ def inference_data(
         values: what the programs may take beside images; log weights do not depend on β.
 
     Raises:
-        UnsupportedError: a site has more batch dimensions than the plate over images.
+        UnsupportedError: a site has more batch dimensions than the plate over images, or a name that ArviZ has another
+            use for.
 
     Source: the schema of InferenceData, Kumar et al. 2019, ArviZ a unified library for exploratory analysis of
     Bayesian models in Python, JOSS 4(33).
@@ -72,7 +75,7 @@ def inference_data(
     """
     predictive = min(predictive, draws)
     # Validation would refuse grey images under a Bernoulli likelihood, which are its cross-entropy.
-    with torch.no_grad(), pyro.validation_enabled(False), seeded(key(seed, "inference data")):
+    with torch.no_grad(), pyro.validation_enabled(False), pair.evaluated(), seeded(key(seed, "inference data")):
         _, model = pair.traces(x, **values)
         dims = dimensions(model)
         pieces = [_drawn(pair, x, count, True, values) for count in _pieces(predictive, x)]
@@ -91,8 +94,15 @@ def dimensions(model: poutine.Trace) -> dict[str, list[str]]:
         UnsupportedError: as `inference_data`.
     """
     latent, observed = {site: model.nodes[site] for site in latent_sites(model)}, observed_sites(model)
-    dims = {site: ["image", *_sides("latent", site, latent)] for site in latent}
-    return dims | {site: ["image", *_sides("pixel", site, observed)] for site in observed}
+    if taken := [site for site in [*latent, *observed] if site in TAKEN or "/" in site]:
+        raise UnsupportedError(f"expected sites without a slash and not called {', '.join(TAKEN)}, got {taken}")
+    sides = {site: _sides("latent", site, latent) for site in latent}
+    sides |= {site: _sides("pixel", site, observed) for site in observed}
+    # A variable called as a dimension would be taken for its coordinate.
+    return {
+        site: ["image", *(f"{site}_{name}" if name in sides else name for name in names)]
+        for site, names in sides.items()
+    }
 
 
 def in_schema(
@@ -126,7 +136,7 @@ def _sides(kind: str, site: str, sites: Mapping[str, Site]) -> list[str]:
 
 
 def _pieces(draws: int, x: Tensor) -> list[int]:
-    """Draws in pieces of work of bounded size."""
+    """Draws of all images, in pieces of bounded size if one draw of all is."""
     most = max(1, at_once(x) // len(x))
     return [min(most, draws - first) for first in range(0, draws, most)]
 

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
+from pyrovae.analysis.inference_data import SIDES
+from pyrovae.errors import UnsupportedError
+
 #: The groups of an `inference_data` that hold images.
 GROUPS = ("observed_data", "posterior_predictive", "prior_predictive")
 
@@ -15,7 +18,8 @@ def image_statistics(x: xr.DataArray) -> xr.Dataset:
     With the brightness b, the mean over channels of max(x, 0): ink Σ b in pixels; row and column of its centre
     Σ b · place / Σ b, and spread, the root of its mean squared distance from there, in pixels; and of three channels
     the hue of their sums, in [0, 1) from red over green and blue. Sums over many pixels hardly tell grey pixels from
-    binary ones that have them as their mean. Without ink the centre is the middle, and spread and hue are 0.
+    binary ones that have them as their mean; under continuous noise, as of a Gaussian likelihood, they are those of the
+    noise, and statistics of one's own say more. Without ink the centre is the middle, and spread and hue are 0.
 
     Args:
         x: images over dimensions channel, row and column, and any others.
@@ -57,6 +61,9 @@ def predictive_statistics(
         data: an `inference_data`.
         statistics: images → one number each, or several by name.
 
+    Raises:
+        UnsupportedError: there is not exactly one observed site, or its values are no images with channels.
+
     Example:
         >>> import torch
         >>> from pyrovae import Run, make_pair
@@ -66,6 +73,9 @@ def predictive_statistics(
         >>> dict(checks["prior_predictive"]["ink"].sizes)
         {'chain': 1, 'draw': 20, 'image': 3}
     """
+    shapes = [values.dims for values in data["observed_data"].data_vars.values()]
+    if shapes != [("image", *SIDES)]:
+        raise UnsupportedError(f"expected one observed site over image, {', '.join(SIDES)}, got {shapes}")
     found = {}
     for group in GROUPS:
         (images,) = data[group].data_vars.values()

@@ -109,8 +109,10 @@ def diagnosis(found: Diagnosis) -> Table:
     and the largest ratio of the standard deviations; and log p(x), the ELBO and both parts of the gap between them.
     """
     title = "q(z|x) beside the exact posterior p(z|x), in nats where no other unit is told"
-    if (beta := found.summary.attrs.get("beta", 1)) != 1:
-        title += f"\nthe guide was trained at β = {beta:g} and aims at another q: amortisation has that in it"
+    weights = {symbol: found.summary.attrs.get(name) for name, symbol in (("beta", "β"), ("gamma", "γ"))}
+    others = [f"{symbol} = {weight:g}" for symbol, weight in weights.items() if weight not in (None, "None", 1)]
+    if others:
+        title += f"\nthe guide was trained at {', '.join(others)} and aims at another q: amortisation has that in it"
     table = Table(title=title)
     headings = ["image", "R̂", "effective draws", "divergences", "k̂", "means differ by", "σ(q) / σ(p)"]
     for heading in [*headings, "log p(x)", "ELBO", "approximation", "amortisation"]:

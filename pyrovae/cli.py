@@ -212,7 +212,7 @@ def diagnose(
     Examples: 'pyrovae diagnose runs/quick --select beta=1,depth=3', 'pyrovae diagnose runs/quick --select
     beta=0.01,depth=1,seed=2 --images 0,3,17 --draws 500'.
     """
-    chosen = dict(_setting(text, "--select") for text in select.split(",") if text)
+    chosen = {key: _number(value) for key, value in (_setting(each, "--select") for each in select.split(",") if each)}
     rows = _rows(images)
     from pyrovae.analysis import tables
     from pyrovae.diagnose import diagnose_run
@@ -269,6 +269,14 @@ def _setting(text: str, option: str = "--set") -> tuple[str, Any]:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
         raise InputError(f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
+
+
+def _number(value: Any) -> Any:
+    """The number that a text is, such as 1e-2, which YAML takes for a text; or what it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _rows(text: str) -> list[int]:

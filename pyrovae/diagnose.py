@@ -2,11 +2,13 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
+from torch import Tensor
 
 from pyrovae.analysis import diagnosis_figures, figures
 from pyrovae.analysis.diagnosis import Diagnosis, diagnose
@@ -17,11 +19,13 @@ from pyrovae.data import as_input
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.files import replacing
+from pyrovae.pair import Pair
 from pyrovae.progress import Watch
+from pyrovae.streams import key
 from pyrovae.study import check_trust
 
-#: Images that predictive checks are made on, and draws of each.
-CHECKED, DRAWS = 128, 100
+#: Images that predictive checks are made on, how many at once, and draws of each.
+CHECKED, PIECE, DRAWS = 128, 16, 100
 
 
 def diagnose_run(
@@ -72,12 +76,12 @@ def diagnose_run(
     run = results.run(**select)
     pair, data = results.pair(**select), make_data(run)
     chosen = dict(data.splits())[split]
-    rows = list(images)
+    rows = list(dict.fromkeys(images))
     if not rows or not all(0 <= row < len(chosen) for row in rows):
         raise InputError(f"images: expected rows of the {len(chosen):,} {split} images, from 0 on, got {rows}")
     coordinates = results.study.coordinates(run)
     told = {key: value if isinstance(value, int | float) else str(value) for key, value in coordinates.items()}
-    attrs = {"study": results.study.name, "images": split, **told}
+    attrs = {"study": results.study.name, "split": split, **told}
     steps = count(1)
     work = len(rows) * chains * (draws + warmup) + optimisation.steps + 2 * annealing.temperatures
     with Watch(work, quiet=quiet) as watch, _refused():
@@ -96,8 +100,20 @@ def diagnose_run(
             stepped=lambda: watch.stepped(next(steps)),
         )
         watch.end()
-    checked = inference_data(pair, as_input(chosen[:CHECKED]), draws=DRAWS, attrs=attrs, seed=run.seed)
-    return found, _written(results.folder, found, _statistics(checked))
+    place = next(path for path in (results.folder / f"diagnosis_{number}" for number in count(1)) if not path.exists())
+    place.mkdir()
+    _write(place, {"guide": found.guide, "exact": found.exact, "summary": found.summary})
+    drawn = {"marginals": diagnosis_figures.marginals(found), "inference_gap": diagnosis_figures.inference_gap(found)}
+    try:
+        checks = _statistics(pair, as_input(chosen[:CHECKED]), run.seed, attrs)
+    except UnsupportedError as error:
+        found = replace(found, notes=(*found.notes, f"there are no predictive checks: {error}"))
+    else:
+        _write(place, {"checks": checks})
+        for group in ("prior_predictive", "posterior_predictive"):
+            drawn[group] = diagnosis_figures.predictive_checks(checks, group)
+    figures.write(drawn, place)
+    return found, place
 
 
 @contextmanager
@@ -109,24 +125,19 @@ def _refused() -> Iterator[None]:
         raise InputError(f"no diagnosis of such pairs: {error}") from None
 
 
-def _statistics(data: xr.DataTree) -> xr.DataTree | None:
-    """What predictive checks are made of, where there are images to look at."""
-    shapes = [values.dims for values in data["observed_data"].data_vars.values()]
-    return predictive_statistics(data) if shapes == [("image", "channel", "row", "column")] else None
+def _statistics(pair: Pair, x: Tensor, seed: int, attrs: Mapping[str, Any]) -> xr.DataTree:
+    """Statistics of images and of draws, some images at a time, because draws take memory."""
+    pieces = []
+    for number, part in enumerate(x.split(PIECE)):
+        rows = range(number * PIECE, number * PIECE + len(part))
+        data = inference_data(pair, part, draws=DRAWS, images=rows, seed=key(seed, "predictive checks", number))
+        pieces.append(predictive_statistics(data))
+    groups = {group: [piece[group].to_dataset() for piece in pieces] for group in pieces[0].children}
+    whole = {group: xr.concat(parts, "image") for group, parts in groups.items()}
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **whole})
 
 
-def _written(folder: Path, found: Diagnosis, checks: xr.DataTree | None) -> Path:
-    """Writes all of it in a folder of its own."""
-    place = next(path for path in (folder / f"diagnosis_{number}" for number in count(1)) if not path.exists())
-    place.mkdir()
-    trees = {"guide": found.guide, "exact": found.exact, "summary": found.summary}
-    drawn = {"marginals": diagnosis_figures.marginals(found), "inference_gap": diagnosis_figures.inference_gap(found)}
-    if checks is not None:
-        trees["checks"] = checks
-        for group in ("prior_predictive", "posterior_predictive"):
-            drawn[group] = diagnosis_figures.predictive_checks(checks, group)
+def _write(place: Path, trees: Mapping[str, xr.DataTree | xr.Dataset]) -> None:
     for name, tree in trees.items():
         with replacing(place / f"{name}.nc") as beside:
             tree.to_netcdf(beside, engine="h5netcdf")
-    figures.write(drawn, place)
-    return place

@@ -1,6 +1,7 @@
 """A model and a guide that belong together: images in, distortion and rate per image out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import Parameter, signature
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -152,11 +153,10 @@ class Pair(nn.Module):
             raise UnsupportedError(f"expected one latent site, got {latent}")
         if auxiliary:
             raise UnsupportedError(f"expected a guide without auxiliary sites, got {auxiliary}")
-        if hasattr(self.model, "prior"):
-            prior = self.model.prior()  # type: ignore[operator]
-        else:
-            prior = self._model_trace(guide, x, **values).nodes[latent[0]]["fn"]
-        return _with_batch(len(x), guide.nodes[latent[0]]["fn"]), prior
+        q = _with_batch(len(x), guide.nodes[latent[0]]["fn"])
+        if self._has_prior:
+            return q, self.model.prior()  # type: ignore[operator]
+        return q, self._model_trace(guide, x, **values).nodes[latent[0]]["fn"]
 
     def likelihood(self, x: Tensor, z: Tensor, **values: Any) -> Distribution:
         """p(x|z) at the observed site of images, when the latent site takes the values ``z``.
@@ -179,15 +179,31 @@ class Pair(nn.Module):
     def generate(self, x: Tensor, **values: Any) -> poutine.Trace:
         """A trace of the model with every site drawn anew, for as many images as ``x`` has: z ~ p(z), x ~ p(x|z).
 
-        So each z is an exact draw from the p(z|x) of its image. With one latent site p(z) is that of `latent`.
+        So each z is an exact draw from the p(z|x) of its image. With one latent site, of a model that has a ``prior``,
+        p(z) is what that returns, whatever the site is drawn from.
         """
+        with LocalParams(), UnconditionMessenger():
+            model = poutine.trace(self.model).get_trace(x, **_taken(self.model, self.guide, values))
+            if len(latent_sites(model)) != 1 or not self._has_prior:
+                return model
+            prior = self.model.prior()  # type: ignore[operator]
+            with Codes(prior.sample((len(x),))):
+                return poutine.trace(self.model).get_trace(x, **_taken(self.model, self.guide, values))
+
+    @property
+    def _has_prior(self) -> bool:
+        return callable(getattr(self.model, "prior", None))
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Puts all modules in their mode for evaluation inside the block, and back in their own behind it."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
         try:
-            _, prior = self.latent(x[:1], **values)
-            codes = Codes(prior.sample((len(x),)).reshape(len(x), *prior.event_shape))
-        except UnsupportedError:
-            codes = Codes(None)
-        with LocalParams(), UnconditionMessenger(), codes:
-            return poutine.trace(self.model).get_trace(x, **_taken(self.model, self.guide, values))
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
     def program(self, **values: Any) -> Callable[[Tensor], Any]:
         """The model with its values given, a Pyro program of images alone that leaves Pyro's store empty."""

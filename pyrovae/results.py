@@ -126,11 +126,11 @@ class Results:
         self._save()
         return self.tree.children[name]
 
-    def run(self, **coordinates: Any) -> Run:
+    def run(self, /, **coordinates: Any) -> Run:
         """The run at one point of the grid, trained or not; arguments and errors as of `pair`."""
         return self._find(coordinates)[0]
 
-    def pair(self, **coordinates: Any) -> Pair:
+    def pair(self, /, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.
 
         Args:

@@ -251,6 +251,7 @@ def test_diagnose_sets_the_guide_beside_exact_posteriors(monkeypatch: pytest.Mon
     assert all("±" in row[10] and "±" in row[11] for row in rows)
     assert "the guide was trained at β = 0.1" in done.stdout
     assert "exact posterior not to be trusted for image" in done.stdout  # twenty draws are not enough
+    assert pyrovae(*short, "--select", "beta=1e-1", "--images", "0").returncode == 0
     assert "in runs/small/diagnosis_1: checks.nc, exact.nc, guide.nc, inference_gap.png" in done.stdout
     refused(pyrovae(*short), "beta: expected one of [0.1, 1.0], got no beta")
     refused(pyrovae(*short, "--select", "beta=1", "--images", "128"), "images: expected rows of the 128 test images")

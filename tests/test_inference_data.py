@@ -171,6 +171,47 @@ def test_same_seed_gives_the_same_draws_and_leaves_the_global_generator(
     assert len(np.unique(pieces["posterior"]["z"])) == 20 * 3 * 2
 
 
+@pytest.mark.parametrize("names", [("latent", "pixel"), ("draw", "x"), ("z", "a/b")])
+def test_names_that_dimensions_have_are_told_apart_or_refused(names: tuple[str, str]) -> None:
+    latent, observed = names
+
+    class Model(PyroModule):
+        def forward(self, x: Tensor, beta: float = 1.0) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample(latent, dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample(observed, dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    class Guide(PyroModule):
+        def forward(self, x: Tensor, beta: float = 1.0) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample(latent, dist.Normal(x, 1.0).to_event(1))
+
+    pair, x = Pair(Model("model"), Guide("guide")), torch.rand(3, 2)
+    if latent == "latent":
+        data = inference_data(pair, x, draws=5)
+        assert data["posterior"]["latent"].dims == ("chain", "draw", "image", "latent_latent")
+        assert data["prior_predictive"]["pixel"].dims == ("chain", "draw", "image", "pixel_pixel")
+    else:
+        with pytest.raises(UnsupportedError, match="expected sites without a slash and not called chain, draw, image"):
+            inference_data(pair, x, draws=5)
+
+
+def test_prior_of_a_strangers_model_may_depend_on_the_image() -> None:
+    class Model(PyroModule):
+        def forward(self, x: Tensor, beta: float = 1.0) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x, 0.1).to_event(1))
+                pyro.sample("x", dist.Normal(z, 0.1).to_event(1), obs=x)
+
+    class Guide(PyroModule):
+        def forward(self, x: Tensor, beta: float = 1.0) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    data = inference_data(Pair(Model("model"), Guide("guide")), torch.tensor([[0.0], [5.0]]), draws=50)
+    assert abs(data["prior"]["z"].mean(["chain", "draw"]).values.flatten() - [0, 5]).max() < 0.1
+
+
 def test_site_with_a_further_plate_is_refused() -> None:
     class Model(PyroModule):
         def forward(self, x: Tensor, beta: float = 1.0) -> None:

@@ -287,7 +287,7 @@ class _Bridge:
             momentum = momentum + size / 2 * proposal.gradient(b)
             proposal = self.at(proposal.z + size * momentum)
             momentum = momentum + size / 2 * proposal.gradient(b)
-        kinetic = ((start.square() - momentum.square()) / 2).flatten(2).sum(2)
+        kinetic = ((start.square() - momentum.square()) / 2).reshape(*state.log_prior.shape, -1).sum(-1)
         log_ratio = proposal.log_density(b) - state.log_density(b) + kinetic
         accepted = log_ratio.exp().clamp(max=1).nan_to_num(0.0)
         moved = torch.rand_like(accepted) < accepted

@@ -9,7 +9,6 @@ from torch.distributions import Distribution
 
 from pyrovae.distributions import kl, log_ratio, noise_shape, reparameterize, unconstrained
 from pyrovae.estimators.annealing import Annealing, LogLikelihood, annealed_log_likelihood
-from pyrovae.estimators.estimate import Estimate, mean_over_images
 from pyrovae.estimators.likelihood import at_once
 
 #: Step size that the optimisation of a guide starts from; it falls to zero linearly.
@@ -35,6 +34,9 @@ class Optimisation:
 class InferenceGap:
     """log p(x) − ELBO of each image, and its parts, ``[n]`` each, in nats.
 
+    The best q is the best that was found, so that the amortisation gap is a lower bound; with log p(x) bounded from
+    below, too, the approximation gap may be off either way, and is below zero where annealing fell short.
+
     Attributes:
         log_likelihood: the bound of log p(x) by annealing.
         elbo: −D − R of the guide, the mean of log p(x, z) − log q(z|x) over draws.
@@ -49,18 +51,6 @@ class InferenceGap:
     amortisation: Tensor
     approximation_se: Tensor
     amortisation_se: Tensor
-
-    @property
-    def estimates(self) -> dict[str, Estimate]:
-        """Both parts by name, means over images: the larger one part seems, the smaller the other may.
-
-        Annealing bounds log p(x) from below, and the best q is the best that was found, so that the amortisation gap is
-        a lower bound.
-        """
-        return {
-            "approximation": mean_over_images(self.approximation, "approximate"),
-            "amortisation": mean_over_images(self.amortisation, "lower bound"),
-        }
 
 
 def inference_gap(
@@ -89,7 +79,7 @@ def inference_gap(
     Raises:
         UnsupportedError: q is of another type.
 
-    Cost: steps · samples gradients an image, and that of annealing.
+    Cost: steps · samples gradients an image, those of all images at once, and that of annealing.
 
     Source: Cremer, Li & Duvenaud 2018, Inference suboptimality in variational autoencoders, ICML.
 
