@@ -55,7 +55,7 @@ def exact_posterior(
         UnsupportedError: as in `inference_data`; or the model has a factor or a scale, so that its posterior is not
             that of its latent and observed sites, which everything else is measured under.
 
-    Cost: chains · (draws + warmup) trajectories an image, of 10 to 60 gradients each.
+    Cost: chains · (draws + warmup) trajectories an image, of at most 2⁸ − 1 gradients each.
 
     Source: Hoffman & Gelman 2014, The No-U-Turn Sampler, JMLR 15; R̂ and effective sample size by ArviZ, after Vehtari
     et al. 2021, Rank-normalization, folding, and localization, Bayesian Analysis 16.
@@ -73,12 +73,13 @@ def exact_posterior(
         guide, model = pair.traces(x, **values)
     dims, of_images = dimensions(model), []
     _check_unweighted(guide, model)
-    for number, image in enumerate(x):
-        found = []
-        for chain in range(chains):
-            with one_thread(), pair.evaluated(), seeded(key(seed, f"exact posterior {number}", chain)):
-                found.append(_chain(pair, image[None], chain % 2 == 0, draws, warmup, stepped, values))
-        of_images.append({name: torch.stack([each[name] for each in found]) for name in found[0]})
+    with one_thread(), pair.evaluated():
+        for number, image in enumerate(x):
+            found = []
+            for chain in range(chains):
+                with seeded(key(seed, f"exact posterior {number}", chain)):
+                    found.append(_chain(pair, image[None], chain % 2 == 0, draws, warmup, stepped, values))
+            of_images.append({name: torch.stack([each[name] for each in found]) for name in found[0]})
     variables = {name: torch.stack([each[name] for each in of_images], 2) for name in of_images[0]}
     groups = {"sample_stats": {"diverging": variables.pop("diverging")}}
     return in_schema({"posterior": variables} | groups, model, dims, images, attrs)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import machine
 from pyrovae.errors import UnsupportedError
-from pyrovae.estimators.likelihood import at_once
+from pyrovae.estimators.likelihood import portions
 from pyrovae.pair import Pair, Site, latent_sites, log_weight, observed_sites
 from pyrovae.streams import key, seeded
 
@@ -78,8 +78,8 @@ def inference_data(
     with torch.no_grad(), pyro.validation_enabled(False), pair.evaluated(), seeded(key(seed, "inference data")):
         _, model = pair.traces(x, **values)
         dims = dimensions(model)
-        pieces = [_drawn(pair, x, count, True, values) for count in _pieces(predictive, x)]
-        pieces += [_drawn(pair, x, count, False, values) for count in _pieces(draws - predictive, x)]
+        pieces = [_drawn(pair, x, count, True, values) for count in portions(predictive, x)]
+        pieces += [_drawn(pair, x, count, False, values) for count in portions(draws - predictive, x)]
     groups: Groups = {}
     for group, variables in pieces[0].items():
         found = [piece[group] for piece in pieces if group in piece]
@@ -133,12 +133,6 @@ def _sides(kind: str, site: str, sites: Mapping[str, Site]) -> list[str]:
     names = SIDES if kind == "pixel" and len(shape) == len(SIDES) else [f"{kind}_{side}" for side in range(len(shape))]
     names = [kind] if len(shape) == 1 else names
     return names if len(sites) == 1 else [f"{site}_{name}" for name in names]
-
-
-def _pieces(draws: int, x: Tensor) -> list[int]:
-    """Draws of all images, in pieces of bounded size if one draw of all is."""
-    most = max(1, at_once(x) // len(x))
-    return [min(most, draws - first) for first in range(0, draws, most)]
 
 
 def _drawn(pair: Pair, x: Tensor, count: int, images: bool, values: Mapping[str, Any]) -> Groups:

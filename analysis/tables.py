@@ -110,7 +110,7 @@ def diagnosis(found: Diagnosis) -> Table:
     """
     title = "q(z|x) beside the exact posterior p(z|x), in nats where no other unit is told"
     weights = {symbol: found.summary.attrs.get(name) for name, symbol in (("beta", "β"), ("gamma", "γ"))}
-    others = [f"{symbol} = {weight:g}" for symbol, weight in weights.items() if weight not in (None, "None", 1)]
+    others = [f"{symbol} = {weight:g}" for symbol, weight in weights.items() if weight not in (None, 1)]
     if others:
         title += f"\nthe guide was trained at {', '.join(others)} and aims at another q: amortisation has that in it"
     table = Table(title=title)

@@ -1,7 +1,6 @@
 """Diagnoses the guide of a trained run: exact posteriors beside it, what it costs to be off, and predictive checks."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -80,26 +79,33 @@ def diagnose_run(
     if not rows or not all(0 <= row < len(chosen) for row in rows):
         raise InputError(f"images: expected rows of the {len(chosen):,} {split} images, from 0 on, got {rows}")
     coordinates = results.study.coordinates(run)
-    told = {key: value if isinstance(value, int | float) else str(value) for key, value in coordinates.items()}
+    told = {
+        key: value if isinstance(value, int | float) else str(value)
+        for key, value in coordinates.items()
+        if value is not None
+    }
     attrs = {"study": results.study.name, "split": split, **told}
     steps = count(1)
     work = len(rows) * chains * (draws + warmup) + optimisation.steps + 2 * annealing.temperatures
-    with Watch(work, quiet=quiet) as watch, _refused():
-        watch.begin(", ".join(f"{key} {value}" for key, value in coordinates.items()), work, 0)
-        found = diagnose(
-            pair,
-            as_input(chosen[rows]),
-            chains=chains,
-            draws=draws,
-            warmup=warmup,
-            annealing=annealing,
-            optimisation=optimisation,
-            images=rows,
-            attrs=attrs,
-            seed=run.seed,
-            stepped=lambda: watch.stepped(next(steps)),
-        )
-        watch.end()
+    try:
+        with Watch(work, quiet=quiet) as watch:
+            watch.begin(", ".join(f"{key} {value}" for key, value in coordinates.items()), work, 0)
+            found = diagnose(
+                pair,
+                as_input(chosen[rows]),
+                chains=chains,
+                draws=draws,
+                warmup=warmup,
+                annealing=annealing,
+                optimisation=optimisation,
+                images=rows,
+                attrs=attrs,
+                seed=run.seed,
+                stepped=lambda: watch.stepped(next(steps)),
+            )
+            watch.end()
+    except UnsupportedError as error:
+        raise InputError(f"no diagnosis of such pairs: {error}") from None
     place = next(path for path in (results.folder / f"diagnosis_{number}" for number in count(1)) if not path.exists())
     place.mkdir()
     _write(place, {"guide": found.guide, "exact": found.exact, "summary": found.summary})
@@ -114,15 +120,6 @@ def diagnose_run(
             drawn[group] = diagnosis_figures.predictive_checks(checks, group)
     figures.write(drawn, place)
     return found, place
-
-
-@contextmanager
-def _refused() -> Iterator[None]:
-    """Tells of a pair that cannot be diagnosed as what the user can mend."""
-    try:
-        yield
-    except UnsupportedError as error:
-        raise InputError(f"no diagnosis of such pairs: {error}") from None
 
 
 def _statistics(pair: Pair, x: Tensor, seed: int, attrs: Mapping[str, Any]) -> xr.DataTree:

@@ -43,12 +43,12 @@ class Codes(Messenger):
     """Gives the first latent site of a model a value, whatever its name.
 
     Args:
-        z: the value, in the shape of the site; None changes nothing.
+        z: the value, in the shape of the site.
     """
 
-    def __init__(self, z: Tensor | None) -> None:
+    def __init__(self, z: Tensor) -> None:
         super().__init__()
-        self.z = z
+        self.z: Tensor | None = z
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if self.z is None or msg["done"] or msg["is_observed"] or site_is_subsample(msg):

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from pyrovae.distributions import kl, log_ratio, noise_shape, reparameterize, unconstrained
 from pyrovae.estimators.annealing import Annealing, LogLikelihood, annealed_log_likelihood
-from pyrovae.estimators.likelihood import at_once
+from pyrovae.estimators.likelihood import portions
 
 #: Step size that the optimisation of a guide starts from; it falls to zero linearly.
 SPEED = 0.05
@@ -148,10 +148,8 @@ def _log_weights(
     guides: Sequence[Distribution], prior: Distribution, log_likelihood: LogLikelihood, x: Tensor, draws: int
 ) -> Tensor:
     """log p(x, z) − log q(z|x) of each guide, from one noise for all, ``[guides, draws, n]``; in bounded pieces."""
-    most = max(1, at_once(x) // len(x))
     pieces = []
-    for first in range(0, draws, most):
-        count = min(most, draws - first)
+    for count in portions(draws, x):
         repeated = x.expand(count, *x.shape).flatten(0, 1)
         shape = noise_shape(guides[0].expand((count, len(x))))
         assert shape is not None, "`unconstrained` knows no distribution that is not made from noise"

@@ -54,6 +54,12 @@ def at_once(x: Tensor) -> int:
     return max(1, NUMBERS // max(x[0].numel(), SMALLEST))
 
 
+def portions(draws: int, x: Tensor) -> list[int]:
+    """Draws of all images, ``[n, *event_shape]``, in pieces of bounded size if one draw of all is."""
+    most = max(1, at_once(x) // len(x))
+    return [min(most, draws - first) for first in range(0, draws, most)]
+
+
 @torch.no_grad()
 def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, particles: int) -> ImportanceWeighted:
     """The importance-weighted bound of log p(x), a lower one in expectation (Burda et al. 2016, eq. 8).
