@@ -12,11 +12,12 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from pyrovae.analysis.diagnosis import Diagnosis, codes
+from pyrovae.analysis.drawing import COLOURS
 
 #: Most images and latents of which marginals are drawn.
 IMAGES, LATENTS = 6, 8
 #: The same colours for guide and posterior, and both parts of the gap, as everywhere.
-_COLOURS = ["#0072b2", "#d55e00"]
+_COLOURS = list(COLOURS[:2])
 
 
 class _Panel(BaseLabeller):

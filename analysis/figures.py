@@ -1,7 +1,8 @@
-"""Figures: pure functions of the results."""
+"""Figures: pure functions of the results, (tree, ax) → ax, which draw nothing where there is nothing to show."""
 
-from collections.abc import Iterator, Mapping
-from itertools import cycle, product
+from collections.abc import Callable, Iterator
+from inspect import cleandoc
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +14,35 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from pyrovae.analysis.effects import is_loose
-from pyrovae.analysis.memory_figures import reconstructions
-from pyrovae.analysis.prior_figures import gap_decomposition, latent_plane, samples
-from pyrovae.files import replacing
+from pyrovae.analysis.drawing import STYLE, curves, legend, panels, shown, write
+from pyrovae.analysis.likelihood_figures import log_likelihood, pareto_k
+from pyrovae.analysis.picture_figures import latent_plane, reconstructions, samples, traversals
+from pyrovae.analysis.prior_figures import gap_decomposition
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; readers of grey go by the shapes.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-# One shape more than there are colours, so that colour and shape together tell 42 curves apart.
-_SHAPES = ("o", "s", "^", "D", "v", "P", "X")
-#: Most entries of a legend inside the axes, of one beside them, and most labels of β, that leave room for the curves.
-INSIDE, BESIDE, MANY = 10, 24, 60
-_STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "pyrovae",
-}
-# A date would make the same figure a different file.
-_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
+#: Most labels of β that leave room for the curves.
+MANY = 60
+
+
+def drawn(tree: xr.DataTree) -> dict[str, Figure]:
+    """The figures that a study has something to show in, by name."""
+    figures = {}
+    with matplotlib.rc_context(STYLE):
+        for draw in FIGURES:
+            figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+            draw(tree, figure.subplots())
+            if any(ax.has_data() for ax in figure.axes):
+                figures[draw.__name__] = figure
+    return figures
+
+
+def captions() -> dict[str, str]:
+    """What each figure shows, by name: the first paragraph of what is written of its function."""
+    return {draw.__name__: cleandoc(draw.__doc__ or "").split("\n\n")[0] for draw in FIGURES}
 
 
 def save(tree: xr.DataTree, folder: Path) -> list[Path]:
     """Draws the figures that a study has something to show in, as PNG and SVG."""
-    with matplotlib.rc_context(_STYLE):
-        figures: dict[str, Figure | None] = {}
-        for on_axes in (rate_distortion, distortion, information, log_likelihood):
-            figure = figures[on_axes.__name__] = Figure(figsize=(6.4, 4.8), layout="constrained")
-            on_axes(tree, figure.subplots())
-        for whole in (gap_decomposition, samples, latent_plane, reconstructions):
-            figures[whole.__name__] = whole(tree)
-    return write(figures, folder)
-
-
-def write(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
-    """Writes figures by their names, as PNG and SVG; those that are None are left out."""
-    files = []
-    with matplotlib.rc_context(_STYLE):
-        for (name, drawn), suffix in product(figures.items(), ("png", "svg")):
-            if drawn is not None:
-                files.append(folder / f"{name}.{suffix}")
-                with replacing(files[-1]) as beside:
-                    drawn.savefig(beside, format=suffix, dpi=150, metadata=_METADATA[suffix])
-    return files
+    return write(drawn(tree), folder)
 
 
 def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
@@ -68,7 +53,7 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
     points: list[tuple[float, float]] = []
     labels: list[tuple[float, float, str, str]] = []
-    for (name, cell), colour, shape in zip(_curves(data), cycle(_COLOURS), cycle(_SHAPES), strict=False):
+    for name, cell, colour, shape in curves(data):
         for split, line, face in (("train", "--", "white"), ("test", "-", colour)):
             rate, distortion = (cell[each].sel(split=split).values for each in ("rate", "distortion"))
             look: dict[str, Any] = {"color": colour, "markerfacecolor": face}
@@ -95,7 +80,7 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     ax.margins(0.08)
     _lines_of_constant_sum(ax)
     ax.plot([], [], "*", markersize=9, color="0.3", label="β = 1")
-    _legend(ax)
+    legend(ax)
     if len(labels) <= MANY:
         _place_labels(ax, labels, points)
     return ax
@@ -104,7 +89,7 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
 def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     """D on train (open, dashed) and test (filled, solid) against β, means over seeds."""
     data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
-    for (name, cell), colour, shape in zip(_curves(data), cycle(_COLOURS), cycle(_SHAPES), strict=False):
+    for name, cell, colour, shape in curves(data):
         for split, line, face in (("train", "--", "white"), ("test", "-", colour)):
             label = f"{name} {split}".strip()
             values = cell["distortion"].sel(split=split)
@@ -115,7 +100,7 @@ def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     ax.set_xscale("log")
     ax.set_xlabel("β")
     ax.set_ylabel("distortion D (nats per image)")
-    _legend(ax)
+    legend(ax)
     return ax
 
 
@@ -127,7 +112,7 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
     rates = tree["rate_distortion"].to_dataset()["rate"].sel(split="train", drop=True)
     data = tree["information"].to_dataset().assign(rate=rates).mean("seed", skipna=True).sortby("beta")
     looks = {"rate": ("R", "-"), "prior_gap": ("G", "--"), "mutual_information": ("I", "-.")}
-    for (name, cell), colour, shape in zip(_curves(data), cycle(_COLOURS), cycle(_SHAPES), strict=False):
+    for name, cell, colour, shape in curves(data):
         for variable, (symbol, line) in looks.items():
             if cell[variable].isnull().all():
                 continue
@@ -145,50 +130,68 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
     ax.set_ylim(bottom=min(0, float(data["prior_gap"].min())))
     ax.set_xlabel("β")
     ax.set_ylabel("nats per image")
-    _legend(ax)
+    legend(ax)
     return ax
 
 
-def log_likelihood(tree: xr.DataTree, ax: Axes) -> Axes:
-    """Bounds of log p(x) of the test images against β, means over seeds.
+def saturation(tree: xr.DataTree, ax: Axes) -> Axes:
+    """Mutual information I of the training images against their rate R, means over seeds, one point for every β.
 
-    The importance-weighted bound is solid; where k̂ is high for many images, so that it may be loose by far, it is
-    dotted and its markers are open. The bound by annealing, on the same images, is dashed.
+    On the diagonal all of the rate is information; where I has reached log N, the rest of it is prior gap.
     """
-    found = tree["likelihood"].to_dataset().sortby("beta")
-    data = found.mean("seed", skipna=True).assign(loose=is_loose(found).any("seed"))
-    for (name, cell), colour, shape in zip(
-        _curves(data, "log_likelihood"), cycle(_COLOURS), cycle(_SHAPES), strict=False
-    ):
-        bound, doubtful = cell["log_likelihood"], cell["loose"].values
-        look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
-        reliable = bound.where(~doubtful)
-        ax.plot(cell.beta, bound, ":" + shape, markerfacecolor="white", label=name if doubtful.all() else None, **look)
-        ax.plot(cell.beta, reliable, "-" + shape, label=None if doubtful.all() else name, **look)
-        if cell["annealed_log_likelihood"].notnull().any():
-            ax.plot(cell.beta, cell["annealed_log_likelihood"], "--x", label=f"{name} annealed".strip(), **look)
-    if data["loose"].any():
-        ax.plot([], [], ":o", color="0.3", markerfacecolor="white", label="k̂ high: may be loose by far")
-    ax.set_xscale("log")
-    ax.set_xlabel("β")
-    ax.set_ylabel("bound of log p(x) (nats per test image)")
-    _legend(ax)
+    rates = tree["rate_distortion"].to_dataset()["rate"].sel(split="train", drop=True)
+    data = tree["information"].to_dataset().assign(rate=rates).mean("seed", skipna=True).sortby("beta")
+    for curve in curves(data, "mutual_information"):
+        look: dict[str, Any] = {"color": curve.colour, "linewidth": 1.2, "label": curve.name or "I"}
+        ax.plot(curve.data["rate"], curve.data["mutual_information"], "-" + curve.shape, **look)
+    if not ax.has_data():
+        return ax
+    limits = np.unique(data["log_n"].values.round(6))
+    for limit in limits[np.isfinite(limits)]:
+        ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
+    most = float(max(np.nanmax(limits), data["mutual_information"].max()))
+    diagonal = np.linspace(0, most, 200)
+    ax.plot(diagonal, diagonal, color="0.7", linewidth=0.8, linestyle="--", label="I = R")
+    ax.set_xscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.set_ylim(0, 1.15 * most)
+    ax.set_xlabel("rate R of the training images (nats per image)")
+    ax.set_ylabel("mutual information I (nats)")
+    legend(ax)
+    return ax
+
+
+def learning_curves(tree: xr.DataTree, ax: Axes) -> Axes:
+    """D on train (dashed) and test (solid) against the training step, means over seeds, a panel for each β.
+
+    Of many β the lowest, the one nearest to 1 and the highest are shown. D is that of the first images of either split.
+    """
+    if "curves" not in tree.children or tree["curves/distortion"].isnull().all():
+        return ax
+    data = tree["curves"].to_dataset().mean("seed", skipna=True)
+    betas = shown(data.beta.values.tolist())
+    row = panels(ax, 1, len(betas), (1 + 3 * len(betas), 3.4), sharey=True)[0]
+    for panel, beta in zip(row, betas, strict=True):
+        for curve in curves(data.sel(beta=[beta]), "distortion"):
+            for split, line in (("train", "--"), ("test", "-")):
+                values = curve.data["distortion"].sel(split=split, beta=beta)
+                look: dict[str, Any] = {"color": curve.colour, "linewidth": 1.2, "markersize": 4}
+                label = f"{curve.name} {split}".strip()
+                panel.plot(values.step, values, line + curve.shape, markevery=0.2, label=label, **look)
+        panel.set_title(f"β = {beta:g}")
+        panel.set_xlabel("training step")
+        panel.set_xscale("symlog", linthresh=1)
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+    row[0].set_ylabel("distortion D (nats per image)")
+    legend(row[-1])
     return ax
 
 
 def _theory(tree: xr.DataTree) -> Iterator[tuple[xr.Dataset, str | None]]:
     """The closed forms over β at every combination of the other axes, if there are any; the first has a label."""
     if "theory" in tree.children:
-        for number, (_, cell) in enumerate(_curves(tree["theory"].to_dataset())):
-            yield cell, None if number else "theory (population)"
-
-
-def _curves(data: xr.Dataset, variable: str = "rate") -> Iterator[tuple[str, xr.Dataset]]:
-    """One curve over β for every combination of the other axes, named by those that have more than one value."""
-    held = [str(dim) for dim in data[variable].dims if dim not in ("split", "beta")]
-    for values in product(*(data[dim].values.tolist() for dim in held)):
-        place = dict(zip(held, values, strict=True))
-        yield ", ".join(f"{dim} {value}" for dim, value in place.items() if data.sizes[dim] > 1), data.sel(place)
+        for number, curve in enumerate(curves(tree["theory"].to_dataset())):
+            yield curve.data, None if number else "theory (population)"
 
 
 def _lines_of_constant_sum(ax: Axes) -> None:
@@ -206,16 +209,6 @@ def _floor(ax: Axes, data: xr.Dataset) -> None:
     for number, floor in enumerate(floors[np.isfinite(floors)]):
         label = None if number else "floor (test)"
         ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label=label)
-
-
-def _legend(ax: Axes) -> None:
-    entries = len(ax.get_legend_handles_labels()[1])
-    if entries <= INSIDE:
-        ax.legend(loc="best", fontsize=8)
-    elif entries <= BESIDE:
-        figure: Any = ax.figure
-        figure.set_figwidth(1.5 * figure.get_figwidth())
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
 
 
 def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points: list[tuple[float, float]]) -> None:
@@ -240,3 +233,20 @@ def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points:
         if radius > 15:
             leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 4, "shrinkB": 3}
             ax.annotate("", xytext=offset, arrowprops=leader, **style)
+
+
+#: All figures, in the order in which they are to be looked at.
+FIGURES: tuple[Callable[[xr.DataTree, Axes], Axes], ...] = (
+    rate_distortion,
+    distortion,
+    information,
+    saturation,
+    gap_decomposition,
+    log_likelihood,
+    pareto_k,
+    learning_curves,
+    reconstructions,
+    samples,
+    traversals,
+    latent_plane,
+)

@@ -19,6 +19,12 @@ LOOSE = "†"
 _TEST = {"rate": "test_rate", "rate_se": "test_rate_se"}
 
 
+def measured(tree: xr.DataTree) -> list[Table]:
+    """All tables of what was measured, those left out that would be empty."""
+    tables = [rate_distortion(tree), levels(tree), information(tree), likelihood(tree), memorisation(tree)]
+    return [table for table in tables if table is not None]
+
+
 def rate_distortion(tree: xr.DataTree) -> Table:
     """D and R on train and test for every β and every value of the axes other than seed, means over seeds.
 
@@ -27,7 +33,7 @@ def rate_distortion(tree: xr.DataTree) -> Table:
     data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True)
     axes = _axes(data["rate"])
     table = Table(title=f"nats per image, ± standard error over images, mean over seeds{_kinds(tree)}")
-    frame = data.to_dataframe().reset_index()
+    frame = data.to_dataframe().dropna(how="all").reset_index()
     headings = [f"{name} {split}" for name in "DR" for split in ("train", "test")]
     for heading in [*axes, *headings, "−ELBO test"]:
         table.add_column(heading, justify="right")
@@ -172,9 +178,8 @@ def levels(tree: xr.DataTree) -> Table | None:
     for heading in [*axes, "R train", "R test"]:
         table.add_column(heading, justify="right")
     for place, cell in _cells(data, axes):
-        if cell["rate"].notnull().any():
-            sides = [cell.sel(split=split) for split in ("train", "test")]
-            table.add_row(*map(str, place), *(_with_error(each, "rate") for each in sides))
+        sides = [cell.sel(split=split) for split in ("train", "test")]
+        table.add_row(*map(str, place), *(_with_error(each, "rate") for each in sides))
     return table
 
 
@@ -202,7 +207,8 @@ def information(tree: xr.DataTree) -> Table:
     for heading in [*axes, "log N", "R train", "I train", "G train", "R test", "R test under q(z)", "active units"]:
         table.add_column(heading, justify="right")
     frame = xr.merge([cells, rates.sel(split="train", drop=True), rates.sel(split="test", drop=True).rename(_TEST)])
-    for place, row in frame.to_dataframe().reset_index().set_index(axes).sort_index().iterrows():
+    rows = frame.to_dataframe().dropna(subset="log_n").reset_index().set_index(axes).sort_index()
+    for place, row in rows.iterrows():
         saturated = "*" if row["full"] else ""
         table.add_row(
             *map(str, place if isinstance(place, tuple) else [place]),
@@ -220,29 +226,29 @@ def information(tree: xr.DataTree) -> Table:
 def claims(found: list[Claim]) -> list[str]:
     """One line a claim, with its numbers or the reason why there are none."""
     return [
-        f"{claim.verdict:>13}: {claim.text}"
-        + (f" ({claim.where})" if claim.where else "")
-        + (f": {claim.note}" if claim.note else f": {_rounded(claim.effect, claim.error)} {claim.unit}")
-        + ("" if claim.note else f", 95% over {claim.over}")
+        f"{claim.verdict:>13}: {claim.text}{f' ({claim.where})' if claim.where else ''}: {effect(claim)}"
         for claim in found
     ]
 
 
-def warnings(tree: xr.DataTree) -> list[str]:
-    """One line for every run whose numbers are not those of a finished training, and for what is not measured."""
-    runs = tree["runs"].to_dataset()
-    lines = []
-    for place, run in runs.to_dataframe()[["status", "frozen_at"]].iterrows():
-        names = zip(runs["status"].dims, place if isinstance(place, tuple) else (place,), strict=True)
-        where = ", ".join(f"{name}={value}" for name, value in names)
-        if run["status"] == "frozen":
-            lines.append(
-                f"the run at {where} diverged at step {run['frozen_at']:,}; "
-                "its numbers are those of its last good checkpoint, and no claim counts it"
-            )
-    lines += sorted(set(runs["unmeasured"].values.flatten()) - {""})
-    pending = int((runs["status"] == "pending").sum())
-    return [*lines, *([f"{pending} of {runs['status'].size} runs are not done yet"] if pending else [])]
+def effect(claim: Claim) -> str:
+    """The numbers of a claim, or the reason why there are none."""
+    if claim.note:
+        return claim.note
+    return f"{_rounded(claim.effect, claim.error)} {claim.unit}, 95% over {claim.over}"
+
+
+def provenance(tree: xr.DataTree) -> Table:
+    """What made the numbers of every cohort: the runs that it has, versions, device, and how it was trained."""
+    runs = tree["runs"].to_dataset().to_dataframe()
+    table = Table(title="what made the numbers")
+    facts = {"versions": "versions", "device": "device", "trained by": "way", "D": "distortion_kind", "R": "rate_kind"}
+    for heading in ("cohort", "runs", *facts, "seconds of training"):
+        table.add_column(heading)
+    for cohort, each in runs[runs["cohort"] >= 0].groupby("cohort"):
+        told = ("; ".join(sorted(set(each[name]))) for name in facts.values())
+        table.add_row(f"{cohort}", f"{len(each)}", *told, f"{each['seconds'].max():.0f}")
+    return table
 
 
 def _kinds(tree: xr.DataTree) -> str:
@@ -262,9 +268,11 @@ def _kinds(tree: xr.DataTree) -> str:
 
 
 def _cells(data: xr.Dataset, axes: list[str]) -> Iterator[tuple[tuple[Any, ...], xr.Dataset]]:
-    """The data at every combination of values of some axes."""
+    """The data at every combination of values of some axes at which there are any."""
     for place in product(*(data[axis].values.tolist() for axis in axes)):
-        yield place, data.sel(dict(zip(axes, place, strict=True)))
+        cell = data.sel(dict(zip(axes, place, strict=True)))
+        if any(each.notnull().any() for name, each in cell.items() if name != "loose"):
+            yield place, cell
 
 
 def _rounded(effect: float, error: float) -> str:

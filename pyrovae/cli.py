@@ -77,7 +77,7 @@ def run_study(
     """Run a study, or go on with one that was interrupted.
 
     Trains every pair of the grid, measures rate and distortion on train and test, and leaves results.nc,
-    checkpoints and figures in the output folder.
+    checkpoints, figures and report.html in the output folder.
 
     Examples: 'pyrovae run', 'pyrovae run quick --set steps=3000 --set beta=[0.1,1]', 'pyrovae run mine.yaml --plan'.
     """
@@ -109,6 +109,7 @@ def run_study(
         _print(f"stopped; what was done is in {folder}, and the same command goes on from there")
         raise typer.Exit(130) from None
     _report(results.tree, figures=folder / "figures")
+    _print(f"report in {folder / 'report.html'}")
 
 
 @app.command()
@@ -117,6 +118,48 @@ def show(folder: Folder) -> None:
     from pyrovae.build import open_results
 
     _report(open_results(folder).tree, figures=folder / "figures")
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write report.html and the figures of a study again.
+
+    The report is one file that needs no network: the claims, a rate–distortion plane in which every run can be pointed
+    at, tables that sort, the figures, what made the numbers, and what to cite. 'pyrovae run' writes it too.
+
+    Example: 'pyrovae report runs/quick'.
+    """
+    from pyrovae.reporting import draw_again
+
+    _print(f"report in {draw_again(folder)}")
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR…", help="The folders of two studies or more.")],
+    out: Annotated[Path, typer.Option(help="Folder for figures and report.html.")] = Path("runs/comparison"),
+) -> None:
+    """Put several studies in one table and one plane, and say where they differ in set-up.
+
+    Studies may have different grids: one that does not run over an axis stands at the value that its runs share.
+
+    Example: 'pyrovae compare runs/quick runs/mine'.
+    """
+    from pyrovae import reporting
+    from pyrovae.analysis import comparison, tables
+    from pyrovae.analysis.doubts import doubts
+
+    trees = reporting.compare(folders, out)
+    together = comparison.joined(trees)
+    console = _console()
+    for table in (comparison.differences(trees), *tables.measured(together)):
+        console.print(table, soft_wrap=True)
+    for name, tree in trees.items():
+        for doubt in doubts(tree):
+            _print(f"{name}: {doubt}")
+    if caution := comparison.not_comparable(trees):
+        _print(caution)
+    _print(f"report in {out / reporting.REPORT}")
 
 
 @app.command()
@@ -302,16 +345,13 @@ def _report(tree: Any, *, figures: Path, claimed: Any = None) -> None:
     """Prints the tables of a tree, the claims of it or of another, and what casts doubt on them."""
     from pyrovae.analysis import tables
     from pyrovae.analysis.claims import claims
+    from pyrovae.analysis.doubts import doubts
 
     told = tree if claimed is None else claimed
-    doubts = tables.warnings(told.root)
     console = _console()
-    shown = [tables.rate_distortion(tree), tables.levels(tree), tables.information(tree), tables.likelihood(tree)]
-    shown += [tables.memorisation(tree), tables.difficulty(told)]
-    for table in shown:
-        if table is not None:
-            console.print(table, soft_wrap=True)
-    for line in [*tables.claims(claims(told)), *doubts]:
+    for table in (*tables.measured(tree), tables.difficulty(told)):
+        console.print(table, soft_wrap=True)
+    for line in [*tables.claims(claims(told)), *doubts(told)]:
         _print(line)
     if drawn := sorted(figures.glob("*.png")):
         _print(f"figures in {figures}: {', '.join(figure.name for figure in drawn)}")

@@ -20,7 +20,7 @@ from pyrovae.measures.found import Found, over_splits
 from pyrovae.measures.information import information
 from pyrovae.measures.likelihood import likelihood
 from pyrovae.measures.memorisation import memorisation, smoothed_mean
-from pyrovae.measures.pictures import latent_plane, samples
+from pyrovae.measures.pictures import latent_plane, samples, traversals
 from pyrovae.pair import Pair, Terms
 from pyrovae.streams import Streams
 from pyrovae.study import Measure
@@ -46,8 +46,8 @@ class Measured(NamedTuple):
         levels: what each latent site adds to the rate, E[log q − log p], and its standard error, ``[runs, split]`` by
             site and variable. Only the sum need be a KL divergence.
         difficulty: how hard the generalization problem is, ``[split]``, the same for all runs.
-        pictures: by group and variable, ``[runs, ...]``: images decoded from the prior ("samples"), reconstructions,
-            and the latent plane where z has two dimensions ("plane").
+        pictures: by group and variable, ``[runs, ...]``: images decoded from the prior ("samples") and along latents
+            ("traversals"), reconstructions, and the latent plane where z has two dimensions ("plane").
     """
 
     groups: dict[str, dict[str, NDArray[np.float64]]]
@@ -122,6 +122,8 @@ def _of_run(
         return found, f"I, G and memorisation are not measured: {error}"
     found["information"] = Found({**measured.cells, **log_n})
     found["plane"] = Found({}, pictures=latent_plane(of_run.train, of_run.prior, seed))
+    along = traversals(pair, of_run.train, of_run.test, as_input(data.test[:1]), seed, **values)
+    found["traversals"] = Found({}, pictures=along)
     try:
         memorised = memorisation(pair, of_run, data, mean, measure, seed, pixels.distortion_at, **values)
     except UnsupportedError as error:

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyrovae import machine, swap
+from pyrovae import machine, reporting, swap
 from pyrovae.analysis import figures
 from pyrovae.build import make_data, make_likelihood, make_pair, make_rows, open_results, theory
 from pyrovae.checks import bank_size, check_names, check_prior
@@ -124,7 +124,7 @@ def run(
         with Watch(sum(cohort.shared.steps + _annealing(study, cohort) for cohort in missing), quiet=quiet) as watch:
             for cohort in missing:
                 _run_cohort(results, cohort, place, compile, watch)
-        figures.save(results.tree, folder / "figures")
+        reporting.draw(results)
     return results
 
 
@@ -200,6 +200,7 @@ def evaluate_again(
         if prior is not None:
             again = results.record_again(study, swapped, prior)
         figures.save(again, Path(folder) / "figures" / str(again.name))
+        reporting.draw(results)
         return results, again
 
 

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyrovae.errors import InputError
+from pyrovae.estimators import pareto_k_threshold
 from pyrovae.evaluate import Measured
 from pyrovae.measures import information, likelihood, memorisation
 from pyrovae.study import Cohort, Study
@@ -84,6 +85,9 @@ _IMAGES = ["sample", "channel", "row", "column"]
 #: The sides of a picture.
 PICTURES = {
     **dict.fromkeys(("image", "original", "reconstruction", "memorised", "nearest"), _IMAGES),
+    "traversal": ["rank", *_IMAGES],
+    "latent": ["rank"],
+    "share": ["rank"],
     "z1": ["column"],
     "z2": ["row"],
     "log_q": ["row", "column"],
@@ -112,6 +116,8 @@ def empty(study: Study) -> xr.DataTree:
 
 def unmeasured(study: Study) -> dict[str, xr.Dataset]:
     """The groups that evaluation fills."""
+    images = _grid(study, _PER_IMAGE, {"split": SPLITS, "image": range(study.measure.per_image)})
+    images["pareto_k"].attrs["threshold"] = pareto_k_threshold(study.measure.particles)
     cells = ["distortion", "rate", "elbo"]
     single = _grid(study, ["mixing_share"], {})
     return {
@@ -120,7 +126,7 @@ def unmeasured(study: Study) -> dict[str, xr.Dataset]:
         "/likelihood": _grid(study, _with_errors(likelihood.KINDS), {}),
         "/memorisation": _grid(study, _with_errors(memorisation.KINDS), {"split": SPLITS}).merge(single),
         "/difficulty": _grid(study, _DIFFICULTY, {"split": SPLITS}),
-        "/images": _grid(study, _PER_IMAGE, {"split": SPLITS, "image": range(study.measure.per_image)}),
+        "/images": images,
     }
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"cli"},
     {"experiment", "diagnose"},
-    {"checks", "swap"},
+    {"checks", "swap", "reporting"},
     {"build"},
     {"results"},
     {"tree"},

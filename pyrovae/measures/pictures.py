@@ -1,4 +1,6 @@
-"""What is there to see of a trained pair: images decoded from its prior, and its latent plane."""
+"""What is there to see of a trained pair: images decoded from its prior and along its latents, and its latent plane."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +13,8 @@ from pyrovae.estimators.marginal import draw, encodings, log_marginal
 from pyrovae.pair import Pair
 from pyrovae.streams import generator, key, seeded
 
-#: Images decoded from each prior, and points along either side of the latent plane.
-SAMPLES, POINTS = 8, 64
+#: Images decoded from each prior, points along either side of the latent plane, and latents along which is decoded.
+SAMPLES, POINTS, LATENTS = 8, 64, 5
 
 
 @torch.no_grad()
@@ -33,6 +35,46 @@ def samples(pair: Pair, event_shape: torch.Size, seed: int) -> dict[str, NDArray
 def as_bytes(x: Tensor) -> NDArray[np.uint8]:
     """Images in [0, 1] as they are kept to be shown."""
     return (255 * x.nan_to_num().clamp(0, 1)).round().byte().cpu().numpy()
+
+
+@torch.no_grad()
+def traversals(
+    pair: Pair, train: Distribution, test: Distribution, x: Tensor, seed: int, **values: float | Tensor
+) -> dict[str, NDArray[Any]]:
+    """E[x|z] along the latents that tell training images most apart, the others at a code of the first test image.
+
+    A latent is the better at that, the larger the share of its variance that lies between images: the correlation, over
+    n, of two draws from q(z|x_n). It runs from the 1st to the 99th hundredth of q(z).
+
+    Args:
+        train, test: encodings of training and test images.
+        x: the first test image, ``[1, *event_shape]``.
+        seed: seed of the run.
+        values: what the programs take beside images.
+
+    Returns:
+        ``traversal``, ``[latents, SAMPLES, channels, height, width]``, with ``latent``, its number, and ``share``,
+        ``[latents]`` each; nothing where z is no vector or there is no mean image to show.
+    """
+    if len(train.event_shape) != 1 or x.dim() != 4:
+        return {}
+    draws = generator(seed, "traversal")
+    one, other = draw(encodings(train), 2, draws)
+    start = draw(encodings(test, torch.zeros(1, dtype=torch.long, device=x.device)), 1, draws)[0, 0]
+    share = torch.stack(
+        [torch.corrcoef(torch.stack(each)).nan_to_num()[0, 1] for each in zip(one.T, other.T, strict=True)]
+    )
+    chosen = share.argsort(descending=True)[:LATENTS]
+    low, high = (one[:, chosen].quantile(at, dim=0) for at in (0.01, 0.99))
+    z = start.repeat(len(chosen), SAMPLES, 1)
+    for row, latent in enumerate(chosen):
+        z[row, :, latent] = torch.lerp(low[row], high[row], torch.linspace(0, 1, SAMPLES, device=x.device).to(z))
+    z = z.flatten(0, 1).to(x.dtype)
+    mean = mean_of(pair.likelihood(x.expand(len(z), *x.shape[1:]), z, **values))
+    if mean is None:
+        return {}
+    images = as_bytes(mean.unflatten(0, (len(chosen), SAMPLES)))
+    return {"traversal": images, "latent": chosen.double().cpu().numpy(), "share": share[chosen].cpu().numpy()}
 
 
 @torch.no_grad()

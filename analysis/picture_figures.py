@@ -1,0 +1,135 @@
+"""Figures of images: reconstructions, what is decoded from the prior and along latents, and the latent plane."""
+
+from itertools import product
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from pyrovae.analysis.drawing import panels, several, shown, strip
+
+#: The sides of an image, and of a row of images.
+_SIDES = ("sample", "channel", "row", "column")
+#: Rows of a cell of reconstructions, from the top down.
+_ROWS = {"reconstruction": "learned", "memorised": "memorising", "nearest": "nearest training"}
+
+
+def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
+    """Test images as the learned and the memorising decoder have them, and the training image nearest to the former.
+
+    A block of columns for each β, of rows for each depth; other axes stand at their first value, the seed too. The test
+    images themselves stand at the top.
+    """
+    if "reconstructions" not in tree.children:
+        return ax
+    pictures = tree["reconstructions"].to_dataset()
+    pictures = _at_first(pictures, pictures["original"], ["beta", "depth", *_SIDES])
+    depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
+    betas = shown(pictures.beta.values.tolist())
+    rows = 1 + len(_ROWS) * len(depths)
+    axes = panels(ax, rows, len(betas), (1.4 + 3.4 * len(betas), 0.5 + 0.5 * rows))
+    for column, beta in enumerate(betas):
+        axes[0, column].set_title(f"β = {beta:g}")
+        for number, depth in enumerate(depths):
+            cell = pictures.sel({"beta": beta} | ({} if depth is None else {"depth": depth}))
+            if number == 0:
+                strip(axes[0, column], cell["original"], "test image" if column == 0 else "")
+            for at, (name, label) in enumerate(_ROWS.items(), start=1 + number * len(_ROWS)):
+                text = label if depth is None else f"{label}, depth {depth}"
+                strip(axes[at, column], cell[name], text if column == 0 else "")
+    return ax
+
+
+def samples(tree: xr.DataTree, ax: Axes) -> Axes:
+    """Images decoded from draws of each prior, E[x|z] at z ~ p(z), side by side: a block of columns for each β.
+
+    Rows run over the priors, or over γ, or over β where there is nothing else; other axes stand at their first value,
+    the seed too.
+    """
+    if "samples" not in tree.children:
+        return ax
+    axis = several(tree, ["prior", "gamma"]) or "beta"
+    drawn = tree["samples"].to_dataset()["image"]
+    images = _at_first(drawn, drawn, [axis, "beta", *_SIDES])
+    blocks = [None] if axis == "beta" else images.beta.values.tolist()
+    rows = images.sizes[axis]
+    axes = panels(ax, rows, len(blocks), (1.2 + 3.6 * len(blocks), 0.6 + 0.5 * rows))
+    for (row, value), (column, beta) in product(enumerate(images[axis].values.tolist()), enumerate(blocks)):
+        cell = images.sel({axis: value} | ({} if beta is None else {"beta": beta}))
+        panel = axes[row, column]
+        label = str(value) if axis == "prior" else f"{'β' if axis == 'beta' else 'γ'} = {value:g}"
+        strip(panel, cell, label if column == 0 else "")
+        if row == 0 and beta is not None:
+            panel.set_title(f"β = {beta:g}")
+    held = ", ".join(
+        f"{dim} {drawn[dim].values[0]}" for dim in drawn.dims if dim not in images.dims and drawn.sizes[dim] > 1
+    )
+    axes[-1, 0].set_xlabel(f"decoded from p(z){f' ({held})' if held else ''}")
+    return ax
+
+
+def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
+    """E[x|z] along the latents that tell training images most apart, each from the 1st to the 99th hundredth of q(z).
+
+    The other latents stay at a code of the first test image. A block of columns for each β, of rows for each depth;
+    other axes stand at their first value, the seed too. Beside each row: the latent, and the share of its variance that
+    lies between images.
+    """
+    if "traversals" not in tree.children:
+        return ax
+    pictures = tree["traversals"].to_dataset()
+    pictures = _at_first(pictures, pictures["traversal"], ["beta", "depth", "rank", *_SIDES])
+    depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
+    betas = shown(pictures.beta.values.tolist())
+    ranks = pictures.sizes["rank"]
+    rows = ranks * len(depths)
+    axes = panels(ax, rows, len(betas), (1.0 + 3.4 * len(betas), 0.5 + 0.5 * rows))
+    for (column, beta), (number, depth) in product(enumerate(betas), enumerate(depths)):
+        cell = pictures.sel({"beta": beta} | ({} if depth is None else {"depth": depth}))
+        for rank in range(ranks):
+            row = cell.isel(rank=rank)
+            panel = axes[number * ranks + rank, column]
+            strip(panel, row["traversal"], f"z{row['latent']:.0f}, {row['share']:.0%}")
+        axes[number * ranks, column].set_title(f"β = {beta:g}" + ("" if depth is None else f", depth {depth}"))
+    return ax
+
+
+def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
+    """The plane of a z with two dimensions: q(z) as shades, p(z) as lines, each at equal shares of its highest density.
+
+    Columns run over priors or γ, rows over β; other axes stand at their first value, the seed too. Nothing is drawn
+    where z has another number of dimensions.
+    """
+    if "plane" not in tree.children:
+        return ax
+    axis = several(tree, ["prior", "gamma"])
+    plane = tree["plane"].to_dataset()
+    plane = _at_first(plane, plane["log_q"], [str(axis), "beta", "row", "column"])
+    values = [None] if axis is None else plane[axis].values.tolist()
+    betas = plane.beta.values.tolist()
+    axes = panels(ax, len(betas), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(betas)))
+    for (row, beta), (column, value) in product(enumerate(betas), enumerate(values)):
+        cell = plane.sel({"beta": beta} | ({} if axis is None else {axis: value}))
+        panel = axes[row, column]
+        if cell["log_q"].isnull().all():
+            continue
+        shades = _share_of_highest(cell["log_q"].values)
+        panel.pcolormesh(cell["z1"], cell["z2"], shades, cmap="Blues", vmin=0, vmax=1, rasterized=True)
+        lines = _share_of_highest(cell["log_p"].values)
+        panel.contour(cell["z1"], cell["z2"], lines, levels=[0.05, 0.2, 0.5, 0.8], colors="#d55e00", linewidths=0.8)
+        panel.tick_params(labelsize=7)
+        if row == 0 and axis is not None:
+            panel.set_title(str(value) if axis == "prior" else f"γ = {value:g}", fontsize=8)
+        if column == 0:
+            panel.set_ylabel(f"β = {beta:g}", fontsize=8)
+    axes[-1, 0].set_xlabel("q(z) in shades, p(z) in lines", fontsize=8)
+    return ax
+
+
+def _share_of_highest(log_density: np.ndarray) -> np.ndarray:
+    return np.exp(log_density - np.nanmax(log_density))
+
+
+def _at_first(data: xr.Dataset, array: xr.DataArray, free: list[str]) -> xr.Dataset:
+    """Data at the first value of every axis of an array that is not free."""
+    return data.isel({dim: 0 for dim in array.dims if dim not in free})

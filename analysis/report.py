@@ -1,0 +1,233 @@
+"""The report of a study, or of several side by side: one HTML file that holds all that it shows."""
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata, resources
+from io import BytesIO
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.table import Table
+
+from pyrovae.analysis import figures, tables
+from pyrovae.analysis.all_runs import NUMBERS, AllRuns, all_runs, study_of, written
+from pyrovae.analysis.claims import claims
+from pyrovae.analysis.comparison import differences, not_comparable
+from pyrovae.analysis.doubts import doubts
+from pyrovae.analysis.drawing import COLOURS, DPI, STYLE
+from pyrovae.analysis.references import bibtex
+from pyrovae.files import replacing
+from pyrovae.study import Study
+
+#: Most runs whose reconstructions are shown, so that the file stays within some tens of megabytes.
+PICTURED = 500
+#: The shapes of points, as in the other figures.
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+#: Grid lines that show on white and on black.
+_FAINT = "rgba(128, 128, 128, 0.3)"
+_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a report says of one study, or of one later measurement of it."""
+
+    heading: str
+    description: str
+    claims: list[tuple[str, str, str, str]]
+    doubts: list[str]
+    tables: list["Sheet"]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as the page has it: its cells are text, and it can be sorted."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+    @classmethod
+    def of(cls, table: Table) -> "Sheet":
+        columns = [[str(cell) for cell in column.cells] for column in table.columns]
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        return cls(str(table.title or ""), [str(column.header) for column in table.columns], rows)
+
+
+def save(trees: Mapping[str, xr.DataTree], drawn: Mapping[str, Figure], file: Path) -> None:
+    """Writes the page to a file."""
+    with replacing(file) as beside:
+        beside.write_text(page(trees, drawn), encoding="utf-8")
+
+
+def page(trees: Mapping[str, xr.DataTree], drawn: Mapping[str, Figure]) -> str:
+    """The report of some studies as one HTML page, which needs no other file and no network.
+
+    Args:
+        trees: the results of each, by what to call them.
+        drawn: figures to show, as `figures.drawn` gives them.
+    """
+    one = len(trees) == 1
+    studies = {name: study_of(tree) for name, tree in trees.items()}
+    runs = all_runs(trees)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    file = resources.files("pyrovae.analysis") / "report.html"
+    captions = figures.captions()
+    return environment.from_string(file.read_text(encoding="utf-8")).render(
+        title=" and ".join(trees),
+        version=metadata.version("pyrovae"),
+        studies=studies,
+        set_up=Sheet.of(differences(trees)) if not one else _set_up(*studies.values()),
+        caution="" if one else not_comparable(trees),
+        plane=_plane(runs).to_html(full_html=False, include_plotlyjs=True, div_id="plane", config=_CONFIG),
+        axes={axis: list(dict.fromkeys(map(written, runs.frame[axis]))) for axis in runs.varied},
+        all_runs=_sheet(runs),
+        facts=_facts(runs, trees),
+        pictured=PICTURED if len(runs.frame) > PICTURED else 0,
+        parts=[part for name, tree in trees.items() for part in _parts(tree, "" if one else name)],
+        figures=[(name.replace("_", " "), captions[name], _uri_of(each)) for name, each in drawn.items()],
+        provenance=[(name, Sheet.of(tables.provenance(tree))) for name, tree in trees.items()],
+        bibtex=bibtex(studies.values(), annealed=any(map(_is_annealed, trees.values()))),
+    )
+
+
+def _plane(runs: AllRuns) -> go.Figure:
+    """Rate and distortion of every run: a curve over β for each seed, train open and dashed, test filled and solid.
+
+    Points carry the row of their run.
+    """
+    figure = go.Figure()
+    held = [axis for axis in runs.varied if axis not in ("beta", "seed")]
+    curves = list(runs.frame.groupby(held, sort=False, dropna=False)) if held else [((), runs.frame)]
+    for (values, curve), colour, symbol in zip(curves, cycle(COLOURS), cycle(_SYMBOLS), strict=False):
+        name = ", ".join(f"{axis} {written(value)}" for axis, value in zip(held, values, strict=True))
+        for number, (_, cell) in enumerate(curve.sort_values("beta").groupby("seed", sort=False)):
+            symbols = ["star" if beta == 1 else symbol for beta in cell["beta"]]
+            for split, dash, ending in (("train", "dash", "-open"), ("test", "solid", "")):
+                figure.add_scatter(
+                    x=cell[f"R {split}"].tolist(),
+                    y=cell[f"D {split}"].tolist(),
+                    customdata=cell.index.tolist(),
+                    mode="lines+markers",
+                    line={"color": colour, "width": 1, "dash": dash},
+                    marker={"size": 8, "color": colour, "symbol": [each + ending for each in symbols]},
+                    name=f"{name} {split}".strip(),
+                    legendgroup=f"{name} {split}",
+                    showlegend=number == 0,
+                    hovertemplate=f"{split}: R %{{x:.2f}}, D %{{y:.2f}}<extra></extra>",
+                )
+    axis = {"gridcolor": _FAINT, "linecolor": _FAINT, "zeroline": False}
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        xaxis={"title": "rate R (nats per image)", **axis},
+        yaxis={"title": "distortion D (nats per image)", **axis},
+        margin={"l": 60, "r": 10, "t": 10, "b": 50},
+        height=480,
+        hovermode="closest",
+    )
+    return figure
+
+
+def _sheet(runs: AllRuns) -> Sheet:
+    """All runs as a table, a row each."""
+    headings = [*runs.varied, *NUMBERS, "status"]
+    rows = [
+        [*(written(run[axis]) for axis in runs.varied), *(_number(run, name) for name in NUMBERS), str(run["status"])]
+        for _, run in runs.frame.iterrows()
+    ]
+    title = f"all runs, nats per image; {tables.LOOSE} k̂ is high, so that the bound may be loose by far"
+    return Sheet(title, headings, rows)
+
+
+def _facts(runs: AllRuns, trees: Mapping[str, xr.DataTree]) -> list[dict[str, Any]]:
+    """Of every run: where it stands, its numbers, and its reconstructions where there are not too many runs."""
+    shown = len(runs.frame) <= PICTURED
+    return [
+        {
+            "place": {axis: written(run[axis]) for axis in runs.axes},
+            "numbers": {name: _number(run, name) for name in NUMBERS},
+            "picture": _picture(trees[run["study"]], run) if shown else "",
+        }
+        for _, run in runs.frame.iterrows()
+    ]
+
+
+def _number(run: pd.Series, name: str) -> str:
+    if pd.isna(run[name]):
+        return "–"
+    return f"{run[name]:.2f}{tables.LOOSE if name == NUMBERS[-1] and run['loose'] else ''}"
+
+
+def _picture(tree: xr.DataTree, run: pd.Series) -> str:
+    """Test images above their reconstructions, as a data URI; empty where there are none."""
+    if "reconstructions" not in tree.children:
+        return ""
+    cell = tree["reconstructions"].to_dataset().sel({axis: run[axis] for axis in tree["runs"].dims})
+    rows = [
+        np.concatenate(list(cell[name].transpose("sample", "row", "column", "channel").values), axis=1)
+        for name in ("original", "reconstruction")
+    ]
+    both = np.concatenate(rows)
+    if both.shape[-1] not in (1, 3):
+        return ""
+    buffer = BytesIO()
+    Image.fromarray(both.squeeze(-1) if both.shape[-1] == 1 else both).save(buffer, format="png", optimize=True)
+    return _data_uri(buffer.getvalue())
+
+
+def _parts(tree: xr.DataTree, name: str) -> Iterator[Part]:
+    """What is said of a study, and of each of its later measurements."""
+    yield _part(tree, name, "")
+    for child in _later(tree):
+        again = tree.children[child]
+        prior = f"; {again.attrs['prior']} in the place of each run's own prior" if "prior" in again.attrs else ""
+        yield _part(again, f"{name} {child}".strip(), f"measured again with {again.attrs.get('measure')}{prior}")
+
+
+def _part(tree: xr.DataTree, heading: str, description: str) -> Part:
+    found = [(claim.verdict, claim.text, claim.where, tables.effect(claim)) for claim in claims(tree)]
+    shown = [*tables.measured(tree), tables.difficulty(tree)]
+    return Part(heading, description, found, doubts(tree), [Sheet.of(table) for table in shown])
+
+
+def _set_up(study: Study) -> Sheet:
+    """The settings of a study: its axes, then the others that are set."""
+    settings = study.settings()
+    others = [key for key in type(study.base).model_fields if key not in study.axes and settings[key] is not None]
+    rows = [[key, ", ".join(map(written, values))] for key, values in study.axes.items()]
+    return Sheet("", ["setting", "value"], rows + [[key, written(settings[key])] for key in others])
+
+
+def _is_annealed(tree: xr.DataTree) -> bool:
+    measurements = [tree, *(tree.children[child] for child in _later(tree))]
+    return any(bool(each["likelihood"]["annealed_log_likelihood"].notnull().any()) for each in measurements)
+
+
+def _later(tree: xr.DataTree) -> list[str]:
+    """The later measurements of a study, in their order."""
+    found = [child for child in tree.children if child.startswith("evaluation_")]
+    return sorted(found, key=lambda child: int(child.rsplit("_", 1)[1]))
+
+
+def _uri_of(figure: Figure) -> str:
+    buffer = BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=DPI)
+    return _data_uri(buffer.getvalue())
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

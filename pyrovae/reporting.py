@@ -1,0 +1,71 @@
+"""What studies leave to be looked at: figures and reports."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from pyrovae import machine
+from pyrovae.analysis import figures, report
+from pyrovae.analysis.comparison import joined
+from pyrovae.build import open_results
+from pyrovae.errors import InputError
+from pyrovae.results import Results, study_in
+
+#: The report's name in the folder of a study.
+REPORT = "report.html"
+
+
+def draw(results: Results) -> None:
+    """Writes the figures and the report of a study into its folder."""
+    drawn = figures.drawn(results.tree)
+    figures.write(drawn, results.folder / "figures")
+    report.save({results.study.name: results.tree}, drawn, results.folder / REPORT)
+
+
+def draw_again(folder: str | Path) -> Path:
+    """Writes the figures and the report of a study once more, and returns where the report is.
+
+    Raises:
+        InputError: the folder holds no study, or a file in it is damaged.
+    """
+    study_in(Path(folder))  # or else the lock would make the folder
+    with machine.locked(Path(folder)):
+        draw(open_results(folder))
+    return Path(folder) / REPORT
+
+
+def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") -> dict[str, xr.DataTree]:
+    """Puts several studies side by side: figures in which they are together, and one report of all of them.
+
+    Args:
+        folders: their folders, two at least.
+        out: folder for the figures and the report.
+
+    Returns:
+        The results of each, by what the report calls it: the name of its folder, or its path where several have that.
+
+    Raises:
+        InputError: there are not two studies, a folder holds none or one that is damaged, or ``out`` holds a study.
+
+    Example:
+        >>> from pyrovae import Study, run
+        >>> tiny = {"steps": 2, "depth": 1, "width": 8, "train_images": 64, "test_images": 64, "seed": 0}
+        >>> for beta in (0.1, 1):
+        ...     _ = run(Study.load("quick", **tiny, beta=[beta]), out=tmp_path / f"beta-{beta}", quiet=True)
+        >>> trees = compare([tmp_path / "beta-0.1", tmp_path / "beta-1"], out=tmp_path / "both")
+        >>> list(trees), (tmp_path / "both/report.html").exists()
+        (['beta-0.1', 'beta-1'], True)
+    """
+    paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    if len(paths) < 2:
+        raise InputError(f"expected the folders of two studies or more, got {', '.join(map(str, folders)) or 'none'}")
+    if (Path(out) / "study.yaml").exists():
+        raise InputError(f"{out}: expected a folder for the comparison, got that of a study; choose another --out")
+    names = [path.name for path in paths]
+    labels = [path.name if names.count(path.name) == 1 else str(path) for path in paths]
+    trees = {label: open_results(path).tree for label, path in zip(labels, paths, strict=True)}
+    drawn = figures.drawn(joined(trees))
+    figures.write(drawn, Path(out))
+    report.save(trees, drawn, Path(out) / REPORT)
+    return trees
