@@ -30,8 +30,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pyrovae",
 }
-#: Dots an inch, and what is written beside the drawing: a date would make the same figure a different file.
-DPI = 150
+# A date would make the same figure a different file.
 _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
 
 
@@ -53,7 +52,7 @@ def curves(data: xr.Dataset, variable: str = "rate") -> Iterator[Curve]:
     looks = zip(cycle(COLOURS), cycle(SHAPES), strict=False)
     for values in product(*(data[dim].values.tolist() for dim in held)):
         place = dict(zip(held, values, strict=True))
-        cell = data.sel(place)
+        cell = data.sel(place).dropna("beta", how="all")  # what was measured, and came to nothing, stays as a gap
         if cell[variable].notnull().any():
             name = ", ".join(f"{dim} {value}" for dim, value in place.items() if data.sizes[dim] > 1)
             yield Curve(name, cell, *next(looks))
@@ -126,7 +125,7 @@ def write(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
             if drawn is not None:
                 files.append(folder / f"{name}.{suffix}")
                 with replacing(files[-1]) as beside:
-                    drawn.savefig(beside, format=suffix, dpi=DPI, metadata=_METADATA[suffix])
+                    drawn.savefig(beside, format=suffix, dpi=150, metadata=_METADATA[suffix])
     return files
 
 

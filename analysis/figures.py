@@ -72,6 +72,8 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
                 if np.isfinite(r + d):
                     points.append((r, d))
                     labels += [(r, d, f"{beta:g}", colour)] if split == "test" else []
+    if not ax.has_data():
+        return ax
     ax.set_xlabel("rate R (nats per image)")
     ax.set_ylabel("distortion D (nats per image)")
     _floor(ax, data)
@@ -94,6 +96,8 @@ def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
             label = f"{name} {split}".strip()
             values = cell["distortion"].sel(split=split)
             ax.plot(cell.beta, values, line + shape, color=colour, markerfacecolor=face, linewidth=1.2, label=label)
+    if not ax.has_data():
+        return ax
     for theory, once in _theory(tree):
         ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label=once, zorder=1)
     _floor(ax, data)
@@ -118,6 +122,8 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
                 continue
             label = f"{symbol} {name}".strip()
             ax.plot(cell.beta, cell[variable], line + shape, color=colour, linewidth=1.2, markersize=4, label=label)
+    if not ax.has_data():
+        return ax
     for theory, once in _theory(tree):
         for variable in looks:
             ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=once, zorder=1)

@@ -31,6 +31,8 @@ def log_likelihood(tree: xr.DataTree, ax: Axes) -> Axes:
         ax.plot(cell.beta, reliable, "-" + shape, label=None if doubtful.all() else name, **look)
         if cell["annealed_log_likelihood"].notnull().any():
             ax.plot(cell.beta, cell["annealed_log_likelihood"], "--x", label=f"{name} annealed".strip(), **look)
+    if not ax.has_data():
+        return ax
     if data["loose"].any():
         ax.plot([], [], ":o", color="0.3", markerfacecolor="white", label="k̂ high: may be loose by far")
     ax.set_xscale("log")
@@ -53,10 +55,11 @@ def pareto_k(tree: xr.DataTree, ax: Axes) -> Axes:
     sides = {name: over_images.isel(quantile=row, drop=True) for row, name in enumerate(("low", "median", "high"))}
     drawn = list(curves(xr.Dataset(sides), "median"))
     for number, (name, cell, colour, shape) in enumerate(drawn):
-        beta = cell.beta * _APART ** (number - (len(drawn) - 1) / 2)
-        bars = np.stack([cell["median"] - cell["low"], cell["high"] - cell["median"]])
+        low, median, high = (cell[side].values for side in sides)
+        beta = cell.beta.values * _APART ** (number - (len(drawn) - 1) / 2)
+        bars = np.stack([median - low, high - median])
         look: dict[str, Any] = {"color": colour, "elinewidth": 0.8, "capsize": 2, "label": name or None}
-        ax.errorbar(beta, cell["median"], bars, fmt=shape, **look)
+        ax.errorbar(beta, median, bars, fmt=shape, **look)
     if (threshold := found.attrs.get("threshold")) is not None:
         ax.axhline(
             threshold, color="0.5", linewidth=0.8, linestyle=":", label=f"not to be trusted above {threshold:.2f}"

@@ -1,7 +1,7 @@
 """The report of a study, or of several side by side: one HTML file that holds all that it shows."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from io import BytesIO
@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.table import Table
 
@@ -24,7 +22,7 @@ from pyrovae.analysis.all_runs import NUMBERS, AllRuns, all_runs, study_of, writ
 from pyrovae.analysis.claims import claims
 from pyrovae.analysis.comparison import differences, not_comparable
 from pyrovae.analysis.doubts import doubts
-from pyrovae.analysis.drawing import COLOURS, DPI, STYLE
+from pyrovae.analysis.drawing import COLOURS
 from pyrovae.analysis.references import bibtex
 from pyrovae.files import replacing
 from pyrovae.study import Study
@@ -64,27 +62,27 @@ class Sheet:
         return cls(str(table.title or ""), [str(column.header) for column in table.columns], rows)
 
 
-def save(trees: Mapping[str, xr.DataTree], drawn: Mapping[str, Figure], file: Path) -> None:
+def save(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path], file: Path) -> None:
     """Writes the page to a file."""
     with replacing(file) as beside:
         beside.write_text(page(trees, drawn), encoding="utf-8")
 
 
-def page(trees: Mapping[str, xr.DataTree], drawn: Mapping[str, Figure]) -> str:
+def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
     """The report of some studies as one HTML page, which needs no other file and no network.
 
     Args:
         trees: the results of each, by what to call them.
-        drawn: figures to show, as `figures.drawn` gives them.
+        drawn: files of figures to show, as `figures.save` gives them; those that are PNG are shown.
     """
     one = len(trees) == 1
     studies = {name: study_of(tree) for name, tree in trees.items()}
     runs = all_runs(trees)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    file = resources.files("pyrovae.analysis") / "report.html"
+    template = resources.files("pyrovae.analysis") / "report.html"
     captions = figures.captions()
-    return environment.from_string(file.read_text(encoding="utf-8")).render(
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
         title=" and ".join(trees),
         version=metadata.version("pyrovae"),
         studies=studies,
@@ -96,7 +94,11 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Mapping[str, Figure]) -> str:
         facts=_facts(runs, trees),
         pictured=PICTURED if len(runs.frame) > PICTURED else 0,
         parts=[part for name, tree in trees.items() for part in _parts(tree, "" if one else name)],
-        figures=[(name.replace("_", " "), captions[name], _uri_of(each)) for name, each in drawn.items()],
+        figures=[
+            (file.stem.replace("_", " "), captions[file.stem], _data_uri(file.read_bytes()))
+            for file in drawn
+            if file.suffix == ".png"
+        ],
         provenance=[(name, Sheet.of(tables.provenance(tree))) for name, tree in trees.items()],
         bibtex=bibtex(studies.values(), annealed=any(map(_is_annealed, trees.values()))),
     )
@@ -220,13 +222,6 @@ def _later(tree: xr.DataTree) -> list[str]:
     """The later measurements of a study, in their order."""
     found = [child for child in tree.children if child.startswith("evaluation_")]
     return sorted(found, key=lambda child: int(child.rsplit("_", 1)[1]))
-
-
-def _uri_of(figure: Figure) -> str:
-    buffer = BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=DPI)
-    return _data_uri(buffer.getvalue())
 
 
 def _data_uri(png: bytes) -> str:

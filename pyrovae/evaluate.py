@@ -122,14 +122,14 @@ def _of_run(
         return found, f"I, G and memorisation are not measured: {error}"
     found["information"] = Found({**measured.cells, **log_n})
     found["plane"] = Found({}, pictures=latent_plane(of_run.train, of_run.prior, seed))
-    along = traversals(pair, of_run.train, of_run.test, as_input(data.test[:1]), seed, **values)
-    found["traversals"] = Found({}, pictures=along)
     try:
         memorised = memorisation(pair, of_run, data, mean, measure, seed, pixels.distortion_at, **values)
     except UnsupportedError as error:
         return found, f"memorisation is not measured: {error}"
     found["memorisation"] = memorised._replace(pictures={})
     found["reconstructions"] = Found({}, pictures=memorised.pictures)
+    along = traversals(pair, of_run.train, of_run.test, as_input(data.test[:1]), seed, **values)
+    found["traversals"] = Found({}, pictures=along)
     finite = np.isfinite(measured.cells["mutual_information"])
     return found, "" if finite else "I and G are not finite, because the codes are not"
 

@@ -18,8 +18,7 @@ REPORT = "report.html"
 
 def draw(results: Results) -> None:
     """Writes the figures and the report of a study into its folder."""
-    drawn = figures.drawn(results.tree)
-    figures.write(drawn, results.folder / "figures")
+    drawn = figures.save(results.tree, results.folder / "figures")
     report.save({results.study.name: results.tree}, drawn, results.folder / REPORT)
 
 
@@ -65,7 +64,5 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
     names = [path.name for path in paths]
     labels = [path.name if names.count(path.name) == 1 else str(path) for path in paths]
     trees = {label: open_results(path).tree for label, path in zip(labels, paths, strict=True)}
-    drawn = figures.drawn(joined(trees))
-    figures.write(drawn, Path(out))
-    report.save(trees, drawn, Path(out) / REPORT)
+    report.save(trees, figures.save(joined(trees), Path(out)), Path(out) / REPORT)
     return trees

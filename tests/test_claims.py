@@ -5,6 +5,7 @@ from rich.console import Console
 
 from pyrovae.analysis import tables
 from pyrovae.analysis.claims import claims
+from pyrovae.analysis.doubts import doubts
 
 
 def _tree(effect: float, noise: float = 1.0, seeds: int = 3, saturated: bool = True) -> xr.DataTree:
@@ -104,7 +105,10 @@ def test_diverged_run_counts_for_nothing_and_is_told() -> None:
     tree["runs"] = xr.DataTree(xr.Dataset({"status": status, "frozen_at": frozen_at, "unmeasured": told}))
     verdicts = {claim.where: claim.verdict for claim in claims(tree) if claim.text.startswith("Lowering")}
     assert verdicts == {"depth 1": "supported", "depth 3": "undecided"}
-    line, reason = tables.warnings(tree)
+    tree["curves"] = xr.DataTree(
+        xr.Dataset({"loss": (["split", "step"], [[9.0, 1, 1]])}, {"split": ["train"], "step": [0, 3, 4]})
+    )
+    line, reason, *_ = doubts(tree)
     assert line.startswith("the run at beta=0.1, seed=1, depth=3 diverged at step 1,234")
     assert reason == "one site alone"
 

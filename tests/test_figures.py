@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from itertools import combinations, product
 
 import numpy as np
@@ -5,8 +6,11 @@ import pytest
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from pyrovae import Study
 from pyrovae.analysis import figures
+from pyrovae.tree import empty as empty_results
 
 BETAS = [0.001, 0.005, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 2.0, 3.0, 5.0]
 
@@ -32,7 +36,11 @@ def tree() -> xr.DataTree:
         {"rate": ("beta", [20.0, 10, 1]), "distortion": ("beta", [50.0, 60, 90])}, {"beta": [0.001, 0.1, 5]}
     )
     theory = fine.assign(mutual_information=fine["rate"], prior_gap=0 * fine["rate"])
-    return xr.DataTree.from_dict({"/rate_distortion": cells, "/information": xr.Dataset(codes), "/theory": theory})
+    bound = -cells["rate"].sel(split="test", drop=True) - 90
+    missing = np.nan * bound
+    likelihood = {"log_likelihood": bound, "high_pareto_k": 0 * bound + 0.5, "annealed_log_likelihood": missing}
+    groups = {"information": xr.Dataset(codes), "theory": theory, "likelihood": xr.Dataset(likelihood)}
+    return xr.DataTree.from_dict({"rate_distortion": cells, **groups})
 
 
 @pytest.fixture
@@ -131,3 +139,102 @@ def test_floors_of_different_data_are_each_drawn(tree: xr.DataTree, ax: Axes) ->
     tree["/rate_distortion"]["floor"].loc[{"depth": 3}] = 30
     figures.rate_distortion(tree, ax)
     assert sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":") == [30, 49]
+
+
+def test_saturation_shows_information_against_rate_beside_log_n_and_the_diagonal(tree: xr.DataTree, ax: Axes) -> None:
+    drawn = drawn_lines(figures.saturation(tree, ax))
+    rate = tree["rate_distortion"]["rate"].sel(split="train").mean("seed")
+    for depth in (1, 3):
+        np.testing.assert_allclose(drawn[f"depth {depth}"], np.stack([rate.sel(depth=depth), [8.0] * 12], axis=1))
+    assert (drawn["log N = 8.30"][:, 1] == 8.3).all()
+    assert (drawn["I = R"][:, 0] == drawn["I = R"][:, 1]).all()
+
+
+@pytest.fixture
+def curves(tree: xr.DataTree) -> xr.DataTree:
+    """Learning curves of which no two points are alike, and what pictures there are to draw."""
+    steps, rng = [0, 1, 10, 100], np.random.default_rng(0)
+    coords = {"split": ["train", "test"], "step": steps, "beta": BETAS, "seed": [0, 1], "depth": [1, 3]}
+    shape = [len(each) for each in coords.values()]
+    learned = xr.Dataset({"distortion": (list(coords), rng.uniform(50, 300, shape))}, coords)
+    grid = {name: coords[name] for name in ("beta", "seed", "depth")}
+    sides = ["sample", "channel", "row", "column"]
+    pixels = rng.integers(0, 256, (12, 2, 2, 3, 8, 1, 4, 4), dtype=np.uint8)
+    told = ([*grid, "rank"], rng.uniform(0, 1, (12, 2, 2, 3)))
+    along = xr.Dataset({"traversal": ([*grid, "rank", *sides], pixels), "latent": told, "share": told}, grid)
+    k = rng.uniform(-1, 2, (2, 12, 2, 2, 30))
+    k[1, 0, 0, 0, 0] = -np.inf
+    images = xr.Dataset({"pareto_k": (["split", *grid, "image"], k)}, {"split": ["train", "test"], **grid})
+    images["pareto_k"].attrs["threshold"] = 0.58
+    for name, data in {"curves": learned, "traversals": along, "images": images}.items():
+        tree[name] = xr.DataTree(data)
+    return tree
+
+
+def test_learning_curves_have_a_panel_for_the_ends_and_the_middle_of_beta(curves: xr.DataTree, ax: Axes) -> None:
+    figures.learning_curves(curves, ax)
+    panels = ax.figure.axes[1:]
+    assert [panel.get_title() for panel in panels] == ["β = 0.001", "β = 1", "β = 5"]
+    data = curves["curves/distortion"].mean("seed")
+    for panel, beta in zip(panels, (0.001, 1.0, 5.0), strict=True):
+        drawn = drawn_lines(panel)
+        for depth, split in product([1, 3], ["train", "test"]):
+            expected = data.sel(depth=depth, split=split, beta=beta)
+            np.testing.assert_allclose(drawn[f"depth {depth} {split}"], np.stack([data.step, expected], axis=1))
+
+
+def test_pareto_k_is_drawn_as_quantiles_over_images_and_seeds(curves: xr.DataTree, ax: Axes) -> None:
+    figures.pareto_k(curves, ax)
+    pooled = curves["images/pareto_k"].sel(split="test").clip(min=-0.5)
+    bars = {str(each.get_label()): each for each in ax.containers}
+    for depth in (1, 3):
+        quantiles = pooled.sel(depth=depth).stack(each=("seed", "image")).quantile([0.1, 0.5, 0.9], "each")
+        middle, _, (segments,) = bars[f"depth {depth}"].lines  # type: ignore[attr-defined]
+        np.testing.assert_allclose(middle.get_ydata(), quantiles[1])
+        ends = np.array([segment[:, 1] for segment in segments.get_segments()])
+        np.testing.assert_allclose(ends, quantiles.isel(quantile=[0, 2]).transpose("beta", "quantile"))
+    (line,) = [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert list(line.get_ydata()) == [0.58, 0.58]
+
+
+def test_traversals_are_drawn_in_rows_by_latent_and_depth(curves: xr.DataTree, ax: Axes) -> None:
+    figures.traversals(curves, ax)
+    panels = np.array(ax.figure.axes[1:]).reshape(6, 3)
+    assert [panel.get_title() for panel in panels[3]] == [f"β = {beta:g}, depth 3" for beta in (0.001, 1, 5)]
+    data = curves["traversals"].to_dataset().sel(beta=1.0, depth=3, seed=0).isel(rank=2)
+    drawn = panels[5, 1].images[0].get_array()
+    np.testing.assert_array_equal(drawn[:, 4:8], data["traversal"].isel(sample=1, channel=0))
+    assert panels[5, 1].get_ylabel() == f"z{data['latent']:.0f}, {data['share']:.0%}"
+
+
+@pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
+def test_figure_draws_nothing_where_there_is_nothing_to_show(draw: Callable[..., Axes], ax: Axes) -> None:
+    study = Study.of(name="empty", beta=[0.1, 1], prior=["vamp", "flow"])
+    assert draw(empty_results(study), ax) is ax
+    assert not any(each.has_data() for each in ax.figure.axes)
+    assert figures.captions()[draw.__name__].endswith(".")
+
+
+def text_of(figure: Figure) -> list[Text]:
+    """All text that a reader sees."""
+    seen = []
+    for ax in figure.axes:
+        for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
+            ticks = [*zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)]
+            seen += [label for place, label in ticks if low <= place <= high]
+            seen.append(axis.label)
+        seen += [ax.title, *ax.texts, *(ax.get_legend().get_texts() if ax.get_legend() else [])]
+    return [text for text in seen if text.get_text().strip() and text.get_visible()]
+
+
+def test_no_text_of_any_figure_overlaps_another(curves: xr.DataTree) -> None:
+    drawn = figures.drawn(curves)
+    assert {"rate_distortion", "saturation", "learning_curves", "pareto_k", "traversals"} <= set(drawn)
+    for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        boxes = [(text.get_text(), text.get_window_extent()) for text in text_of(figure)]
+        assert len(boxes) > 5
+        for (one, first), (other, second) in combinations(boxes, 2):
+            assert not first.overlaps(second), f"{name}: '{one}' over '{other}'"
+            assert figure.bbox.x0 <= first.x0, f"{name}: '{one}'"
+            assert first.x1 <= figure.bbox.x1, f"{name}: '{one}'"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from pyrovae import Pair, Run, Study, build, make_pair, run
-from pyrovae.analysis import figures, memory_figures, tables
+from pyrovae.analysis import figures, picture_figures, tables
 from pyrovae.analysis.claims import claims
 from pyrovae.analysis.effects import Claim
 from pyrovae.build import make_data
@@ -278,16 +278,16 @@ def test_reconstructions_are_drawn_in_rows_by_kind_and_depth() -> None:
     names = ("original", "reconstruction", "memorised", "nearest")
     pictures = {name: (dims, rng.integers(0, 256, (4, 2, 2, 3, 1, 4, 4), dtype=np.uint8)) for name in names}
     data = xr.Dataset(pictures, {"beta": [0.01, 0.1, 1.0, 4.0], "depth": [1, 3], "seed": [0, 1]})
-    figure = memory_figures.reconstructions(xr.DataTree.from_dict({"/reconstructions": data}))
-    assert figure is not None
-    assert len(figure.axes) == 3 * 7
-    assert [ax.get_title() for ax in figure.axes[:3]] == ["β = 0.01", "β = 1", "β = 4"]
-    assert [ax.get_ylabel() for ax in figure.axes[::3]][4:] == [
+    figure = Figure()
+    picture_figures.reconstructions(xr.DataTree.from_dict({"/reconstructions": data}), figure.subplots())
+    panels = figure.axes[1:]
+    assert len(panels) == 3 * 7
+    assert [ax.get_title() for ax in panels[:3]] == ["β = 0.01", "β = 1", "β = 4"]
+    assert [ax.get_ylabel() for ax in panels[::3]][4:] == [
         "learned, depth 3",
         "memorising, depth 3",
         "nearest training, depth 3",
     ]
-    drawn = figure.axes[3 * 5 + 1].images[0].get_array()  # memorising, depth 3, β = 1
+    drawn = panels[3 * 5 + 1].images[0].get_array()  # memorising, depth 3, β = 1
     expected = data["memorised"].sel(beta=1, depth=3, seed=0).isel(channel=0).transpose("row", "sample", "column")
     np.testing.assert_array_equal(drawn, expected.values.reshape(4, 12))
-    assert memory_figures.reconstructions(xr.DataTree()) is None

@@ -22,7 +22,7 @@ from pyrovae.train import Interrupted, Training
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take longer than what is run here; the tests of the command see that they are drawn."""
-    monkeypatch.setattr(experiment.figures, "save", lambda *_: [])
+    monkeypatch.setattr(experiment.reporting, "draw", lambda *_: None)
 
 
 def small(**settings: Any) -> Study:

@@ -84,6 +84,7 @@ def test_wheel_holds_pyrovae_alone_and_runs_from_an_empty_folder(tmp_path: Path)
     folders = ("models", "guides", "analysis")
     expected = {f"pyrovae/{f.relative_to(ROOT)}" for folder in folders for f in (ROOT / folder).rglob("*.py")}
     expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "pyrovae").rglob("*") if f.suffix in (".py", ".yaml")}
+    expected |= {"pyrovae/analysis/report.html", "pyrovae/analysis/references.bib"}
     assert names - {"pyrovae/py.typed"} == expected
     target, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()

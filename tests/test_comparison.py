@@ -1,0 +1,132 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.table import Table
+from typer.testing import CliRunner
+
+from pyrovae import Study, run, tree
+from pyrovae.analysis import figures, report, tables
+from pyrovae.analysis.comparison import GROUPS, differences, joined, not_comparable
+from pyrovae.cli import app
+from pyrovae.errors import InputError
+from pyrovae.reporting import compare
+
+TINY = {"steps": 2, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
+
+
+def measured(number: int, /, **settings: Any) -> xr.DataTree:
+    """Results of a study with numbers of which no two are alike."""
+    found = tree.empty(Study.of(name="mine", **settings))
+    rng = np.random.default_rng(number)
+    for group in (*GROUPS, "runs", "curves"):
+        for name, values in found[group].data_vars.items():
+            if values.dtype.kind == "f":
+                found[group][name][:] = rng.uniform(1, 9, values.shape)
+    return found
+
+
+@pytest.fixture
+def trees() -> dict[str, xr.DataTree]:
+    return {
+        "deep": measured(0, beta=[0.1, 1], depth=[1, 3]),
+        "priors": measured(1, beta=[1, 2], prior=["vamp", "flow"], depth=3, seed=[0, 1], train_ratio=0.5),
+        "ratios": measured(2, beta=1, train_ratio=[0.1, 0.3], depth=3),
+    }
+
+
+def rows(table: Table) -> list[list[str]]:
+    return [list(row) for row in zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)]
+
+
+def test_joined_results_are_those_of_each_study_and_nothing_else(trees: dict[str, xr.DataTree]) -> None:
+    cells = joined(trees)["rate_distortion"].to_dataset()
+    number = 0
+    for name, shared in (
+        ("deep", {"prior": "standard_normal", "train_ratio": "–"}),
+        ("priors", {"depth": 3, "train_ratio": "0.5"}),
+        ("ratios", {"prior": "standard_normal", "depth": 3}),
+    ):
+        own = trees[name]["rate_distortion"].to_dataset()
+        if "train_ratio" in own.dims:
+            own = own.assign_coords(train_ratio=["0.1", "0.3"])
+        place = {axis: own[axis].values for axis in own.dims}
+        found = cells.sel(study=name, **shared).sel(place)
+        xr.testing.assert_allclose(found.transpose(*own.dims).drop_vars(["study", *shared]), own)
+        number += own["rate"].size
+    assert int(cells["rate"].notnull().sum()) == number
+
+
+def test_table_has_a_row_for_every_cell_of_every_study(trees: dict[str, xr.DataTree]) -> None:
+    for table in tables.measured(joined(trees)):
+        assert len(rows(table)) == 4 + 4 + 2
+    shown = [row[0] for row in rows(tables.rate_distortion(joined(trees)))]
+    assert [shown.count(name) for name in trees] == [4, 4, 2]
+
+
+def test_plane_holds_the_curves_of_all(trees: dict[str, xr.DataTree]) -> None:
+    drawn = figures.drawn(joined(trees))
+    assert set(drawn) >= {"rate_distortion", "distortion", "information", "saturation"}
+    lines = {str(line.get_label()): line for line in drawn["rate_distortion"].axes[0].lines}
+    own = trees["deep"]["rate_distortion"].to_dataset().sel(depth=3, split="test").mean("seed")
+    line = lines["study deep, prior standard_normal, train_ratio –, depth 3 test"]
+    np.testing.assert_allclose(line.get_xydata(), np.stack([own["rate"], own["distortion"]], axis=1)[[0, 1]])
+    assert sum(label.startswith("study") and label.endswith("test") for label in lines) == 2 + 2 + 2
+
+
+def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree]) -> None:
+    found = {row[0]: row[1:] for row in rows(differences(trees))}
+    assert found == {
+        "train_ratio": ["–", "0.5", "0.1, 0.3"],
+        "prior": ["standard_normal", "vamp, flow", "standard_normal"],
+        "depth": ["1, 3", "3", "3"],
+        "beta": ["0.1, 1", "1, 2", "1"],
+        "seed": ["0", "0, 1", "0"],
+    }
+    assert not_comparable(trees).endswith("the studies differ in train_ratio")
+    assert not_comparable({"deep": trees["deep"], "other": measured(3, beta=1, prior="vamp")}) == ""
+    trees["ratios"]["runs"]["versions"][:] = "pyrovae 9"
+    assert ["versions", "", "", "pyrovae 9"] in rows(differences(trees))
+
+
+def test_report_of_several_has_every_run_with_its_study(trees: dict[str, xr.DataTree]) -> None:
+    shown = report.page(trees, [])
+    assert shown.count("data-run=") == 4 + 8 + 2
+    assert all(f'data-axis="study" value="{name}"' in shown for name in trees)
+    assert "the studies differ in train_ratio" in shown
+
+
+def test_compare_command_tells_tables_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out, settings in (("a/quick", {"depth": 1}), ("b/quick", {"depth": [1, 3]})):
+        run(Study.load("quick", **TINY, beta=[0.1, 1], seed=0, **settings), out=out, quiet=True)
+    done = CliRunner().invoke(app, ["compare", "a/quick", "b/quick"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "where the studies differ in set-up" in done.output
+    assert [cells[1].strip() for line in done.output.splitlines() if len(cells := line.split("│")) == 5] == ["depth"]
+    assert f"{tmp_path}/a/quick: " in done.output  # two folders of one name are told apart by their paths
+    assert "report in runs/comparison/report.html" in done.output
+    assert {"rate_distortion.png", "report.html"} <= {file.name for file in Path("runs/comparison").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("folders", "out", "told"),
+    [
+        ([], "both", "expected the folders of two studies or more, got none"),
+        (["one", "./one"], "both", "expected the folders of two studies or more, got one, ./one"),
+        (["one", "nowhere"], "both", "nowhere: expected the folder of a study"),
+        (["one", "two"], "two", "two: expected a folder for the comparison, got that of a study"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(
+    folders: list[str], out: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        (Path(name) / "study.yaml").write_text(Study.of(name=name).to_yaml())
+    with pytest.raises(InputError, match=told):
+        compare(folders, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

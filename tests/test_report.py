@@ -1,0 +1,184 @@
+"""The report of a small study that was really run: what it says equals the results, and it needs nothing else."""
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pyrovae import Results, Study, build, run
+from pyrovae.analysis import references, report, tables
+from pyrovae.analysis.claims import claims
+from pyrovae.analysis.doubts import doubts
+from pyrovae.analysis.effects import is_loose
+from pyrovae.experiment import evaluate_again
+from pyrovae.study import PARTS, Run
+
+SMALL = {"steps": 8, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
+EVIL = "</script><script>alert('1')</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    study = Study.load("quick", **SMALL, beta=[0.1, 1], seed=[0, 1], description=EVIL)
+    folder = tmp_path_factory.mktemp("report") / "mine"
+    run(study, out=folder, quiet=True)
+    return evaluate_again(folder, prior="mixture", particles=30)[0]
+
+
+@pytest.fixture(scope="module")
+def text(results: Results) -> str:
+    return (results.folder / "report.html").read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """What a page asks for, and the text of its elements by tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.tags: list[str] = []
+        self.cells: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._open.append(tag)
+        self.asked += [value or "" for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] in ("td", "li", "p", "caption"):
+            self.cells.append(" ".join(data.split()))
+
+
+def facts_of(text: str) -> list[dict[str, dict[str, str]]]:
+    (facts,) = re.findall(r'<script type="application/json" id="facts">(.*?)</script>', text, re.DOTALL)
+    return json.loads(facts)  # type: ignore[no-any-return]
+
+
+def test_page_asks_for_nothing_outside_itself(text: str) -> None:
+    asked = Page(text).asked
+    assert sum(each.startswith("data:image/png;base64,") for each in asked) >= 8
+    assert all(each.startswith(("data:", "#")) for each in asked)
+
+
+def test_text_of_a_study_is_never_markup(text: str) -> None:
+    page = Page(text)
+    assert EVIL in page.cells
+    assert "onerror" not in re.sub(r"&lt;img.*?&gt;", "", text.replace("plotly", ""))[:2000]
+    assert page.tags.count("img") == len([each for each in page.asked if each.startswith("data:image/png")])
+
+
+def test_what_is_shown_of_a_run_equals_the_results(results: Results, text: str) -> None:
+    tree, seen = results.tree, set()
+    loose = is_loose(tree["likelihood"].to_dataset())
+    assert loose.any()
+    for fact in facts_of(text):
+        place = {"beta": float(fact["place"]["beta"]), **{key: int(fact["place"][key]) for key in ("seed", "depth")}}
+        seen.add(tuple(place.values()))
+        assert fact["place"]["prior"] == "standard_normal"
+        cell = tree["rate_distortion"].to_dataset().sel(place)
+        codes = tree["information"].to_dataset().sel(place)
+        expected = [cell[name].sel(split=split) for name in ("distortion", "rate") for split in ("train", "test")]
+        expected += [codes["mutual_information"], codes["prior_gap"], -cell["elbo"].sel(split="test")]
+        shown = [float(fact["numbers"][name]) for name in list(fact["numbers"])[:7]]
+        np.testing.assert_allclose(shown, [float(each) for each in expected], atol=0.00501)
+        bound = fact["numbers"]["bound of log p(x)"]
+        assert bound.endswith("†") == bool(loose.sel(place))
+        assert abs(float(bound.removesuffix("†")) - float(tree["likelihood/log_likelihood"].sel(place))) < 0.00501
+        assert str(fact["picture"]).startswith("data:image/png")
+    assert len(seen) == 8
+
+
+def test_claims_doubts_and_tables_are_those_of_the_results(results: Results, text: str) -> None:
+    cells = Page(text).cells
+    for tree in (results.tree, results.tree.children["evaluation_1"], results.tree.children["evaluation_2"]):
+        assert all(claim.text in cells and tables.effect(claim) in cells for claim in claims(tree))
+        assert doubts(tree)
+        assert set(doubts(tree)) <= set(cells)
+        for table in tables.measured(tree):
+            assert {str(cell) for column in table.columns for cell in column.cells} <= set(cells)
+    assert any("mixture in the place of each run's own prior" in cell for cell in cells)
+
+
+def test_references_are_those_of_the_parts_used() -> None:
+    plain = Study.load("quick")
+    both = plain.replace(prior=["vamp", "flow"], warmup=0.5)
+    keys = {
+        name: set(re.findall(r"^@\w+\{(.*),$", references.bibtex([study]), re.MULTILINE))
+        for name, study in (
+            ("plain", plain),
+            ("both", both),
+            ("annealed", plain.replace(**{"measure.temperatures": 5})),
+        )
+    }
+    assert {"bozkurt2021rate", "bingham2019pyro"} <= keys["plain"]
+    assert keys["both"] - keys["plain"] == {"tomczak2018vampprior", "durkan2019neural", "bowman2016generating"}
+    assert keys["annealed"] - keys["plain"] == {
+        "neal2001annealed",
+        "wu2017quantitative",
+        "grosse2015sandwiching",
+    }
+    assert "usedby" not in references.bibtex([both])
+
+
+def used_by() -> Iterator[str]:
+    for entry in references.entries():
+        (uses,) = re.findall(r"^  usedby = \{(.*)\},$", entry, re.MULTILINE)
+        yield from uses.split(", ")
+
+
+def test_every_reference_is_of_something_that_exists() -> None:
+    assert len(references.entries()) == len(
+        re.findall(r"^@", (Path(references.__file__).parent / "references.bib").read_text(), re.MULTILINE)
+    )
+    for use in used_by():
+        setting, equals, name = use.partition("=")
+        if equals:
+            assert setting in PARTS
+            assert name in build.REGISTRIES[setting], use
+        else:
+            assert use in ("all", "annealing", "warmup", "cycles")
+
+
+def test_every_data_set_of_others_is_cited() -> None:
+    assert {f"data={name}" for name in build.DATA} - set(used_by()) == {"data=tetrominoes"}
+
+
+def test_runs_above_a_number_are_shown_without_pictures(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "PICTURED", 7)
+    shown = report.page({"mine": results.tree}, [])
+    assert not any(fact["picture"] for fact in facts_of(shown))
+    assert "Reconstructions are shown for up to 7 runs" in " ".join(shown.split())
+
+
+def test_training_that_stands_still_has_converged_and_one_that_falls_has_not(results: Results) -> None:
+    tree = results.tree.copy(deep=True)
+    steps = tree["curves"].step.values.astype(float)
+    early = xr.DataArray(np.where(steps <= steps[-1] / 2, 100 - 100 * steps / steps[-1], 50), dims="step")
+    tree["curves/loss"][:] = early.broadcast_like(tree["curves/loss"])
+    assert not [line for line in doubts(tree) if "converged" in line]
+    late = xr.DataArray(100 - 100 * steps / steps[-1], dims="step")
+    tree["curves/loss"].loc[{"seed": 1}] = late.broadcast_like(tree["curves/loss"].sel(seed=1))
+    (line,) = [line for line in doubts(tree) if "converged" in line]
+    assert steps[0] == 1
+    assert steps[-1] == 8
+    assert line.startswith(
+        f"4 of 8 trainings had not converged: the last quarter of their steps brought up to {2 / 7:.1%}"
+    )
+
+
+def test_settings_that_are_no_axes_are_shown(text: str) -> None:
+    settings = dict(re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", text))
+    assert settings["steps"] == "8"
+    assert settings["beta"] == "0.1, 1"
+    assert settings.keys() <= Run.model_fields.keys()
