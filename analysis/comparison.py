@@ -35,10 +35,8 @@ def joined(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
     groups = {}
     for group in GROUPS:
         parts = [
-            tree[group]
-            .to_dataset()
-            .assign_coords({axis: list(map(written, tree[group][axis].values)) for axis in mixed})
-            for tree in placed.values()
+            data.assign_coords({axis: list(map(written, data[axis].values.tolist())) for axis in mixed})
+            for data in (tree[group].to_dataset() for tree in placed.values())
         ]
         groups[group] = xr.concat(parts, names, join="outer", combine_attrs="override")
     return xr.DataTree.from_dict(groups)
@@ -95,4 +93,4 @@ def _text(value: Any) -> str:
 
 
 def _made(tree: xr.DataTree, name: str) -> str:
-    return "; ".join(sorted(set(tree["runs"][name].values.flatten().tolist()) - {""}))
+    return "; ".join(sorted(set(tree["runs"].to_dataset()[name].values.flatten().tolist()) - {""}))

@@ -99,7 +99,7 @@ def panels(ax: Axes, rows: int, columns: int, size: tuple[float, float], **share
     ax.set_yticks([])
     grid = ax.get_subplotspec()
     assert grid is not None, "axes that subplots made"
-    return grid.subgridspec(rows, columns).subplots(squeeze=False, **shared)  # type: ignore[no-any-return]
+    return grid.subgridspec(rows, columns).subplots(squeeze=False, **shared)
 
 
 def strip(ax: Axes, images: xr.DataArray, label: str) -> None:

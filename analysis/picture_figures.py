@@ -23,7 +23,7 @@ def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
     if "reconstructions" not in tree.children:
         return ax
     pictures = tree["reconstructions"].to_dataset()
-    pictures = _at_first(pictures, pictures["original"], ["beta", "depth", *_SIDES])
+    pictures = _at_first(pictures, "original", ["beta", "depth", *_SIDES])
     depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
     betas = shown(pictures.beta.values.tolist())
     rows = 1 + len(_ROWS) * len(depths)
@@ -49,8 +49,8 @@ def samples(tree: xr.DataTree, ax: Axes) -> Axes:
     if "samples" not in tree.children:
         return ax
     axis = several(tree, ["prior", "gamma"]) or "beta"
-    drawn = tree["samples"].to_dataset()["image"]
-    images = _at_first(drawn, drawn, [axis, "beta", *_SIDES])
+    pictures = tree["samples"].to_dataset()
+    images = _at_first(pictures, "image", [axis, "beta", *_SIDES])["image"]
     blocks = [None] if axis == "beta" else images.beta.values.tolist()
     rows = images.sizes[axis]
     axes = panels(ax, rows, len(blocks), (1.2 + 3.6 * len(blocks), 0.6 + 0.5 * rows))
@@ -61,9 +61,8 @@ def samples(tree: xr.DataTree, ax: Axes) -> Axes:
         strip(panel, cell, label if column == 0 else "")
         if row == 0 and beta is not None:
             panel.set_title(f"β = {beta:g}")
-    held = ", ".join(
-        f"{dim} {drawn[dim].values[0]}" for dim in drawn.dims if dim not in images.dims and drawn.sizes[dim] > 1
-    )
+    dropped = [dim for dim, size in pictures.sizes.items() if dim not in images.dims and size > 1]
+    held = ", ".join(f"{dim} {pictures[dim].values[0]}" for dim in dropped)
     axes[-1, 0].set_xlabel(f"decoded from p(z){f' ({held})' if held else ''}")
     return ax
 
@@ -78,7 +77,7 @@ def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
     if "traversals" not in tree.children:
         return ax
     pictures = tree["traversals"].to_dataset()
-    pictures = _at_first(pictures, pictures["traversal"], ["beta", "depth", "rank", *_SIDES])
+    pictures = _at_first(pictures, "traversal", ["beta", "depth", "rank", *_SIDES])
     depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
     betas = shown(pictures.beta.values.tolist())
     ranks = pictures.sizes["rank"]
@@ -104,7 +103,7 @@ def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
         return ax
     axis = several(tree, ["prior", "gamma"])
     plane = tree["plane"].to_dataset()
-    plane = _at_first(plane, plane["log_q"], [str(axis), "beta", "row", "column"])
+    plane = _at_first(plane, "log_q", [str(axis), "beta", "row", "column"])
     values = [None] if axis is None else plane[axis].values.tolist()
     betas = plane.beta.values.tolist()
     axes = panels(ax, len(betas), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(betas)))
@@ -130,6 +129,6 @@ def _share_of_highest(log_density: np.ndarray) -> np.ndarray:
     return np.exp(log_density - np.nanmax(log_density))
 
 
-def _at_first(data: xr.Dataset, array: xr.DataArray, free: list[str]) -> xr.Dataset:
-    """Data at the first value of every axis of an array that is not free."""
-    return data.isel({dim: 0 for dim in array.dims if dim not in free})
+def _at_first(data: xr.Dataset, name: str, free: list[str]) -> xr.Dataset:
+    """Data at the first value of every axis of one of their variables that is not free."""
+    return data.isel({dim: 0 for dim in data[name].dims if dim not in free})

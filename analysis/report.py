@@ -42,7 +42,7 @@ class Part:
 
     heading: str
     description: str
-    claims: list[tuple[str, str, str, str]]
+    claims: Sequence[tuple[str, str, str, str]]
     doubts: list[str]
     tables: list["Sheet"]
 
