@@ -26,10 +26,15 @@ def unconverged(curves: xr.Dataset) -> xr.DataArray:
 
     (L(¾T) − L(T)) / (L(0) − L(T)), with L the loss on the first training images, always with the same noise; NaN where
     the curve has not come to its end, or the loss has not fallen.
+
+    Example:
+        >>> coords = {"split": ["train"], "step": [0, 10, 75, 100]}
+        >>> unconverged(xr.Dataset({"loss": (["split", "step"], [[100, 60, 52, 50]])}, coords)).item()
+        0.04
     """
     loss = curves["loss"].sel(split="train", drop=True)
     steps = loss["step"].values
-    late = steps[steps <= 0.75 * steps[-1]][-1]
+    late = max([steps[0], *steps[steps <= 0.75 * steps[-1]]])
     first, before, last = (loss.sel(step=step, drop=True) for step in (steps[0], late, steps[-1]))
     return ((before - last) / (first - last)).where(first > last)
 

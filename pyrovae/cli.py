@@ -108,8 +108,7 @@ def run_study(
     except KeyboardInterrupt:
         _print(f"stopped; what was done is in {folder}, and the same command goes on from there")
         raise typer.Exit(130) from None
-    _report(results.tree, figures=folder / "figures")
-    _print(f"report in {folder / 'report.html'}")
+    _report(results.tree, folder)
 
 
 @app.command()
@@ -117,7 +116,7 @@ def show(folder: Folder) -> None:
     """Print the tables and the claims of a study again."""
     from pyrovae.build import open_results
 
-    _report(open_results(folder).tree, figures=folder / "figures")
+    _report(open_results(folder).tree, folder)
 
 
 @app.command()
@@ -217,8 +216,7 @@ def evaluate(
         folder, prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
     name = str(again.name) if prior is None else f"{again.name}, {prior}"
-    figures = folder / "figures" / str(again.name)
-    _report(side_by_side({"before": results.tree, name: again}), claimed=again, figures=figures)
+    _report(side_by_side({"before": results.tree, name: again}), folder, again)
     if prior is not None:
         _print(
             f"{prior} is in the place of each run's own prior, fitted to its encodings; D is the same, image by image"
@@ -341,13 +339,14 @@ def _counts(counts: dict[int, int]) -> str:
     return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
 
 
-def _report(tree: Any, *, figures: Path, claimed: Any = None) -> None:
-    """Prints the tables of a tree, the claims of it or of another, and what casts doubt on them."""
+def _report(tree: Any, folder: Path, again: Any = None) -> None:
+    """Prints the tables of a tree, and of it or of a later measurement the claims and what casts doubt on them."""
     from pyrovae.analysis import tables
     from pyrovae.analysis.claims import claims
     from pyrovae.analysis.doubts import doubts
+    from pyrovae.reporting import REPORT
 
-    told = tree if claimed is None else claimed
+    told, figures = (tree, folder / "figures") if again is None else (again, folder / "figures" / str(again.name))
     console = _console()
     for table in (*tables.measured(tree), tables.difficulty(told)):
         console.print(table, soft_wrap=True)
@@ -355,6 +354,8 @@ def _report(tree: Any, *, figures: Path, claimed: Any = None) -> None:
         _print(line)
     if drawn := sorted(figures.glob("*.png")):
         _print(f"figures in {figures}: {', '.join(figure.name for figure in drawn)}")
+    if (folder / REPORT).exists():
+        _print(f"report in {folder / REPORT}")
 
 
 def _console() -> Console:
