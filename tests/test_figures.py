@@ -181,6 +181,10 @@ def test_learning_curves_have_a_panel_for_the_ends_and_the_middle_of_beta(curves
         for depth, split in product([1, 3], ["train", "test"]):
             expected = data.sel(depth=depth, split=split, beta=beta)
             np.testing.assert_allclose(drawn[f"depth {depth} {split}"], np.stack([data.step, expected], axis=1))
+        assert {str(line.get_label()).split()[-1]: line.get_linestyle() for line in panel.lines} == {
+            "train": "--",
+            "test": "-",
+        }
 
 
 def test_pareto_k_is_drawn_as_quantiles_over_images_and_seeds(curves: xr.DataTree, ax: Axes) -> None:
