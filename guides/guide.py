@@ -42,6 +42,6 @@ class Guide(PyroModule, metaclass=_AbstractModule):
         return self.distribution(self.encoder(x))
 
     def forward(self, x: Tensor, beta: float | Tensor = 1.0, **of_the_model: Any) -> Tensor:
-        """Runs the program on images ``x`` [batch, *event_shape]."""
+        """Runs the program on images ``x`` ``[batch, *event_shape]``."""
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             return pyro.sample("z", self.posterior(x))

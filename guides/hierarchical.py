@@ -37,7 +37,7 @@ class Hierarchical(MeanField):
         self.above = MLP((latent_size,), (width,), 2 * latent_size)
 
     def forward(self, x: Tensor, beta: float | Tensor = 1.0, **of_the_model: Any) -> Tensor:
-        """Runs the program on images ``x`` [batch, *event_shape]."""
+        """Runs the program on images ``x`` ``[batch, *event_shape]``."""
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             z1 = pyro.sample("z1", self.posterior(x))
             loc, log_scale = self.above(z1).chunk(2, dim=-1)

@@ -60,7 +60,7 @@ class GapVAE(VAE):
         index: Tensor | None = None,
         gamma: float | Tensor | None = None,
     ) -> Tensor:
-        """Runs the program: conditioned on images ``x`` [batch, *event_shape], or sampling ``n`` of them.
+        """Runs the program: conditioned on images ``x`` ``[batch, *event_shape]``, or sampling ``n`` of them.
 
         Args:
             index: which training images ``x`` are, ``[batch]``; None if they are none.

@@ -44,7 +44,7 @@ class HierarchicalVAE(VAE):
     def forward(  # type: ignore[override]
         self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1
     ) -> Tensor:
-        """Runs the program: conditioned on images ``x`` [batch, *event_shape], or sampling ``n`` of them."""
+        """Runs the program: conditioned on images ``x`` ``[batch, *event_shape]``, or sampling ``n`` of them."""
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):
                 z2 = pyro.sample("z2", self.prior())

@@ -44,7 +44,7 @@ class VAE(PyroModule):
     def forward(
         self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1, index: Tensor | None = None
     ) -> Tensor:
-        """Runs the program: conditioned on images ``x`` [batch, *event_shape], or sampling ``n`` of them.
+        """Runs the program: conditioned on images ``x`` ``[batch, *event_shape]``, or sampling ``n`` of them.
 
         Args:
             index: which training images ``x`` are, ``[batch]``; None if they are none. Only a prior that knows the

@@ -14,7 +14,7 @@ from pyrovae.networks import zuko_flows
 
 
 class Flow(Prior):
-    """The learned flow p(z) = N(T(z); 0, I) |det ∂T/∂z| (Rezende & Mohamed 2015), by zuko.
+    """The learned flow p(z) = ``N(T(z); 0, I) |det ∂T/∂z|`` (Rezende & Mohamed 2015), by zuko.
 
     T shifts and stretches every dimension, because splines bend nothing outside of [−5, 5], and then makes three
     autoregressive transforms: rational-quadratic splines ("NSF", Durkan et al. 2019), or affine ones ("MAF",

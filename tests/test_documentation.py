@@ -1,0 +1,177 @@
+"""The documentation: every command and every piece of code in it is run, page by page and in order, at a small size."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyro
+import pytest
+import torch
+
+from pyrovae import Study, build
+from pyrovae.cli import main
+from pyrovae.data import Source
+from pyrovae.diagnose import diagnose_run
+from pyrovae.estimators import Annealing, Optimisation
+from pyrovae.study import shipped
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "analysis/docs").glob("*.md"))]
+FENCE = re.compile(r"^\s*```(\S+)$", re.MULTILINE)
+BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: The first line of a block that is a file, such as "# mine.py"; a script has "#!" before it.
+NAMED = re.compile(r"(?:#!.*\n)?# ([\w-]+\.\w+)\n")
+LINK = re.compile(r"\]\(([^)\s#]+)")
+#: Studies that take real data or long.
+DEAR = frozenset(shipped().keys() - {"quick"})
+
+#: Settings of every study that is run.
+SMALL: dict[str, Any] = {
+    "steps": 2,
+    "width": 8,
+    "seed": 0,
+    "batch_size": 16,
+    "train_images": 256,
+    "test_images": 64,
+    "measure.images": 64,
+    "measure.outer": 16,
+    "measure.likelihood_images": 8,
+    "measure.particles": 8,
+    "measure.reconstructions": 8,
+    "measure.probe": 16,
+    "measure.points": 2,
+}
+SMALLER = {
+    "run": [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")],
+    "evaluate": ["--images", "16", "--samples", "1", "--outer", "16", "--particles", "8"],
+    "diagnose": ["--chains", "2", "--draws", "10", "--warmup", "10"],
+}
+#: What is called in a block of commands, and not done: each call of pyrovae is written down, one word a line.
+PROGRAMS = {
+    "pyrovae": 'printf "%s\\n" "$@" --end-- >>"$CALLS"',
+    "python": "",
+    "python3": "",
+    "jupyter": "",
+    # Two tasks of an array, one after another.
+    "sbatch": 'for task in 0 1; do SLURM_ARRAY_TASK_ID=$task SLURM_CPUS_PER_TASK=1 bash -eu "$1"; done',
+}
+
+
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in; what can only be made smaller from inside; and no pictures, which take longest."""
+    folder = tmp_path / "reader"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(diagnose_run.__kwdefaults__, "annealing", Annealing(5, 2))
+    monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(5))
+    monkeypatch.setattr("pyrovae.diagnose.CHECKED", 16)
+    monkeypatch.setattr("pyrovae.swap.STEPS", 5)
+    monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: Path(file).touch())
+    yield folder
+    pyro.clear_param_store()
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mnist", "fashion_mnist"):
+        monkeypatch.setitem(build.DATA, name, lambda: _digits())
+    _follow(page, plan=DEAR)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(f"pyrovae run {name}" in _text(page) for name in DEAR)],
+    ids=lambda page: page.stem,
+)
+def test_page_does_what_it_says_with_real_data(page: Path) -> None:
+    _follow(page)
+
+
+def test_links_of_the_readme_lead_to_files() -> None:
+    """Those of the other pages are followed where the site is built."""
+    links = [link for link in LINK.findall(_text(ROOT / "README.md")) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def _digits() -> Source:
+    """As many images as MNIST has, of ten classes."""
+    images = torch.randint(256, (100, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(70_000)
+    return Source("digits", 70_000, lambda rows: images[rows % 100], labels=rows % 10, published=rows < 60_000)
+
+
+def _follow(page: Path, plan: frozenset[str] = frozenset()) -> None:
+    """Does what a reader does: writes files, gives commands and runs code, in the order of the page.
+
+    Args:
+        plan: studies that are planned and not run; what needs their results is left out.
+    """
+    names: dict[str, Any] = {"__name__": "__main__"}
+    blocks = BLOCK.findall(_text(page))
+    shown = {"text", "{toctree}", "{eval-rst}"}
+    assert [language for language, _ in blocks] == [each for each in FENCE.findall(_text(page)) if each not in shown]
+    for language, text in blocks:
+        if named := NAMED.match(text):
+            Path(named[1]).write_text(text, encoding="utf-8")
+        elif language == "sh":
+            for words in _calls(text):
+                _call(words + ["--plan"] * (words[0] == "run" and not plan.isdisjoint(words)))
+        elif language == "python" and not any(f"runs/{name}" in text for name in plan):
+            with (
+                mock.patch.object(sys, "path", [os.getcwd(), *sys.path]),
+                mock.patch.object(Study, "load", _small(Study.load)),
+            ):
+                exec(compile(text, page.name, "exec"), names)
+
+
+def _calls(commands: str) -> list[list[str]]:
+    """The calls of pyrovae in a block of commands, as the shell makes them."""
+    programs, calls, activate = Path("../programs"), Path("../calls"), Path(".venv/bin/activate")
+    for folder in (programs, activate.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    activate.touch()
+    for name, text in PROGRAMS.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    calls.write_text("", encoding="utf-8")
+    path = f"{programs.resolve()}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "CALLS": str(calls.resolve())}
+    subprocess.run(["bash", "-euc", commands], env=environment, check=True)
+    return [call.strip("\n").split("\n") for call in calls.read_text(encoding="utf-8").split("--end--\n")[:-1]]
+
+
+def _call(words: list[str]) -> None:
+    """Calls the command in this process, which need not import torch again."""
+    importlib.invalidate_caches()
+    words = ["pyrovae", *words, *SMALLER.get(words[0], []), *["--chains", "2"] * ("--ais" in words)]
+    with (
+        mock.patch.object(sys, "argv", words),
+        mock.patch.object(sys, "path", list(sys.path)),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    assert not ended.value.code, " ".join(words)
+
+
+def _small(load: Callable[..., Study]) -> Callable[..., Study]:
+    def loaded(source: str | Path, *, trust: Any = (), **overrides: Any) -> Study:
+        return load(source, trust=trust, **(overrides if trust is None else overrides | SMALL))
+
+    return loaded
