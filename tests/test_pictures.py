@@ -48,8 +48,8 @@ def test_traversals_run_over_q_along_the_latents_that_tell_images_most_apart() -
 
 
 def test_latents_of_no_variance_are_last_and_no_nan() -> None:
-    loc = torch.stack([torch.zeros(N), torch.linspace(-1, 1, N)], dim=1)
-    q = normal(loc, torch.full((N, 2), 1e-30))
+    loc = torch.stack([torch.zeros(N), torch.linspace(-1, 1, N)], dim=1).double()
+    q = normal(loc, torch.full((N, 2), 1e-200, dtype=torch.float64))
     found = traversals(Flat(), q, normal(torch.zeros(1, 2), torch.ones(1, 2)), X, seed=0)  # type: ignore[arg-type]
     assert found["latent"].tolist() == [1, 0]
     assert np.isfinite(found["share"]).all()

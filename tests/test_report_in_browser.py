@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: no chr
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     small = {"steps": 20, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
     folder = tmp_path_factory.mktemp("browser") / "mine"
-    run(Study.load("quick", **small, beta=[0.1, 1, 10], seed=[0, 1]), out=folder, quiet=True)
+    run(Study.load("quick", **small, beta=[0.1, 2, 10], seed=[0, 1]), out=folder, quiet=True)
     return (folder / "report.html").as_uri()
 
 
@@ -113,7 +113,7 @@ def test_filter_hides_runs_in_plane_and_table(page: Any) -> None:
     page.locator("#filters input[data-axis=beta][value='10']").uncheck()
     page.locator("#filters input[data-axis=depth][value='3']").uncheck()
     assert len(points(page)) == 8
-    assert set(column(page, "beta")) == {"0.1", "1"}
+    assert set(column(page, "beta")) == {"0.1", "2"}
     assert set(column(page, "depth")) == {"1"}
     assert page.locator("#plane .scatterlayer .point").count() == 8
     page.locator("#filters input[data-axis=beta][value='10']").check()
@@ -130,7 +130,7 @@ def test_headings_sort_numbers_as_numbers(page: Any) -> None:
     heading.click()
     assert [float(text) for text in column(page, "D test")] == sorted(values, reverse=True)
     page.locator("#runs thead button", has_text="beta").click()
-    assert column(page, "beta") == ["0.1"] * 4 + ["1"] * 4 + ["10"] * 4
+    assert column(page, "beta") == ["0.1"] * 4 + ["2"] * 4 + ["10"] * 4
     assert page.locator("#runs th[aria-sort=ascending]").all_text_contents() == ["beta"]
 
 
