@@ -86,10 +86,10 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
         title=" and ".join(trees),
         version=metadata.version("pyrovae"),
         studies=studies,
-        set_up=Sheet.of(differences(trees)) if not one else _set_up(*studies.values()),
+        set_up=_set_up(*studies.values()) if one else Sheet.of(differences(trees)),
         caution="" if one else not_comparable(trees),
         plane=_plane(runs).to_html(full_html=False, include_plotlyjs=True, div_id="plane", config=_CONFIG),
-        axes={axis: list(dict.fromkeys(map(written, runs.frame[axis]))) for axis in runs.varied},
+        axes={axis: _values(runs.frame[axis]) for axis in runs.varied},
         all_runs=_sheet(runs),
         facts=_facts(runs, trees),
         pictured=PICTURED if len(runs.frame) > PICTURED else 0,
@@ -165,6 +165,11 @@ def _facts(runs: AllRuns, trees: Mapping[str, xr.DataTree]) -> list[dict[str, An
         }
         for _, run in runs.frame.iterrows()
     ]
+
+
+def _values(axis: pd.Series) -> list[str]:
+    """The values of an axis, numbers in their order."""
+    return list(dict.fromkeys(map(written, axis if axis.dtype == object else axis.sort_values())))
 
 
 def _number(run: pd.Series, name: str) -> str:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def measured(number: int, /, **settings: Any) -> xr.DataTree:
 def trees() -> dict[str, xr.DataTree]:
     return {
         "deep": measured(0, beta=[0.1, 1], depth=[1, 3]),
-        "priors": measured(1, beta=[1, 2], prior=["vamp", "flow"], depth=3, seed=[0, 1], train_ratio=0.5),
+        "priors": measured(1, beta=[2, 1], prior=["vamp", "flow"], depth=3, seed=[0, 1], train_ratio=0.5),
         "ratios": measured(2, beta=1, train_ratio=[0.1, 0.3], depth=3),
     }
 
@@ -82,7 +83,7 @@ def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree])
         "train_ratio": ["–", "0.5", "0.1, 0.3"],
         "prior": ["standard_normal", "vamp, flow", "standard_normal"],
         "depth": ["1, 3", "3", "3"],
-        "beta": ["0.1, 1", "1, 2", "1"],
+        "beta": ["0.1, 1", "2, 1", "1"],
         "seed": ["0", "0, 1", "0"],
     }
     assert not_comparable(trees).endswith("the studies differ in train_ratio")
@@ -96,6 +97,7 @@ def test_report_of_several_has_every_run_with_its_study(trees: dict[str, xr.Data
     assert shown.count("data-run=") == 4 + 8 + 2
     assert all(f'data-axis="study" value="{name}"' in shown for name in trees)
     assert "the studies differ in train_ratio" in shown
+    assert re.findall(r'data-axis="beta" value="(.*?)"', shown) == ["0.1", "1", "2"]
 
 
 def test_compare_command_tells_tables_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
