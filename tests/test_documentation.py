@@ -33,9 +33,10 @@ DEAR = frozenset(shipped().keys() - {"quick"})
 
 #: Settings of every study that is run.
 SMALL: dict[str, Any] = {
+    "seed": 0,
+    "depth": 1,
     "steps": 2,
     "width": 8,
-    "seed": 0,
     "batch_size": 16,
     "train_images": 256,
     "test_images": 64,
@@ -47,11 +48,10 @@ SMALL: dict[str, Any] = {
     "measure.probe": 16,
     "measure.points": 2,
 }
-SMALLER = {
-    "run": [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")],
-    "evaluate": ["--images", "16", "--samples", "1", "--outer", "16", "--particles", "8"],
-    "diagnose": ["--chains", "2", "--draws", "10", "--warmup", "10"],
-}
+#: Those that are left alone on a page that varies them, or takes a run by them.
+VARIED = {"depth": re.compile(r"\bdepth=(3|\$)"), "train_images": re.compile(r"\btrain_images(=|: )\[")}
+#: What is given to `pyrovae evaluate` instead, where it is given any.
+EFFORT = {"--images": "16", "--samples": "1", "--outer": "16", "--particles": "8"}
 #: What is called in a block of commands, and not done: each call of pyrovae is written down, one word a line.
 PROGRAMS = {
     "pyrovae": 'printf "%s\\n" "$@" --end-- >>"$CALLS"',
@@ -69,7 +69,7 @@ def _text(page: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in; what can only be made smaller from inside; and no pictures, which take longest."""
+    """An empty folder to work in; and less of what takes long: tracing, annealing, pictures."""
     folder = tmp_path / "reader"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -77,7 +77,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(5))
     monkeypatch.setattr("pyrovae.diagnose.CHECKED", 16)
     monkeypatch.setattr("pyrovae.swap.STEPS", 5)
+    monkeypatch.setattr("pyrovae.train.Training._ways", lambda *_: ["run by run"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
+    monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", ())
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: Path(file).touch())
     yield folder
     pyro.clear_param_store()
@@ -123,20 +125,21 @@ def _follow(page: Path, plan: frozenset[str] = frozenset()) -> None:
     Args:
         plan: studies that are planned and not run; what needs their results is left out.
     """
+    whole, shown = _text(page), {"text", "{toctree}", "{eval-rst}"}
     names: dict[str, Any] = {"__name__": "__main__"}
-    blocks = BLOCK.findall(_text(page))
-    shown = {"text", "{toctree}", "{eval-rst}"}
-    assert [language for language, _ in blocks] == [each for each in FENCE.findall(_text(page)) if each not in shown]
+    settings = {key: value for key, value in SMALL.items() if key not in VARIED or not VARIED[key].search(whole)}
+    blocks = BLOCK.findall(whole)
+    assert [language for language, _ in blocks] == [each for each in FENCE.findall(whole) if each not in shown]
     for language, text in blocks:
         if named := NAMED.match(text):
             Path(named[1]).write_text(text, encoding="utf-8")
         elif language == "sh":
             for words in _calls(text):
-                _call(words + ["--plan"] * (words[0] == "run" and not plan.isdisjoint(words)))
+                _call(words + ["--plan"] * (words[0] == "run" and not plan.isdisjoint(words)), settings)
         elif language == "python" and not any(f"runs/{name}" in text for name in plan):
             with (
                 mock.patch.object(sys, "path", [os.getcwd(), *sys.path]),
-                mock.patch.object(Study, "load", _small(Study.load)),
+                mock.patch.object(Study, "load", _small(Study.load, settings)),
             ):
                 exec(compile(text, page.name, "exec"), names)
 
@@ -157,10 +160,20 @@ def _calls(commands: str) -> list[list[str]]:
     return [call.strip("\n").split("\n") for call in calls.read_text(encoding="utf-8").split("--end--\n")[:-1]]
 
 
-def _call(words: list[str]) -> None:
+def _call(words: list[str], settings: dict[str, Any]) -> None:
     """Calls the command in this process, which need not import torch again."""
     importlib.invalidate_caches()
-    words = ["pyrovae", *words, *SMALLER.get(words[0], []), *["--chains", "2"] * ("--ais" in words)]
+    match words[0]:
+        case "run":
+            less = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        case "evaluate":
+            less = [word for option in EFFORT.keys() & words for word in (option, EFFORT[option])]
+            less += ["--chains", "2"] * ("--ais" in words)
+        case "diagnose":
+            less = ["--chains", "2", "--draws", "10", "--warmup", "10"]
+        case _:
+            less = []
+    words = ["pyrovae", *words, *less]
     with (
         mock.patch.object(sys, "argv", words),
         mock.patch.object(sys, "path", list(sys.path)),
@@ -170,8 +183,10 @@ def _call(words: list[str]) -> None:
     assert not ended.value.code, " ".join(words)
 
 
-def _small(load: Callable[..., Study]) -> Callable[..., Study]:
+def _small(load: Callable[..., Study], settings: dict[str, Any]) -> Callable[..., Study]:
+    """`Study.load` at the size of the commands; not where what was run is read again."""
+
     def loaded(source: str | Path, *, trust: Any = (), **overrides: Any) -> Study:
-        return load(source, trust=trust, **(overrides if trust is None else overrides | SMALL))
+        return load(source, trust=trust, **(overrides if trust is None else overrides | settings))
 
     return loaded
