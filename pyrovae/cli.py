@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins the lines of a paragraph
 )
 #: typer names only this error's kinds.
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -64,7 +65,7 @@ class Compile(StrEnum):
 @app.command("run")
 def run_study(
     study: Annotated[str, typer.Argument(help=STUDY_HELP)] = "quick",
-    out: Annotated[Path | None, typer.Option(help="Folder for the results. [default: runs/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="runs/NAME")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; a list, as in beta=[0.1,1], is an axis."),
@@ -135,7 +136,7 @@ def report(folder: Folder) -> None:
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR…", help="The folders of two studies or more.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of two studies or more.")],
     out: Annotated[Path, typer.Option(help="Folder for figures and report.html.")] = Path("runs/comparison"),
 ) -> None:
     """Put several studies in one table and one plane, and say where they differ in set-up.
@@ -184,9 +185,13 @@ def evaluate(
     ] = False,
     temperatures: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Steps of --ais from p(z) to p(z|x): more are tighter. [default: {TEMPERATURES}]"),
+        typer.Option(
+            min=1, help="Steps of --ais from p(z) to p(z|x): more are tighter.", show_default=str(TEMPERATURES)
+        ),
     ] = None,
-    chains: Annotated[int | None, typer.Option(help="Chains of --ais an image. [default: as in the study]")] = None,
+    chains: Annotated[
+        int | None, typer.Option(help="Chains of --ais an image.", show_default="as in the study")
+    ] = None,
     prior: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A prior to swap in: fitted to the encodings, all else stays as trained."),
