@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SHAPES = ("o", "s", "^", "D", "v", "P", "X")
 #: Most entries of a legend inside the axes, and of one beside them, that leave room for the curves.
 INSIDE, BESIDE = 10, 24
-#: Most β that panels and pictures are shown at: the lowest, the one nearest to 1, and the highest.
+#: Most β that panels and pictures are shown at, the lowest, the one nearest to 1, and the highest.
 BETAS = 3
 STYLE = {
     "font.size": 9,

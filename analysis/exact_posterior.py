@@ -17,7 +17,7 @@ from pyrovae.machine import one_thread
 from pyrovae.pair import Pair, latent_sites, log_weight
 from pyrovae.streams import key, seeded
 
-#: Deepest tree of NUTS: a trajectory of at most 2⁸ − 1 steps.
+#: Deepest tree of NUTS, a trajectory of at most 2⁸ − 1 steps.
 DEPTH = 8
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from pyrovae.analysis.drawing import curves, legend
 from pyrovae.analysis.effects import is_loose
 
-#: k̂ below this is drawn here: any such weights can be trusted.
+#: k̂ below this is drawn here, as any such weights can be trusted.
 LOWEST = -0.5
 #: How far apart the curves stand at a β, in factors of β.
 _APART = 1.08

@@ -28,7 +28,7 @@ class FromNoise(Protocol):
     """A distribution that can be drawn from given noise and be cut, and knows itself how."""
 
     noise_shape: torch.Size
-    """Shape of the standard normal noise behind one draw: batch shape first."""
+    """Shape of the standard normal noise behind one draw, batch shape first."""
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """One draw as a differentiable function of standard normal noise."""

@@ -20,7 +20,7 @@ PER_RUN = ("beta", "gamma", "seed")
 ALWAYS_AXES = ("beta", "seed")
 #: Settings that name a part of a run, which may be its user's own.
 PARTS = ("data", "split", "pair", "model", "prior", "likelihood", "guide", "network")
-#: How such a part is named: module:Class.
+#: How such a part is named, as in ``module:Class``.
 OWN_PART = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
 #: Settings that say which images are train and test, and what becomes of their pixels.
 DATA_SETTINGS = (

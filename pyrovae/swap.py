@@ -20,7 +20,7 @@ from pyrovae.streams import generator
 from pyrovae.study import Cohort
 from pyrovae.train import Training, Watcher
 
-#: How a prior is fitted: steps of Adam, draws of z a step, and the first step size, which falls to zero as a cosine.
+#: How a prior is fitted, by steps of Adam, draws of z a step, and the first step size, which falls to zero as a cosine.
 STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01
 
 

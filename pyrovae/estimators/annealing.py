@@ -49,7 +49,7 @@ class Annealing:
 
     @property
     def schedule(self) -> Tensor:
-        """Inverse temperatures of the first pass, b = (t/T)⁴, densest where log p(x|z) varies most: ``[T + 1]``."""
+        """Inverse temperatures of the first pass, b = (t/T)⁴, densest where log p(x|z) varies most, ``[T + 1]``."""
         return torch.linspace(0, 1, self.temperatures + 1, dtype=torch.float64) ** 4
 
 
@@ -82,7 +82,7 @@ class Sandwich:
 
     @property
     def gap(self) -> Estimate:
-        """Mean of upper − lower over images: an upper bound of how far either is from log p(x), in expectation."""
+        """Mean of upper − lower over images, an upper bound of how far either is from log p(x), in expectation."""
         return mean_over_images(self.upper - self.lower, "upper bound")
 
 
