@@ -85,20 +85,24 @@ def legend(ax: Axes) -> None:
 
 
 def panels(ax: Axes, rows: int, columns: int, size: tuple[float, float], **shared: Any) -> np.ndarray:
-    """Panels in the place of one axes, ``[rows, columns]``, which keeps its title and its labels.
+    """Panels in the place of one axes, ``[rows, columns]``.
 
     Args:
         size: of the figure, in inches, if it holds nothing else.
         shared: as in `Figure.subplots`, such as ``sharey=True``.
+
+    Raises:
+        ValueError: the axes were placed by hand, so that there is no grid to put panels into.
     """
     figure: Any = ax.figure
+    grid = ax.get_subplotspec()
+    if grid is None:
+        raise ValueError("ax: expected axes that subplots() made, got axes that were placed by hand")
     if _alone(ax):
         figure.set_size_inches(size)
     ax.spines[:].set_visible(False)
     ax.set_xticks([])
     ax.set_yticks([])
-    grid = ax.get_subplotspec()
-    assert grid is not None, "axes that subplots made"
     return grid.subgridspec(rows, columns).subplots(squeeze=False, **shared)
 
 

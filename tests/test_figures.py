@@ -187,6 +187,19 @@ def test_learning_curves_have_a_panel_for_the_ends_and_the_middle_of_beta(curves
         }
 
 
+def test_axes_placed_by_hand_have_no_room_for_panels(curves: xr.DataTree) -> None:
+    with pytest.raises(ValueError, match="expected axes that subplots"):
+        figures.learning_curves(curves, Figure().add_axes((0, 0, 1, 1)))
+
+
+def test_figures_of_a_larger_one_keep_its_size(curves: xr.DataTree) -> None:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    figures.rate_distortion(curves, left)
+    figures.traversals(curves, right)
+    assert figure.get_size_inches().tolist() == [9, 4]
+
+
 def test_pareto_k_is_drawn_as_quantiles_over_images_and_seeds(curves: xr.DataTree, ax: Axes) -> None:
     figures.pareto_k(curves, ax)
     pooled = curves["images/pareto_k"].sel(split="test").clip(min=-0.5)
