@@ -7,7 +7,7 @@ import xarray as xr
 from rich.table import Table
 
 from pyrovae.analysis.all_runs import study_of, written
-from pyrovae.study import DATA_SETTINGS, DIMENSIONS
+from pyrovae.study import DATA_SETTINGS, DIMENSIONS, Study
 
 #: Groups of the results in which studies are set side by side.
 GROUPS = ("rate_distortion", "information", "likelihood", "memorisation")
@@ -57,12 +57,22 @@ def differences(trees: Mapping[str, xr.DataTree]) -> Table:
 
 
 def not_comparable(trees: Mapping[str, xr.DataTree]) -> str:
-    """What makes D and R of some studies numbers of different things; empty where nothing does."""
-    settings = [_settings(tree) for tree in trees.values()]
-    names = [name for name in _MEANING if len({each[name] for each in settings}) > 1]
-    if not names:
-        return ""
-    return f"D, and whatever holds it, is of different images or likelihoods: the studies differ in {', '.join(names)}"
+    """Where D and R of some studies are numbers of different things; empty where they are not.
+
+    Example:
+        >>> from pyrovae import Study, tree
+        >>> one, two = (tree.empty(Study.of(name="mine", train_images=images)) for images in ([256, 4096], 256))
+        >>> not_comparable({"one": one, "two": two})
+        'only rows of the same train_images compare: others are of different images or likelihoods'
+    """
+    values = {name: [_values(study_of(tree), name) for tree in trees.values()] for name in _MEANING}
+    apart = [name for name, each in values.items() if not set.intersection(*each)]
+    if apart:
+        return f"D, −ELBO and log p(x) do not compare: the studies differ in {', '.join(apart)}"
+    partly = [name for name, each in values.items() if any(other != each[0] for other in each)]
+    if partly:
+        return f"only rows of the same {' and '.join(partly)} compare: others are of different images or likelihoods"
+    return ""
 
 
 def _on(tree: xr.DataTree, axes: list[str]) -> xr.DataTree:
@@ -86,6 +96,11 @@ def _settings(tree: xr.DataTree) -> dict[str, str]:
     del told["name"], told["description"]
     made = {name: _made(tree, name) for name in ("device", "versions")}
     return {key: _text(value) for key, value in told.items()} | made
+
+
+def _values(study: Study, setting: str) -> set[Any]:
+    """The values that the runs of a study have of a setting."""
+    return set(study.axes.get(setting, (getattr(study.base, setting),)))
 
 
 def _text(value: Any) -> str:

@@ -75,6 +75,8 @@ def shown(betas: list[float]) -> list[float]:
 def legend(ax: Axes) -> None:
     """A legend inside the axes, or beside them where it has many entries, or none where it has too many."""
     entries = len(ax.get_legend_handles_labels()[1])
+    if not entries:
+        return
     if entries <= INSIDE:
         ax.legend(loc="best", fontsize=8)
     elif entries <= BESIDE:

@@ -156,10 +156,7 @@ def saturation(tree: xr.DataTree, ax: Axes) -> Axes:
     for limit in limits[np.isfinite(limits)]:
         ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
     most = float(max(np.nanmax(limits), data["mutual_information"].max()))
-    diagonal = np.linspace(0, most, 200)
-    ax.plot(diagonal, diagonal, color="0.7", linewidth=0.8, linestyle="--", label="I = R")
-    ax.set_xscale("symlog", linthresh=1)
-    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.plot([0, most], [0, most], color="0.7", linewidth=0.8, linestyle="--", label="I = R")
     ax.set_ylim(0, 1.15 * most)
     ax.set_xlabel("rate R of the training images (nats per image)")
     ax.set_ylabel("mutual information I (nats)")

@@ -38,12 +38,13 @@ def log_likelihood(tree: xr.DataTree, ax: Axes) -> Axes:
     ax.set_xscale("log")
     ax.set_xlabel("β")
     ax.set_ylabel("bound of log p(x) (nats per test image)")
+    ax.ticklabel_format(axis="y", useOffset=False)
     legend(ax)
     return ax
 
 
 def pareto_k(tree: xr.DataTree, ax: Axes) -> Axes:
-    """Pareto k̂ of the importance weights of test images against β: median, 10th and 90th hundredth.
+    """Pareto k̂ of the importance weights of test images against β: median, 10th and 90th percentile.
 
     These are over images and seeds. Above the dotted line the mean of so many weights is not to be trusted, and the
     bound of log p(x) may be loose by far.

@@ -23,7 +23,7 @@ def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
     if "reconstructions" not in tree.children:
         return ax
     pictures = tree["reconstructions"].to_dataset()
-    pictures = _at_first(pictures, "original", ["beta", "depth", *_SIDES])
+    pictures, held = _at_first(pictures, "original", ["beta", "depth", *_SIDES])
     depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
     betas = shown(pictures.beta.values.tolist())
     rows = 1 + len(_ROWS) * len(depths)
@@ -37,20 +37,21 @@ def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
             for at, (name, label) in enumerate(_ROWS.items(), start=1 + number * len(_ROWS)):
                 text = label if depth is None else f"{label}, depth {depth}"
                 strip(axes[at, column], cell[name], text if column == 0 else "")
+    axes[-1, 0].set_xlabel(held, fontsize=8)
     return ax
 
 
 def samples(tree: xr.DataTree, ax: Axes) -> Axes:
-    """Images decoded from draws of each prior, E[x|z] at z ~ p(z), side by side: a block of columns for each β.
+    """Images decoded from draws of each prior, E[x|z] at z ~ p(z), in rows by prior or by γ, or else by β.
 
-    Rows run over the priors, or over γ, or over β where there is nothing else; other axes stand at their first value,
-    the seed too.
+    A block of columns for each β where rows run over something else. Other axes stand at their first value, the seed
+    too.
     """
     if "samples" not in tree.children:
         return ax
     axis = several(tree, ["prior", "gamma"]) or "beta"
-    pictures = tree["samples"].to_dataset()
-    images = _at_first(pictures, "image", [axis, "beta", *_SIDES])["image"]
+    pictures, held = _at_first(tree["samples"].to_dataset(), "image", [axis, "beta", *_SIDES])
+    images = pictures["image"]
     blocks = [None] if axis == "beta" else images.beta.values.tolist()
     rows = images.sizes[axis]
     axes = panels(ax, rows, len(blocks), (1.2 + 3.6 * len(blocks), 0.6 + 0.5 * rows))
@@ -61,14 +62,12 @@ def samples(tree: xr.DataTree, ax: Axes) -> Axes:
         strip(panel, cell, label if column == 0 else "")
         if row == 0 and beta is not None:
             panel.set_title(f"β = {beta:g}")
-    dropped = [dim for dim, size in pictures.sizes.items() if dim not in images.dims and size > 1]
-    held = ", ".join(f"{dim} {pictures[dim].values[0]}" for dim in dropped)
-    axes[-1, 0].set_xlabel(f"decoded from p(z){f' ({held})' if held else ''}")
+    axes[-1, 0].set_xlabel(f"decoded from p(z){f'; {held}' if held else ''}", fontsize=8)
     return ax
 
 
 def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
-    """E[x|z] along the latents that tell training images most apart, each from the 1st to the 99th hundredth of q(z).
+    """E[x|z] along the latents that tell training images most apart, from the 1st to the 99th percentile of q(z).
 
     The other latents stay at a code of the first test image. A block of columns for each β, of rows for each depth;
     other axes stand at their first value, the seed too. Beside each row: the latent, and the share of its variance that
@@ -77,7 +76,7 @@ def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
     if "traversals" not in tree.children:
         return ax
     pictures = tree["traversals"].to_dataset()
-    pictures = _at_first(pictures, "traversal", ["beta", "depth", "rank", *_SIDES])
+    pictures, held = _at_first(pictures, "traversal", ["beta", "depth", "rank", *_SIDES])
     depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
     betas = shown(pictures.beta.values.tolist())
     ranks = pictures.sizes["rank"]
@@ -90,6 +89,7 @@ def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
             panel = axes[number * ranks + rank, column]
             strip(panel, row["traversal"], f"z{row['latent']:.0f}, {row['share']:.0%}")
         axes[number * ranks, column].set_title(f"β = {beta:g}" + ("" if depth is None else f", depth {depth}"))
+    axes[-1, 0].set_xlabel(held, fontsize=8)
     return ax
 
 
@@ -103,7 +103,7 @@ def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
         return ax
     axis = several(tree, ["prior", "gamma"])
     plane = tree["plane"].to_dataset()
-    plane = _at_first(plane, "log_q", [str(axis), "beta", "row", "column"])
+    plane, held = _at_first(plane, "log_q", [str(axis), "beta", "row", "column"])
     values = [None] if axis is None else plane[axis].values.tolist()
     betas = plane.beta.values.tolist()
     axes = panels(ax, len(betas), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(betas)))
@@ -121,7 +121,7 @@ def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
             panel.set_title(str(value) if axis == "prior" else f"γ = {value:g}", fontsize=8)
         if column == 0:
             panel.set_ylabel(f"β = {beta:g}", fontsize=8)
-    axes[-1, 0].set_xlabel("q(z) in shades, p(z) in lines", fontsize=8)
+    axes[-1, 0].set_xlabel(f"q(z) in shades, p(z) in lines{f'; {held}' if held else ''}", fontsize=8)
     return ax
 
 
@@ -129,6 +129,8 @@ def _share_of_highest(log_density: np.ndarray) -> np.ndarray:
     return np.exp(log_density - np.nanmax(log_density))
 
 
-def _at_first(data: xr.Dataset, name: str, free: list[str]) -> xr.Dataset:
-    """Data at the first value of every axis of one of their variables that is not free."""
-    return data.isel({dim: 0 for dim in data[name].dims if dim not in free})
+def _at_first(data: xr.Dataset, name: str, free: list[str]) -> tuple[xr.Dataset, str]:
+    """Data at the first value of every axis of one of their variables that is not free, and which values these are."""
+    held = [str(dim) for dim in data[name].dims if dim not in free]
+    told = ", ".join(f"{dim} {data[dim].values[0]}" for dim in held if data.sizes[dim] > 1)
+    return data.isel(dict.fromkeys(held, 0)), told

@@ -20,12 +20,12 @@ from rich.table import Table
 from pyrovae.analysis import figures, tables
 from pyrovae.analysis.all_runs import NUMBERS, AllRuns, all_runs, study_of, written
 from pyrovae.analysis.claims import claims
-from pyrovae.analysis.comparison import differences, not_comparable
+from pyrovae.analysis.comparison import differences, joined, not_comparable
 from pyrovae.analysis.doubts import doubts
 from pyrovae.analysis.drawing import COLOURS
 from pyrovae.analysis.references import bibtex
 from pyrovae.files import replacing
-from pyrovae.study import Study
+from pyrovae.study import Measure, Study
 
 #: Most runs whose reconstructions are shown, so that the file stays within some tens of megabytes.
 PICTURED = 500
@@ -91,6 +91,7 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
         plane=_plane(runs).to_html(full_html=False, include_plotlyjs=True, div_id="plane", config=_CONFIG),
         axes={axis: _values(runs.frame[axis]) for axis in runs.varied},
         all_runs=_sheet(runs),
+        together=[] if one else [Sheet.of(table) for table in tables.measured(joined(trees))],
         facts=_facts(runs, trees),
         pictured=PICTURED if len(runs.frame) > PICTURED else 0,
         parts=[part for name, tree in trees.items() for part in _parts(tree, "" if one else name)],
@@ -107,7 +108,7 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
 def _plane(runs: AllRuns) -> go.Figure:
     """Rate and distortion of every run: a curve over β for each seed, train open and dashed, test filled and solid.
 
-    Points carry the row of their run.
+    Points carry the row of their run. The last trace is the ring around the run that is pointed at.
     """
     figure = go.Figure()
     held = [axis for axis in runs.varied if axis not in ("beta", "seed")]
@@ -116,19 +117,23 @@ def _plane(runs: AllRuns) -> go.Figure:
         name = ", ".join(f"{axis} {written(value)}" for axis, value in zip(held, values, strict=True))
         for number, (_, cell) in enumerate(curve.sort_values("beta").groupby("seed", sort=False)):
             symbols = ["star" if beta == 1 else symbol for beta in cell["beta"]]
+            places = [", ".join(f"{axis} {written(run[axis])}" for axis in runs.varied) for _, run in cell.iterrows()]
             for split, dash, ending in (("train", "dash", "-open"), ("test", "solid", "")):
                 figure.add_scatter(
                     x=cell[f"R {split}"].tolist(),
                     y=cell[f"D {split}"].tolist(),
                     customdata=cell.index.tolist(),
+                    text=places,
                     mode="lines+markers",
                     line={"color": colour, "width": 1, "dash": dash},
                     marker={"size": 8, "color": colour, "symbol": [each + ending for each in symbols]},
                     name=f"{name} {split}".strip(),
                     legendgroup=f"{name} {split}",
                     showlegend=number == 0,
-                    hovertemplate=f"{split}: R %{{x:.2f}}, D %{{y:.2f}}<extra></extra>",
+                    hovertemplate=f"%{{text}}<br>{split}: R %{{x:.2f}}, D %{{y:.2f}}<extra></extra>",
                 )
+    ring = {"size": 18, "symbol": "circle-open", "color": "rgb(128, 128, 128)", "line": {"width": 2}}
+    figure.add_scatter(x=[], y=[], mode="markers", marker=ring, hoverinfo="skip", showlegend=False, name="pointed at")
     axis = {"gridcolor": _FAINT, "linecolor": _FAINT, "zeroline": False}
     figure.update_layout(
         template="none",
@@ -137,8 +142,9 @@ def _plane(runs: AllRuns) -> go.Figure:
         xaxis={"title": "rate R (nats per image)", **axis},
         yaxis={"title": "distortion D (nats per image)", **axis},
         margin={"l": 60, "r": 10, "t": 10, "b": 50},
-        height=480,
+        height=520,
         hovermode="closest",
+        legend={"orientation": "h", "y": -0.15, "yanchor": "top"},
     )
     return figure
 
@@ -200,8 +206,11 @@ def _parts(tree: xr.DataTree, name: str) -> Iterator[Part]:
     yield _part(tree, name, "")
     for child in _later(tree):
         again = tree.children[child]
-        prior = f"; {again.attrs['prior']} in the place of each run's own prior" if "prior" in again.attrs else ""
-        yield _part(again, f"{name} {child}".strip(), f"measured again with {again.attrs.get('measure')}{prior}")
+        measure, before = Measure.model_validate_json(again.attrs["measure"]), study_of(tree).measure
+        changed = [f"{key} {value}" for key, value in measure if value != getattr(before, key)]
+        told = [f"with {', '.join(changed)}"] if changed else []
+        told += [f"with {again.attrs['prior']} in the place of each run's own prior"] if "prior" in again.attrs else []
+        yield _part(again, f"{name} {child}".strip(), f"measured again {', '.join(told)}")
 
 
 def _part(tree: xr.DataTree, heading: str, description: str) -> Part:
@@ -214,7 +223,7 @@ def _set_up(study: Study) -> Sheet:
     """The settings of a study: its axes, then the others that are set."""
     settings = study.settings()
     others = [key for key in type(study.base).model_fields if key not in study.axes and settings[key] is not None]
-    rows = [[key, ", ".join(map(written, values))] for key, values in study.axes.items()]
+    rows = [["study", study.name], *([key, ", ".join(map(written, values))] for key, values in study.axes.items())]
     return Sheet("", ["setting", "value"], rows + [[key, written(settings[key])] for key in others])
 
 

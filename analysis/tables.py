@@ -8,6 +8,7 @@ from typing import Any
 import xarray as xr
 from rich.table import Table
 
+from pyrovae.analysis.all_runs import written
 from pyrovae.analysis.diagnosis import Diagnosis
 from pyrovae.analysis.effects import Claim, is_loose
 from pyrovae.estimators.information import SATURATED
@@ -40,7 +41,7 @@ def rate_distortion(tree: xr.DataTree) -> Table:
     for _, row in frame.groupby(axes, sort=True):
         sides = row.set_index("split")
         cells = [_with_error(sides.loc[split], name) for name in ("distortion", "rate") for split in ("train", "test")]
-        table.add_row(*(f"{row[axis].iloc[0]}" for axis in axes), *cells, f"{-sides.loc['test', 'elbo']:.1f}")
+        table.add_row(*(written(row[axis].iloc[0]) for axis in axes), *cells, f"{-sides.loc['test', 'elbo']:.1f}")
     return table
 
 
@@ -73,7 +74,7 @@ def likelihood(tree: xr.DataTree) -> Table:
         if annealed:
             row += [_with_error(cell, name) for name in ("annealed_log_likelihood", "annealed_gain")]
             row += [_optional(cell, "acceptance", ".2f"), _with_error(cell, "sandwich_gap")]
-        table.add_row(*map(str, place), *row)
+        table.add_row(*map(written, place), *row)
     return table
 
 
@@ -95,7 +96,7 @@ def memorisation(tree: xr.DataTree) -> Table | None:
         table.add_column(heading, justify="right")
     for place, cell in _cells(data, axes):
         table.add_row(
-            *map(str, place),
+            *map(written, place),
             _with_error(cell, "distortion"),
             _with_error(cell, "memorising_distortion"),
             _optional(cell, "mixing_share", ".2g"),
@@ -159,7 +160,7 @@ def difficulty(tree: xr.DataTree) -> Table:
         distances = [
             _distance(cell.sel(split=split), f"{space}_distance") for space in spaces for split in ("train", "test")
         ]
-        table.add_row(*map(str, place), *sizes, *distances)
+        table.add_row(*map(written, place), *sizes, *distances)
     return table
 
 
@@ -179,7 +180,7 @@ def levels(tree: xr.DataTree) -> Table | None:
         table.add_column(heading, justify="right")
     for place, cell in _cells(data, axes):
         sides = [cell.sel(split=split) for split in ("train", "test")]
-        table.add_row(*map(str, place), *(_with_error(each, "rate") for each in sides))
+        table.add_row(*map(written, place), *(_with_error(each, "rate") for each in sides))
     return table
 
 
@@ -211,7 +212,7 @@ def information(tree: xr.DataTree) -> Table:
     for place, row in rows.iterrows():
         saturated = "*" if row["full"] else ""
         table.add_row(
-            *map(str, place if isinstance(place, tuple) else [place]),
+            *map(written, place if isinstance(place, tuple) else [place]),
             f"{row['log_n']:.2f}",
             _with_error(row, "rate"),
             f"{row['mutual_information']:.2f} ± {row['mutual_information_se']:.2f}{saturated}",

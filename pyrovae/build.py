@@ -226,7 +226,7 @@ def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
     Example:
         >>> open_results("nowhere")
         Traceback (most recent call last):
-        pyrovae.errors.InputError: nowhere: expected the folder of a study, but it has no study.yaml
+        pyrovae.errors.InputError: nowhere: expected the folder of a study, but there is no such folder
     """
 
     def trusted_pair(run: Run, event_shape: torch.Size) -> Pair:

@@ -152,13 +152,14 @@ def compare(
     trees = reporting.compare(folders, out)
     together = comparison.joined(trees)
     console = _console()
-    for table in (comparison.differences(trees), *tables.measured(together)):
+    console.print(comparison.differences(trees), soft_wrap=True)
+    if caution := comparison.not_comparable(trees):
+        _print(caution)
+    for table in tables.measured(together):
         console.print(table, soft_wrap=True)
     for name, tree in trees.items():
         for doubt in doubts(tree):
             _print(f"{name}: {doubt}")
-    if caution := comparison.not_comparable(trees):
-        _print(caution)
     _print(f"report in {out / reporting.REPORT}")
 
 

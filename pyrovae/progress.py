@@ -69,4 +69,4 @@ class Watch:
 
     def _time_left(self) -> str:
         seconds = self._bar.tasks[0].time_remaining
-        return "" if seconds is None else f", about {seconds:.0f} s left"
+        return "" if seconds is None else f", about {seconds:.0f} s left in all"

@@ -19,7 +19,7 @@ REPORT = "report.html"
 def draw(results: Results) -> None:
     """Writes the figures and the report of a study into its folder."""
     drawn = figures.save(results.tree, results.folder / "figures")
-    report.save({results.study.name: results.tree}, drawn, results.folder / REPORT)
+    report.save({results.folder.resolve().name: results.tree}, drawn, results.folder / REPORT)
 
 
 def draw_again(folder: str | Path) -> Path:
@@ -56,13 +56,15 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
         >>> list(trees), (tmp_path / "both/report.html").exists()
         (['beta-0.1', 'beta-1'], True)
     """
-    paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    paths = [Path(folder) for folder in folders]
     if len(paths) < 2:
-        raise InputError(f"expected the folders of two studies or more, got {', '.join(map(str, folders)) or 'none'}")
+        raise InputError(f"expected the folders of two studies or more, got {', '.join(map(str, paths)) or 'none'}")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError(f"expected folders that differ, got one of them twice: {', '.join(map(str, folders))}")
     if (Path(out) / "study.yaml").exists():
         raise InputError(f"{out}: expected a folder for the comparison, got that of a study; choose another --out")
-    names = [path.name for path in paths]
-    labels = [path.name if names.count(path.name) == 1 else str(path) for path in paths]
+    names = [path.resolve().name for path in paths]
+    labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
     trees = {label: open_results(path).tree for label, path in zip(labels, paths, strict=True)}
     report.save(trees, figures.save(joined(trees), Path(out)), Path(out) / REPORT)
     return trees

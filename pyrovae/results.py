@@ -183,7 +183,8 @@ def study_in(folder: Path) -> Study:
         InputError: the folder holds no study.
     """
     if not (folder / "study.yaml").is_file():
-        raise InputError(f"{folder}: expected the folder of a study, but it has no study.yaml")
+        lacking = "it has no study.yaml" if folder.exists() else "there is no such folder"
+        raise InputError(f"{folder}: expected the folder of a study, but {lacking}")
     return Study.load(folder / "study.yaml", trust=None)
 
 

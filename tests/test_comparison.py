@@ -88,6 +88,10 @@ def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree])
     }
     assert not_comparable(trees).endswith("the studies differ in train_ratio")
     assert not_comparable({"deep": trees["deep"], "other": measured(3, beta=1, prior="vamp")}) == ""
+    some = measured(4, train_ratio=[0.1, 0.5], split="cropped")
+    assert not_comparable({"one": some, "two": some.copy()}) == ""
+    told = not_comparable({"one": some, "two": measured(5, train_ratio=0.5, split=["cropped", "random"])})
+    assert told.startswith("only rows of the same split and train_ratio compare")
     trees["ratios"]["runs"]["versions"][:] = "pyrovae 9"
     assert ["versions", "", "", "pyrovae 9"] in rows(differences(trees))
 
@@ -108,7 +112,7 @@ def test_compare_command_tells_tables_and_differences(tmp_path: Path, monkeypatc
     assert done.exit_code == 0
     assert "where the studies differ in set-up" in done.output
     assert [cells[1].strip() for line in done.output.splitlines() if len(cells := line.split("│")) == 5] == ["depth"]
-    assert f"{tmp_path}/a/quick: " in done.output  # two folders of one name are told apart by their paths
+    assert "a/quick: " in done.output  # two folders of one name are told apart by their paths
     assert "report in runs/comparison/report.html" in done.output
     assert {"rate_distortion.png", "report.html"} <= {file.name for file in Path("runs/comparison").iterdir()}
 
@@ -117,8 +121,8 @@ def test_compare_command_tells_tables_and_differences(tmp_path: Path, monkeypatc
     ("folders", "out", "told"),
     [
         ([], "both", "expected the folders of two studies or more, got none"),
-        (["one", "./one"], "both", "expected the folders of two studies or more, got one, ./one"),
-        (["one", "nowhere"], "both", "nowhere: expected the folder of a study"),
+        (["one", "./one"], "both", "expected folders that differ, got one of them twice: one, ./one"),
+        (["one", "nowhere"], "both", "nowhere: expected the folder of a study, but there is no such folder"),
         (["one", "two"], "two", "two: expected a folder for the comparison, got that of a study"),
     ],
 )

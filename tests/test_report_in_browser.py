@@ -54,7 +54,7 @@ def points(page: Any) -> list[dict[str, Any]]:
         """() => {
             const plane = document.getElementById("plane"), box = plane.getBoundingClientRect();
             const { xaxis, yaxis } = plane._fullLayout;
-            return plane.data.flatMap((trace) => trace.x.map((x, at) => ({
+            return plane.data.slice(0, -1).flatMap((trace) => trace.x.map((x, at) => ({
                 run: trace.customdata[at], x: x, y: trace.y[at], name: trace.name,
                 left: box.left + xaxis._offset + xaxis.d2p(x),
                 top: box.top + yaxis._offset + yaxis.d2p(trace.y[at]) })));
@@ -94,6 +94,11 @@ def test_pointing_at_a_run_shows_what_it_is(page: Any) -> None:
         assert size == [8 * 32, 2 * 32]
         (row,) = page.locator("#runs tr.pointed").all()
         assert row.get_attribute("data-run") == str(point["run"])
+        ring = page.evaluate(
+            "(({ x, y }) => x.map((each, at) => [each, y[at]]))(document.getElementById('plane').data.at(-1))"
+        )
+        assert [point["x"], point["y"]] in ring
+        assert len(ring) == 2  # on train and on test
 
 
 def test_click_keeps_a_run_and_another_lets_it_go(page: Any) -> None:
@@ -105,6 +110,14 @@ def test_click_keeps_a_run_and_another_lets_it_go(page: Any) -> None:
     rows.nth(2).click()
     rows.nth(5).hover()
     assert panel(page) != kept
+    rows.nth(2).click()
+    page.keyboard.press("Escape")
+    rows.nth(5).hover()
+    assert panel(page) != kept
+    rows.nth(2).click()
+    page.locator(f"#filters input[data-axis=seed][value='{kept['seed']}']").uncheck()
+    assert page.locator("#run.kept").count() == 0
+    page.locator(f"#filters input[data-axis=seed][value='{kept['seed']}']").check()
     rows.nth(3).focus()
     assert panel(page)["beta"] == column(page, "beta")[3]
 
@@ -118,7 +131,8 @@ def test_filter_hides_runs_in_plane_and_table(page: Any) -> None:
     assert page.locator("#plane .scatterlayer .point").count() == 8
     page.locator("#filters input[data-axis=beta][value='10']").check()
     assert len(points(page)) == 12
-    symbols = page.evaluate("document.getElementById('plane').data.map(t => t.marker.symbol.length === t.x.length)")
+    traces = "document.getElementById('plane').data.slice(0, -1)"
+    symbols = page.evaluate(f"{traces}.map(t => t.marker.symbol.length === t.x.length && t.text.length === t.x.length)")
     assert all(symbols)
 
 

@@ -44,7 +44,7 @@ def traversals(
     """E[x|z] along the latents that tell training images most apart, the others at a code of the first test image.
 
     A latent is the better at that, the larger the share of its variance that lies between images: the correlation, over
-    n, of two draws from q(z|x_n). It runs from the 1st to the 99th hundredth of q(z).
+    n, of two draws from q(z|x_n). It runs from the 1st to the 99th percentile of q(z).
 
     Args:
         train, test: encodings of training and test images.
