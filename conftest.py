@@ -28,6 +28,14 @@ def _global_state() -> tuple[object, ...]:
     return torch.get_default_dtype(), Distribution._validate_args, torch.is_grad_enabled(), params
 
 
+@pytest.fixture
+def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One figure a study, where a test is not about figures: to draw all takes longer than what is run."""
+    from pyrovae.analysis import figures
+
+    monkeypatch.setattr(figures, "FIGURES", (figures.rate_distortion,))
+
+
 @pytest.fixture(autouse=True)
 def _doctest_place(doctest_namespace: dict[str, object], tmp_path: Path) -> None:
     doctest_namespace["tmp_path"] = tmp_path

@@ -21,6 +21,8 @@ from pyrovae.cli import main
 from pyrovae.diagnose import diagnose_run
 from pyrovae.estimators import Annealing, Optimisation
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
 STUDY = """
 name: small
@@ -218,7 +220,8 @@ def test_run_leaves_a_table_claims_and_a_figure_that_show_repeats() -> None:
     shown = installed("show", "runs/small").stdout
     assert "D test" in shown
     assert "Lowering β from 1 to 0.1" in shown
-    assert "figures in runs/small/figures: distortion.png, information.png, log_likelihood.png, rate" in shown
+    assert "figures in runs/small/figures: distortion.png, information.png, learning_curves.png, log_like" in shown
+    assert "report in runs/small/report.html" in shown
     assert shown in done.stdout
 
 

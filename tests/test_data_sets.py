@@ -31,6 +31,8 @@ from pyrovae.data import torchvision_datasets as sets
 from pyrovae.data.images import from_folder, from_npz
 from pyrovae.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 NOWHERE = "http://127.0.0.1:9/"
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 EMNIST_NAMES = tuple(f"emnist-balanced-{name.replace('t10k', 'test')}" for name in NAMES)

@@ -21,6 +21,8 @@ from pyrovae.diagnose import diagnose_run
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Annealing, LinearGaussian, Optimisation
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 EVENT = torch.Size([1, 2, 3])
 #: Failure rate 2e-5, two-sided.
 TWO_SIDED = 4.27

@@ -19,6 +19,8 @@ from pyrovae.pair import Terms
 from pyrovae.streams import Streams
 from pyrovae.study import Measure
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 EVENT = torch.Size([1, 5, 5])
 BETAS = (0.1, 1.0, 4.0)
 

@@ -27,6 +27,8 @@ from pyrovae.models import VAE
 from pyrovae.streams import Streams
 from pyrovae.study import Measure
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 N, EVENT = 300, torch.Size([1, 2, 3])
 LIKELIHOOD = build.make_likelihood(Run(), EVENT)
 

@@ -17,6 +17,8 @@ from pyrovae.errors import UnsupportedError
 from pyrovae.guides import MeanField
 from pyrovae.handlers import Noise
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 EVENT = torch.Size([1, 6, 6])
 
 
