@@ -29,7 +29,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     study = Study.load("quick", **SMALL, beta=[0.1, 1], seed=[0, 1], description=EVIL)
     folder = tmp_path_factory.mktemp("report") / "mine"
     run(study, out=folder, quiet=True)
-    return evaluate_again(folder, prior="mixture", particles=30)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrovae.swap.STEPS", 5)
+        return evaluate_again(folder, prior="mixture", particles=30)[0]
 
 
 @pytest.fixture(scope="module")
