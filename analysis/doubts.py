@@ -18,7 +18,7 @@ def doubts(tree: xr.DataTree) -> list[str]:
     Runs that diverged or are not done; what is not measured and why; trainings that had not converged; bounds of
     log p(x) that may be loose; mutual information that can grow no more.
     """
-    return [*_of_runs(tree.root["runs"].to_dataset()), *_of_training(tree.root), *_of_measurement(tree)]
+    return [*_of_runs(tree["runs"].to_dataset()), *_of_training(tree.root), *_of_measurement(tree)]
 
 
 def unconverged(curves: xr.Dataset) -> xr.DataArray:
@@ -49,6 +49,8 @@ def _of_runs(runs: xr.Dataset) -> Iterator[str]:
                 "its numbers are those of its last good checkpoint, and no claim counts it"
             )
     yield from sorted(set(runs["unmeasured"].values.flatten()) - {""})
+    if len(set(runs["versions"].values.flatten()) - {""}) > 1:
+        yield "not all runs were made by the same code and versions: see 'pyrovae show DIR --provenance'"
     if pending := int((runs["status"] == "pending").sum()):
         yield f"{pending} of {runs['status'].size} runs are not done yet"
 

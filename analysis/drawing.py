@@ -1,6 +1,7 @@
 """What all figures share: the look of curves, legends and panels, and how figures are written."""
 
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyrovae.files import replacing
+from pyrovae import files
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; readers of grey go by the shapes.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -125,14 +126,15 @@ def several(tree: xr.DataTree, names: list[str]) -> str | None:
 
 def write(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
     """Writes figures by their names, as PNG and SVG; those that are None are left out."""
-    files = []
+    written = []
     with matplotlib.rc_context(STYLE):
         for (name, drawn), suffix in product(figures.items(), ("png", "svg")):
             if drawn is not None:
-                files.append(folder / f"{name}.{suffix}")
-                with replacing(files[-1]) as beside:
-                    drawn.savefig(beside, format=suffix, dpi=150, metadata=_METADATA[suffix])
-    return files
+                content = BytesIO()
+                drawn.savefig(content, format=suffix, dpi=150, metadata=_METADATA[suffix])
+                written.append(folder / f"{name}.{suffix}")
+                files.write(written[-1], content.getbuffer())
+    return written
 
 
 def _alone(ax: Axes) -> bool:

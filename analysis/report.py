@@ -17,6 +17,7 @@ import xarray as xr
 from PIL import Image
 from rich.table import Table
 
+from pyrovae import files
 from pyrovae.analysis import figures, tables
 from pyrovae.analysis.all_runs import NUMBERS, AllRuns, all_runs, study_of, written
 from pyrovae.analysis.claims import claims
@@ -24,7 +25,6 @@ from pyrovae.analysis.comparison import differences, joined, not_comparable
 from pyrovae.analysis.doubts import doubts
 from pyrovae.analysis.drawing import COLOURS
 from pyrovae.analysis.references import bibtex
-from pyrovae.files import replacing
 from pyrovae.study import Measure, Study
 
 #: Most runs whose reconstructions are shown, so that the file stays within some tens of megabytes.
@@ -64,8 +64,7 @@ class Sheet:
 
 def save(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path], file: Path) -> None:
     """Writes the page to a file."""
-    with replacing(file) as beside:
-        beside.write_text(page(trees, drawn), encoding="utf-8")
+    files.write(file, page(trees, drawn).encode())
 
 
 def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
@@ -100,7 +99,7 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
             for file in drawn
             if file.suffix == ".png"
         ],
-        provenance=[(name, Sheet.of(tables.provenance(tree))) for name, tree in trees.items()],
+        provenance=[(name, [Sheet.of(table) for table in tables.provenance(tree)]) for name, tree in trees.items()],
         bibtex=bibtex(studies.values(), annealed=any(map(_is_annealed, trees.values()))),
     )
 
@@ -204,7 +203,7 @@ def _picture(tree: xr.DataTree, run: pd.Series) -> str:
 def _parts(tree: xr.DataTree, name: str) -> Iterator[Part]:
     """What is said of a study, and of each of its later measurements."""
     yield _part(tree, name, "")
-    for child in _later(tree):
+    for child in tables.later(tree):
         again = tree.children[child]
         measure, before = Measure.model_validate_json(again.attrs["measure"]), study_of(tree).measure
         changed = [f"{key} {value}" for key, value in measure if value != getattr(before, key)]
@@ -228,14 +227,8 @@ def _set_up(study: Study) -> Sheet:
 
 
 def _is_annealed(tree: xr.DataTree) -> bool:
-    measurements = [tree, *(tree.children[child] for child in _later(tree))]
+    measurements = [tree, *(tree.children[child] for child in tables.later(tree))]
     return any(bool(each["likelihood"]["annealed_log_likelihood"].notnull().any()) for each in measurements)
-
-
-def _later(tree: xr.DataTree) -> list[str]:
-    """The later measurements of a study, in their order."""
-    found = [child for child in tree.children if child.startswith("evaluation_")]
-    return sorted(found, key=lambda child: int(child.rsplit("_", 1)[1]))
 
 
 def _data_uri(png: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 from rich.table import Table
 
-from pyrovae.analysis.all_runs import written
+from pyrovae.analysis.all_runs import study_of, written
 from pyrovae.analysis.diagnosis import Diagnosis
 from pyrovae.analysis.effects import Claim, is_loose
 from pyrovae.estimators.information import SATURATED
@@ -239,17 +239,35 @@ def effect(claim: Claim) -> str:
     return f"{_rounded(claim.effect, claim.error)} {claim.unit}, 95% over {claim.over}"
 
 
-def provenance(tree: xr.DataTree) -> Table:
-    """What made the numbers of every cohort: the runs that it has, versions, device, and how it was trained."""
-    runs = tree["runs"].to_dataset().to_dataframe()
-    table = Table(title="what made the numbers")
-    facts = {"versions": "versions", "device": "device", "trained by": "way", "D": "distortion_kind", "R": "rate_kind"}
-    for heading in ("cohort", "runs", *facts, "seconds of training"):
-        table.add_column(heading)
-    for cohort, each in runs[runs["cohort"] >= 0].groupby("cohort"):
-        told = ("; ".join(sorted(set(each[name]))) for name in facts.values())
-        table.add_row(f"{cohort}", f"{len(each)}", *told, f"{each['seconds'].max():.0f}")
-    return table
+def provenance(tree: xr.DataTree) -> list[Table]:
+    """What made the numbers of a study, and those of its later measurements, by cohort.
+
+    The runs of a cohort, code and versions, device, threads, how it was trained, and what D and R are. What changed
+    while a cohort was trained is told with the step at which it did.
+    """
+    tables = []
+    facts = {"trained": "way", "device": "device", "threads": "threads", "D": "distortion_kind", "R": "rate_kind"}
+    for name in ("", *later(tree)):
+        title = f"what made the numbers of {study_of(tree).name}{f', measured again as {name}' if name else ''}"
+        table = Table(title=title)
+        for heading in ("cohort", "runs", *facts, "seconds of training", "code and versions"):
+            table.add_column(heading)
+        runs = (tree[name] if name else tree)["runs"].to_dataset().to_dataframe().reset_index()
+        axes = list(tree["runs"].dims)
+        for cohort, each in runs[runs["cohort"] >= 0].groupby("cohort"):
+            place = "; ".join(f"{axis} {', '.join(dict.fromkeys(map(written, each[axis])))}" for axis in axes)
+            told = ("; ".join(sorted(set(each[fact]))) for fact in (*facts.values(), "versions"))
+            *details, versions = told
+            seconds = each["seconds"].max()
+            table.add_row(f"{cohort}", place, *details, "–" if isnan(seconds) else f"{seconds:.0f}", versions)
+        tables.append(table)
+    return tables
+
+
+def later(tree: xr.DataTree) -> list[str]:
+    """The later measurements of a study, in their order."""
+    found = [child for child in tree.children if child.startswith("evaluation_")]
+    return sorted(found, key=lambda child: int(child.rsplit("_", 1)[1]))
 
 
 def _kinds(tree: xr.DataTree) -> str:

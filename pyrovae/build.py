@@ -6,12 +6,15 @@ names. A part of the user's own, named as ``module:Class``, is no exception.
 
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, partial
+from hashlib import sha256
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from pyrovae import guides, networks
@@ -29,12 +32,13 @@ from pyrovae.data import (
 )
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
+from pyrovae.machine import check_memory
 from pyrovae.models import VAE, GapVAE, HierarchicalVAE, likelihoods, priors
 from pyrovae.networks import Sizes
 from pyrovae.pair import Pair
 from pyrovae.results import Results
 from pyrovae.streams import key, seeded
-from pyrovae.study import OWN_PART, PARTS, Run, check_trust
+from pyrovae.study import OWN_PART, PARTS, PER_RUN, Run, check_trust
 
 Parts = dict[str, Callable[..., Any]]
 
@@ -177,27 +181,58 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, ima
         images: training images, ``[N, *event_shape]``, at which a prior may start. A part that holds encodings of them
             is given these by `Pair.refresh`.
     """
+    check_weights(run, event_shape)
     with seeded(key(run.seed, "weights")):
-        if run.pair is not None:
-            pair = _made("pair", run, event_shape)
-            if not isinstance(pair, Pair):
-                raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
-            return pair
-        likelihood = make_likelihood(run, event_shape)
-        code = part_of("guide", run.guide).features(run.latent_size)  # type: ignore[attr-defined]
-        sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
-        encoder, decoder = _made("network", run, sizes)
-        guide = _made("guide", run, encoder, run.latent_size)
-        _check_distribution(run, guide)
-        # Bound methods, because a guide inside the model would be one set of weights in two places.
-        offered = {"encode": guide.encoder.forward, "distribution": guide.distribution, "posterior": guide.posterior}
-        draws = None if images is None else partial(_draw, images)
-        prior = _made("prior", run, run.latent_size, event_shape=event_shape, images=draws, **offered)
-        pair = Pair(_made("model", run, prior, decoder, likelihood, **offered), guide)
+        return _pair(run, event_shape, mean, images)
+
+
+def _pair(run: Run, event_shape: torch.Size, mean: Tensor | None, images: Tensor | None) -> Pair:
+    """A pair with weights that are drawn from torch's own stream."""
+    if run.pair is not None:
+        pair = _made("pair", run, event_shape)
+        if not isinstance(pair, Pair):
+            raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
+        return pair
+    likelihood = make_likelihood(run, event_shape)
+    code = part_of("guide", run.guide).features(run.latent_size)  # type: ignore[attr-defined]
+    sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
+    encoder, decoder = _made("network", run, sizes)
+    guide = _made("guide", run, encoder, run.latent_size)
+    _check_distribution(run, guide)
+    # Bound methods, because a guide inside the model would be one set of weights in two places.
+    offered = {"encode": guide.encoder.forward, "distribution": guide.distribution, "posterior": guide.posterior}
+    draws = None if images is None else partial(_draw, images)
+    prior = _made("prior", run, run.latent_size, event_shape=event_shape, images=draws, **offered)
+    pair = Pair(_made("model", run, prior, decoder, likelihood, **offered), guide)
     if mean is not None and hasattr(decoder, "output_bias"):
         with torch.no_grad():
             decoder.output_bias.copy_(likelihood.initial_features(mean))
     return pair
+
+
+def check_weights(run: Run, event_shape: torch.Size, runs: int = 1) -> None:
+    """Raises InputError if training some runs of a kind would take more memory than is free.
+
+    Counted are weights, gradients and both moments of Adam. The pair is made without memory for that; code of the
+    user's own, of which is not known whether that can be done, is not counted.
+    """
+    if any(OWN_PART.fullmatch(getattr(run, setting) or "") for setting in PARTS):
+        return
+    with torch.device("meta"):
+        try:
+            pair = _pair(run, event_shape, None, None)
+        except NotImplementedError:  # of zuko's flows, which are small beside the networks
+            plain = {"model": "vae", "prior": "standard_normal", "guide": "mean_field"}
+            pair = _pair(run.model_copy(update=plain), event_shape, None, None)
+    weights = sum(parameter.numel() for parameter in pair.parameters())
+    check_memory(4 * 4 * runs * weights, f"{runs:,} runs of {weights:,} weights each")
+
+
+def own_sources(run: Run) -> list[str]:
+    """The modules of the user's own that a run has parts of, with a checksum of each one's source."""
+    names = {match[1] for setting in PARTS if (match := OWN_PART.fullmatch(getattr(run, setting) or ""))}
+    files = [(name, getattr(import_module(name), "__file__", None)) for name in sorted(names)]
+    return [f"{name} (source {sha256(Path(file).read_bytes()).hexdigest()[:12]})" for name, file in files if file]
 
 
 def theory(run: Run) -> LinearGaussian | None:
@@ -217,6 +252,25 @@ def theory(run: Run) -> LinearGaussian | None:
     return LinearGaussian.best(covariance, run.latent_size, run.noise_scale, run.beta)
 
 
+def attach_theory(results: Results) -> None:
+    """Puts the closed forms of a study, where there are any, beside what was measured.
+
+    They are over a fine grid of β and the axes that tell cohorts apart.
+    """
+    study = results.study
+    betas = np.geomspace(min(study.axes["beta"]), max(study.axes["beta"]), 100)
+    pieces = []
+    for cohort in study.cohorts():
+        curve = [theory(cohort.shared.model_copy(update={"beta": float(beta)})) for beta in betas]
+        if None in curve:
+            return
+        names = ("rate", "distortion", "mutual_information", "prior_gap")
+        values = {name: ("beta", [getattr(point, name) for point in curve]) for name in names}
+        place = {key: [value] for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
+        pieces.append(xr.Dataset(values, {"beta": betas}).expand_dims(place))
+    results.tree["theory"] = xr.DataTree(xr.combine_by_coords(pieces))  # type: ignore[arg-type]
+
+
 def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
     """Opens the results of a study.
 
@@ -233,7 +287,9 @@ def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
         check_trust(run.model_dump(), trust)
         return make_pair(run, event_shape)
 
-    return Results.open(folder, trusted_pair)
+    results = Results.open(folder, trusted_pair)
+    attach_theory(results)
+    return results
 
 
 def _made(setting: str, run: Run, *given: Any, **offered: Any) -> Any:

@@ -1,23 +1,33 @@
 """Checkpoints: named tensors and text in one safetensors file, never pickled."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
+from pyrovae import files
 from pyrovae.errors import InputError
-from pyrovae.files import replacing
 
 
 def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-    """Writes tensors by group and name, and facts that JSON can hold."""
-    tensors = {f"{group}/{name}": tensor.cpu() for group, named in groups.items() for name, tensor in named.items()}
-    with replacing(path) as beside:
-        save_file(tensors, beside, {"facts": json.dumps(facts)})
+    """Writes tensors by group and name, and facts that JSON can hold.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is whole.
+    """
+    tensors = {
+        f"{group}/{name}": tensor.cpu().contiguous()
+        for group, named in groups.items()
+        for name, tensor in named.items()
+    }
+    text = json.dumps(facts)
+    files.write(path, serialised(tensors, {"facts": f"{_checksum(tensors, text)} {text}"}))
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -27,13 +37,13 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         FileNotFoundError: there is no such file.
         InputError: the file is damaged.
     """
-    groups: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, "pt") as file:
-            for full_name in file.keys():  # noqa: SIM118 - it is no mapping
-                group, _, name = full_name.partition("/")
-                groups.setdefault(group, {})[name] = file.get_tensor(full_name)
-            return groups, json.loads(file.metadata()["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            checksum, _, text = file.metadata()["facts"].partition(" ")
+        if checksum != _checksum(tensors, text):
+            raise ValueError("it was changed since it was written")
+        facts = json.loads(text)
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -41,3 +51,16 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         raise InputError(
             f"{path}: expected a checkpoint, but the file is damaged ({reason}); delete it to train its cohort anew"
         ) from error
+    groups: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        group, _, name = full_name.partition("/")
+        groups.setdefault(group, {})[name] = tensor
+    return groups, facts
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from pyrovae.errors import InputError
@@ -113,11 +112,25 @@ def run_study(
 
 
 @app.command()
-def show(folder: Folder) -> None:
-    """Print the tables and the claims of a study again."""
+def show(
+    folder: Folder,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Print instead what made the numbers: code, versions, device, cohort.")
+    ] = False,
+) -> None:
+    """Print the tables and the claims of a study again.
+
+    Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --provenance'.
+    """
+    from pyrovae.analysis import tables
     from pyrovae.build import open_results
 
-    _report(open_results(folder).tree, folder)
+    tree = open_results(folder).tree
+    if provenance:
+        for table in tables.provenance(tree):
+            _console().print(table, soft_wrap=True)
+    else:
+        _report(tree, folder)
 
 
 @app.command()
@@ -259,7 +272,7 @@ def diagnose(
     Examples: 'pyrovae diagnose runs/quick --select beta=1,depth=3', 'pyrovae diagnose runs/quick --select
     beta=0.01,depth=1,seed=2 --images 0,3,17 --draws 500'.
     """
-    chosen = {key: _number(value) for key, value in (_setting(each, "--select") for each in select.split(",") if each)}
+    chosen = dict(_setting(each, "--select") for each in select.split(",") if each)
     rows = _rows(images)
     from pyrovae.analysis import tables
     from pyrovae.diagnose import diagnose_run
@@ -312,18 +325,12 @@ def _setting(text: str, option: str = "--set") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"{option}: expected KEY=VALUE, got '{text}'")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
+    from pyrovae.study import parsed
 
-
-def _number(value: Any) -> Any:
-    """The number that a text is, such as 1e-2, which YAML takes for a text; or what it is."""
     try:
-        return float(value) if isinstance(value, str) else value
+        return key.strip(), parsed(value)
     except ValueError:
-        return value
+        raise InputError(f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
 
 
 def _rows(text: str) -> list[int]:
@@ -389,5 +396,7 @@ def main() -> None:
     except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:
             raise
-        typer.echo(f"pyrovae: {error}", err=True)
+        # One line, whatever came from a file or a library.
+        text = " ".join(str(error).split()) or type(error).__name__
+        typer.echo("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), err=True)
         sys.exit(2)

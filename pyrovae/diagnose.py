@@ -1,5 +1,7 @@
 """Diagnoses the guide of a trained run: exact posteriors beside it, what it costs to be off, and predictive checks."""
 
+import os
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -9,15 +11,15 @@ from typing import Any
 import xarray as xr
 from torch import Tensor
 
+from pyrovae import files, machine
 from pyrovae.analysis import diagnosis_figures, figures
 from pyrovae.analysis.diagnosis import Diagnosis, diagnose
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.analysis.predictive_checks import predictive_statistics
-from pyrovae.build import make_data, open_results
+from pyrovae.build import make_data, open_results, own_sources
 from pyrovae.data import as_input
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators import Annealing, Optimisation
-from pyrovae.files import replacing
 from pyrovae.pair import Pair
 from pyrovae.progress import Watch
 from pyrovae.streams import key
@@ -84,7 +86,8 @@ def diagnose_run(
         for key, value in coordinates.items()
         if value is not None
     }
-    attrs = {"study": results.study.name, "split": split, **told}
+    versions = ", ".join([machine.versions(), *own_sources(run)])
+    attrs = {"study": results.study.name, "split": split, "versions": versions, **told}
     steps = count(1)
     work = len(rows) * chains * (draws + warmup) + optimisation.steps + 2 * annealing.temperatures
     try:
@@ -106,20 +109,29 @@ def diagnose_run(
             watch.end()
     except UnsupportedError as error:
         raise InputError(f"no diagnosis of such pairs: {error}") from None
-    place = next(path for path in (results.folder / f"diagnosis_{number}" for number in count(1)) if not path.exists())
-    place.mkdir()
-    _write(place, {"guide": found.guide, "exact": found.exact, "summary": found.summary})
+    beside = results.folder / f".diagnosis-{os.getpid()}.part"
+    shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
+    _write(beside, {"guide": found.guide, "exact": found.exact, "summary": found.summary})
     drawn = {"marginals": diagnosis_figures.marginals(found), "inference_gap": diagnosis_figures.inference_gap(found)}
     try:
         checks = _statistics(pair, as_input(chosen[:CHECKED]), run.seed, attrs)
     except UnsupportedError as error:
         found = replace(found, notes=(*found.notes, f"there are no predictive checks: {error}"))
     else:
-        _write(place, {"checks": checks})
+        _write(beside, {"checks": checks})
         for group in ("prior_predictive", "posterior_predictive"):
             drawn[group] = diagnosis_figures.predictive_checks(checks, group)
-    figures.write(drawn, place)
-    return found, place
+    figures.write(drawn, beside)
+    return found, _numbered(beside)
+
+
+def _numbered(beside: Path) -> Path:
+    """Gives a folder that is complete the next free number."""
+    for number in count(1):
+        place = beside.with_name(f"diagnosis_{number}")
+        if not place.exists():
+            break
+    return beside.rename(place)
 
 
 def _statistics(pair: Pair, x: Tensor, seed: int, attrs: Mapping[str, Any]) -> xr.DataTree:
@@ -136,5 +148,4 @@ def _statistics(pair: Pair, x: Tensor, seed: int, attrs: Mapping[str, Any]) -> x
 
 def _write(place: Path, trees: Mapping[str, xr.DataTree | xr.Dataset]) -> None:
     for name, tree in trees.items():
-        with replacing(place / f"{name}.nc") as beside:
-            tree.to_netcdf(beside, engine="h5netcdf")
+        files.write(place / f"{name}.nc", tree.to_netcdf(engine="h5netcdf"))

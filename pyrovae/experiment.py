@@ -6,14 +6,22 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from pyrovae import machine, reporting, swap
+from pyrovae import files, machine, reporting, swap
 from pyrovae.analysis import figures
-from pyrovae.build import make_data, make_likelihood, make_pair, make_rows, open_results, theory
+from pyrovae.build import (
+    attach_theory,
+    check_weights,
+    make_data,
+    make_likelihood,
+    make_pair,
+    make_rows,
+    open_results,
+    own_sources,
+)
 from pyrovae.checks import bank_size, check_names, check_prior
 from pyrovae.data import Dataset, as_input, class_counts
 from pyrovae.errors import InputError, UnsupportedError
@@ -26,7 +34,8 @@ from pyrovae.progress import Watch
 from pyrovae.results import Results, study_in
 from pyrovae.streams import Streams
 from pyrovae.study import PER_RUN, Cohort, Run, Study, check_trust
-from pyrovae.train import Compile, Training
+from pyrovae.train import Compile, Training, history
+from pyrovae.tree import check_size
 
 #: Most differences of a z and an encoding, in all dimensions, at a step.
 BANK_LIMIT = 2**29
@@ -57,6 +66,7 @@ def plan(study: Study) -> list[PlannedCohort]:
     Raises:
         InputError: the study names a part that does not exist, or asks for what the data do not have.
     """
+    check_size(study)
     cohorts = study.cohorts()
     check_names(study.runs())
     planned = []
@@ -113,13 +123,12 @@ def run(
     place = machine.device(device)
     folder = Path("runs") / study.name if out is None else Path(out)
     plan(study)
-    with machine.locked(folder):
+    with files.locked(folder):
         if not (folder / "study.yaml").exists():
             for cohort in study.cohorts():  # all that can be wrong is told before anything is trained or written
                 _start(study, cohort, make_data(cohort.shared))
         results = Results.create(folder, study, make_pair)
-        if (curves := _theory(study)) is not None:
-            results.tree["theory"] = xr.DataTree(curves)
+        attach_theory(results)
         missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
         with Watch(sum(cohort.shared.steps + _annealing(study, cohort) for cohort in missing), quiet=quiet) as watch:
             for cohort in missing:
@@ -166,7 +175,7 @@ def evaluate_again(
     """
     place = machine.device(device)
     study_in(Path(folder))  # or else the lock would make the folder
-    with machine.locked(Path(folder)):
+    with files.locked(Path(folder)):
         results = open_results(folder, trust)
         check_trust(results.study.settings(), trust)
         study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
@@ -181,27 +190,36 @@ def evaluate_again(
             check_trust({"prior": prior}, trust)
             for run in study.runs():
                 check_prior(run.model_copy(update={"prior": prior}))
-        own, swapped = [], []
-        measuring = sum(_annealing(study, cohort) for cohort in study.cohorts())
-        work = measuring if prior is None else 2 * measuring + swap.STEPS * len(study.runs())
+        # With settings that are not the study's, the pairs' own prior is measured too, before the one swapped in.
+        own = results.evaluation(study) if prior is None or measure else None
+        asked = results.evaluation(study, prior)
+        missing = [
+            cohort
+            for cohort in study.cohorts()
+            if not all(results.is_measured(each, cohort) for each in (own, asked) if each is not None)
+        ]
+        work = sum(_annealing(study, cohort) for cohort in missing)
+        if prior is not None:
+            work = 2 * work + sum(swap.STEPS * len(cohort.runs) for cohort in missing)
         with Watch(work, quiet=quiet or not work) as watch:
-            for cohort in study.cohorts():
-                training, _ = _start(study, cohort, make_data(cohort.shared).to(place))
+            for cohort in missing:
+                training, checked = _start(study, cohort, make_data(cohort.shared).to(place))
                 training.resume(results.checkpoint_file(cohort))
-                own.append(_measure(study, cohort, training, watch))
+                measured = _measure(study, cohort, training, watch)
+                here = training.circumstances().told()
+                if own is not None:
+                    results.record(own, cohort, measured, training, checked.told() | here)
                 if prior is not None:
                     watch.begin(f"{_label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
                     training.lockstep = swap.with_prior(prior, cohort, training, watch)
                     watch.end()
-                    swapped.append(_measure(study, cohort, training, watch))
-                    swap.check_same_distortion(own[-1], swapped[-1])
-        if prior is None or measure:
-            again = results.record_again(study, own)
-        if prior is not None:
-            again = results.record_again(study, swapped, prior)
-        figures.save(again, Path(folder) / "figures" / str(again.name))
+                    again = _measure(study, cohort, training, watch)
+                    swap.check_same_distortion(measured, again)
+                    checked = _checked(training.lockstep.pair(0), cohort, training.data)
+                    results.record(asked, cohort, again, training, checked.told() | here)
+        figures.save(asked, Path(folder) / "figures" / str(asked.name))
         reporting.draw(results)
-        return results, again
+        return results, asked
 
 
 def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
@@ -253,26 +271,12 @@ def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile:
         watch.note(f"{_label(study, cohort)}: goes on from step {training.step:,}")
     watch.begin(_label(study, cohort), shared.steps, training.step)
     before = time.perf_counter()
-    training.run(
-        shared.steps,
-        points=study.measure.points,
-        every=study.checkpoint_every,
-        file=file,
-        compile=compile,
-        watcher=watch,
-    )
+    training.run(every=study.checkpoint_every, file=file, compile=compile, watcher=watch)
     seconds = time.perf_counter() - before
     watch.end()
     measured = _measure(study, cohort, training, watch)
-    provenance = {
-        "rate_kind": "closed form" if checked.closed_form else "Monte Carlo",
-        "distortion_kind": checked.distortion_kind,
-        "way": training.lockstep.way,
-        "device": str(device),
-        "seconds": seconds,
-        "versions": machine.versions(),
-    }
-    results.record(cohort, measured, training, provenance)
+    provenance = checked.told() | history(training.made) | {"seconds": seconds}
+    results.record(results.tree, cohort, measured, training, provenance)
     for note in sorted(set(measured.notes) - {""}):
         watch.note(f"{_label(study, cohort)}: {note}")
 
@@ -281,22 +285,27 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     """A cohort before its first step."""
     shared, device = cohort.shared, data.train.device
     _check_support(shared, data)
+    check_weights(shared, data.event_shape, len(cohort.runs))
     mean = data.mean().cpu()
     of_seed = {run.seed: make_pair(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
     for pair in of_seed.values():
         pair.refresh(data.train)
-    batch = as_input(data.train[: shared.batch_size])
-    index = torch.arange(len(batch), device=device)
-    checked = of_seed[shared.seed].check(batch, beta=0.5, gamma=0.25, index=index)
+    checked = _checked(of_seed[shared.seed], cohort, data)
     if study.measure.temperatures:
-        _check_annealing(of_seed[shared.seed], batch)
+        _check_annealing(of_seed[shared.seed], as_input(data.train[: shared.batch_size]))
     weights = [run.weights() for run in cohort.runs]
     values = {name: torch.tensor([each[name] for each in weights], device=device) for name in weights[0]}
     lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values)
     seeds = [run.seed for run in cohort.runs]
     streams = Streams(seeds, len(data.train), shared.batch_size, checked.noise_shapes)
-    training = Training(lockstep, streams, data, cohort, probe=study.measure.probe)
-    return training, checked
+    versions = ", ".join([machine.versions(), *own_sources(shared)])
+    return Training(lockstep, streams, data, cohort, study.measure, versions), checked
+
+
+def _checked(pair: Pair, cohort: Cohort, data: Dataset) -> Checked:
+    """What the first batch tells about a pair."""
+    batch = as_input(data.train[: cohort.shared.batch_size])
+    return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
 
 
 def _check_bank(cohort: Cohort, bank: int) -> None:
@@ -334,21 +343,6 @@ def _check_support(run: Run, data: Dataset) -> None:
                     f"likelihood: {run.likelihood} expects values in {support}, got {run.data} with values from "
                     f"{x.min():.3g} to {x.max():.3g}"
                 )
-
-
-def _theory(study: Study) -> xr.Dataset | None:
-    """The closed forms of a study, over a fine grid of β and the axes that tell cohorts apart."""
-    betas = np.geomspace(min(study.axes["beta"]), max(study.axes["beta"]), 100)
-    pieces = []
-    for cohort in study.cohorts():
-        curve = [theory(cohort.shared.model_copy(update={"beta": float(beta)})) for beta in betas]
-        if None in curve:
-            return None
-        names = ("rate", "distortion", "mutual_information", "prior_gap")
-        values = {name: ("beta", [getattr(point, name) for point in curve]) for name in names}
-        place = {key: [value] for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
-        pieces.append(xr.Dataset(values, {"beta": betas}).expand_dims(place))
-    return xr.combine_by_coords(pieces)  # type: ignore[return-value]
 
 
 def _label(study: Study, cohort: Cohort) -> str:

@@ -1,20 +1,136 @@
-"""Files that a kill leaves whole: written beside, then renamed."""
+"""Files that a kill, a full disk or a power failure leaves whole, and folders that one process has at a time."""
 
+import hashlib
 import os
+import platform
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import filelock
+import psutil
+
+from pyrovae.errors import InputError
+
+#: In the folder of a study, who is at work there.
+_HOLDER = ".holder"
+_MARK = b"\npyrovae sha256 "
+
+
+def write(path: Path, content: bytes | memoryview) -> None:
+    """Puts a file in its place all at once: written beside it, safe on disk, and renamed.
+
+    Raises:
+        OSError: it cannot be written; what was there before is whole.
+    """
+    beside = part(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        put(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise OSError(
+            f"{path}: expected to write it, got: {error.strerror or error}; what was there before is whole"
+        ) from error
+
+
+def part(path: Path) -> Path:
+    """Where a file is written that is not yet whole."""
+    return path.with_name(f".{path.name}.part")
+
+
+def put(beside: Path, path: Path) -> None:
+    """Gives a file that is whole its name, once it is safe on disk."""
+    _sync(beside, os.O_RDWR)
+    os.replace(beside, path)
+    if os.name == "posix":  # where a folder can be opened
+        _sync(path.parent, os.O_RDONLY)
+
+
+def sealed(content: bytes | memoryview) -> bytes:
+    """Content with its checksum at the end, where readers of netCDF do not look."""
+    return b"".join([content, _MARK, hashlib.sha256(content).hexdigest().encode()])
+
+
+def unsealed(content: bytes) -> bytes:
+    """What `sealed` was given.
+
+    Raises:
+        ValueError: it is not what `sealed` gave.
+
+    Example:
+        >>> unsealed(sealed(b"numbers"))
+        b'numbers'
+        >>> unsealed(sealed(b"numbers").replace(b"n", b"m"))
+        Traceback (most recent call last):
+        ValueError: it was cut or changed since it was written
+    """
+    inside, _, _ = content.rpartition(_MARK)
+    if sealed(inside) != content:
+        raise ValueError("it was cut or changed since it was written")
+    return inside
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` once it is written and safe on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder; the lock goes with the process, however it ends.
+
+    What a killed process left half-written is removed.
+
+    Raises:
+        InputError: another process has the folder, it cannot be written to, or something in it leads out of it.
+    """
     try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        folder.mkdir(parents=True, exist_ok=True)
+        check_plain(folder)
+        lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
+    except filelock.Timeout:
+        raise InputError(f"{folder}: expected a free folder, but {_holder(folder)}") from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: expected a folder that can be written to, got: {reason}") from error
+    with lock:
+        for left in folder.rglob(part(Path("*")).name):
+            if left.is_file() and not left.parent.name.startswith("."):  # there a diagnosis may be under way
+                left.unlink()
+        holder = folder / _HOLDER
+        holder.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+
+
+def check_plain(folder: Path) -> None:
+    """Raises InputError if there are other things in a folder than files and folders: a link leads out of it."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            got = f"a link to {path.readlink()}" if path.is_symlink() else "something else"
+            raise InputError(f"{path}: expected nothing but files and folders in the folder of a study, got {got}")
+
+
+def _holder(folder: Path) -> str:
+    """What is known of the process that has a folder."""
+    try:
+        with (folder / _HOLDER).open(encoding="utf-8") as file:
+            told = re.fullmatch(r"(\d{1,9}) ([\w.-]{1,64})", file.read(100))
+    except (OSError, UnicodeDecodeError):
+        told = None
+    if told is None:
+        return "another process is at work in it"
+    name = f"process {told[1]} on {told[2]}"
+    if told[2] == platform.node() and not psutil.pid_exists(int(told[1])):
+        return f"{name} has ended and left another one behind, which still has it: end that one too"
+    return f"{name} is at work in it"
+
+
+def _sync(path: Path, flags: int) -> None:
+    """Returns once a file or a folder is safe on disk."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
     finally:
-        beside.unlink(missing_ok=True)
+        os.close(descriptor)

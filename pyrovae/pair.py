@@ -258,6 +258,11 @@ class Checked(NamedTuple):
     closed_form: bool
     distortion_kind: str
 
+    def told(self) -> dict[str, str]:
+        """What distortion and rate are, as the results say it."""
+        rate_kind = "closed form" if self.closed_form else "Monte Carlo"
+        return {"rate_kind": rate_kind, "distortion_kind": self.distortion_kind}
+
 
 def _terms(
     guide: poutine.Trace, model: poutine.Trace, divergence: Callable[[Distribution, Distribution, Tensor], Tensor]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from pyrovae import machine
+from pyrovae import files
 from pyrovae.analysis import figures, report
 from pyrovae.analysis.comparison import joined
 from pyrovae.build import open_results
@@ -29,7 +29,7 @@ def draw_again(folder: str | Path) -> Path:
         InputError: the folder holds no study, or a file in it is damaged.
     """
     study_in(Path(folder))  # or else the lock would make the folder
-    with machine.locked(Path(folder)):
+    with files.locked(Path(folder)):
         draw(open_results(folder))
     return Path(folder) / REPORT
 

@@ -1,20 +1,18 @@
 """The results of a study: an xarray DataTree, on disk as one netCDF file beside the checkpoints."""
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
 
-from pyrovae import checkpoint, tree
+from pyrovae import checkpoint, files, tree
 from pyrovae.errors import InputError
 from pyrovae.evaluate import Measured
-from pyrovae.files import replacing
 from pyrovae.pair import Pair
 from pyrovae.study import Cohort, Run, Study
-from pyrovae.train import Training
+from pyrovae.train import Facts, Training, misfit
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
@@ -49,13 +47,7 @@ class Results:
         folder = Path(folder)
         study = study_in(folder)
         file = folder / "results.nc"
-        content = tree.load(file) if file.exists() else tree.empty(study)
-        if content.attrs.get("study") != study.to_yaml():
-            raise InputError(
-                f"{folder}: expected results of the study in study.yaml, got those of another: "
-                f"{_changes(str(content.attrs.get('study')), study)}; "
-                "one of the two files was changed by hand, or is of another version"
-            )
+        content = tree.load(file, study) if file.exists() else tree.empty(study)
         return cls(folder, study, content, make_pair)
 
     @classmethod
@@ -66,13 +58,11 @@ class Results:
             InputError: the folder holds another study, or a file in it is damaged.
         """
         folder = Path(folder)
-        file = folder / "study.yaml"
-        if not file.exists():
-            with replacing(file) as beside:
-                beside.write_text(study.to_yaml(), encoding="utf-8")
-        elif (before := Study.load(file, trust=None).to_yaml()) != study.to_yaml():
+        if not (folder / "study.yaml").exists():
+            files.write(folder / "study.yaml", study.to_yaml().encode())
+        elif (before := study_in(folder).to_yaml()) != study.to_yaml():
             raise InputError(
-                f"{folder}: expected the same study, got other settings: {_changes(before, study)}; "
+                f"{folder}: expected the same study, got other settings: {study.difference(before)}; "
                 "choose another --out, or delete the folder"
             )
         return cls.open(folder, make_pair)
@@ -83,20 +73,29 @@ class Results:
 
     def has(self, cohort: Cohort) -> bool:
         """Whether all runs of a cohort were measured, and their weights are there."""
-        if not self.checkpoint_file(cohort).exists():
-            return False
-        states = [str(self.tree["runs"]["status"].sel(self.study.coordinates(run)).item()) for run in cohort.runs]
-        return "pending" not in states
+        return self.checkpoint_file(cohort).exists() and self.is_measured(self.tree, cohort)
 
-    def record(self, cohort: Cohort, measured: Measured, training: Training, provenance: Mapping[str, Any]) -> None:
-        """Enters what was measured on a cohort, and writes the file."""
-        tree.enter(self.tree, self.study, cohort, measured)
+    def is_measured(self, measurement: xr.DataTree, cohort: Cohort) -> bool:
+        """Whether a measurement, the study's own or a later one, has all runs of a cohort."""
+        status = measurement["runs"]["status"]
+        return all(status.sel(self.study.coordinates(run)).item() != "pending" for run in cohort.runs)
+
+    def record(
+        self,
+        measurement: xr.DataTree,
+        cohort: Cohort,
+        measured: Measured,
+        training: Training,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Enters what was measured on a cohort into a measurement, and writes the file."""
+        tree.enter(measurement, self.study, cohort, measured)
         steps = [int(step) for step in training.curves["step"]]
         for number, run in enumerate(cohort.runs):
             here = self.study.coordinates(run)
-            for name in ("loss", "distortion", "rate"):
+            for name in ("loss", "distortion", "rate") if "curves" in measurement.children else ():
                 points = torch.stack(training.curves[name])[:, :, number].T.numpy()
-                self.tree["curves"][name].loc[here | {"step": steps}] = points
+                measurement["curves"][name].loc[here | {"step": steps}] = points
             frozen = int(training.frozen_at[number])
             facts = {
                 "status": "frozen" if frozen >= 0 else "done",
@@ -105,26 +104,23 @@ class Results:
                 "unmeasured": measured.notes[number],
             }
             for name, value in {**facts, "last_loss": float(training.last_loss[number]), **provenance}.items():
-                self.tree["runs"][name].loc[here] = value
-        self._save()
+                measurement["runs"][name].loc[here] = value
+        self.save()
 
-    def record_again(self, study: Study, measured: Sequence[Measured], prior: str | None = None) -> xr.DataTree:
-        """Enters what was measured anew on every cohort, beside the rest, and writes the file.
+    def evaluation(self, study: Study, prior: str | None = None) -> xr.DataTree:
+        """The later measurement with these settings: one that was begun or finished, or a new one.
 
         Args:
-            study: the study, with the settings that were measured with now.
-            prior: the prior that was put in the place of the pairs' own, if any.
+            study: the study, with the settings that are measured with now.
+            prior: the prior that is put in the place of the pairs' own, if any.
         """
-        again = xr.DataTree.from_dict(tree.unmeasured(study))
-        for cohort, each in zip(study.cohorts(), measured, strict=True):
-            tree.enter(again, study, cohort, each)
-        again.attrs["measure"] = study.measure.model_dump_json()
-        if prior is not None:
-            again.attrs["prior"] = prior
-        name = f"evaluation_{1 + sum(child.startswith('evaluation_') for child in self.tree.children)}"
-        self.tree[name] = again
-        self._save()
-        return self.tree.children[name]
+        new = tree.evaluation(study, prior)
+        names = [name for name in self.tree.children if name.startswith("evaluation_")]
+        for name in names:
+            if self.tree[name].attrs == new.attrs:
+                return self.tree.children[name]
+        self.tree[f"evaluation_{len(names) + 1}"] = new
+        return self.tree.children[f"evaluation_{len(names) + 1}"]
 
     def run(self, /, **coordinates: Any) -> Run:
         """The run at one point of the grid, trained or not; arguments and errors as of `pair`."""
@@ -141,18 +137,27 @@ class Results:
             InputError: an axis or a value is not in the grid, or the run is not trained yet.
         """
         run, cohort = self._find(coordinates)
+        file = self.checkpoint_file(cohort)
         try:
-            groups, facts = checkpoint.load(self.checkpoint_file(cohort))
+            groups, told = checkpoint.load(file)
         except FileNotFoundError:
-            facts = {"step": -1}
-        if facts["step"] < run.steps:
+            raise InputError(
+                f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its checkpoint is gone"
+            ) from None
+        facts = Facts.of(told, cohort, file)
+        if facts.step < run.steps:
             raise InputError(f"{self.folder}: the run at {self.study.coordinates(run)} is not trained to its end yet")
-        cohort.check(facts.get("runs"), self.checkpoint_file(cohort))
-        pair = self._make_pair(run, torch.Size(facts["event_shape"]))
-        stacked = groups["params"] | groups.get("buffers", {})
+        pair = self._make_pair(run, torch.Size(facts.event_shape))
+        stacked = groups.get("params", {}) | groups.get("buffers", {})
         for name, tensor in [*pair.named_parameters(), *pair.named_buffers()]:
-            # Put in place of what is there, which may have another size, as a bank that is still empty.
-            tensor.data = stacked[name][cohort.runs.index(run)].clone()
+            found = stacked.get(name)
+            if found is None or found.dtype != tensor.dtype:
+                raise misfit(file, name)
+            # A bank of encodings is still empty here.
+            shape = tensor.shape if tensor.numel() else found.shape[1:]
+            if found.shape != (len(cohort.runs), *shape):
+                raise misfit(file, name)
+            tensor.data = found[cohort.runs.index(run)].clone()
         return pair.eval()
 
     def _find(self, coordinates: Mapping[str, Any]) -> tuple[Run, Cohort]:
@@ -171,9 +176,11 @@ class Results:
                     return run, cohort
         raise AssertionError("a grid holds every combination of its values")
 
-    def _save(self) -> None:
-        with replacing(self.folder / "results.nc") as beside:
-            self.tree.to_netcdf(beside, engine="h5netcdf")
+    def save(self) -> None:
+        """Writes the results, and the study that they are of if its file is gone."""
+        if not (self.folder / "study.yaml").exists():
+            files.write(self.folder / "study.yaml", self.study.to_yaml().encode())
+        tree.save(self.tree, self.folder / "results.nc")
 
 
 def study_in(folder: Path) -> Study:
@@ -182,13 +189,8 @@ def study_in(folder: Path) -> Study:
     Raises:
         InputError: the folder holds no study.
     """
+    files.check_plain(folder)
     if not (folder / "study.yaml").is_file():
         lacking = "it has no study.yaml" if folder.exists() else "there is no such folder"
         raise InputError(f"{folder}: expected the folder of a study, but {lacking}")
     return Study.load(folder / "study.yaml", trust=None)
-
-
-def _changes(before: str, study: Study) -> str:
-    """The lines in which two study files differ, on one line."""
-    lines = difflib.ndiff(before.splitlines(), study.to_yaml().splitlines())
-    return "; ".join(line for line in lines if line[0] in "+-")

@@ -1,11 +1,14 @@
 """A study: a grid of runs, and what is measured on them. Frozen, validated, read from and written to YAML."""
 
+import difflib
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from itertools import product
+from math import prod
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -35,6 +38,10 @@ DATA_SETTINGS = (
 )
 #: Axes that go by another name in the results, where `split` is train and test.
 DIMENSIONS = {"split": "data_split"}
+#: Most runs of a study, and most bytes of a study file: what is beyond was hardly meant.
+MOST_RUNS, MOST_BYTES = 100_000, 1_000_000
+#: A number of things, of which there can be no more than this anywhere.
+Count = Annotated[int, Field(le=10**9)]
 
 
 class _Frozen(BaseModel):
@@ -47,6 +54,8 @@ class _Frozen(BaseModel):
             raise ValueError(
                 f"{'a truth value is' if isinstance(value, bool) else 'binary data are'} not expected here"
             )
+        if isinstance(value, str) and not " ".join(value.split()).isprintable():
+            raise ValueError("expected text that can be shown")
         return value
 
 
@@ -62,31 +71,35 @@ class Run(_Frozen):
     split: str = Field("random", description="how the data set is divided into train and test")
     train_ratio: float | None = Field(None, gt=0, lt=1, description="share that is train, for splits that let it vary")
     held_out: str | None = Field(None, description="classes that are test, as in 9 or 4,9, for the split held_out")
-    train_images: int | None = Field(None, ge=2, description="training images to use; null: all")
-    test_images: int | None = Field(None, ge=2, description="test images to use; null: all")
-    images_per_class: int | None = Field(None, ge=1, description="training images to use of each class; null: all")
+    train_images: Count | None = Field(None, ge=2, description="training images to use; null: all")
+    test_images: Count | None = Field(None, ge=2, description="test images to use; null: all")
+    images_per_class: Count | None = Field(None, ge=1, description="training images to use of each class; null: all")
     pixels: str = Field("continuous", description="continuous, or binarised: static (once), dynamic (at each step)")
     pair: str | None = Field(None, description="model and guide as one part of yours; null: made of the parts below")
     model: str = Field("vae", description="p(x, z)")
     prior: str = Field("standard_normal", description="p(z)")
-    components: int = Field(
+    components: Count = Field(
         100, ge=1, description="components of a mixture prior, pseudo-inputs, or subsampled encodings"
     )
-    refresh: int = Field(50, ge=1, description="steps between renewals of the encodings behind an aggregate posterior")
+    refresh: Count = Field(
+        50, ge=1, description="steps between renewals of the encodings behind an aggregate posterior"
+    )
     likelihood: str = Field("bernoulli", description="p(x|z)")
-    noise_scale: float = Field(1.0, gt=0, description="σ of the gaussian likelihood, in units of x")
+    noise_scale: float = Field(1.0, ge=1e-15, le=1e15, description="σ of the gaussian likelihood, in units of x")
     guide: str = Field("mean_field", description="q(z|x)")
-    latent_size: int = Field(10, ge=1, description="dimensions of z")
+    latent_size: Count = Field(10, ge=1, description="dimensions of z")
     network: str = Field("mlp", description="encoder and decoder")
-    depth: int = Field(1, ge=1, description="hidden layers of encoder and of decoder, where the network is mlp")
-    width: int = Field(512, ge=1, description="units of each hidden layer, where the network is mlp")
+    depth: Count = Field(
+        1, ge=1, le=1000, description="hidden layers of encoder and of decoder, where the network is mlp"
+    )
+    width: Count = Field(512, ge=1, description="units of each hidden layer, where the network is mlp")
     beta: float = Field(1.0, gt=0, description="weight of the rate")
     gamma: float | None = Field(None, ge=0, le=1e30, description="weight of G, where the model is gap; null: β")
     warmup: float = Field(0.0, ge=0, le=1, description="share of a cycle over which β rises to its value; 0: constant")
-    cycles: int = Field(1, ge=1, description="times that the rise of β begins anew")
+    cycles: Count = Field(1, ge=1, description="times that the rise of β begins anew")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights, batch order and noise")
-    steps: int = Field(1000, ge=1, description="training steps")
-    batch_size: int = Field(128, ge=1, description="images in a batch")
+    steps: Count = Field(1000, ge=1, description="training steps")
+    batch_size: Count = Field(128, ge=1, description="images in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
 
     def weights(self) -> dict[str, float]:
@@ -122,16 +135,18 @@ class Run(_Frozen):
 class Measure(_Frozen):
     """What is measured, and on how much of the data."""
 
-    images: int = Field(2048, ge=2, description="images of each split on which D and R are measured")
-    samples: int = Field(1, ge=1, description="draws of z an image")
-    outer: int = Field(1024, ge=2, description="images of each split over which I, G and rates under q(z) are averaged")
-    likelihood_images: int = Field(128, ge=2, description="test images on which log p(x) is bounded")
-    particles: int = Field(256, ge=2, description="draws of z an image behind the importance-weighted bound")
-    temperatures: int = Field(0, ge=0, description="steps of annealing from p(z) to p(z|x), a second bound; 0: none")
-    chains: int = Field(8, ge=2, description="chains of annealing an image")
-    reconstructions: int = Field(256, ge=2, description="images of each split that are reconstructed")
-    probe: int = Field(256, ge=2, description="images of each split behind the learning curves")
-    points: int = Field(50, ge=2, description="points of the learning curves, spaced logarithmically")
+    images: Count = Field(2048, ge=2, description="images of each split on which D and R are measured")
+    samples: Count = Field(1, ge=1, description="draws of z an image")
+    outer: Count = Field(
+        1024, ge=2, description="images of each split over which I, G and rates under q(z) are averaged"
+    )
+    likelihood_images: Count = Field(128, ge=2, description="test images on which log p(x) is bounded")
+    particles: Count = Field(256, ge=2, description="draws of z an image behind the importance-weighted bound")
+    temperatures: Count = Field(0, ge=0, description="steps of annealing from p(z) to p(z|x), a second bound; 0: none")
+    chains: Count = Field(8, ge=2, description="chains of annealing an image")
+    reconstructions: Count = Field(256, ge=2, description="images of each split that are reconstructed")
+    probe: Count = Field(256, ge=2, description="images of each split behind the learning curves")
+    points: Count = Field(50, ge=2, le=10_000, description="points of the learning curves, spaced logarithmically")
 
     @property
     def per_image(self) -> int:
@@ -177,12 +192,14 @@ class Study(_Frozen):
         (4, 2)
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder under runs/")
+    name: str = Field(
+        max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder under runs/"
+    )
     description: str = ""
     base: Run
     axes: dict[str, tuple[Any, ...]]
     measure: Measure = Measure()
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints: the most that a kill can lose")
+    checkpoint_every: Count = Field(500, ge=1, description="steps between checkpoints: the most that a kill can lose")
 
     @classmethod
     def of(cls, **settings: Any) -> Self:
@@ -202,6 +219,8 @@ class Study(_Frozen):
                 fixed[key] = value
         axes = {key: (getattr(Run(), key),) for key in ALWAYS_AXES} | axes
         base = _validated(Run, fixed | {key: values[0] for key, values in axes.items()})
+        if (runs := prod(map(len, axes.values()))) > MOST_RUNS:
+            raise InputError(f"expected a grid of at most {MOST_RUNS:,} runs, got {runs:,}")
         measure = _validated(Measure, settings.get("measure", {}), "measure.")
         own = {key: settings[key] for key in _own_settings() & settings.keys() - {"measure"}}
         return _validated(cls, {"base": base, "axes": axes, "measure": measure, **own})
@@ -219,10 +238,9 @@ class Study(_Frozen):
         """
         text, where = _read(source)
         try:
-            settings = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{where}: expected YAML, got text that does not parse: {reason}") from error
+            settings = parsed(text)
+        except ValueError as error:
+            raise InputError(f"{where}: expected YAML, got text that does not parse: {error}") from error
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise InputError(f"{where}: expected 'setting: value' lines, got {type(settings).__name__}")
         if "name" not in settings:
@@ -255,6 +273,11 @@ class Study(_Frozen):
         """The study file."""
         return yaml.safe_dump(self.settings(), sort_keys=False, allow_unicode=True)
 
+    def difference(self, before: str) -> str:
+        """The lines in which another study file differs from that of this study, on one line."""
+        lines = difflib.ndiff(before[:MOST_BYTES].splitlines(), self.to_yaml().splitlines())
+        return "; ".join(line for line in lines if line[0] in "+-")
+
     def runs(self) -> list[Run]:
         """All runs of the grid."""
         return [run for cohort in self.cohorts() for run in cohort.runs]
@@ -282,6 +305,41 @@ class Study(_Frozen):
 
     def _run(self, cell: Mapping[str, Any]) -> Run:
         return self.base.model_copy(update=dict(cell))
+
+
+def parsed(text: str) -> Any:
+    """What a text in YAML says: plain values, with a key once and without references, which could grow beyond measure.
+
+    Raises:
+        ValueError: it says nothing of the kind.
+
+    Example:
+        >>> parsed("beta: [1e-3, 1]")
+        {'beta': [0.001, 1]}
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("a reference (*) is not expected")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, times in keys.items() if times > 1]:
+            raise ValueError(f"'{twice[0]}' comes twice")
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 1e3 for a text, because it lacks a point.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("+-0123456789"))
 
 
 def shipped() -> dict[str, str]:
@@ -328,7 +386,7 @@ def _axis(key: str, value: Any) -> tuple[Any, ...]:
 def _validated(model: type[M], values: Any, prefix: str = "") -> M:
     """Validates, and tells the first mistake in one line."""
     if not isinstance(values, dict):
-        raise InputError(f"{prefix.rstrip('.') or 'study'}: expected settings with their values, got {values!r}")
+        raise InputError(f"{prefix.rstrip('.') or 'study'}: expected settings with their values, got {values!r:.200}")
     _refuse_unknown(values, list(model.model_fields), "setting", prefix)
     try:
         return model.model_validate(values)
@@ -336,13 +394,13 @@ def _validated(model: type[M], values: Any, prefix: str = "") -> M:
         first = error.errors()[0]
         place = prefix + ".".join(map(str, first["loc"]))
         problem = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{place}: {problem[0].lower()}{problem[1:]}, got {first['input']!r}") from None
+        raise InputError(f"{place}: {problem[0].lower()}{problem[1:]}, got {first['input']!r:.200}") from None
 
 
 def _refuse_unknown(given: Mapping[str, Any], valid: list[str], kind: str, prefix: str = "") -> None:
     for key in given:
         if key not in valid:
-            raise InputError(f"unknown {kind} '{prefix}{key}'; valid: {', '.join(sorted(valid))}")
+            raise InputError(f"unknown {kind} {f'{prefix}{key}'!r:.200}; valid: {', '.join(sorted(valid))}")
 
 
 def _merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -366,10 +424,16 @@ def _read(source: str | Path) -> tuple[str, str]:
     """Text of a study, and what to call it in a message."""
     path = Path(source)
     if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: expected a study file, got something else")
         try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
+            with path.open(encoding="utf-8") as opened:
+                text = opened.read(MOST_BYTES + 1)
+        except (OSError, ValueError) as error:
             raise InputError(f"{path}: expected a study file, but it cannot be read: {error}") from error
+        if len(text) > MOST_BYTES:
+            raise InputError(f"{path}: expected a study file, got more than {MOST_BYTES:,} characters")
+        return text, str(path)
     folder = resources.files("pyrovae") / "studies"
     file = folder / f"{source}.yaml"
     if not file.is_file():

@@ -2,15 +2,17 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from pyrovae import checkpoint
@@ -19,7 +21,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluate import terms_on
 from pyrovae.lockstep import Batch, Gradients, Lockstep, Way
 from pyrovae.streams import Streams
-from pyrovae.study import Cohort
+from pyrovae.study import Cohort, Measure
 
 Compile = Literal["auto", "always", "never"]
 #: Under "auto", the steps from which compiling pays: it costs some 20 s and saves a quarter of a step or more.
@@ -40,6 +42,88 @@ class Watcher(Protocol):
         """Something worth a line."""
 
 
+class Circumstances(BaseModel):
+    """What the steps of a training depend on, other than its settings.
+
+    Attributes:
+        since: steps done when they began.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    since: int
+    way: Way
+    device: str
+    threads: int
+    versions: str
+
+    def told(self) -> dict[str, str]:
+        """All but when they began, as text."""
+        return {name: str(value) for name, value in self if name != "since"}
+
+
+def history(made: Sequence[Circumstances]) -> dict[str, str]:
+    """What the steps of a training depended on, by name; what changed on the way is told one after the other.
+
+    Example:
+        >>> first = Circumstances(since=0, way="lifted", device="cpu", threads=1, versions="pyrovae 1")
+        >>> later = first.model_copy(update={"since": 500, "threads": 2})
+        >>> history([first, later])
+        {'way': 'lifted', 'device': 'cpu', 'threads': '1, from step 500 on 2', 'versions': 'pyrovae 1'}
+    """
+    told = made[0].told()
+    for before, after in pairwise(made):
+        for name, value in after.told().items():
+            if value != before.told()[name]:
+                told[name] += f", from step {after.since:,} on {value}"
+    return told
+
+
+class Facts(BaseModel):
+    """What a checkpoint says of itself.
+
+    Attributes:
+        step: steps done.
+        runs: settings of the runs.
+        event_shape: of an image.
+        images: checksum of the images.
+        made: the circumstances that the steps were done under, one after the other.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    step: int = Field(ge=0)
+    runs: list[dict[str, Any]]
+    event_shape: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(min_length=1, max_length=3)
+    images: int
+    made: list[Circumstances]
+
+    @classmethod
+    def of(cls, told: Any, cohort: Cohort, file: Path) -> "Facts":
+        """The facts in a checkpoint of a cohort.
+
+        Raises:
+            InputError: they are none, or of another cohort.
+        """
+        try:
+            facts = cls.model_validate(told)
+        except ValidationError as error:
+            raise InputError(
+                f"{file}: expected a checkpoint of this version, got one that does not say the same of itself "
+                f"({', '.join(map(str, error.errors()[0]['loc']))}); delete it to train its cohort anew"
+            ) from error
+        cohort.check(facts.runs, file)
+        if facts.step > cohort.shared.steps:
+            raise misfit(file, "step")
+        return facts
+
+
+def misfit(file: Path, name: str) -> InputError:
+    """What is wrong with a checkpoint that lacks a tensor, or has it in another shape or type."""
+    return InputError(
+        f"{file}: expected a checkpoint of this cohort, got one whose '{name}' is missing or has another shape; "
+        "delete it to train its cohort anew"
+    )
+
+
 class Training:
     """Where the training of a cohort stands.
 
@@ -48,16 +132,20 @@ class Training:
         streams: their random numbers.
         data: images on the device of the runs.
         cohort: their settings.
-        probe: images of each split behind the learning curves.
+        measure: how many points the learning curves have, and on how many images they are.
+        versions: of all code that the numbers depend on.
 
     Attributes:
         step: steps done.
+        made: the circumstances that these were done under.
         frozen_at: steps done when a run's loss was first not finite, ``[runs]``; −1 where it always was.
         last_loss: last finite loss of each run, ``[runs]``.
         curves: by name, one tensor a point: steps, and loss, distortion and rate, ``[split, runs]`` each.
     """
 
-    def __init__(self, lockstep: Lockstep, streams: Streams, data: Dataset, cohort: Cohort, *, probe: int) -> None:
+    def __init__(
+        self, lockstep: Lockstep, streams: Streams, data: Dataset, cohort: Cohort, measure: Measure, versions: str
+    ) -> None:
         self.lockstep = lockstep
         self.streams = streams
         self.data = data
@@ -65,8 +153,10 @@ class Training:
         rate = cohort.shared.learning_rate
         self.optimizer = torch.optim.Adam(list(lockstep.params.values()), lr=rate, fused=True)
         self.cohort = cohort
-        self.probe = probe
+        self.measure = measure
+        self.versions = versions
         self.step = 0
+        self.made: list[Circumstances] = []
         self.frozen_at = torch.full((len(lockstep),), -1)
         self.last_loss = torch.full((len(lockstep),), float("nan"))
         self.curves: dict[str, list[Tensor]] = {"step": [], "loss": [], "distortion": [], "rate": []}
@@ -76,19 +166,21 @@ class Training:
         """Tells other images from those that the training began with."""
         return self.data.checksum()
 
-    def run(self, steps: int, *, points: int, every: int, file: Path, compile: Compile, watcher: Watcher) -> None:
-        """Trains up to ``steps`` steps, leaving a checkpoint every ``every`` steps and at the end.
+    def run(self, *, every: int, file: Path, compile: Compile, watcher: Watcher) -> None:
+        """Trains to the end, leaving a checkpoint every ``every`` steps and there.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the checkpoint holds the steps done until then.
         """
-        due = probe_steps(steps, points)
+        steps, due = self.cohort.shared.steps, self._probed()
         losses: list[Tensor] = []
         # While the step is compiled too: an interrupt that is raised inside the compiler may be lost there.
         with _stop_requests() as stop:
             if self.step == 0:
                 self.save(file)
-            gradients = self._prepared(steps, compile, watcher)
+            if self.step < steps:
+                gradients = self._prepared(steps, compile, watcher)
+            self._note_circumstances(watcher)
             while self.step < steps:
                 self._refresh()
                 gradient, loss = gradients(self._batch(self.step))
@@ -132,11 +224,10 @@ class Training:
         groups = {**weights, **moments, "record": record, "curves": curves}
         facts = {
             "step": self.step,
-            "way": self.lockstep.way,
             "runs": self.cohort.record(),
             "event_shape": list(self.data.event_shape),
             "images": self.checksum,
-            "threads": torch.get_num_threads(),
+            "made": [each.model_dump() for each in self.made],
         }
         checkpoint.save(file, groups, facts)
 
@@ -147,30 +238,59 @@ class Training:
             FileNotFoundError: there is none.
             InputError: it is damaged, of another cohort, or of one that began with other images.
         """
-        groups, facts = checkpoint.load(file)
-        self.cohort.check(facts.get("runs"), file)
-        if facts.get("images") != self.checksum:
+        groups, told = checkpoint.load(file)
+        facts = Facts.of(told, self.cohort, file)
+        if facts.images != self.checksum:
             raise InputError(
                 f"{file}: expected the images that this cohort began with, but the data set "
                 f"'{self.cohort.shared.data}' gives others now; bring the old ones back, or choose another --out"
             )
-        try:
-            for name, tensor in self.lockstep.params.items():
-                tensor.copy_(groups["params"][name])
-                if "adam.step" in groups:
-                    self.optimizer.state[tensor] = {
-                        moment: groups[f"adam.{moment}"][name].to(tensor.device)
-                        for moment in ("step", "exp_avg", "exp_avg_sq")
-                    }
-            for name, tensor in self.lockstep.buffers.items():
-                tensor.copy_(groups["buffers"][name])
-            self.frozen_at, self.last_loss = groups["record"]["frozen_at"], groups["record"]["last_loss"]
-            self.curves = {name: list(groups.get("curves", {}).get(name, [])) for name in self.curves}
-            self.step, self.lockstep.way = facts["step"], facts["way"]
-        except (KeyError, RuntimeError) as error:
-            raise InputError(
-                f"{file}: expected a checkpoint of this cohort, got one of another shape: {error}"
-            ) from error
+
+        def taken(group: str, name: str, like: Tensor) -> Tensor:
+            tensor = groups.get(group, {}).get(name)
+            if tensor is None or (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
+                raise misfit(file, f"{group}/{name}")
+            return tensor.to(like.device)
+
+        for name, tensor in self.lockstep.params.items():
+            tensor.copy_(taken("params", name, tensor))
+            if facts.step:
+                moments = {moment: taken(f"adam.{moment}", name, tensor) for moment in ("exp_avg", "exp_avg_sq")}
+                done = taken("adam.step", name, torch.zeros((), device=tensor.device))
+                self.optimizer.state[tensor] = {"step": done, **moments}
+        for name, tensor in self.lockstep.buffers.items():
+            tensor.copy_(taken("buffers", name, tensor))
+        self.frozen_at = taken("record", "frozen_at", self.frozen_at)
+        self.last_loss = taken("record", "last_loss", self.last_loss)
+        steps = [step for step in self._probed() if step <= facts.step]
+        if steps:
+            cells = torch.empty(len(steps), len(self.data.splits()), len(self.lockstep), dtype=torch.float64)
+            for name in ("loss", "distortion", "rate"):
+                self.curves[name] = list(taken("curves", name, cells))
+            self.curves["step"] = list(torch.tensor(steps))
+        self.step, self.made = facts.step, facts.made
+        self.lockstep.way = self.made[-1].way if self.made else None
+
+    def _probed(self) -> list[int]:
+        """The steps at which the learning curves have a point."""
+        return probe_steps(self.cohort.shared.steps, self.measure.points)
+
+    def circumstances(self) -> Circumstances:
+        """What steps done now would depend on."""
+        way = self.lockstep.way
+        assert way is not None, "it is decided before the first step"
+        device, threads = str(self.data.train.device), torch.get_num_threads()
+        return Circumstances(since=self.step, way=way, device=device, threads=threads, versions=self.versions)
+
+    def _note_circumstances(self, watcher: Watcher) -> None:
+        """Records what the steps to come depend on, and says so where it is not what those before depended on."""
+        now = self.circumstances()
+        if not self.made:
+            self.made.append(now)
+        before, after = self.made[-1].told(), now.told()
+        if changed := [f"{name} {before[name]} → {after[name]}" for name in before if before[name] != after[name]]:
+            watcher.note(f"from step {self.step:,} on with other {'; '.join(changed)}: last digits may differ")
+            self.made.append(now)
 
     def _batch(self, step: int) -> Batch:
         grey, device = self.data.grey, self.data.train.device
@@ -187,7 +307,6 @@ class Training:
     def _prepared(self, steps: int, compile: Compile, watcher: Watcher) -> Callable[[Batch], Gradients]:
         """The function behind a step, computed as was asked for or in the next best way that works."""
         ways = self._ways(steps, compile, watcher)
-        recorded = self.lockstep.way
         for way, fallback in zip(ways, [*ways[1:], None], strict=True):
             try:
                 gradients = self.lockstep.gradients(way, self._batch(self.step))
@@ -196,10 +315,6 @@ class Training:
                 if fallback is None:
                     raise
                 watcher.note(f"not {way}, so {fallback}: {_first_line(error)}")
-        if recorded not in (None, way):
-            watcher.note(
-                f"until step {self.step} this was trained {recorded}, from there {way}: last digits may differ"
-            )
         return gradients
 
     def _ways(self, steps: int, compile: Compile, watcher: Watcher) -> list[Way]:
@@ -225,7 +340,7 @@ class Training:
         held = self.lockstep.buffers
         self.lockstep.refresh(self.data.train)
         splits = [
-            terms_on(name, images[: self.probe], self.lockstep, self.streams, "probe")
+            terms_on(name, images[: self.measure.probe], self.lockstep, self.streams, "probe")
             for name, images in self.data.splits()
         ]
         self.lockstep.buffers = held

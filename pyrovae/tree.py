@@ -1,13 +1,19 @@
 """The tree of a study's results: its groups, their variables, and how they get in and out of it."""
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from pyrovae import files, machine
 from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
 from pyrovae.evaluate import Measured
@@ -57,7 +63,7 @@ _RUN_FACTS: dict[str, Any] = {
     "cohort": -1,
     "seconds": np.nan,
     **{name: np.array("", dtype=object) for name in ("rate_kind", "distortion_kind", "unmeasured")},
-    **{name: np.array("", dtype=object) for name in ("way", "device", "versions")},
+    **{name: np.array("", dtype=object) for name in ("way", "device", "threads", "versions")},
 }
 #: Variables with a unit other than nats per image.
 _UNITS = {
@@ -93,29 +99,51 @@ PICTURES = {
     "log_q": ["row", "column"],
     "log_p": ["row", "column"],
 }
+#: The groups that hold pictures.
+PICTURED = ("samples", "reconstructions", "traversals", "plane")
+_LEVELS = ["rate", "rate_se"]
 _PER_IMAGE = ["distortion", "rate", "log_likelihood", "pareto_k", "annealed_log_likelihood", "memorising_distortion"]
 _PER_IMAGE += ["reconstruction_distance", "memorising_distance"]
 _DIFFICULTY = ["images", "pixel_distance", "pixel_distance_se", "factor_distance", "factor_distance_se"]
 
 
 def empty(study: Study) -> xr.DataTree:
-    """The tree with every cell of the grid missing."""
+    """The tree with every cell of the grid missing.
+
+    Raises:
+        InputError: it would not fit into memory.
+    """
     steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
-    dimensions = study.dimensions()
-    shape = [len(values) for values in dimensions.values()]
-    runs = {name: (list(dimensions), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
-    return xr.DataTree.from_dict(
-        {
-            "/": xr.Dataset(attrs={"study": study.to_yaml()}),
-            **unmeasured(study),
-            "/curves": _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps}),
-            "/runs": xr.Dataset(runs, dimensions),
-        }
-    )
+    curves = _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps})
+    root = xr.Dataset(attrs={"study": study.to_yaml()})
+    return xr.DataTree.from_dict({"/": root, **_unmeasured(study), "/curves": curves})
 
 
-def unmeasured(study: Study) -> dict[str, xr.Dataset]:
-    """The groups that evaluation fills."""
+def evaluation(study: Study, prior: str | None) -> xr.DataTree:
+    """The tree of a later measurement, with every cell of the grid missing.
+
+    Args:
+        study: with the settings that are measured with.
+        prior: the prior that is put in the place of the pairs' own, if any.
+    """
+    swapped = {} if prior is None else {"prior": prior}
+    root = xr.Dataset(attrs={"measure": study.measure.model_dump_json(), **swapped})
+    return xr.DataTree.from_dict({"/": root, **_unmeasured(study)})
+
+
+def check_size(study: Study) -> None:
+    """Raises InputError if the numbers of a study would not fit into memory."""
+    runs = prod(map(len, study.axes.values()))
+    numbers = len(SPLITS) * (len(_PER_IMAGE) * study.measure.per_image + 3 * study.measure.points)
+    machine.check_memory(8 * runs * numbers, f"measure: the numbers of {runs:,} runs")
+
+
+def _unmeasured(study: Study) -> dict[str, xr.Dataset]:
+    """What is measured, and what is known of the runs."""
+    check_size(study)
+    axes = study.dimensions()
+    shape = [len(values) for values in axes.values()]
+    runs = {name: (list(axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
     images = _grid(study, _PER_IMAGE, {"split": SPLITS, "image": range(study.measure.per_image)})
     images["pareto_k"].attrs["threshold"] = pareto_k_threshold(study.measure.particles)
     cells = ["distortion", "rate", "elbo"]
@@ -127,6 +155,7 @@ def unmeasured(study: Study) -> dict[str, xr.Dataset]:
         "/memorisation": _grid(study, _with_errors(memorisation.KINDS), {"split": SPLITS}).merge(single),
         "/difficulty": _grid(study, _DIFFICULTY, {"split": SPLITS}),
         "/images": images,
+        "/runs": xr.Dataset(runs, axes),
     }
 
 
@@ -164,7 +193,7 @@ def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -
 def _enter_levels(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
     """Enters the rate of every latent site; what the sites are shows only once a pair is there."""
     sites = {"level": list(measured.levels), "split": SPLITS}
-    grid = _grid(study, ["rate", "rate_se"], sites)
+    grid = _grid(study, _LEVELS, sites)
     if "levels" in tree.children:
         before = tree["levels"].to_dataset()
         union = [*before.level.values, *(site for site in measured.levels if site not in before.level)]
@@ -205,39 +234,123 @@ def _blank(values: NDArray[Any]) -> float:
     return 0 if values.dtype.kind == "u" else np.nan
 
 
-def load(file: Path) -> xr.DataTree:
-    """Reads a tree into memory.
+def save(tree: xr.DataTree, file: Path) -> None:
+    """Writes a tree.
 
     Raises:
-        InputError: the file is damaged.
+        OSError: the file cannot be written; what was there before is whole.
     """
+    files.write(file, files.sealed(tree.to_netcdf(engine="h5netcdf")))
+
+
+def load(file: Path, study: Study) -> xr.DataTree:
+    """Reads the tree of a study into memory: what such a tree has, and nothing else.
+
+    Raises:
+        InputError: the file is damaged, or of another study.
+    """
+    machine.check_memory(2 * file.stat().st_size, f"{file}: the results")
     try:
-        with xr.open_datatree(file, engine="h5netcdf") as tree:
-            loaded = tree.load()
-        groups = (
-            "rate_distortion",
-            "information",
-            "likelihood",
-            "memorisation",
-            "difficulty",
-            "images",
-            "curves",
-            "runs",
-        )
-        lacking = set(groups) - set(loaded.children)
-        if lacking:
-            raise ValueError(f"no group {', '.join(sorted(lacking))}")
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        content = files.unsealed(file.read_bytes())
+        _check_extent(content)
+        with xr.open_datatree(BytesIO(content), engine="h5netcdf") as found:
+            before = str(found.attrs.get("study"))
+            if before == study.to_yaml():
+                return _taken(found, study)
+    except Exception as error:  # the readers of a damaged file raise errors of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{file}: expected results, but the file is damaged ({reason}); delete it, and 'pyrovae run' measures the "
-            "trained runs again"
+            f"{file}: expected results, but the file is damaged ({reason[:200]}); delete it, and 'pyrovae run' "
+            "measures the trained runs again"
         ) from error
-    # Text comes back with a fixed length, which would cut what is entered later.
-    states = loaded["/runs"].to_dataset()
-    text = {name: states[name].astype(object) for name in states if states[name].dtype.kind == "U"}
-    loaded["/runs"] = xr.DataTree(states.assign(text))
-    return loaded
+    raise InputError(
+        f"{file}: expected results of the study in study.yaml, got those of another: {study.difference(before)}; "
+        "one of the two files was changed by hand, or is of another version"
+    )
+
+
+def _check_extent(content: bytes) -> None:
+    """Raises ValueError if an HDF5 file says that it holds more than it does, or has parts in other places."""
+    with h5py.File(BytesIO(content)) as file:
+        groups, extent = [file], 0
+        while groups:
+            group = groups.pop()
+            for name in group:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise ValueError(f"'{name}' is a link")
+                part = group[name]
+                extent += 40  # bytes that any part takes at the least, so that a circle of groups ends
+                if isinstance(part, h5py.Group):
+                    groups.append(part)
+                elif isinstance(part, h5py.Dataset):
+                    extent += part.nbytes
+                    if part.is_virtual or part.external:
+                        raise ValueError(f"'{name}' is in another place")
+                if extent > len(content):
+                    raise ValueError("it says that it holds more than it does")
+
+
+def _taken(found: xr.DataTree, study: Study) -> xr.DataTree:
+    """The tree of a study with what was found; what was not found is missing in it."""
+    tree = _filled(empty(study), found, study)
+    for name, node in found.children.items():
+        if re.fullmatch(r"evaluation_[1-9]\d*", name):
+            measure = json.loads(node.attrs["measure"])
+            of = study.replace(**{f"measure.{key}": value for key, value in measure.items()})
+            prior = node.attrs.get("prior")
+            tree[name] = _filled(evaluation(of, None if prior is None else _text(prior)), node, study)
+    return tree
+
+
+def _filled(tree: xr.DataTree, found: xr.DataTree, study: Study) -> xr.DataTree:
+    """A tree with what was found for it."""
+    axes = study.dimensions()
+    groups = {name: node.to_dataset() for name, node in found.children.items()}
+    if "levels" in groups:
+        sites = [_text(site) for site in groups["levels"].get_index("level").tolist()]
+        tree["levels"] = xr.DataTree(_grid(study, _LEVELS, {"level": sites, "split": SPLITS}))
+    for group in tree.children.keys() & groups.keys():
+        places = tree[group].to_dataset()
+        taken = {
+            name: place.copy(data=_fitting(f"/{group}/{name}", groups[group][name], place))
+            for name, place in places.items()
+            if name in groups[group].data_vars
+        }
+        tree[group] = xr.DataTree(places.assign(taken))
+    for group in groups.keys() & set(PICTURED):
+        shape = tuple(map(len, axes.values()))
+        canvas = {}
+        for name in groups[group].data_vars.keys() & PICTURES.keys():
+            values = groups[group][name]
+            picture = values.dims == (*axes, *PICTURES[str(name)]) and values.shape[: len(axes)] == shape
+            if not picture or not _is_real(values):
+                raise ValueError(f"/{group}/{name}: expected a picture of each run, got {_told(values)}")
+            canvas[name] = (values.dims, values.values)
+        tree[group] = xr.DataTree(xr.Dataset(canvas, axes))
+    return tree
+
+
+def _fitting(name: str, values: xr.DataArray, place: xr.DataArray) -> NDArray[Any]:
+    """Values as the place for them has them."""
+    text = place.dtype == object
+    if (values.dims, values.shape) != (place.dims, place.shape) or not (text or _is_real(values)):
+        raise ValueError(f"{name}: expected {_told(place)}, got {_told(values)}")
+    return np.vectorize(_text, otypes=[object])(values) if text else values.values.astype(place.dtype)
+
+
+def _is_real(values: xr.DataArray) -> bool:
+    return values.dtype.kind in "uif"
+
+
+def _told(values: xr.DataArray) -> str:
+    return f"{values.dtype} over {dict(values.sizes)}"
+
+
+def _text(value: Any) -> str:
+    """Text that a terminal and a page can show."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"expected text, got {value!r:.60}")
+    return value
 
 
 def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:

@@ -102,7 +102,9 @@ def test_diverged_run_counts_for_nothing_and_is_told() -> None:
     status.loc[{"beta": 0.1, "seed": 1, "depth": 3}] = "frozen"
     frozen_at = xr.where(status == "frozen", 1234, -1)
     told = xr.full_like(status, "one site alone")
-    tree["runs"] = xr.DataTree(xr.Dataset({"status": status, "frozen_at": frozen_at, "unmeasured": told}))
+    tree["runs"] = xr.DataTree(
+        xr.Dataset({"status": status, "frozen_at": frozen_at, "unmeasured": told, "versions": told})
+    )
     verdicts = {claim.where: claim.verdict for claim in claims(tree) if claim.text.startswith("Lowering")}
     assert verdicts == {"depth 1": "supported", "depth 3": "undecided"}
     tree["curves"] = xr.DataTree(

@@ -1,6 +1,7 @@
 """The command, as a user meets it."""
 
 import io
+import platform
 import signal
 import subprocess
 import sys
@@ -417,7 +418,7 @@ def test_folder_in_use_is_refused_and_an_interrupt_saves() -> None:
     forever = ("run", "small.yaml", "--set", "steps=1000000")
     with started(*forever) as first:
         wait_until(lambda: checkpoints_written(folder) > 0, first)
-        refused(pyrovae(*forever), "another process is running a study in it")
+        refused(pyrovae(*forever), f"process {first.pid} on {platform.node()} is at work in it")
         first.send_signal(signal.SIGINT)
         output, _ = first.communicate()
     assert first.returncode == 130

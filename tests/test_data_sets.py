@@ -240,7 +240,7 @@ def test_download_shows_its_progress_and_is_kept(
     assert shown.err.count("100%") >= 4
     assert shown.out == ""
     assert set(server.asked) == {f"/{name}" for name in mnist_like["MNIST"].packed}
-    assert sorted(file.name for file in root.rglob("*.*")) == sorted(mnist_like["MNIST"].packed)
+    assert sorted(file.name for file in root.rglob("[!.]*.*")) == sorted(mnist_like["MNIST"].packed)
     server.files.clear()
     server.asked.clear()
     sets.mnist.cache_clear()
@@ -263,7 +263,7 @@ def test_without_network_one_line_names_the_files_and_the_folder(name: str, root
     assert message.startswith(f"{name}: ")
     for each in (str(root), "Connection refused", *EXPECTED_FILES[name]):
         assert each in message
-    assert not [file for file in root.rglob("*") if file.is_file()]
+    assert not [file for file in root.rglob("[!.]*") if file.is_file()]
 
 
 @pytest.mark.parametrize("trouble", ["corrupt", "cut off", "not found", "silent"])
@@ -298,9 +298,9 @@ def test_what_a_kill_leaves_half_written_is_fetched_anew(
     server.files.update(good)
     monkeypatch.setattr(vision.datasets().KMNIST, "mirrors", [server.url])
     first, second, *_ = good
-    put(raw, {first: good[first][:50], f".{second}.{os.getpid()}": good[second][:20]})
+    put(raw, {first: good[first][:50], f".{second}.part": good[second][:20]})
     assert mnist_like["KMNIST"].shown_by(sets.kmnist())
-    assert {file.name: file.read_bytes() for file in raw.iterdir()} == good
+    assert {file.name: file.read_bytes() for file in raw.iterdir()} == good | {".lock": b""}
 
 
 @pytest.mark.parametrize("kind", MNIST_LIKE)

@@ -13,6 +13,7 @@ from unittest import mock
 import pyro
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from pyrovae import Study, build
 from pyrovae.cli import main
@@ -67,6 +68,11 @@ def _text(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+def _touch(figure: Figure, file: object, **_: object) -> None:
+    if isinstance(file, str | Path):
+        Path(file).touch()
+
+
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder to work in; and less of what takes long: tracing, annealing, pictures."""
@@ -80,7 +86,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr("pyrovae.train.Training._ways", lambda *_: ["run by run"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
     monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", ())
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: Path(file).touch())
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", _touch)
     yield folder
     pyro.clear_param_store()
     for name, module in list(sys.modules.items()):

@@ -8,7 +8,7 @@ from pyrovae import InputError, Run, make_pair
 from pyrovae.data import Dataset, as_input, pixels
 from pyrovae.lockstep import Lockstep
 from pyrovae.streams import Streams
-from pyrovae.study import Cohort
+from pyrovae.study import Cohort, Measure
 from pyrovae.train import Training
 
 EVENT = torch.Size([1, 4, 4])
@@ -86,7 +86,7 @@ def test_step_is_adam_on_freshly_binarised_images_at_the_beta_of_the_step(way: s
     runs = tuple(base.model_copy(update={"beta": beta, "seed": seed}) for beta in (0.5, 4.0) for seed in (0, 1))
     streams = Streams([run.seed for run in runs], len(data.train), 8, {"z": torch.Size([2])})
     lockstep = Lockstep([make_pair(run, EVENT) for run in runs], {"beta": torch.tensor([run.beta for run in runs])})
-    training = Training(lockstep, streams, data, Cohort(index=0, runs=runs), probe=4)
+    training = Training(lockstep, streams, data, Cohort(index=0, runs=runs), Measure(), "")
     gradients = lockstep.gradients(way, training._batch(0))  # type: ignore[arg-type]
     for step in range(3):
         gradient, _ = gradients(training._batch(step))

@@ -257,11 +257,9 @@ def test_swapped_prior_changes_the_rate_by_the_gap_and_leaves_the_distortion(tmp
     before, codes = (results.tree[group].to_dataset() for group in ("rate_distortion", "information"))
     for number, prior in enumerate(("aggregate", "mixture")):
         _, again = evaluate_again(tmp_path / "study", prior=prior, samples=4)
-        assert (
-            again.name == f"evaluation_{2 * number + 2}"
-        )  # the numbers of its own prior, by 4 samples too, stand before it
-        assert again.attrs["prior"] == prior
-        own = open_results(tmp_path / "study").tree[f"evaluation_{2 * number + 1}"]
+        # The numbers of the pairs' own prior, by 4 samples too, are the first.
+        assert (again.name, again.attrs["prior"]) == (f"evaluation_{number + 2}", prior)
+        own = open_results(tmp_path / "study").tree["evaluation_1"]
         after, swapped = again["rate_distortion"].to_dataset(), again["information"].to_dataset()
         np.testing.assert_allclose(after["distortion"], own["rate_distortion/distortion"], rtol=1e-5)
         train = {"split": "train"}

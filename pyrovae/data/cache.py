@@ -4,30 +4,43 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import platformdirs
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
 from torch import Tensor
 
-from pyrovae.files import replacing
+from pyrovae import checkpoint
+from pyrovae.errors import InputError
 
 
-def cached(name: str, make: Callable[[], Tensor]) -> Tensor:
-    """What ``make`` returns, from the cache if it is there.
+def cached(name: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
+    """What ``make`` returns, uint8 of that shape, from the cache if it is there.
 
     A cache that cannot be read is made anew; one that cannot be written costs a warning.
     """
     path = Path(platformdirs.user_cache_dir("pyrovae")) / f"{name}.safetensors"
-    try:
-        return load_file(path)["images"]
-    except FileNotFoundError:
-        pass
-    except (OSError, SafetensorError, KeyError) as error:
-        warnings.warn(f"the cache {path} is damaged and is made anew: {error}", stacklevel=2)
+    if (images := _read(path, shape)) is not None:
+        return images
     images = make()
     try:
-        with replacing(path) as beside:
-            save_file({"images": images}, beside)
-    except (OSError, SafetensorError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.parent / ".lock"):
+            checkpoint.save(path, {"images": {"all": images}}, {})
+    except (OSError, NotImplementedError) as error:
         warnings.warn(f"the cache {path} cannot be written: {error}", stacklevel=2)
+    return images
+
+
+def _read(path: Path, shape: torch.Size) -> Tensor | None:
+    """The images in the cache, if they are there and whole."""
+    try:
+        groups, _ = checkpoint.load(path)
+        images = groups["images"]["all"]
+    except FileNotFoundError:
+        return None
+    except (InputError, KeyError):
+        images = None
+    if images is None or (images.shape, images.dtype) != (shape, torch.uint8):
+        warnings.warn(f"the cache {path} is damaged and is made anew", stacklevel=3)
+        return None
     return images

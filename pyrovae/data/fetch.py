@@ -12,11 +12,12 @@ from http.client import HTTPException
 from io import BufferedIOBase
 from pathlib import Path
 
+import filelock
 import platformdirs
 
 from pyrovae.data import vision
 from pyrovae.errors import InputError
-from pyrovae.files import replacing
+from pyrovae.files import part, put
 
 #: Seconds after which a server that says nothing is given up.
 TIMEOUT = 30.0
@@ -61,26 +62,32 @@ class Remote:
         return f"{self.path.name} (what is there has {self._difference(self.path)})"
 
     def download(self) -> None:
-        """Downloads the file from the first address that has it.
+        """Downloads the file from the first address that has it, unless another process has just done so.
 
         Raises:
             ConnectionError: no address has it, with the reason for each.
+            OSError: nothing can be written where it belongs.
         """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         reasons = []
-        for url in self.urls:
-            try:
-                return self._retrieve(url)
-            except (OSError, HTTPException, RuntimeError) as error:
-                reasons.append(f"{url}: {reason(error)}")
+        with filelock.FileLock(self.path.parent / ".lock"):
+            for url in self.urls:
+                try:
+                    return None if self.is_here() else self._retrieve(url)
+                except (OSError, HTTPException, RuntimeError) as error:
+                    reasons.append(f"{url}: {reason(error)}")
         raise ConnectionError("; ".join(reasons))
 
     def _retrieve(self, url: str) -> None:
-        with replacing(self.path) as beside, _timeout(TIMEOUT):
-            # torchvision takes what a killed process of the same number has left for the whole file.
-            beside.unlink(missing_ok=True)
+        beside = part(self.path)
+        # torchvision takes what a killed process has left for the whole file.
+        beside.unlink(missing_ok=True)
+        with _timeout(TIMEOUT):
             vision.datasets().utils.download_url(url, beside.parent, beside.name)
-            if difference := self._difference(beside):
-                raise RuntimeError(f"what came has {difference}")
+        if difference := self._difference(beside):
+            beside.unlink()
+            raise RuntimeError(f"what came has {difference}")
+        put(beside, self.path)
 
     def _difference(self, path: Path) -> str:
         with path.open("rb") as file:

@@ -137,7 +137,8 @@ def _images(factors: Tensor) -> Tensor:
     """Rendered images as uint8, ``[n, 3, 32, 32]``."""
     # The key holds this file too: images made by other code are other images.
     key = hashlib.sha256(Path(__file__).read_bytes() + factors.numpy().tobytes()).hexdigest()[:16]
-    return cached(f"tetrominoes-{key}", lambda: quantised(factors))
+    shape = torch.Size([len(factors), 3, SIDE, SIDE])
+    return cached(f"tetrominoes-{key}", shape, lambda: quantised(factors))
 
 
 def quantised(factors: Tensor) -> Tensor:
