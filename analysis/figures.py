@@ -178,6 +178,7 @@ def learning_curves(tree: xr.DataTree, ax: Axes) -> Axes:
         for curve in curves(data.sel(beta=[beta]), "distortion"):
             for split, line in (("train", "--"), ("test", "-")):
                 values = curve.data["distortion"].sel(split=split, beta=beta)
+                values = values[np.isfinite(values.values)]
                 look: dict[str, Any] = {"color": curve.colour, "linewidth": 1.2, "markersize": 4}
                 label = f"{curve.name} {split}".strip()
                 panel.plot(values.step, values, line + curve.shape, markevery=0.2, label=label, **look)

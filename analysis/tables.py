@@ -41,7 +41,7 @@ def rate_distortion(tree: xr.DataTree) -> Table:
     for _, row in frame.groupby(axes, sort=True):
         sides = row.set_index("split")
         cells = [_with_error(sides.loc[split], name) for name in ("distortion", "rate") for split in ("train", "test")]
-        table.add_row(*(written(row[axis].iloc[0]) for axis in axes), *cells, f"{-sides.loc['test', 'elbo']:.1f}")
+        table.add_row(*(written(row[axis].iloc[0]) for axis in axes), *cells, _nats(-sides.loc["test", "elbo"]))
     return table
 
 
@@ -327,4 +327,9 @@ def _optional(cell: xr.Dataset, name: str, form: str) -> str:
 
 def _with_error(row: Any, name: str) -> str:
     value, error = float(row[name]), float(row[f"{name}_se"])
-    return "–" if isnan(value) else f"{value:.1f} ± {error:.1f}"
+    return "–" if isnan(value) else f"{_nats(value)} ± {_nats(error)}"
+
+
+def _nats(value: float) -> str:
+    """A number to a tenth, or to three digits where it is beyond all measure."""
+    return f"{value:.1f}" if abs(value) < 1e9 else f"{value:.3g}"

@@ -1,6 +1,7 @@
 """The command line: parsing and printing only."""
 
 import os
+import signal
 import sys
 import warnings
 from enum import StrEnum
@@ -382,6 +383,8 @@ def _print(text: str) -> None:
 
 def main() -> None:
     """Runs the command line; what the user can mend is one line on stderr and exit status 2."""
+    # What is asked to stop, by a person or by a cluster, stops in the same way.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.showwarning = lambda message, *_: typer.echo(f"pyrovae: {message}", err=True)
     # What a library has to tell its programmers is nothing that a user can mend.
     warnings.simplefilter("ignore", FutureWarning)
@@ -392,6 +395,7 @@ def main() -> None:
         typer.echo(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", err=True)
         sys.exit(2)
     except typer.Abort:
+        typer.echo("pyrovae: stopped; what was finished is kept, and the same command goes on from there", err=True)
         sys.exit(130)
     except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:

@@ -50,6 +50,10 @@ class Source:
             raise InputError(
                 f"{self.name}: expected {len(rows)} images as a uint8 or float32 tensor, got {_told(images)}"
             )
+        if images.is_floating_point() and not (finite := images.flatten(1).isfinite().all(1)).all():
+            raise InputError(
+                f"{self.name}: expected finite numbers, got others in {int((~finite).sum())} of {len(images)} images"
+            )
         return images
 
 

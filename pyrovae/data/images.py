@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from glob import glob
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from pyrovae.data import Source, vision
 from pyrovae.data.fetch import reason
 from pyrovae.errors import InputError
+from pyrovae.machine import check_memory
 
 _CHANNELS = (1, 3)
 #: What an ``.npz`` file may tell of its images: kinds of number, dimensions, and both in words.
@@ -45,6 +47,7 @@ def from_folder(path: str | Path) -> Source:
     grey = [_is_grey(file) for file in files]
     mode = "L" if all(grey) else "RGB"
     first = _pixels(files[0], mode)
+    check_memory(len(files) * first.numel(), f"{folder}: the images")
     images = first.new_empty(len(files), *first.shape)
     for image, file in zip(images, files, strict=True):
         pixels = _pixels(file, mode)
@@ -138,19 +141,33 @@ def from_npz(path: str | Path) -> Source:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         got = "one of another kind, or damaged" if path.exists() else "no such file"
         raise InputError(f"{path}: expected an .npz file, as numpy.savez writes it, got {got}")
     try:
         with np.load(path, allow_pickle=False) as file:
             found = ", ".join(file) or "none"
-            arrays = {name: np.asarray(file[name]) for name in ("images", *_COLUMNS) if name in file}
+            arrays = {name: _array(path, file.zip, name) for name in ("images", *_COLUMNS) if name in file}
     # zipfile raises RuntimeError where members are encrypted, or packed in a way that it does not know.
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: expected arrays, got some that cannot be read: {reason(error)}") from error
     if "images" not in arrays:
         raise InputError(f"{path}: expected an array 'images', got the arrays {found}")
     return arrays
+
+
+def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of an archive, whose size is known before memory is taken for it."""
+    packed = archive.getinfo(f"{name}.npy")
+    check_memory(2 * packed.file_size, f"{path}: '{name}'")
+    with archive.open(packed) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+    if prod(shape) * kind.itemsize > packed.file_size:
+        raise ValueError(f"'{name}' says that it holds more than it does")
+    with archive.open(packed) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _images(path: Path, array: np.ndarray) -> Tensor:

@@ -11,6 +11,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -157,12 +158,13 @@ def _parsed(kind: str, paths: Sequence[Path | zipfile.Path]) -> Parts:
 
 def _idx(path: Path | zipfile.Path, shape: tuple[int, ...], expected_md5: str | None) -> Tensor:
     """The bytes of an idx file that has this shape and, if it is known, this md5."""
-    content = path.read_bytes()
-    content = gzip.decompress(content) if path.suffix == ".gz" else content
     header = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
     size = len(header) + math.prod(shape)
+    with path.open("rb") as packed, gzip.open(packed) if path.suffix == ".gz" else nullcontext(packed) as file:
+        content = file.read(size + 1)
     if len(content) != size or not content.startswith(header):
-        raise _damaged(path, f"{size} bytes, an idx file of shape {list(shape)}", f"{len(content)} bytes")
+        got = f"{len(content)} bytes{' and more' if len(content) > size else ''}"
+        raise _damaged(path, f"{size} bytes, an idx file of shape {list(shape)}", got)
     got = md5(io.BytesIO(content))
     if got != expected_md5 and (expected_md5 or got in chain(*UNPACKED_MD5.values())):
         raise _damaged(path, f"md5 {expected_md5 or 'of no other set'}", f"md5 {got}")
