@@ -111,27 +111,25 @@ def diagnose_run(
         raise InputError(f"no diagnosis of such pairs: {error}") from None
     beside = results.folder / f".diagnosis-{os.getpid()}.part"
     shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
-    _write(beside, {"guide": found.guide, "exact": found.exact, "summary": found.summary})
-    drawn = {"marginals": diagnosis_figures.marginals(found), "inference_gap": diagnosis_figures.inference_gap(found)}
     try:
-        checks = _statistics(pair, as_input(chosen[:CHECKED]), run.seed, attrs)
-    except UnsupportedError as error:
-        found = replace(found, notes=(*found.notes, f"there are no predictive checks: {error}"))
-    else:
-        _write(beside, {"checks": checks})
-        for group in ("prior_predictive", "posterior_predictive"):
-            drawn[group] = diagnosis_figures.predictive_checks(checks, group)
-    figures.write(drawn, beside)
-    return found, _numbered(beside)
-
-
-def _numbered(beside: Path) -> Path:
-    """Gives a folder that is complete the next free number."""
-    for number in count(1):
-        place = beside.with_name(f"diagnosis_{number}")
-        if not place.exists():
-            break
-    return beside.rename(place)
+        _write(beside, {"guide": found.guide, "exact": found.exact, "summary": found.summary})
+        drawn = {
+            "marginals": diagnosis_figures.marginals(found),
+            "inference_gap": diagnosis_figures.inference_gap(found),
+        }
+        try:
+            checks = _statistics(pair, as_input(chosen[:CHECKED]), run.seed, attrs)
+        except UnsupportedError as error:
+            found = replace(found, notes=(*found.notes, f"there are no predictive checks: {error}"))
+        else:
+            _write(beside, {"checks": checks})
+            for group in ("prior_predictive", "posterior_predictive"):
+                drawn[group] = diagnosis_figures.predictive_checks(checks, group)
+        figures.write(drawn, beside)
+        places = (results.folder / f"diagnosis_{number}" for number in count(1))
+        return found, beside.rename(next(place for place in places if not place.exists()))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _statistics(pair: Pair, x: Tensor, seed: int, attrs: Mapping[str, Any]) -> xr.DataTree:

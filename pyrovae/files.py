@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
-import psutil
 
 from pyrovae.errors import InputError
 
@@ -87,17 +86,17 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         check_plain(folder)
         lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
+        holder = folder / _HOLDER
+        holder.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+        for left in folder.rglob(part(Path("*")).name):
+            if left.is_file() and not left.parent.name.startswith("."):  # there a diagnosis may be under way
+                left.unlink()
     except filelock.Timeout:
         raise InputError(f"{folder}: expected a free folder, but {_holder(folder)}") from None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{folder}: expected a folder that can be written to, got: {reason}") from error
     with lock:
-        for left in folder.rglob(part(Path("*")).name):
-            if left.is_file() and not left.parent.name.startswith("."):  # there a diagnosis may be under way
-                left.unlink()
-        holder = folder / _HOLDER
-        holder.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
         try:
             yield
         finally:
@@ -119,12 +118,7 @@ def _holder(folder: Path) -> str:
             told = re.fullmatch(r"(\d{1,9}) ([\w.-]{1,64})", file.read(100))
     except (OSError, UnicodeDecodeError):
         told = None
-    if told is None:
-        return "another process is at work in it"
-    name = f"process {told[1]} on {told[2]}"
-    if told[2] == platform.node() and not psutil.pid_exists(int(told[1])):
-        return f"{name} has ended and left another one behind, which still has it: end that one too"
-    return f"{name} is at work in it"
+    return f"{'another process' if told is None else f'process {told[1]} on {told[2]}'} is at work in it"
 
 
 def _sync(path: Path, flags: int) -> None:

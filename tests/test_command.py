@@ -15,7 +15,6 @@ from unittest import mock
 import numpy as np
 import platformdirs
 import pytest
-import xarray as xr
 
 from pyrovae import InputError, open_results
 from pyrovae.cli import main
@@ -426,24 +425,6 @@ def test_folder_in_use_is_refused_and_an_interrupt_saves() -> None:
     with started(*forever) as again:
         assert again.stdout is not None
         assert any("goes on from step" in line for line in again.stdout)
-
-
-def test_killed_study_ends_with_the_results_of_one_left_alone() -> None:
-    assert pyrovae("run", "small.yaml", "--out", "whole").returncode == 0
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        with started("run", "small.yaml", "--out", "cut") as process:
-            for _ in range(rng.integers(1, 6)):
-                before = checkpoints_written(Path("cut"))
-                wait_until(lambda: checkpoints_written(Path("cut")) != before, process)  # noqa: B023
-            time.sleep(rng.uniform(0, 0.05))
-    done = pyrovae("run", "small.yaml", "--out", "cut")
-    assert "goes on from step" in done.stdout
-    whole, cut = open_results("whole"), open_results("cut")
-    for group in ("/rate_distortion", "/images", "/curves"):
-        xr.testing.assert_identical(whole.tree[group].to_dataset(), cut.tree[group].to_dataset())
-    for file in whole.folder.glob("checkpoints/*.safetensors"):
-        assert file.read_bytes() == (cut.folder / "checkpoints" / file.name).read_bytes()
 
 
 def test_damaged_files_are_told() -> None:
