@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as parsed
 from safetensors.torch import save as serialised
 from torch import Tensor
 
@@ -38,15 +40,17 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         InputError: the file is damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            checksum, _, text = file.metadata()["facts"].partition(" ")
+        # Not mapped into memory: a file that is cut meanwhile would end the process.
+        content = path.read_bytes()
+        tensors = parsed(content)
+        (size,) = struct.unpack("<Q", content[:8])
+        checksum, _, text = json.loads(content[8 : 8 + size])["__metadata__"]["facts"].partition(" ")
         if checksum != _checksum(tensors, text):
             raise ValueError("it was changed since it was written")
         facts = json.loads(text)
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path}: expected a checkpoint, but the file is damaged ({reason}); delete it to train its cohort anew"

@@ -1,0 +1,420 @@
+"""Files from strangers, and damaged ones: data and never code, told in one line, and no more memory than they hold."""
+
+import gzip
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from pyrovae import InputError, Study, checkpoint, files, open_results, run, tree
+from pyrovae.analysis import figures, tables
+from pyrovae.analysis.claims import claims
+from pyrovae.analysis.doubts import doubts
+from pyrovae.cli import _setting
+from pyrovae.data import cache, images, tetrominoes
+from pyrovae.data.torchvision_datasets import _idx
+from pyrovae.experiment import plan
+from pyrovae.results import study_in
+from pyrovae.study import Measure, Run, shipped
+
+pytestmark = [pytest.mark.usefixtures("few_figures"), pytest.mark.xdist_group("hostile files")]
+
+#: As many examples as a suite has time for, and always the same.
+few = settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+STUDY = Study.of(
+    name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=6,
+    checkpoint_every=3, measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "points": 3},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study."""
+    folder = tmp_path_factory.mktemp("good") / "study"
+    run(STUDY, folder, quiet=True)
+    return folder
+
+
+_written: list[Path] = []
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and isinstance(arguments[0], str) and any(letter in (arguments[1] or "") for letter in "wax+"):
+        _written.append(Path(arguments[0]).absolute())
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_outside(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails a test that writes outside the folders that are there for it."""
+    _written.clear()
+    yield
+    allowed = (tmp_path_factory.getbasetemp(), Path("/dev"))
+    assert not [
+        path
+        for path in _written
+        if ".hypothesis" not in path.parts and not any(path.is_relative_to(place) for place in allowed)
+    ]
+
+
+def damaged(content: bytes) -> st.SearchStrategy[bytes]:
+    """A file with some bytes changed, cut off, or twice."""
+    place = st.integers(0, len(content))
+    change = st.tuples(place, st.binary(min_size=1, max_size=8))
+    return st.one_of(
+        st.lists(change, min_size=1, max_size=4).map(lambda changes: _changed(content, changes)),
+        place.map(lambda end: content[:end]),
+        place.map(lambda end: content + content[:end]),
+        st.binary(max_size=200),
+    )
+
+
+def _changed(content: bytes, changes: list[tuple[int, bytes]]) -> bytes:
+    for place, new in changes:
+        content = content[:place] + new + content[place + len(new) :]
+    return content
+
+
+def refused_or(use: Callable[[], Any]) -> Any:
+    """What comes of a use; None if it is refused."""
+    with suppress(InputError):
+        return use()
+    return None
+
+
+# Studies
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates() | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = [*Run.model_fields, "name", "description", "measure", "checkpoint_every"]
+NUMBERS = st.sampled_from([0, 1, 2, 10**6, 10**9, 2**63 - 1, 10**400, -1, 1e-300, 1e300, float("nan"), float("inf")])
+CHOICES = st.one_of(
+    NUMBERS, st.lists(NUMBERS, max_size=4), VALUES, st.sampled_from(["vamp", "flow", "a:b", "../x", "/"])
+)
+
+
+def _used(study: Study) -> None:
+    """What every reader of a study does."""
+    assert Study.of(**yaml.safe_load(study.to_yaml())) == study
+    plan(study)
+
+
+@few
+@given(found=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=6), CHOICES, max_size=6))
+def test_settings_of_any_kind_are_a_study_or_refused(found: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(found), encoding="utf-8")
+    if study := refused_or(lambda: Study.load(file)):
+        refused_or(lambda: _used(study))
+
+
+@few
+@given(
+    content=st.sampled_from(sorted(shipped())).flatmap(lambda name: damaged(_text(name).encode()))
+    | st.binary(max_size=60)
+)
+def test_study_file_of_any_bytes_is_a_study_or_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_bytes(content)
+    if study := refused_or(lambda: Study.load(file)):
+        assert Study.of(**yaml.safe_load(study.to_yaml())) == study
+
+
+def _text(name: str) -> str:
+    return Study.load(name).to_yaml()
+
+
+@few
+@given(
+    key=st.sampled_from(NAMES + [f"measure.{name}" for name in Measure.model_fields]),
+    value=st.text(max_size=12) | st.integers(),
+)
+def test_override_of_any_kind_is_taken_or_refused(key: str, value: str | int) -> None:
+    def overridden() -> None:
+        name, parsed = _setting(f"{key}={value}")
+        _used(Study.load("quick", **{name: parsed}))
+
+    refused_or(overridden)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a: &a [1, 1]\nbeta: *a", "a reference (*) is not expected"),
+        ("beta: 1\nsteps: 3\nbeta: 2", "'beta' comes twice"),
+        ("[" * 5000, "nested too deeply"),
+        ("beta: 2001-99-99", "does not parse"),
+        ("!!python/object/apply:os.system ['touch escaped']", "could not determine a constructor"),
+        ("description: \"\\e[31mred\"", "expected text that can be shown"),
+        ("name: ../../escaped", "name: string should match pattern"),
+        ("width: 9999999999999", "less than or equal to"),
+        (f"seed: {list(range(400))}\nlatent_size: {list(range(1, 400))}", "expected a grid of at most 100,000 runs"),
+        ("#" * 2_000_000, "more than 1,000,000 characters"),
+        ("measure: {images: 1000000000}", "GB of memory are free"),
+    ],
+)  # fmt: skip
+def test_study_that_would_grow_or_run_is_refused(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        plan(Study.load(tmp_path / "study.yaml"))
+    assert told in str(refused.value)
+    assert not Path("escaped").exists()
+
+
+def test_sizes_are_weighed_before_anything_is_made(tmp_path: Path) -> None:
+    for setting in ({"width": 10**9}, {"depth": 1000, "width": 10**6}, {"prior": "mixture", "components": 10**9},
+                    {"prior": "flow", "width": 10**9}, {"guide": "full_rank", "latent_size": 10**6}):  # fmt: skip
+        with pytest.raises(InputError, match="GB of memory are free"):
+            run(STUDY.replace(**setting), tmp_path / "study", quiet=True)
+    assert not (tmp_path / "study" / "study.yaml").exists()
+
+
+# Folders
+
+
+@pytest.mark.parametrize("name", ["figures", "checkpoints/more", "results.nc", "study.yaml", ".lock"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_folder_that_leads_elsewhere_is_refused(name: str, kind: str, good: Path, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "study.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(elsewhere) if kind == "link" else os.mkfifo(folder / name)
+    for use in (lambda: run(STUDY, folder, quiet=True), lambda: open_results(folder), lambda: study_in(folder)):
+        with pytest.raises(InputError, match="expected nothing but files and folders"):
+            use()
+    assert not list(elsewhere.iterdir())
+
+
+# Checkpoints
+
+KEYS = ["params", "buffers", "record", "curves", "adam.step", "adam.exp_avg", "adam.exp_avg_sq"]
+SHAPES = st.lists(st.integers(0, 3), max_size=3)
+DTYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool, torch.bfloat16])
+
+
+@few
+@given(data=st.data())
+def test_damaged_checkpoint_is_told(data: st.DataObject, good: Path, tmp_path: Path) -> None:
+    (file,) = good.glob("checkpoints/*")
+    content = file.read_bytes()
+    got = data.draw(damaged(content))
+    (tmp_path / "cut.safetensors").write_bytes(got)
+    if got != content:
+        with pytest.raises(InputError, match="the file is damaged"):
+            checkpoint.load(tmp_path / "cut.safetensors")
+
+
+@few
+@given(data=st.data())
+def test_checkpoint_that_holds_other_things_is_refused(data: st.DataObject, good: Path, tmp_path: Path) -> None:
+    """Written as ours are, with a tensor or a fact of another kind."""
+    (file,) = good.glob("checkpoints/*")
+    groups, facts = checkpoint.load(file)
+    group = data.draw(st.sampled_from(sorted(groups)))
+    name = data.draw(st.sampled_from(sorted(groups[group])))
+    other = data.draw(st.sampled_from(["tensor", "none", "fact"]))
+    if other == "fact":
+        key = data.draw(st.sampled_from(sorted(facts)))
+        fact = data.draw(NUMBERS | st.none() | st.lists(NUMBERS, max_size=4) | st.just({}) | st.text(max_size=3))
+        facts = facts | {key: fact}
+    elif other == "none":
+        del groups[group][name]
+    else:
+        groups[group][name] = torch.ones(data.draw(SHAPES), dtype=data.draw(DTYPES))
+    folder = tmp_path / "study"
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "study.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
+    checkpoint.save(folder / "checkpoints" / file.name, groups, facts)
+    pair = refused_or(lambda: open_results(folder).pair())
+    if pair is not None:
+        pair(torch.zeros(2, 3, 32, 32))
+    refused_or(lambda: run(STUDY, folder, quiet=True) if group in ("params", "record") and other == "tensor" else None)
+
+
+def test_pickles_are_not_read(good: Path, tmp_path: Path) -> None:
+    class Escape:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "escaped"),)
+
+    content = pickle.dumps(Escape())
+    for name in ("study.yaml", "results.nc", "checkpoints/cohort-000.safetensors", "images.npz"):
+        folder = tmp_path / name.replace("/", "-")
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "study.yaml").write_bytes((good / "study.yaml").read_bytes())
+        (folder / name).write_bytes(content)
+        np.savez(folder / "objects.npz", images=np.array([Escape()], dtype=object))
+        for use in (lambda: open_results(folder).pair(), lambda: run(STUDY, folder, quiet=True),  # noqa: B023
+                    lambda: images.from_npz(folder / "images.npz"), lambda: images.from_npz(folder / "objects.npz")):  # noqa: B023  # fmt: skip
+            refused_or(use)
+    assert not (tmp_path / "escaped").exists()
+
+
+@few
+@given(data=st.data())
+def test_damaged_cache_is_made_anew(data: st.DataObject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda _: str(tmp_path))
+    factors = tetrominoes.sample_factors()[:2]
+    right = tetrominoes._images(factors)
+    (file,) = tmp_path.glob("*.safetensors")
+    content = file.read_bytes()
+    other = st.tuples(SHAPES, DTYPES).map(lambda each: torch.ones(each[0], dtype=each[1]))
+    if data.draw(st.booleans()):
+        file.write_bytes(data.draw(damaged(content)))
+    elif data.draw(st.booleans()):
+        checkpoint.save(file, {"images": {"all": data.draw(other)}}, {})
+    else:
+        save_file({"images": right.flip(0)}, file)
+    if file.read_bytes() != content:
+        with pytest.warns(UserWarning, match="is damaged and is made anew"):
+            assert torch.equal(tetrominoes._images(factors), right)
+
+
+# Results
+
+
+def _shown(found: xr.DataTree, folder: Path) -> None:
+    """What every reader of results does."""
+    for table in [*tables.measured(found), tables.difficulty(found), *tables.provenance(found)]:
+        assert table.columns
+    assert all(line.isprintable() for line in [*tables.claims(claims(found)), *doubts(found)])
+    figures.save(found, folder)
+
+
+@few
+@given(data=st.data())
+def test_damaged_results_are_told(data: st.DataObject, good: Path, tmp_path: Path) -> None:
+    content = (good / "results.nc").read_bytes()
+    got = data.draw(damaged(content))
+    (tmp_path / "results.nc").write_bytes(got)
+    if got != content:
+        with pytest.raises(InputError, match="the file is damaged"):
+            tree.load(tmp_path / "results.nc", STUDY)
+
+
+@settings(few, max_examples=12)
+@given(data=st.data())
+def test_results_that_hold_other_things_are_shown_or_refused(data: st.DataObject, good: Path, tmp_path: Path) -> None:
+    """Written as ours are, with a variable of another kind, shape or value."""
+    found = tree.load(good / "results.nc", STUDY)
+    group = data.draw(st.sampled_from(sorted(found.children)))
+    node = found[group].to_dataset()
+    name = data.draw(st.sampled_from(sorted(map(str, node.variables))))
+    change = data.draw(st.sampled_from(["drop", "value", "type", "text", "shape", "name"]))
+    if change == "drop" and name not in node.dims:
+        node = node.drop_vars(name)
+    elif change == "value" and node[name].dtype.kind == "f":
+        node[name] = node[name] * data.draw(st.sampled_from([np.nan, np.inf, -1.0, 1e300, 0.0]))
+    elif change == "type":
+        other = data.draw(st.sampled_from(["int8", "uint64", "complex128", "S3"]))
+        node[name] = xr.zeros_like(node[name], dtype=np.int64).astype(other)
+    elif change == "text":
+        node[name] = xr.full_like(node[name], data.draw(st.sampled_from(["x", "\x1b[31m", "x" * 9])), dtype=object)
+    elif change == "shape" and name in node.dims:
+        node = node.isel({name: slice(0, data.draw(st.integers(0, 1)))})
+    elif change == "name":
+        node = node.rename({name: "other"})
+    found[group] = xr.DataTree(node)
+    tree.save(found, tmp_path / "results.nc")
+    if (read := refused_or(lambda: tree.load(tmp_path / "results.nc", STUDY))) is not None:
+        _shown(read, tmp_path / "figures")
+
+
+def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tmp_path: Path) -> None:
+    def larger(file: h5py.File) -> None:
+        file.create_dataset("huge", (2**40,), "f8", chunks=(2**20,))
+
+    def circle(file: h5py.File) -> None:
+        file["images/again"] = file["/"]
+
+    def link(file: h5py.File) -> None:
+        file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
+
+    def soft(file: h5py.File) -> None:
+        file["elsewhere"] = h5py.SoftLink("/runs")
+
+    def outside(file: h5py.File) -> None:
+        file.create_dataset("outside", (10,), "u1", external=[(tmp_path / "raw", 0, 10)])
+
+    for change, told in ((larger, "more than it does"), (circle, "more than it does"), (link, "is a link"),
+                         (soft, "is a link"), (outside, "in another place")):  # fmt: skip
+        file = tmp_path / "results.nc"
+        file.write_bytes(files.unsealed((good / "results.nc").read_bytes()))
+        with h5py.File(file, "r+") as opened:
+            change(opened)
+        file.write_bytes(files.sealed(file.read_bytes()))
+        with pytest.raises(InputError, match=told):
+            tree.load(file, STUDY)
+
+
+# Data
+
+
+@few
+@given(data=st.data())
+def test_archive_of_any_bytes_is_images_or_refused(data: st.DataObject, tmp_path: Path) -> None:
+    file = tmp_path / "mine.npz"
+    shape = data.draw(st.lists(st.integers(0, 5), max_size=5))
+    kind = data.draw(st.sampled_from(["uint8", "float32", "float64", "int32", "complex64", "S2", "U2", "bool"]))
+    np.savez_compressed(
+        file, images=np.full(shape, data.draw(st.sampled_from([0, 1, 200]))).astype(kind), labels=np.arange(3)
+    )
+    if data.draw(st.booleans()):
+        file.write_bytes(data.draw(damaged(file.read_bytes())))
+    refused_or(lambda: images.from_npz(file))
+
+
+def test_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> None:
+    told = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8), }".ljust(117) + b"\n"
+    header = b"\x93NUMPY\x01\x00v\x00" + told
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("images.npy", header + b"0" * 100)
+    with pytest.raises(InputError, match="says that it holds more than it does"):
+        images.from_npz(tmp_path / "huge.npz")
+
+
+@few
+@given(
+    content=st.binary(max_size=40) | damaged(struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 3) + bytes(18)),
+    packed=st.booleans(),
+)
+def test_idx_file_of_any_bytes_is_the_expected_one_or_refused(content: bytes, packed: bool, tmp_path: Path) -> None:
+    file = tmp_path / ("images.gz" if packed else "images")
+    file.write_bytes(gzip.compress(content) if packed else content)
+    found = refused_or(lambda: _idx(file, (2, 3, 3), None))
+    assert found is None or found.shape == (2, 3, 3)
+
+
+def test_idx_file_is_read_no_further_than_it_should_be(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "images.gz", "wb") as file:
+        for _ in range(64):
+            file.write(bytes(2**20))
+    with pytest.raises(InputError, match="got 35 bytes and more"):
+        _idx(tmp_path / "images.gz", (2, 3, 3), None)
