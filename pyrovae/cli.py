@@ -217,7 +217,8 @@ def evaluate(
     """Measure a finished study again, with more effort or another prior where asked, and without training.
 
     The tables show the new numbers beside the study's own; both stay in results.nc, the new ones as /evaluation_1,
-    /evaluation_2 and so on. The claims and the figures, in figures/evaluation_1 and so on, are of the new numbers.
+    /evaluation_2 and so on. The claims and the figures, in figures/evaluation_1 and so on, are of the new numbers. The
+    same command again goes on with what was interrupted, and measures nothing twice.
 
     Examples: 'pyrovae evaluate runs/quick --samples 8 --outer 4096', 'pyrovae evaluate runs/quick --ais', 'pyrovae
     evaluate runs/quick --prior vamp'.

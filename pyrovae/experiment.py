@@ -148,6 +148,9 @@ def evaluate_again(
 ) -> tuple[Results, xr.DataTree]:
     """Measures the runs of a finished study again, without training; with another prior if asked.
 
+    Each cohort is written down as it is done. Asked for the same once more, as after an interruption, it measures what
+    is missing, and nothing else.
+
     Args:
         folder: the folder of the study.
         prior: a prior to put in the place of each pair's own, fitted to the frozen encodings as in `swap.fit_prior`.
@@ -160,7 +163,7 @@ def evaluate_again(
     Returns:
         The results, and the part of their tree that is new: ``/evaluation_1`` or the next free number, with the groups
         that are measured as in the results themselves; its figures are in ``figures/evaluation_1``. Where a prior is
-        swapped and settings of ``measure`` differ too, the group before it holds the pairs' own prior, measured with
+        swapped and settings of ``measure`` differ too, a group before it holds the pairs' own prior, measured with
         these.
 
     Raises:

@@ -309,7 +309,7 @@ def _filled(tree: xr.DataTree, found: xr.DataTree, study: Study) -> xr.DataTree:
     if "levels" in groups:
         sites = [_text(site) for site in groups["levels"].get_index("level").tolist()]
         tree["levels"] = xr.DataTree(_grid(study, _LEVELS, {"level": sites, "split": SPLITS}))
-    for group in tree.children.keys() & groups.keys():
+    for group in [name for name in tree.children if name in groups]:
         places = tree[group].to_dataset()
         taken = {
             name: place.copy(data=_fitting(f"/{group}/{name}", groups[group][name], place))
@@ -317,7 +317,7 @@ def _filled(tree: xr.DataTree, found: xr.DataTree, study: Study) -> xr.DataTree:
             if name in groups[group].data_vars
         }
         tree[group] = xr.DataTree(places.assign(taken))
-    for group in groups.keys() & set(PICTURED):
+    for group in [name for name in PICTURED if name in groups]:
         shape = tuple(map(len, axes.values()))
         canvas = {}
         for name in groups[group].data_vars.keys() & PICTURES.keys():

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-folder, copies = (Path(each).resolve() for each in sys.argv[1:3])
+folder = copies = Path()
 operations: list[dict[str, Any]] = []
 recording = False
 sync = os.fsync
@@ -76,13 +76,15 @@ def synced(descriptor: int) -> None:
     operations.append({"operation": "fsync", "path": "", "target": "", "inode": inode, "state": None})
 
 
-os.fsync = synced  # type: ignore[assignment]
-sys.addaudithook(watch)
-sys.argv = ["pyrovae", *sys.argv[3:]]
-try:
-    from pyrovae.cli import main
+if __name__ == "__main__":
+    folder, copies = (Path(each).resolve() for each in sys.argv[1:3])
+    os.fsync = synced  # type: ignore[assignment]
+    sys.addaudithook(watch)
+    sys.argv = ["pyrovae", *sys.argv[3:]]
+    try:
+        from pyrovae.cli import main
 
-    main()
-finally:
-    keep("end", Path())
-    (copies / "operations.json").write_text(json.dumps(operations), encoding="utf-8")
+        main()
+    finally:
+        keep("end", Path())
+        (copies / "operations.json").write_text(json.dumps(operations), encoding="utf-8")

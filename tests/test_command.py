@@ -434,7 +434,7 @@ def test_damaged_files_are_told() -> None:
     short = ["run", "small.yaml", "--set", "steps=2"]
     assert pyrovae(*short).returncode == 0
     results, checkpoint = Path("runs/small/results.nc"), Path("runs/small/checkpoints/cohort-000.safetensors")
-    (cache, *_) = Path(platformdirs.user_cache_dir("pyrovae")).glob("*.safetensors")
+    (cache, *_) = Path(platformdirs.user_cache_dir("pyrovae")).glob("images/*.safetensors")
     truncate(results)
     for command in (short, ["show", "runs/small"]):
         refused(pyrovae(*command), "results.nc: expected results, but the file is damaged")

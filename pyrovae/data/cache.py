@@ -18,7 +18,7 @@ def cached(name: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
 
     A cache that cannot be read is made anew; one that cannot be written costs a warning.
     """
-    path = Path(platformdirs.user_cache_dir("pyrovae")) / f"{name}.safetensors"
+    path = Path(platformdirs.user_cache_dir("pyrovae")) / "images" / f"{name}.safetensors"
     if (images := _read(path, shape)) is not None:
         return images
     images = make()

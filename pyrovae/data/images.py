@@ -160,13 +160,13 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """An array of an archive, whose size is known before memory is taken for it."""
     packed = archive.getinfo(f"{name}.npy")
     check_memory(2 * packed.file_size, f"{path}: '{name}'")
-    with archive.open(packed) as file:
+    with archive.open(packed.filename) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
-    if prod(shape) * kind.itemsize > packed.file_size:
+    if prod(shape) * kind.itemsize > packed.file_size and not kind.hasobject:
         raise ValueError(f"'{name}' says that it holds more than it does")
-    with archive.open(packed) as file:
+    with archive.open(packed.filename) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
