@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -297,6 +298,7 @@ def _without_privileges() -> list[str]:
 
 MANY = """
 import sys
+import time
 from pyrovae.cli import main
 for line in sys.stdin:
     sys.argv = ["pyrovae", *line.split()]
