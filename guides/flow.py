@@ -63,7 +63,8 @@ def coupling_flow(size: int, context: int, couplings: int) -> nn.Module:
         >>> coupling_flow(3, 4, couplings=2)(torch.zeros(5, 4)).batch_shape
         torch.Size([5])
     """
-    return zuko_flows().MAF(size, context, transforms=couplings, passes=2, hidden_features=(64,))
+    with torch.device("cpu"):  # its masks are computed from numbers, which a meta device has not
+        return zuko_flows().MAF(size, context, transforms=couplings, passes=2, hidden_features=(64,))
 
 
 class ConditionalFlow(TorchDistribution):

@@ -219,11 +219,7 @@ def check_weights(run: Run, event_shape: torch.Size, runs: int = 1) -> None:
     if any(OWN_PART.fullmatch(getattr(run, setting) or "") for setting in PARTS):
         return
     with torch.device("meta"):
-        try:
-            pair = _pair(run, event_shape, None, None)
-        except NotImplementedError:  # of zuko's flows, which are small beside the networks
-            plain = {"model": "vae", "prior": "standard_normal", "guide": "mean_field"}
-            pair = _pair(run.model_copy(update=plain), event_shape, None, None)
+        pair = _pair(run, event_shape, None, None)
     weights = sum(parameter.numel() for parameter in pair.parameters())
     check_memory(4 * 4 * runs * weights, f"{runs:,} runs of {weights:,} weights each")
 

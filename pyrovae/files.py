@@ -93,9 +93,8 @@ def locked(folder: Path) -> Iterator[None]:
                 left.unlink()
     except filelock.Timeout:
         raise InputError(f"{folder}: expected a free folder, but {_holder(folder)}") from None
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{folder}: expected a folder that can be written to, got: {reason}") from error
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that can be written to, got: {error.strerror}") from error
     with lock:
         try:
             yield

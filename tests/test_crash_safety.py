@@ -1,5 +1,6 @@
 """Kills, full disks and files that vanish: what was done stays readable, and goes on to the same results."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -33,7 +34,7 @@ from pyrovae.reporting import REPORT, draw_again
 from pyrovae.results import Results
 from pyrovae.train import Training
 
-pytestmark = [pytest.mark.usefixtures("few_figures"), pytest.mark.xdist_group("crash safety")]
+pytestmark = pytest.mark.usefixtures("few_figures")
 
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
 SETTINGS = {
@@ -403,6 +404,21 @@ def test_second_process_is_told_of_the_first_and_goes_on_when_it_has_died(tmp_pa
                 assert _refusal(folder) == f"process {os.getpid()} on {platform.node()} is at work in it"
         finally:
             os.killpg(first.pid, signal.SIGKILL)
+
+
+def test_folder_is_one_process_s_where_the_file_system_has_no_flock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock file stands in."""
+
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.warns(UserWarning, match="flock not supported"), files.locked(tmp_path / "held"):
+        assert _refusal(tmp_path / "held") == f"process {os.getpid()} on {platform.node()} is at work in it"
+    with pytest.warns(UserWarning, match="flock not supported"), files.locked(tmp_path / "held"):
+        pass
 
 
 def _refusal(folder: Path) -> str:

@@ -32,7 +32,7 @@ from pyrovae.experiment import plan
 from pyrovae.results import study_in
 from pyrovae.study import Measure, Run, shipped
 
-pytestmark = [pytest.mark.usefixtures("few_figures"), pytest.mark.xdist_group("hostile files")]
+pytestmark = pytest.mark.usefixtures("few_figures")
 
 #: As many examples as a suite has time for, and always the same.
 few = settings(

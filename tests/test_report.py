@@ -18,8 +18,6 @@ from pyrovae.analysis.effects import is_loose
 from pyrovae.experiment import evaluate_again
 from pyrovae.study import PARTS, Run
 
-# On one core, so that its study is run once.
-pytestmark = pytest.mark.xdist_group("report")
 SMALL = {"steps": 8, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
 EVIL = "</script><script>alert('1')</script><img src=x onerror=alert(2)>"
 

@@ -36,7 +36,8 @@ class Flow(Prior):
     def __init__(self, latent_size: int, kind: str = "NSF") -> None:
         super().__init__(latent_size)
         zuko = zuko_flows()
-        self.flow = getattr(zuko, kind)(latent_size, transforms=self.transforms, hidden_features=(64, 64))
+        with torch.device("cpu"):  # its masks are computed from numbers, which a meta device has not
+            self.flow = getattr(zuko, kind)(latent_size, transforms=self.transforms, hidden_features=(64, 64))
         stretch = zuko.ElementWiseTransform(latent_size)
         for parameter in stretch.parameters():
             nn.init.zeros_(parameter)
