@@ -181,29 +181,23 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, ima
         images: training images, ``[N, *event_shape]``, at which a prior may start. A part that holds encodings of them
             is given these by `Pair.refresh`.
     """
-    check_weights(run, event_shape)
     with seeded(key(run.seed, "weights")):
-        return _pair(run, event_shape, mean, images)
-
-
-def _pair(run: Run, event_shape: torch.Size, mean: Tensor | None, images: Tensor | None) -> Pair:
-    """A pair with weights that are drawn from torch's own stream."""
-    if run.pair is not None:
-        pair = _made("pair", run, event_shape)
-        if not isinstance(pair, Pair):
-            raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
-        return pair
-    likelihood = make_likelihood(run, event_shape)
-    code = part_of("guide", run.guide).features(run.latent_size)  # type: ignore[attr-defined]
-    sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
-    encoder, decoder = _made("network", run, sizes)
-    guide = _made("guide", run, encoder, run.latent_size)
-    _check_distribution(run, guide)
-    # Bound methods, because a guide inside the model would be one set of weights in two places.
-    offered = {"encode": guide.encoder.forward, "distribution": guide.distribution, "posterior": guide.posterior}
-    draws = None if images is None else partial(_draw, images)
-    prior = _made("prior", run, run.latent_size, event_shape=event_shape, images=draws, **offered)
-    pair = Pair(_made("model", run, prior, decoder, likelihood, **offered), guide)
+        if run.pair is not None:
+            pair = _made("pair", run, event_shape)
+            if not isinstance(pair, Pair):
+                raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
+            return pair
+        likelihood = make_likelihood(run, event_shape)
+        code = part_of("guide", run.guide).features(run.latent_size)  # type: ignore[attr-defined]
+        sizes = Sizes(event_shape, run.latent_size, encoder=code, decoder=likelihood.features)
+        encoder, decoder = _made("network", run, sizes)
+        guide = _made("guide", run, encoder, run.latent_size)
+        _check_distribution(run, guide)
+        # Bound methods, because a guide inside the model would be one set of weights in two places.
+        offered = {"encode": guide.encoder.forward, "distribution": guide.distribution, "posterior": guide.posterior}
+        draws = None if images is None else partial(_draw, images)
+        prior = _made("prior", run, run.latent_size, event_shape=event_shape, images=draws, **offered)
+        pair = Pair(_made("model", run, prior, decoder, likelihood, **offered), guide)
     if mean is not None and hasattr(decoder, "output_bias"):
         with torch.no_grad():
             decoder.output_bias.copy_(likelihood.initial_features(mean))
@@ -219,7 +213,7 @@ def check_weights(run: Run, event_shape: torch.Size, runs: int = 1) -> None:
     if any(OWN_PART.fullmatch(getattr(run, setting) or "") for setting in PARTS):
         return
     with torch.device("meta"):
-        pair = _pair(run, event_shape, None, None)
+        pair = make_pair(run, event_shape)
     weights = sum(parameter.numel() for parameter in pair.parameters())
     check_memory(4 * 4 * runs * weights, f"{runs:,} runs of {weights:,} weights each")
 
@@ -281,6 +275,7 @@ def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
 
     def trusted_pair(run: Run, event_shape: torch.Size) -> Pair:
         check_trust(run.model_dump(), trust)
+        check_weights(run, event_shape)
         return make_pair(run, event_shape)
 
     results = Results.open(folder, trusted_pair)

@@ -396,7 +396,7 @@ def main() -> None:
         typer.echo(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", err=True)
         sys.exit(2)
     except typer.Abort:
-        typer.echo("pyrovae: stopped; what was finished is kept, and the same command goes on from there", err=True)
+        typer.echo("pyrovae: stopped; what was finished is kept, and the same command can be given again", err=True)
         sys.exit(130)
     except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:

@@ -226,7 +226,11 @@ def evaluate_again(
 
 
 def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
-    """Raises InputError if more images are asked for than there are."""
+    """Raises InputError if more images are asked for than there are, or what belongs to training is."""
+    for key in measure.keys() & {"probe", "points"}:
+        raise InputError(
+            f"{key}: expected a setting of what is measured after training, got one of the learning curves"
+        )
     most = max(max(cohort.train_images, cohort.test_images) for cohort in plan(study))
     for key in ("images", "outer", "likelihood_images"):
         if measure.get(key, 0) > most:

@@ -107,8 +107,8 @@ class Facts(BaseModel):
             facts = cls.model_validate(told)
         except ValidationError as error:
             raise InputError(
-                f"{file}: expected a checkpoint of this version, got one that does not say the same of itself "
-                f"({', '.join(map(str, error.errors()[0]['loc']))}); delete it to train its cohort anew"
+                f"{file}: expected a checkpoint as this version writes it, got one with another "
+                f"'{'.'.join(map(str, error.errors()[0]['loc']))}'; delete it to train its cohort anew"
             ) from error
         cohort.check(facts.runs, file)
         if facts.step > cohort.shared.steps:

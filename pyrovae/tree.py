@@ -323,7 +323,7 @@ def _filled(tree: xr.DataTree, found: xr.DataTree, study: Study) -> xr.DataTree:
         for name in groups[group].data_vars.keys() & PICTURES.keys():
             values = groups[group][name]
             picture = values.dims == (*axes, *PICTURES[str(name)]) and values.shape[: len(axes)] == shape
-            if not picture or not _is_real(values):
+            if not picture or values.dtype.kind not in "uif":
                 raise ValueError(f"/{group}/{name}: expected a picture of each run, got {_told(values)}")
             canvas[name] = (values.dims, values.values)
         tree[group] = xr.DataTree(xr.Dataset(canvas, axes))
@@ -333,13 +333,10 @@ def _filled(tree: xr.DataTree, found: xr.DataTree, study: Study) -> xr.DataTree:
 def _fitting(name: str, values: xr.DataArray, place: xr.DataArray) -> NDArray[Any]:
     """Values as the place for them has them."""
     text = place.dtype == object
-    if (values.dims, values.shape) != (place.dims, place.shape) or not (text or _is_real(values)):
+    fits = text or np.can_cast(values.dtype, place.dtype, "same_kind")
+    if (values.dims, values.shape) != (place.dims, place.shape) or not fits:
         raise ValueError(f"{name}: expected {_told(place)}, got {_told(values)}")
     return np.vectorize(_text, otypes=[object])(values) if text else values.values.astype(place.dtype)
-
-
-def _is_real(values: xr.DataArray) -> bool:
-    return values.dtype.kind in "uif"
 
 
 def _told(values: xr.DataArray) -> str:

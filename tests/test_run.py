@@ -200,6 +200,13 @@ def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Pat
     assert own.effect != later.effect
 
 
+@pytest.mark.parametrize("setting", ["probe", "points"])
+def test_learning_curves_are_not_measured_again(setting: str, tmp_path: Path) -> None:
+    run(small(steps=2), tmp_path / "study", quiet=True)
+    with pytest.raises(InputError, match=f"{setting}: expected a setting of what is measured after training"):
+        evaluate_again(tmp_path / "study", **{setting: 9})
+
+
 def test_aggregate_prior_memorises_and_leaving_one_out_narrows_the_difference(tmp_path: Path) -> None:
     priors = ["standard_normal", "aggregate", "aggregate_leave_one_out"]
     study = small(prior=priors, beta=0.1, seed=0, steps=300, refresh=10, latent_size=2, **{"measure.images": 256})
