@@ -42,6 +42,8 @@ Trust = Annotated[
 ]
 #: What annealed importance sampling takes unless it is told otherwise: test images, and steps.
 ANNEALED, TEMPERATURES = 16, 200
+#: Most images that a guide is held to exact posteriors of: each takes a minute or two.
+MOST_ROWS = 1000
 STUDY_HELP = "A study that ships (see 'pyrovae studies'), or the path of a YAML file."
 
 
@@ -341,9 +343,11 @@ def _rows(text: str) -> list[int]:
     try:
         for part in text.split(","):
             first, colon, end = part.partition(":")
-            rows += range(int(first), int(end)) if colon else [int(first)]
+            rows += range(int(first), int(end) if colon else int(first) + 1)[: MOST_ROWS + 1]
     except ValueError:
         raise InputError(f"--images: expected rows such as 0:3 or 0,3,17, got '{text}'") from None
+    if len(rows) > MOST_ROWS:
+        raise InputError(f"--images: expected at most {MOST_ROWS:,} rows, got '{text}'")
     return rows
 
 

@@ -149,7 +149,7 @@ class Results:
             raise InputError(f"{self.folder}: the run at {self.study.coordinates(run)} is not trained to its end yet")
         pair = self._make_pair(run, torch.Size(facts.event_shape))
         stacked = groups.get("params", {}) | groups.get("buffers", {})
-        for name, tensor in [*pair.named_parameters(), *pair.named_buffers()]:
+        for name, tensor in pair.state_dict(keep_vars=True).items():
             found = stacked.get(name)
             if found is None or found.dtype != tensor.dtype:
                 raise misfit(file, name)
@@ -158,6 +158,8 @@ class Results:
             if found.shape != (len(cohort.runs), *shape):
                 raise misfit(file, name)
             tensor.data = found[cohort.runs.index(run)].clone()
+            if not tensor.isfinite().all():
+                raise misfit(file, name)
         return pair.eval()
 
     def _find(self, coordinates: Mapping[str, Any]) -> tuple[Run, Cohort]:

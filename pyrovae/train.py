@@ -117,10 +117,10 @@ class Facts(BaseModel):
 
 
 def misfit(file: Path, name: str) -> InputError:
-    """What is wrong with a checkpoint that lacks a tensor, or has it in another shape or type."""
+    """What is wrong with a checkpoint that lacks a tensor, or has another in its place."""
     return InputError(
-        f"{file}: expected a checkpoint of this cohort, got one whose '{name}' is missing or has another shape; "
-        "delete it to train its cohort anew"
+        f"{file}: expected a checkpoint of this cohort, got one whose '{name}' is missing, has another shape or is not "
+        "finite; delete it to train its cohort anew"
     )
 
 
@@ -254,12 +254,16 @@ class Training:
 
         for name, tensor in self.lockstep.params.items():
             tensor.copy_(taken("params", name, tensor))
+            if not tensor.isfinite().all():
+                raise misfit(file, f"params/{name}")
             if facts.step:
                 moments = {moment: taken(f"adam.{moment}", name, tensor) for moment in ("exp_avg", "exp_avg_sq")}
                 done = taken("adam.step", name, torch.zeros((), device=tensor.device))
                 self.optimizer.state[tensor] = {"step": done, **moments}
+        kept = self.lockstep.template.state_dict()  # without what is the same in all pairs
         for name, tensor in self.lockstep.buffers.items():
-            tensor.copy_(taken("buffers", name, tensor))
+            if name in kept:
+                tensor.copy_(taken("buffers", name, tensor))
         self.frozen_at = taken("record", "frozen_at", self.frozen_at)
         self.last_loss = taken("record", "last_loss", self.last_loss)
         steps = [step for step in self._probed() if step <= facts.step]
@@ -349,13 +353,16 @@ class Training:
             self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits]))
 
     def _watch_for_divergence(self, losses: list[Tensor]) -> None:
-        """Marks the runs whose loss or weights have ceased to be finite; ``losses`` are those of the last steps."""
+        """Marks the runs in which something has ceased to be finite; ``losses`` are those of the last steps.
+
+        Where a square of a gradient is infinite, Adam leaves the weight as it is for good, without a sign of it.
+        """
         history = torch.stack(losses).cpu()
         first = self.step - len(history)
-        weights = torch.stack(
-            [value.reshape(len(value), -1).isfinite().all(1) for value in self.lockstep.params.values()]
-        )
-        healthy = weights.all(0).cpu()
+        weights = list(self.lockstep.params.values())
+        squares = [self.optimizer.state[weight]["exp_avg_sq"] for weight in weights]
+        sound = [value.reshape(len(value), -1).isfinite().all(1) for value in [*weights, *squares]]
+        healthy = torch.stack(sound).all(0).cpu()
         for run in (self.frozen_at < 0).nonzero().flatten().tolist():
             finite = history[:, run].isfinite()
             if not finite.all():

@@ -252,9 +252,9 @@ def load(file: Path, study: Study) -> xr.DataTree:
     machine.check_memory(2 * file.stat().st_size, f"{file}: the results")
     try:
         content = files.unsealed(file.read_bytes())
-        _check_extent(content)
-        with xr.open_datatree(BytesIO(content), engine="h5netcdf") as found:
-            before = str(found.attrs.get("study"))
+        with h5py.File(BytesIO(content)) as found:
+            _check_extent(found, content)
+            before = _text(found.attrs["study"], lines=True)
             if before == study.to_yaml():
                 return _taken(found, study)
     except Exception as error:  # the readers of a damaged file raise errors of many kinds
@@ -269,32 +269,43 @@ def load(file: Path, study: Study) -> xr.DataTree:
     )
 
 
-def _check_extent(content: bytes) -> None:
+def _check_extent(file: h5py.File, content: bytes) -> None:
     """Raises ValueError if an HDF5 file says that it holds more than it does, or has parts in other places."""
-    with h5py.File(BytesIO(content)) as file:
-        groups, extent = [file], 0
-        while groups:
-            group = groups.pop()
-            for name in group:
-                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                    raise ValueError(f"'{name}' is a link")
-                part = group[name]
-                extent += 40  # bytes that any part takes at the least, so that a circle of groups ends
-                if isinstance(part, h5py.Group):
-                    groups.append(part)
-                elif isinstance(part, h5py.Dataset):
-                    extent += part.nbytes
-                    if part.is_virtual or part.external:
-                        raise ValueError(f"'{name}' is in another place")
-                if extent > len(content):
-                    raise ValueError("it says that it holds more than it does")
+    groups, extent = [file], 0
+    while groups:
+        group = groups.pop()
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"'{name}' is a link")
+            part = group[name]
+            extent += 40  # bytes that any part takes at the least, so that a circle of groups ends
+            if isinstance(part, h5py.Group):
+                groups.append(part)
+            elif isinstance(part, h5py.Dataset):
+                if part.is_virtual or part.external:
+                    raise ValueError(f"'{name}' is in another place")
+                extent += part.nbytes + _lengths(part, content)
+            if extent > len(content):
+                raise ValueError("it says that it holds more than it does")
 
 
-def _taken(found: xr.DataTree, study: Study) -> xr.DataTree:
+def _lengths(part: h5py.Dataset, content: bytes) -> int:
+    """Bytes of the texts of a dataset, which lie apart from it: it has the length and the place of each."""
+    if part.dtype.kind != "O" or not part.size:
+        return 0
+    place = part.id.get_offset()
+    if place is None or h5py.check_string_dtype(part.dtype) is None:
+        raise ValueError(f"'{part.name}' is of a kind that is not expected")
+    told = np.frombuffer(content, [("length", "<u4"), ("place", "V12")], part.size, place)
+    return int(told["length"].sum(dtype=np.int64))
+
+
+def _taken(found: h5py.Group, study: Study) -> xr.DataTree:
     """The tree of a study with what was found; what was not found is missing in it."""
     tree = _filled(empty(study), found, study)
-    for name, node in found.children.items():
+    for name in found:
         if re.fullmatch(r"evaluation_[1-9]\d*", name):
+            node = found[name]
             measure = json.loads(node.attrs["measure"])
             of = study.replace(**{f"measure.{key}": value for key, value in measure.items()})
             prior = node.attrs.get("prior")
@@ -302,50 +313,47 @@ def _taken(found: xr.DataTree, study: Study) -> xr.DataTree:
     return tree
 
 
-def _filled(tree: xr.DataTree, found: xr.DataTree, study: Study) -> xr.DataTree:
+def _filled(tree: xr.DataTree, found: h5py.Group, study: Study) -> xr.DataTree:
     """A tree with what was found for it."""
-    axes = study.dimensions()
-    groups = {name: node.to_dataset() for name, node in found.children.items()}
-    if "levels" in groups:
-        sites = [_text(site) for site in groups["levels"].get_index("level").tolist()]
+    if "levels" in found:
+        sites = [_text(site) for site in found["levels/level"].asstr()[()]]
         tree["levels"] = xr.DataTree(_grid(study, _LEVELS, {"level": sites, "split": SPLITS}))
-    for group in [name for name in tree.children if name in groups]:
+    for group in [name for name in tree.children if name in found]:
         places = tree[group].to_dataset()
         taken = {
-            name: place.copy(data=_fitting(f"/{group}/{name}", groups[group][name], place))
+            name: place.copy(data=_fitting(found[group][name], place))
             for name, place in places.items()
-            if name in groups[group].data_vars
+            if name in found[group]
         }
         tree[group] = xr.DataTree(places.assign(taken))
-    for group in [name for name in PICTURED if name in groups]:
-        shape = tuple(map(len, axes.values()))
+    axes = study.dimensions()
+    shape = tuple(map(len, axes.values()))
+    for group in [name for name in PICTURED if name in found]:
         canvas = {}
-        for name in groups[group].data_vars.keys() & PICTURES.keys():
-            values = groups[group][name]
-            picture = values.dims == (*axes, *PICTURES[str(name)]) and values.shape[: len(axes)] == shape
-            if not picture or values.dtype.kind not in "uif":
-                raise ValueError(f"/{group}/{name}: expected a picture of each run, got {_told(values)}")
-            canvas[name] = (values.dims, values.values)
+        for name in PICTURES.keys() & found[group].keys():
+            values, dims = found[group][name], [*axes, *PICTURES[name]]
+            if values.shape[: len(shape)] != shape or values.ndim != len(dims) or values.dtype.kind not in "uif":
+                raise ValueError(f"{values.name}: expected a picture of each run, got {_told(values)}")
+            canvas[name] = (dims, values[()])
         tree[group] = xr.DataTree(xr.Dataset(canvas, axes))
     return tree
 
 
-def _fitting(name: str, values: xr.DataArray, place: xr.DataArray) -> NDArray[Any]:
+def _fitting(values: h5py.Dataset, place: xr.DataArray) -> NDArray[Any]:
     """Values as the place for them has them."""
     text = place.dtype == object
-    fits = text or np.can_cast(values.dtype, place.dtype, "same_kind")
-    if (values.dims, values.shape) != (place.dims, place.shape) or not fits:
-        raise ValueError(f"{name}: expected {_told(place)}, got {_told(values)}")
-    return np.vectorize(_text, otypes=[object])(values) if text else values.values.astype(place.dtype)
+    if values.shape != place.shape or not (text or np.can_cast(values.dtype, place.dtype, "same_kind")):
+        raise ValueError(f"{values.name}: expected {_told(place)}, got {_told(values)}")
+    return np.vectorize(_text, otypes=[object])(values.asstr()[()]) if text else values[()].astype(place.dtype)
 
 
-def _told(values: xr.DataArray) -> str:
-    return f"{values.dtype} over {dict(values.sizes)}"
+def _told(values: h5py.Dataset | xr.DataArray) -> str:
+    return f"{values.dtype} of shape {list(values.shape)}"
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, lines: bool = False) -> str:
     """Text that a terminal and a page can show."""
-    if not isinstance(value, str) or not value.isprintable():
+    if not isinstance(value, str) or not "".join(value.splitlines() if lines else [value]).isprintable():
         raise ValueError(f"expected text, got {value!r:.60}")
     return value
 

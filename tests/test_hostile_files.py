@@ -4,7 +4,6 @@ import gzip
 import os
 import pickle
 import struct
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import readers
 import torch
 import xarray as xr
 import yaml
@@ -22,9 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pyrovae import InputError, Study, checkpoint, files, open_results, run, tree
-from pyrovae.analysis import figures, tables
-from pyrovae.analysis.claims import claims
-from pyrovae.analysis.doubts import doubts
+from pyrovae.analysis import figures
 from pyrovae.cli import _setting
 from pyrovae.data import cache, images, tetrominoes
 from pyrovae.data.torchvision_datasets import _idx
@@ -42,43 +40,19 @@ few = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-STUDY = Study.of(
-    name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=6,
-    checkpoint_every=3, measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "points": 3},
-)  # fmt: skip
+STUDY = readers.SMALL
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good() -> Path:
     """The folder of a study."""
-    folder = tmp_path_factory.mktemp("good") / "study"
-    run(STUDY, folder, quiet=True)
-    return folder
-
-
-_written: list[Path] = []
-
-
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and isinstance(arguments[0], str) and any(letter in (arguments[1] or "") for letter in "wax+"):
-        _written.append(Path(arguments[0]).absolute())
-
-
-sys.addaudithook(_watch)
+    return readers.good()
 
 
 @pytest.fixture(autouse=True)
-def _nothing_outside(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fails a test that writes outside the folders that are there for it."""
-    _written.clear()
-    yield
-    allowed = (tmp_path_factory.getbasetemp(), Path("/dev"))
-    assert not [
-        path
-        for path in _written
-        if not {".hypothesis", "__pycache__"} & set(path.parts)
-        and not any(path.is_relative_to(place) for place in allowed)
-    ]
+def _nothing_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with readers.nothing_outside(tmp_path_factory.getbasetemp()):
+        yield
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
@@ -120,19 +94,13 @@ CHOICES = st.one_of(
 )
 
 
-def _used(study: Study) -> None:
-    """What every reader of a study does."""
-    assert Study.of(**yaml.safe_load(study.to_yaml())) == study
-    plan(study)
-
-
 @few
 @given(found=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=6), CHOICES, max_size=6))
 def test_settings_of_any_kind_are_a_study_or_refused(found: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(found), encoding="utf-8")
     if study := refused_or(lambda: Study.load(file)):
-        refused_or(lambda: _used(study))
+        refused_or(lambda: readers.used(study))
 
 
 @few
@@ -159,7 +127,7 @@ def _text(name: str) -> str:
 def test_override_of_any_kind_is_taken_or_refused(key: str, value: str | int) -> None:
     def overridden() -> None:
         name, parsed = _setting(f"{key}={value}")
-        _used(Study.load("quick", **{name: parsed}))
+        readers.used(Study.load("quick", **{name: parsed}))
 
     refused_or(overridden)
 
@@ -302,14 +270,6 @@ def test_damaged_cache_is_made_anew(data: st.DataObject, monkeypatch: pytest.Mon
 # Results
 
 
-def _shown(found: xr.DataTree, folder: Path) -> None:
-    """What every reader of results does."""
-    for table in [*tables.measured(found), tables.difficulty(found), *tables.provenance(found)]:
-        assert table.columns
-    assert all(line.isprintable() for line in [*tables.claims(claims(found)), *doubts(found)])
-    figures.save(found, folder)
-
-
 @few
 @given(data=st.data())
 def test_damaged_results_are_told(data: st.DataObject, good: Path, tmp_path: Path) -> None:
@@ -346,7 +306,8 @@ def test_results_that_hold_other_things_are_shown_or_refused(data: st.DataObject
     found[group] = xr.DataTree(node)
     tree.save(found, tmp_path / "results.nc")
     if (read := refused_or(lambda: tree.load(tmp_path / "results.nc", STUDY))) is not None:
-        _shown(read, tmp_path / "figures")
+        readers.shown(read)
+        figures.save(read, tmp_path / "figures")
 
 
 def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tmp_path: Path) -> None:

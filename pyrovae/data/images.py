@@ -146,8 +146,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: expected an .npz file, as numpy.savez writes it, got {got}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = ", ".join(file) or "none"
-            arrays = {name: _array(path, file.zip, name) for name in ("images", *_COLUMNS) if name in file}
+            members, found = file.zip.namelist(), ", ".join(file) or "none"
+            arrays = {name: _array(path, file.zip, name) for name in ("images", *_COLUMNS) if f"{name}.npy" in members}
     # zipfile raises RuntimeError where members are encrypted, or packed in a way that it does not know.
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: expected arrays, got some that cannot be read: {reason(error)}") from error

@@ -1,0 +1,246 @@
+"""All that reads what a stranger may have written, each as one function of bytes that may refuse them.
+
+What a reader does with bytes is to return, or to raise `InputError`. Checksums are left out here: who wants to deceive
+can compute them, too.
+"""
+
+import atexit
+import gzip
+import shutil
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from pyrovae import InputError, Study, checkpoint, files, open_results, run, tree
+from pyrovae.analysis import comparison, figures, tables
+from pyrovae.analysis.claims import claims
+from pyrovae.analysis.doubts import doubts
+from pyrovae.build import make_data, make_pair
+from pyrovae.cli import _rows, _setting
+from pyrovae.data import images
+from pyrovae.data.fetch import Remote
+from pyrovae.data.torchvision_datasets import _idx
+from pyrovae.experiment import _start, plan
+from pyrovae.results import Results
+from pyrovae.study import shipped
+
+SMALL = Study.of(
+    name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=6,
+    checkpoint_every=3, measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "points": 3},
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reader:
+    """
+    Attributes:
+        read: what is done with bytes, in a folder where there is nothing else.
+        examples: some that are taken.
+    """
+
+    read: Callable[[bytes, Path], object]
+    examples: Callable[[], list[bytes]]
+
+
+@cache
+def good() -> Path:
+    """The folder of a study."""
+    folder = Path(mkdtemp()) / "small"
+    atexit.register(shutil.rmtree, folder.parent)
+    with mock.patch.object(figures, "FIGURES", (figures.rate_distortion,)):
+        run(SMALL, folder, quiet=True)
+    return folder
+
+
+def used(study: Study) -> None:
+    """What every command does with a study before it begins."""
+    assert Study.of(**yaml.safe_load(study.to_yaml())) == study
+    plan(study)
+
+
+def shown(found: Any) -> None:
+    """What every command shows of results."""
+    for table in [*tables.measured(found), tables.difficulty(found), *tables.provenance(found)]:
+        assert table.columns
+    assert all(line.isprintable() for line in [*tables.claims(claims(found)), *doubts(found)])
+
+
+def _study(content: bytes, folder: Path) -> None:
+    (folder / "study.yaml").write_bytes(content)
+    used(Study.load(folder / "study.yaml"))
+
+
+def _studies() -> list[bytes]:
+    studies = map(Study.load, shipped())
+    return [study.to_yaml().encode() for study in studies if study.base.data in ("tetrominoes", "linear")]
+
+
+def _override(content: bytes, folder: Path) -> None:
+    key, value = _setting(content.decode(errors="replace"))
+    used(Study.load("quick", **{key: value}))
+
+
+def _image_rows(content: bytes, folder: Path) -> None:
+    _rows(content.decode(errors="replace"))
+
+
+def _checkpoint(content: bytes, folder: Path) -> None:
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "study.yaml").write_text(SMALL.to_yaml(), encoding="utf-8")
+    file = folder / "checkpoints" / "cohort-000.safetensors"
+    file.write_bytes(content)
+    with mock.patch.object(checkpoint, "_checksum", return_value="none"):
+        with suppress(InputError):
+            open_results(folder).pair()(torch.zeros(2, 3, 32, 32))
+        _training().resume(file)
+        _training().save(file)
+
+
+@cache
+def _data() -> Any:
+    return make_data(SMALL.runs()[0])
+
+
+def _training() -> Any:
+    (cohort,) = SMALL.cohorts()
+    return _start(SMALL, cohort, _data())[0]
+
+
+def _checkpoints() -> list[bytes]:
+    (file,) = good().glob("checkpoints/*")
+    groups, facts = checkpoint.load(file)
+    with mock.patch.object(checkpoint, "_checksum", return_value="none"):
+        checkpoint.save(good().parent / "unchecked", groups, facts)
+    return [(good().parent / "unchecked").read_bytes()]
+
+
+def _results(content: bytes, folder: Path) -> None:
+    (folder / "results.nc").write_bytes(content)
+    with mock.patch.object(files, "unsealed", bytes):
+        found = tree.load(folder / "results.nc", SMALL)
+    shown(found)
+    trees = {"found": found, "good": Results.open(good(), make_pair).tree}
+    comparison.differences(trees)
+    tables.measured(comparison.joined(trees))
+
+
+def _archive(content: bytes, folder: Path) -> None:
+    (folder / "mine.npz").write_bytes(content)
+    source = images.from_npz(folder / "mine.npz")
+    source.images(torch.arange(min(source.size, 2)))
+
+
+def _archives() -> list[bytes]:
+    files = []
+    rng = np.random.default_rng(0)
+    known = {"labels": np.arange(3), "factors": rng.random((3, 2)), "train": np.ones(3, bool)}
+    for write in (np.savez, np.savez_compressed):
+        for pixels in (rng.integers(0, 256, (3, 4, 4), dtype=np.uint8), rng.random((3, 4, 4, 3))):
+            write(file := BytesIO(), images=pixels, **known)
+            files.append(file.getvalue())
+    return files
+
+
+def _picture(content: bytes, folder: Path) -> None:
+    (folder / "one.png").write_bytes(content)
+    images.from_folder(folder)
+
+
+def _pictures() -> list[bytes]:
+    found = []
+    for mode in ("L", "RGBA", "P"):
+        for kind in ("png", "gif", "bmp", "tiff", "webp", "ppm"):
+            with suppress(OSError):
+                Image.new(mode, (5, 4)).save(file := BytesIO(), kind)
+                found.append(file.getvalue())
+    Image.new("RGB", (8, 8)).save(file := BytesIO(), "jpeg")
+    return [*found, file.getvalue()]
+
+
+IDX = struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 3) + bytes(18)
+
+
+def _idx_file(content: bytes, folder: Path) -> None:
+    (folder / "images").write_bytes(content)
+    assert _idx(folder / "images", (2, 3, 3), None).shape == (2, 3, 3)
+
+
+def _packed(content: bytes, folder: Path) -> None:
+    (folder / "images.gz").write_bytes(content)
+    Remote(folder / "images.gz", [], "of another file", "of another file").is_here()
+
+
+READERS: Mapping[str, Reader] = {
+    "study": Reader(_study, _studies),
+    "override": Reader(
+        _override,
+        lambda: [b"beta=[0.1,1]", b"measure.images=64", b"prior=vamp", b"pixels=dynamic", b"steps=1e3"],
+    ),
+    "rows": Reader(_image_rows, lambda: [b"0:3", b"0,3,17", b"5:9,1"]),
+    "checkpoint": Reader(_checkpoint, _checkpoints),
+    "results": Reader(_results, lambda: [files.unsealed((good() / "results.nc").read_bytes())]),
+    "archive": Reader(_archive, _archives),
+    "picture": Reader(_picture, _pictures),
+    "idx": Reader(_idx_file, lambda: [IDX]),
+    "packed": Reader(_packed, lambda: [gzip.compress(IDX)]),
+}
+
+#: What no reader has a reason to do: to start something, to unpickle, to remove.
+_NEVER = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "socket.connect",
+    "pickle.find_class",
+)
+_outside: list[str] = []
+_watched: list[Path] = []
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _watched:
+        return
+    if event in _NEVER:
+        _outside.append(f"{event} {arguments[:2]}")
+    elif event == "open" and isinstance(arguments[0], str) and any(letter in (arguments[1] or "") for letter in "wax+"):
+        path = Path(arguments[0]).absolute()
+        apart = {".hypothesis", "__pycache__"} & set(path.parts) or path.is_relative_to("/dev")
+        if not apart and not any(path.is_relative_to(place) for place in _watched):
+            _outside.append(f"write to {path}")
+
+
+sys.addaudithook(_watch)
+
+
+@contextmanager
+def nothing_outside(*places: Path) -> Iterator[None]:
+    """Raises AssertionError if something is written outside of some folders, or done that is never to be done."""
+    _outside.clear()
+    _watched[:] = [place.absolute() for place in places]
+    try:
+        yield
+    finally:
+        _watched.clear()
+    assert not _outside, _outside
+
+
+def read(name: str, content: bytes, folder: Path) -> None:
+    """Gives bytes to a reader, which may refuse them, and do nothing outside of the folder."""
+    good(), _data()  # which are made outside
+    with nothing_outside(folder), suppress(InputError):
+        READERS[name].read(content, folder)

@@ -1,0 +1,154 @@
+"""Settings and data at the edge of what numbers can do: a right answer, or one clear line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pyrovae import InputError, Results, Study, checkpoint, open_results, run
+from pyrovae.analysis import tables
+from pyrovae.analysis.claims import claims
+from pyrovae.analysis.doubts import doubts
+from pyrovae.tree import SPLITS
+
+pytestmark = pytest.mark.usefixtures("few_figures")
+
+STUDY = Study.of(
+    name="edge", depth=1, width=8, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=30,
+    beta=[0.1, 1], checkpoint_every=10,
+    measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "points": 5},
+)  # fmt: skip
+
+
+def _ran(folder: Path, **settings: Any) -> Results:
+    """The results of a study, in which every number that is none is told."""
+    results = run(STUDY.replace(**settings), folder, quiet=True, compile="never")
+    runs, cells = results.tree["runs"].to_dataset(), results.tree["rate_distortion"].to_dataset()
+    frozen = runs["status"] == "frozen"
+    assert sum("diverged at step" in line for line in doubts(results.tree)) == int(frozen.sum())
+    assert set(runs["status"].values[~frozen.values]) <= {"done"}
+    # The last good checkpoint of a frozen run is good in that its weights are finite, and in no more.
+    for name in ("distortion", "rate"):
+        assert np.isfinite(cells[name].where(~frozen, 0)).all(), name
+    np.testing.assert_allclose(cells["elbo"], -cells["distortion"] - cells["rate"], rtol=1e-6)
+    assert not (cells["distortion"] < cells["floor"] - 1e-3).any()
+    for table in [*tables.measured(results.tree), tables.difficulty(results.tree), *tables.provenance(results.tree)]:
+        assert table.columns
+    assert tables.claims(claims(results.tree))
+    return results
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 10},
+        {"learning_rate": 10, "prior": "vamp", "components": 8},
+        {"learning_rate": 10, "prior": "flow"},
+        {"learning_rate": 10, "guide": "flow"},
+        {"learning_rate": 10, "model": "hierarchical", "guide": "hierarchical"},
+    ],
+    ids=str,
+)
+def test_run_that_leaps_ends_in_numbers_or_is_told(settings: dict[str, Any], tmp_path: Path) -> None:
+    _ran(tmp_path / "study", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "frozen"),
+    [
+        ({"learning_rate": 1e300}, [True, True]),
+        # Squares of these gradients are infinite, so that Adam would leave the weights as they were.
+        ({"beta": [1e-30, 1e30]}, [False, True]),
+        ({"beta": [1e29, 1e30], "warmup": 1, "cycles": 30}, [True, True]),
+        ({"likelihood": "gaussian", "noise_scale": 1e-15}, [True, True]),
+    ],
+    ids=str,
+)
+def test_run_that_cannot_go_on_is_frozen(settings: dict[str, Any], frozen: list[bool], tmp_path: Path) -> None:
+    results = _ran(tmp_path / "study", **settings)
+    assert (results.tree["runs/status"] == "frozen").values.flatten().tolist() == frozen
+    kept = results.tree["runs/frozen_at"].values.flatten()
+    assert ((kept >= 0) == frozen).all()
+    assert (kept <= 10).all(), "it is found at the first checkpoint"
+
+
+def test_one_of_everything_is_a_study(tmp_path: Path) -> None:
+    """One latent, one run, one image a batch; and two images, of which one is the other's neighbour."""
+    one = _ran(tmp_path / "one", latent_size=1, beta=1, batch_size=1)
+    assert one.tree["runs/status"].item() == "done"
+    assert one.tree["information/mutual_information"].item() <= np.log(16)
+    two = _ran(tmp_path / "two", train_images=2, test_images=2, batch_size=2)
+    assert (two.tree["information/mutual_information"] <= np.log(2)).all()
+    with pytest.raises(InputError, match="train_images: input should be greater than or equal to 2, got 1"):
+        STUDY.replace(train_images=1)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "grey"),
+    [("bernoulli", 0), ("continuous_bernoulli", 1), ("gaussian_per_pixel", 0), ("discretised_logistic", 0.2)],
+)
+def test_images_that_are_all_alike_have_a_right_answer(likelihood: str, grey: float, tmp_path: Path) -> None:
+    """No image tells anything: all training images are equally near, and nothing is to be learned from z."""
+    np.savez(tmp_path / "alike.npz", images=np.full((64, 8, 8), float(grey)))
+    results = _ran(tmp_path / "study", data=str(tmp_path / "alike.npz"), split="random", likelihood=likelihood)
+    assert (results.tree["runs/status"] == "done").all()
+    assert (results.tree["difficulty/pixel_distance"] == 0).all()
+    perplexity = results.tree["memorisation/perplexity"]
+    np.testing.assert_allclose(perplexity.sel(split="test"), 32, rtol=1e-2)
+    cells = results.tree["rate_distortion"].to_dataset()
+    difference = cells["distortion"].diff("split").squeeze("split")
+    assert (abs(difference) < 5 * np.hypot(*(cells["distortion_se"].sel(split=split) for split in SPLITS))).all()
+
+
+OWN = """
+import torch
+from pyrovae.data import Source
+
+def source(value):
+    images = torch.rand(64, 1, 8, 8)
+    images[7, 0, 3, 3] = value
+    return lambda: Source("own", 64, lambda rows: images[rows])
+
+nan, inf, negative = map(source, (float("nan"), float("inf"), -1.0))
+"""
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "negative"])
+def test_number_that_is_none_among_the_images_is_refused(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_images.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for likelihood in ("bernoulli", "gaussian") if value != "negative" else ("bernoulli",):
+        study = STUDY.replace(data=f"own_images:{value}", split="random", likelihood=likelihood)
+        with pytest.raises(InputError, match=r"likelihood: \w+ expects values in|expected finite"):
+            run(study, tmp_path / "study", quiet=True)
+    assert not (tmp_path / "study" / "study.yaml").exists()
+
+
+def test_class_that_is_empty_is_told(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((48, 8, 8))
+    np.savez(tmp_path / "classes.npz", images=images, labels=np.where(np.arange(48) < 2, 3, np.arange(48) % 2))
+    held = STUDY.replace(
+        data=str(tmp_path / "classes.npz"), split="held_out", held_out="2", train_images=None, test_images=None
+    )
+    with pytest.raises(InputError, match="held_out"):
+        run(held, tmp_path / "study", quiet=True)
+    each = STUDY.replace(data=str(tmp_path / "classes.npz"), split="random", images_per_class=10, train_images=None)
+    with pytest.raises(InputError, match="images_per_class: expected"):
+        run(each, tmp_path / "study", quiet=True)
+
+
+def test_weights_that_are_not_finite_are_not_taken(tmp_path: Path) -> None:
+    run(STUDY, tmp_path / "study", quiet=True)
+    (file,) = tmp_path.glob("study/checkpoints/*")
+    groups, facts = checkpoint.load(file)
+    next(iter(groups["params"].values())).flatten(1)[:, 0] = torch.nan
+    checkpoint.save(file, groups, facts)
+    with pytest.raises(InputError, match="is missing, has another shape or is not finite"):
+        open_results(tmp_path / "study").pair(beta=1)
+    (tmp_path / "study" / "results.nc").unlink()
+    with pytest.raises(InputError, match="is missing, has another shape or is not finite"):
+        run(STUDY, tmp_path / "study", quiet=True)
