@@ -1,0 +1,37 @@
+"""Memory over many studies in one process."""
+
+import gc
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pyrovae import Study, run
+from pyrovae.experiment import evaluate_again
+from pyrovae.reporting import compare, draw_again
+
+#: Of the growth after the first rounds, what may be the allocator's.
+SLACK = 16 * 2**20
+
+
+@pytest.mark.long
+def test_memory_is_flat_over_many_studies(tmp_path: Path) -> None:
+    """Trained, measured again, drawn and compared; for as many rounds as PYROVAE_SOAK says."""
+    study = Study.of(
+        name="soak", depth=[1, 2], width=8, latent_size=2, beta=[0.1, 1], steps=30, batch_size=32, train_images=128,
+        test_images=64, measure={"particles": 4, "reconstructions": 8, "images": 64, "outer": 64, "probe": 32},
+    )  # fmt: skip
+    sizes = []
+    for number in range(int(os.environ.get("PYROVAE_SOAK", "20"))):
+        folder = tmp_path / str(number % 2)
+        (folder / "results.nc").unlink(missing_ok=True)
+        (folder / "checkpoints/cohort-001.safetensors").unlink(missing_ok=True)
+        run(study, folder, quiet=True)
+        evaluate_again(folder, samples=2)
+        draw_again(folder)
+        compare([folder, tmp_path / "0"], tmp_path / "both") if number % 2 else None
+        gc.collect()
+        sizes.append(psutil.Process().memory_info().rss)
+    early, late = max(sizes[:5]), max(sizes[-5:])
+    assert late < early + SLACK, [size // 2**20 for size in sizes]
