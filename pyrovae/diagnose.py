@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 import xarray as xr
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.pair import Pair
 from pyrovae.progress import Watch
-from pyrovae.streams import key
+from pyrovae.streams import key, seeded
 from pyrovae.study import check_trust
 
 #: Images that predictive checks are made on, how many at once, and draws of each.
@@ -86,6 +87,7 @@ def diagnose_run(
         for key, value in coordinates.items()
         if value is not None
     }
+    _check_finite(pair, as_input(chosen[rows]), f"the run at {coordinates}")
     versions = ", ".join([machine.versions(), *own_sources(run)])
     attrs = {"study": results.study.name, "split": split, "versions": versions, **told}
     steps = count(1)
@@ -130,6 +132,17 @@ def diagnose_run(
         return found, beside.rename(next(place for place in places if not place.exists()))
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_finite(pair: Pair, x: Tensor, what: str) -> None:
+    """Raises InputError if a pair, as one that diverged, has no finite ELBO for images."""
+    try:
+        with torch.no_grad(), seeded(0):
+            elbo = pair(x).loss
+    except ValueError:  # Pyro's, of a distribution whose parameters are none
+        elbo = torch.tensor(torch.nan)
+    if not elbo.isfinite().all():
+        raise InputError(f"{what}: expected a finite ELBO of these images, got none: the run has diverged")
 
 
 def _statistics(pair: Pair, x: Tensor, seed: int, attrs: Mapping[str, Any]) -> xr.DataTree:

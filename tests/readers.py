@@ -33,6 +33,7 @@ from pyrovae.cli import _rows, _setting
 from pyrovae.data import images
 from pyrovae.data.fetch import Remote
 from pyrovae.data.torchvision_datasets import _idx
+from pyrovae.diagnose import _check_finite
 from pyrovae.experiment import _start, plan
 from pyrovae.results import Results
 from pyrovae.study import shipped
@@ -104,7 +105,7 @@ def _checkpoint(content: bytes, folder: Path) -> None:
     file.write_bytes(content)
     with mock.patch.object(checkpoint, "_checksum", return_value="none"):
         with suppress(InputError):
-            open_results(folder).pair()(torch.zeros(2, 3, 32, 32))
+            _check_finite(open_results(folder).pair(), torch.zeros(2, 3, 32, 32), "the run")
         _training().resume(file)
         _training().save(file)
 

@@ -11,6 +11,7 @@ from pyrovae import InputError, Results, Study, checkpoint, open_results, run
 from pyrovae.analysis import tables
 from pyrovae.analysis.claims import claims
 from pyrovae.analysis.doubts import doubts
+from pyrovae.diagnose import diagnose_run
 from pyrovae.tree import SPLITS
 
 pytestmark = pytest.mark.usefixtures("few_figures")
@@ -152,3 +153,16 @@ def test_weights_that_are_not_finite_are_not_taken(tmp_path: Path) -> None:
     (tmp_path / "study" / "results.nc").unlink()
     with pytest.raises(InputError, match="is missing, has another shape or is not finite"):
         run(STUDY, tmp_path / "study", quiet=True)
+
+
+@pytest.mark.parametrize("factor", [1e10, -1e10])
+def test_run_that_has_diverged_is_not_diagnosed(factor: float, tmp_path: Path) -> None:
+    """Its weights are finite, but scales of its q(z|x) are infinite or 0."""
+    run(STUDY, tmp_path / "study", quiet=True)
+    (file,) = tmp_path.glob("study/checkpoints/*")
+    groups, facts = checkpoint.load(file)
+    for name, weights in groups["params"].items():
+        weights[:] = factor if name.startswith("guide.") and name.endswith("bias") else weights
+    checkpoint.save(file, groups, facts)
+    with pytest.raises(InputError, match="expected a finite ELBO of these images, got none: the run has diverged"):
+        diagnose_run(tmp_path / "study", {"beta": 1})

@@ -82,6 +82,7 @@ def _is_grey(file: Path) -> bool:
 def _pixels(file: Path, mode: str) -> Tensor:
     """The image as ``[C, H, W]``."""
     with _opened(file) as image:
+        check_memory(8 * image.width * image.height, f"{file}: the image")  # as RGBA, and as the array that it becomes
         pixels = torch.from_numpy(np.array(image.convert(mode)))
     return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
 
