@@ -152,7 +152,11 @@ def make_source(run: Run) -> Source:
         raise InputError(
             f"{path}: expected a folder of images or an .npz file, got neither; looked for from {Path.cwd()}"
         )
-    return _source_at(path, path.stat().st_mtime_ns)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files if file.exists()]
+    return _source_at(
+        path.absolute(), tuple((file, told.st_ino, told.st_size, told.st_mtime_ns) for file, told in stats)
+    )
 
 
 def make_data(run: Run) -> Dataset:
@@ -333,6 +337,6 @@ def is_path(data: str) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _source_at(path: Path, stamp: int) -> Source:
-    """What is at a path; the time of its last change tells whether it is to be read again."""
+def _source_at(path: Path, told: tuple[object, ...]) -> Source:
+    """What is at a path; what the file system tells of its files tells whether it is to be read again."""
     return images.from_npz(path) if path.suffix == ".npz" else images.from_folder(path)

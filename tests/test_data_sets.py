@@ -26,10 +26,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pyrovae.build import make_source
 from pyrovae.data import Source, fetch, vision
 from pyrovae.data import torchvision_datasets as sets
 from pyrovae.data.images import from_folder, from_npz
 from pyrovae.errors import InputError
+from pyrovae.study import Run
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -742,3 +744,18 @@ def test_encrypted_arrays_are_told_in_one_line(tmp_path: Path) -> None:
     assert "got some that cannot be read: File 'images.npy' is encrypted" in line(
         lambda: from_npz(tmp_path / "mine.npz")
     )
+
+
+def test_images_that_were_written_over_are_read_again(tmp_path: Path) -> None:
+    """Also where neither the folder nor the time of the last change tells."""
+    run = Run(data=str(tmp_path), split="random", batch_size=2)
+    names = [tmp_path / "inner" / f"{number}.png" for number in range(4)]
+    names[0].parent.mkdir()
+    for name in names:
+        Image.new("L", (3, 3), 100).save(name)
+    told = names[0].stat()
+    assert make_source(run).images(torch.arange(4)).float().mean() == 100
+    Image.new("L", (3, 3), 200).save(tmp_path / "other.part", "png")
+    os.utime(tmp_path / "other.part", ns=(told.st_atime_ns, told.st_mtime_ns))
+    (tmp_path / "other.part").rename(names[0])
+    assert make_source(run).images(torch.arange(4)).float().mean() == 125
