@@ -748,9 +748,9 @@ def test_encrypted_arrays_are_told_in_one_line(tmp_path: Path) -> None:
 
 def test_images_that_were_written_over_are_read_again(tmp_path: Path) -> None:
     """Also where neither the folder nor the time of the last change tells."""
-    run = Run(data=str(tmp_path), split="random", batch_size=2)
-    names = [tmp_path / "inner" / f"{number}.png" for number in range(4)]
-    names[0].parent.mkdir()
+    run = Run(data=str(tmp_path / "mine"), split="random", batch_size=2)
+    names = [tmp_path / "mine" / "inner" / f"{number}.png" for number in range(4)]
+    names[0].parent.mkdir(parents=True)
     for name in names:
         Image.new("L", (3, 3), 100).save(name)
     told = names[0].stat()
