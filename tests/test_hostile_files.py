@@ -337,6 +337,24 @@ def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tm
             tree.load(file, STUDY)
 
 
+def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_path: Path) -> None:
+    """A thousand texts of 100 kB in a file of 300."""
+    file = tmp_path / "results.nc"
+    file.write_bytes(files.unsealed((good / "results.nc").read_bytes()))
+    with h5py.File(file, "r+") as opened:
+        texts = opened.create_dataset("texts", (1000,), h5py.string_dtype())
+        texts[0] = "x" * 10**5
+        place = texts.id.get_offset()
+    content = bytearray(file.read_bytes())
+    content[place : place + 16 * 1000] = content[place : place + 16] * 1000
+    file.write_bytes(content)
+    with h5py.File(file) as opened:
+        assert len(opened["texts"][999]) == 10**5
+    file.write_bytes(files.sealed(content))
+    with pytest.raises(InputError, match="more than it does"):
+        tree.load(file, STUDY)
+
+
 # Data
 
 
