@@ -333,7 +333,8 @@ def _filled(tree: xr.DataTree, found: h5py.Group, study: Study) -> xr.DataTree:
         for name in PICTURES.keys() & found[group].keys():
             values, dims = found[group][name], [*axes, *PICTURES[name]]
             if values.shape[: len(shape)] != shape or values.ndim != len(dims) or values.dtype.kind not in "uif":
-                raise ValueError(f"{values.name}: expected a picture of each run, got {_told(values)}")
+                got = f"{values.dtype} of shape {list(values.shape)}"
+                raise ValueError(f"{values.name}: expected a picture of each run, got {got}")
             canvas[name] = (dims, values[()])
         tree[group] = xr.DataTree(xr.Dataset(canvas, axes))
     return tree
@@ -342,13 +343,9 @@ def _filled(tree: xr.DataTree, found: h5py.Group, study: Study) -> xr.DataTree:
 def _fitting(values: h5py.Dataset, place: xr.DataArray) -> NDArray[Any]:
     """Values as the place for them has them."""
     text = place.dtype == object
-    if values.shape != place.shape or not (text or np.can_cast(values.dtype, place.dtype, "same_kind")):
-        raise ValueError(f"{values.name}: expected {_told(place)}, got {_told(values)}")
+    if not (text or np.can_cast(values.dtype, place.dtype, "same_kind")):
+        raise ValueError(f"{values.name}: expected {place.dtype}, got {values.dtype}")
     return np.vectorize(_text, otypes=[object])(values.asstr()[()]) if text else values[()].astype(place.dtype)
-
-
-def _told(values: h5py.Dataset | xr.DataArray) -> str:
-    return f"{values.dtype} of shape {list(values.shape)}"
 
 
 def _text(value: Any, lines: bool = False) -> str:

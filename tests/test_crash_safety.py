@@ -401,6 +401,7 @@ def test_second_process_is_told_of_the_first_and_goes_on_when_it_has_died(tmp_pa
                 time.sleep(0.05)
             with files.locked(folder):
                 assert _refusal(folder) == f"process {os.getpid()} on {platform.node()} is at work in it"
+            assert not (folder / ".holder").exists()
         finally:
             os.killpg(first.pid, signal.SIGKILL)
 

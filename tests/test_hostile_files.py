@@ -317,6 +317,9 @@ def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tm
     def circle(file: h5py.File) -> None:
         file["images/again"] = file["/"]
 
+    def inner_circle(file: h5py.File) -> None:
+        file["empty/again"] = file.create_group("empty")
+
     def link(file: h5py.File) -> None:
         file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
 
@@ -326,7 +329,8 @@ def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tm
     def outside(file: h5py.File) -> None:
         file.create_dataset("outside", (10,), "u1", external=[(tmp_path / "raw", 0, 10)])
 
-    for change, told in ((larger, "more than it does"), (circle, "more than it does"), (link, "is a link"),
+    for change, told in ((larger, "more than it does"), (circle, "more than it does"),
+                         (inner_circle, "more than it does"), (link, "is a link"),
                          (soft, "is a link"), (outside, "in another place")):  # fmt: skip
         file = tmp_path / "results.nc"
         file.write_bytes(files.unsealed((good / "results.nc").read_bytes()))
