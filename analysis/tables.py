@@ -254,12 +254,12 @@ def provenance(tree: xr.DataTree) -> list[Table]:
             table.add_column(heading)
         runs = (tree[name] if name else tree)["runs"].to_dataset().to_dataframe().reset_index()
         axes = list(tree["runs"].dims)
-        for cohort, each in runs[runs["cohort"] >= 0].groupby("cohort"):
+        for cohort, each in runs[runs["cohort"] != ""].groupby("cohort"):
             place = "; ".join(f"{axis} {', '.join(dict.fromkeys(map(written, each[axis])))}" for axis in axes)
             told = ("; ".join(sorted(set(each[fact]))) for fact in (*facts.values(), "versions"))
             *details, versions = told
             seconds = each["seconds"].max()
-            table.add_row(f"{cohort}", place, *details, "–" if isnan(seconds) else f"{seconds:.0f}", versions)
+            table.add_row(cohort, place, *details, "–" if isnan(seconds) else f"{seconds:.0f}", versions)
         tables.append(table)
     return tables
 

@@ -208,8 +208,8 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, ima
     return pair
 
 
-def check_weights(run: Run, event_shape: torch.Size, runs: int = 1) -> None:
-    """Raises InputError if training some runs of a kind would take more memory than is free.
+def check_weights(run: Run, event_shape: torch.Size) -> None:
+    """Raises OutOfMemoryError if training a run would take more memory than is free.
 
     Counted are weights, gradients and both moments of Adam. The pair is made without memory for that; code of the
     user's own, of which is not known whether that can be done, is not counted.
@@ -219,7 +219,7 @@ def check_weights(run: Run, event_shape: torch.Size, runs: int = 1) -> None:
     with torch.device("meta"):
         pair = make_pair(run, event_shape)
     weights = sum(parameter.numel() for parameter in pair.parameters())
-    check_memory(4 * 4 * runs * weights, f"{runs:,} runs of {weights:,} weights each")
+    check_memory(4 * 4 * weights, f"a run of {weights:,} weights")
 
 
 def own_sources(run: Run) -> list[str]:

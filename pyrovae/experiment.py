@@ -1,7 +1,7 @@
 """Runs a study from end to end: cohort by cohort trained, measured and written down, then drawn."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,7 @@ from pyrovae.build import (
 )
 from pyrovae.checks import bank_size, check_names, check_prior
 from pyrovae.data import Dataset, as_input, class_counts
-from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.errors import InputError, OutOfMemoryError, UnsupportedError
 from pyrovae.estimators import Annealing
 from pyrovae.evaluate import Measured, Pixels, evaluate
 from pyrovae.lockstep import Lockstep
@@ -32,13 +32,15 @@ from pyrovae.measures.likelihood import PASSES
 from pyrovae.pair import Checked, Pair
 from pyrovae.progress import Watch
 from pyrovae.results import Results, study_in
-from pyrovae.streams import Streams
+from pyrovae.streams import Streams, seeded
 from pyrovae.study import PER_RUN, Cohort, Run, Study, check_trust
 from pyrovae.train import Compile, Training, history
 from pyrovae.tree import check_size
 
 #: Most differences of a z and an encoding, in all dimensions, at a step.
 BANK_LIMIT = 2**29
+#: Share of the free memory that a cohort may take.
+MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,13 @@ def run(
     with files.locked(folder):
         if not (folder / "study.yaml").exists():
             for cohort in study.cohorts():  # all that can be wrong is told before anything is trained or written
-                _start(study, cohort, make_data(cohort.shared))
+                one = cohort.model_copy(update={"runs": cohort.runs[:1]})
+                _start(study, one, make_data(cohort.shared).to(place))
         results = Results.create(folder, study, make_pair)
         attach_theory(results)
-        missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
+        missing = [cohort for cohort in results.cohorts() if not results.has(cohort)]
         with Watch(sum(cohort.shared.steps + _annealing(study, cohort) for cohort in missing), quiet=quiet) as watch:
-            for cohort in missing:
-                _run_cohort(results, cohort, place, compile, watch)
+            _each(missing, results, watch, lambda cohort: _run_cohort(results, cohort, place, compile, watch))
         reporting.draw(results)
     return results
 
@@ -183,10 +185,10 @@ def evaluate_again(
         check_trust(results.study.settings(), trust)
         study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
         _check_effort(study, measure)
-        missing = [cohort for cohort in study.cohorts() if not results.has(cohort)]
+        missing = [cohort for cohort in results.cohorts() if not results.has(cohort)]
         if missing:
             raise InputError(
-                f"{folder}: expected a finished study, but {len(missing)} of its {len(study.cohorts())} cohorts are "
+                f"{folder}: expected a finished study, but {len(missing)} of its {len(results.cohorts())} cohorts are "
                 "not; 'pyrovae run' goes on with it"
             )
         if prior is not None:
@@ -198,14 +200,15 @@ def evaluate_again(
         asked = results.evaluation(study, prior)
         missing = [
             cohort
-            for cohort in study.cohorts()
+            for cohort in results.cohorts()
             if not all(results.is_measured(each, cohort) for each in (own, asked) if each is not None)
         ]
         work = sum(_annealing(study, cohort) for cohort in missing)
         if prior is not None:
             work = 2 * work + sum(swap.STEPS * len(cohort.runs) for cohort in missing)
         with Watch(work, quiet=quiet or not work) as watch:
-            for cohort in missing:
+
+            def evaluate_cohort(cohort: Cohort) -> None:
                 training, checked = _start(study, cohort, make_data(cohort.shared).to(place))
                 training.resume(results.checkpoint_file(cohort))
                 measured = _measure(study, cohort, training, watch)
@@ -220,9 +223,37 @@ def evaluate_again(
                     swap.check_same_distortion(measured, again)
                     checked = _checked(training.lockstep.pair(0), cohort, training.data)
                     results.record(asked, cohort, again, training, checked.told() | here)
+
+            _each(missing, results, watch, evaluate_cohort)
         figures.save(asked, Path(folder) / "figures" / str(asked.name))
         reporting.draw(results)
         return results, asked
+
+
+def _each(cohorts: Sequence[Cohort], results: Results, watch: Watch, work: Callable[[Cohort], None]) -> None:
+    """Does some work on cohorts, one after the other. What does not fit into memory is cut in halves.
+
+    Raises:
+        OutOfMemoryError: a single run does not fit.
+    """
+    left = list(cohorts)
+    while left:
+        cohort = left.pop(0)
+        try:
+            work(cohort)
+            continue
+        except Exception as error:
+            if not machine.is_out_of_memory(error):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+        # Only here has the work let go of its memory.
+        if len(cohort.runs) == 1:
+            raise OutOfMemoryError(
+                f"{_label(results.study, cohort)}: expected one run to fit into memory, but {reason}"
+            )
+        left[:0] = results.cut(cohort)
+        watch.more(cohort.shared.steps)
+        watch.note(f"{_label(results.study, cohort)}: goes on in two halves, because {reason}")
 
 
 def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
@@ -292,12 +323,14 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
     """A cohort before its first step."""
     shared, device = cohort.shared, data.train.device
     _check_support(shared, data)
-    check_weights(shared, data.event_shape, len(cohort.runs))
+    check_weights(shared, data.event_shape)
     mean = data.mean().cpu()
     of_seed = {run.seed: make_pair(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
     for pair in of_seed.values():
         pair.refresh(data.train)
     checked = _checked(of_seed[shared.seed], cohort, data)
+    needed = len(cohort.runs) * _bytes_of_a_run(of_seed[shared.seed], _first_batch(cohort, data))
+    machine.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
     if study.measure.temperatures:
         _check_annealing(of_seed[shared.seed], as_input(data.train[: shared.batch_size]))
     weights = [run.weights() for run in cohort.runs]
@@ -311,8 +344,30 @@ def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Check
 
 def _checked(pair: Pair, cohort: Cohort, data: Dataset) -> Checked:
     """What the first batch tells about a pair."""
-    batch = as_input(data.train[: cohort.shared.batch_size])
+    batch = _first_batch(cohort, data)
     return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
+
+
+def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
+    return as_input(data.train[: cohort.shared.batch_size])
+
+
+def _bytes_of_a_run(pair: Pair, x: Tensor) -> int:
+    """Memory that training takes for each run.
+
+    Weights, gradients and both moments; the checkpoint, of three of these; and a batch on its way there and back, where
+    about twice as much is made as the way there keeps for the way back.
+    """
+    kept = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), seeded(0):
+        pair(x, index=torch.arange(len(x), device=x.device))
+    return (4 + 3) * sum(weight.nbytes for weight in pair.parameters()) + 3 * kept
 
 
 def _check_bank(cohort: Cohort, bank: int) -> None:
@@ -355,4 +410,5 @@ def _check_support(run: Run, data: Dataset) -> None:
 def _label(study: Study, cohort: Cohort) -> str:
     """What sets a cohort apart from the others of its study."""
     place = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
-    return ", ".join(f"{key} {value}" for key, value in place.items()) or study.name
+    name = ", ".join(f"{key} {value}" for key, value in place.items()) or study.name
+    return f"{name}, part {cohort.name}" if cohort.cut else name

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -11,7 +11,7 @@ from platform import python_version
 import psutil
 import torch
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, OutOfMemoryError
 
 
 def device(name: str) -> torch.device:
@@ -51,21 +51,59 @@ def _checksum_of_source() -> str:
     return digest.hexdigest()[:12]
 
 
-def check_memory(size: float, what: str) -> None:
-    """Raises InputError if something would take more memory than is free.
+def free_memory(place: torch.device | None = None) -> int:
+    """Bytes that are free on a device, or in the machine's memory as far as its limits leave it to this process."""
+    if place is not None and place.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(place)
+        return free + torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+    return min([psutil.virtual_memory().available, *_left_by_limits()])
+
+
+def _left_by_limits() -> Iterator[int]:
+    """What is left by the limits of the process, and of control groups, as batch systems and containers set them."""
+    if hasattr(psutil, "RLIMIT_AS"):  # on Linux
+        process = psutil.Process()
+        most, _ = process.rlimit(psutil.RLIMIT_AS)
+        if most != psutil.RLIM_INFINITY:
+            yield most - process.memory_info().vms
+    root = Path("/sys/fs/cgroup")
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        group = root / next(line for line in lines if line.startswith("0::"))[len("0::/") :]
+        for folder in [group, *group.parents]:
+            with suppress(OSError, ValueError):  # no limit, or not ours to read
+                most = int((folder / "memory.max").read_text(encoding="ascii"))
+                told = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+                used = int((folder / "memory.current").read_text(encoding="ascii"))
+                yield most - used + int(told.get("inactive_file", "0"))
+
+
+def check_memory(size: float, what: str, place: torch.device | None = None, share: float = 1) -> None:
+    """Raises OutOfMemoryError if something would take more memory than is free.
 
     Args:
         size: in bytes.
         what: it is, for the message.
+        place: the device; by default the memory of the machine.
+        share: of the free memory that may be taken.
 
     Example:
         >>> check_memory(2.0**70, "weights")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        pyrovae.errors.InputError: weights would take 1,099,511,627,776 GB, and ... GB of memory are free
+        pyrovae.errors.OutOfMemoryError: weights would take 1,099,511,627,776.0 GB, and ... GB of memory are free
     """
-    free = psutil.virtual_memory().available
+    free = share * free_memory(place)
     if size > free:
-        raise InputError(f"{what} would take {size / 2**30:,.0f} GB, and {free / 2**30:,.0f} GB of memory are free")
+        raise OutOfMemoryError(
+            f"{what} would take {size / 2**30:,.1f} GB, and {free / 2**30:,.1f} GB of memory are free"
+            f"{f' (less a margin of {1 - share:.0%})' if share < 1 else ''}"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had; torch has a class of its own for devices alone."""
+    known = isinstance(error, OutOfMemoryError | MemoryError | torch.OutOfMemoryError)
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 @contextmanager

@@ -53,6 +53,11 @@ class Watch:
         self._total -= done
         self._bar.update(self._task, description=label, total=self._total)
 
+    def more(self, steps: int) -> None:
+        """There are more steps to come than was thought."""
+        self._total += steps
+        self._bar.update(self._task, total=self._total)
+
     def stepped(self, step: int) -> None:
         """``step`` steps of this cohort are done."""
         self._bar.update(self._task, completed=self._before + step - self._done)

@@ -12,7 +12,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluate import Measured
 from pyrovae.pair import Pair
 from pyrovae.study import Cohort, Run, Study
-from pyrovae.train import Facts, Training, misfit
+from pyrovae.train import Facts, Training, misfit, write_part
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
@@ -69,7 +69,26 @@ class Results:
 
     def checkpoint_file(self, cohort: Cohort) -> Path:
         """Where the weights of a cohort are."""
-        return self.folder / "checkpoints" / f"cohort-{cohort.index:03d}.safetensors"
+        return self.folder / "checkpoints" / f"cohort-{cohort.name}.safetensors"
+
+    def cohorts(self) -> list[Cohort]:
+        """The cohorts of the study, those that did not fit into memory in the parts that they were trained in."""
+        return [part for cohort in self.study.cohorts() for part in self._parts(cohort)]
+
+    def _parts(self, cohort: Cohort) -> list[Cohort]:
+        of_parts = self.folder.glob(f"checkpoints/cohort-{cohort.name}-*.safetensors")
+        if len(cohort.runs) == 1 or self.checkpoint_file(cohort).exists() or not any(of_parts):
+            return [cohort]
+        return [part for half in cohort.halves() for part in self._parts(half)]
+
+    def cut(self, cohort: Cohort) -> list[Cohort]:
+        """The halves of a cohort, and for each the checkpoint that it goes on from, if there is one of the whole."""
+        halves, file = cohort.halves(), self.checkpoint_file(cohort)
+        if file.exists():
+            for half, rows in zip(halves, (slice(len(halves[0].runs)), slice(len(halves[0].runs), None)), strict=True):
+                write_part(file, half, rows, self.checkpoint_file(half))
+            file.unlink()
+        return halves
 
     def has(self, cohort: Cohort) -> bool:
         """Whether all runs of a cohort were measured, and their weights are there."""
@@ -100,7 +119,7 @@ class Results:
             facts = {
                 "status": "frozen" if frozen >= 0 else "done",
                 "frozen_at": frozen,
-                "cohort": cohort.index,
+                "cohort": cohort.name,
                 "unmeasured": measured.notes[number],
             }
             for name, value in {**facts, "last_loss": float(training.last_loss[number]), **provenance}.items():
@@ -172,7 +191,7 @@ class Results:
         for key, values in axes.items():
             if key not in coordinates and len(values) > 1:
                 raise InputError(f"{key}: expected one of {list(values)}, got no {key}: the grid runs over it")
-        for cohort in self.study.cohorts():
+        for cohort in self.cohorts():
             for run in cohort.runs:
                 if all(getattr(run, key) == value for key, value in coordinates.items()):
                     return run, cohort

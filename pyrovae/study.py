@@ -155,11 +155,37 @@ class Measure(_Frozen):
 
 
 class Cohort(BaseModel):
-    """The runs that share data, shapes and steps, and are trained in lockstep."""
+    """The runs that share data, shapes and steps, and are trained in lockstep.
+
+    Attributes:
+        index: its number in the study.
+        runs: its runs.
+        cut: which half of which half these are, "0" or "1" for each cut, where all together did not fit into memory.
+    """
 
     model_config = ConfigDict(frozen=True)
     index: int
     runs: tuple[Run, ...]
+    cut: str = ""
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others of its study, and their halves.
+
+        Example:
+            >>> cohort = Study.of(name="mine", beta=[0.1, 1, 10]).cohorts()[0]
+            >>> cohort.name, [(half.name, len(half.runs)) for half in cohort.halves()]
+            ('000', [('000-0', 1), ('000-1', 2)])
+        """
+        return "-".join([f"{self.index:03d}", *self.cut])
+
+    def halves(self) -> list["Cohort"]:
+        """The same runs in two cohorts."""
+        middle = len(self.runs) // 2
+        return [
+            self.model_copy(update={"runs": runs, "cut": self.cut + side})
+            for side, runs in (("0", self.runs[:middle]), ("1", self.runs[middle:]))
+        ]
 
     @property
     def shared(self) -> Run:

@@ -20,6 +20,7 @@ from pyrovae.data import Dataset
 from pyrovae.errors import InputError
 from pyrovae.evaluate import terms_on
 from pyrovae.lockstep import Batch, Gradients, Lockstep, Way
+from pyrovae.machine import is_out_of_memory
 from pyrovae.streams import Streams
 from pyrovae.study import Cohort, Measure
 
@@ -122,6 +123,24 @@ def misfit(file: Path, name: str) -> InputError:
         f"{file}: expected a checkpoint of this cohort, got one whose '{name}' is missing, has another shape or is not "
         "finite; delete it to train its cohort anew"
     )
+
+
+def write_part(file: Path, cohort: Cohort, rows: slice, part: Path) -> None:
+    """Writes the checkpoint of some runs, of one of more: ``cohort`` holds the runs in ``rows`` of the larger one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: it is damaged.
+    """
+    groups, facts = checkpoint.load(file)
+    curves = {
+        name: values[..., rows] if values.ndim == 3 else values for name, values in groups.get("curves", {}).items()
+    }
+    stacked = {
+        group: {name: tensor[rows] if tensor.ndim else tensor for name, tensor in tensors.items()}
+        for group, tensors in groups.items()
+    }
+    checkpoint.save(part, {**stacked, "curves": curves}, facts | {"runs": cohort.record()})
 
 
 class Training:
@@ -316,7 +335,7 @@ class Training:
                 gradients = self.lockstep.gradients(way, self._batch(self.step))
                 break
             except Exception as error:
-                if fallback is None:
+                if fallback is None or is_out_of_memory(error):
                     raise
                 watcher.note(f"not {way}, so {fallback}: {_first_line(error)}")
         return gradients

@@ -60,9 +60,8 @@ _RUN_FACTS: dict[str, Any] = {
     "status": np.array("pending", dtype=object),
     "frozen_at": -1,
     "last_loss": np.nan,
-    "cohort": -1,
     "seconds": np.nan,
-    **{name: np.array("", dtype=object) for name in ("rate_kind", "distortion_kind", "unmeasured")},
+    **{name: np.array("", dtype=object) for name in ("cohort", "rate_kind", "distortion_kind", "unmeasured")},
     **{name: np.array("", dtype=object) for name in ("way", "device", "threads", "versions")},
 }
 #: Variables with a unit other than nats per image.

@@ -162,6 +162,7 @@ def refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
         ),
         (["run", "--set", "beta=0"], "beta: input should be greater than 0, got 0"),
         (["run", "--set", "beta=[1,-1]"], "beta: input should be greater than 0, got -1"),
+        (["diagnose", "x", "--images", "0:1001"], "--images: expected at most 1,000 rows, got '0:1001'"),
         (["run", "--set", "beta=.nan"], "beta: input should be a finite number, got nan"),
         (["run", "--set", "beta=[]"], "beta: expected at least one value"),
         (["run", "--set", "beta=[1,1]"], "beta: expected values that differ"),

@@ -1,0 +1,162 @@
+"""Cohorts that do not fit into memory: cut before they begin, or on their way, with the same results."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pyrovae import InputError, Results, Study, files, machine, open_results, run
+from pyrovae.analysis import tables
+from pyrovae.build import make_data
+from pyrovae.experiment import _bytes_of_a_run, _first_batch, _start, evaluate_again
+from pyrovae.lockstep import Batch, Lockstep
+
+pytestmark = pytest.mark.usefixtures("few_figures")
+
+STUDY = Study.of(
+    name="large", beta=[0.1, 0.5, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
+    batch_size=16, steps=50, checkpoint_every=20,
+    measure={"images": 32, "outer": 32, "particles": 4, "reconstructions": 4, "probe": 16, "points": 5},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All runs in one cohort."""
+    return run(STUDY, tmp_path_factory.mktemp("whole") / "study", quiet=True)
+
+
+def _agrees(results: Results, whole: Results, parts: list[str]) -> None:
+    """The same runs in other cohorts."""
+    assert [cohort.name for cohort in results.cohorts()] == parts
+    assert sorted(file.name for file in results.folder.glob("checkpoints/*")) == [
+        f"cohort-{part}.safetensors" for part in parts
+    ]
+    assert set(results.tree["runs/cohort"].values.flatten()) == set(parts)
+    for each in STUDY.runs():
+        pairs = [study.pair(beta=each.beta, seed=each.seed) for study in (results, whole)]
+        for one, other in zip(*(pair.parameters() for pair in pairs), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    for name in ("distortion", "rate"):
+        error = whole.tree[f"rate_distortion/{name}_se"]
+        for group in ("rate_distortion", "curves"):
+            difference = abs(results.tree[f"{group}/{name}"] - whole.tree[f"{group}/{name}"])
+            assert (difference < 0.1 * error).all()
+
+
+def _needed(runs: int) -> int:
+    """Memory that lockstep of some runs is reckoned to take."""
+    (cohort,) = STUDY.cohorts()
+    data = make_data(cohort.shared)
+    training, _ = _start(STUDY, cohort, data)
+    return runs * _bytes_of_a_run(training.lockstep.pair(0), _first_batch(cohort, data))
+
+
+def test_cohort_that_does_not_fit_is_cut_before_it_begins(
+    whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six runs are cut into three and three; the first of these, when there is less yet, into one and two."""
+    enough = [_needed(4), _needed(4), _needed(4), _needed(2)]  # a run alone, all, three, three
+
+    def free(place: object = None) -> float:
+        return (enough.pop(0) if place is not None and len(enough) > 1 else enough[0]) / 0.8 + 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "free_memory", free)
+        results = run(STUDY, tmp_path / "study")
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "large: goes on in two halves, because 6 runs in lockstep would take 0.0 GB" in told
+    _agrees(open_results(results.folder), whole, ["000-0", "000-1-0", "000-1-1"])
+    (table,) = tables.provenance(results.tree)
+    assert list(table.columns[0].cells) == ["000-0", "000-1-0", "000-1-1"]
+    before = {file: file.stat().st_mtime_ns for file in results.folder.rglob("*.safetensors")}
+    run(STUDY, tmp_path / "study", quiet=True)
+    assert before == {file: file.stat().st_mtime_ns for file in results.folder.rglob("*.safetensors")}
+    results, again = evaluate_again(tmp_path / "study", samples=2)
+    assert set(again["runs/cohort"].values.flatten()) == {"000-0", "000-1-0", "000-1-1"}
+
+
+def _short(step: int, most: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has memory run out at a step where more runs are in lockstep than some."""
+    gradients = Lockstep.gradients
+
+    def failing(self: Lockstep, way: Any, example: Batch) -> Callable[[Batch], Any]:
+        calls = [0]
+        computed = gradients(self, way, example)
+
+        def short(batch: Batch) -> Any:
+            calls[0] += 1
+            if calls[0] > step and len(self) > most:
+                raise error
+            return computed(batch)
+
+        return short
+
+    monkeypatch.setattr(Lockstep, "gradients", failing)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError(),
+     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_cohort_that_runs_out_of_memory_goes_on_in_halves_from_its_checkpoint(
+    error: Exception, whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = []
+    resume = Lockstep.__init__
+
+    def counted(self: Lockstep, pairs: Any, values: Any) -> None:
+        resumed.append(len(pairs))
+        resume(self, pairs, values)
+
+    monkeypatch.setattr(Lockstep, "__init__", counted)
+    _short(30, 3, error, monkeypatch)
+    results = run(STUDY, tmp_path / "study", quiet=True)
+    assert resumed == [1, 6, 3, 3]  # the first to see whether it can be done at all
+    _agrees(results, whole, ["000-0", "000-1"])
+
+
+def test_one_run_that_does_not_fit_is_one_line_and_other_errors_are_none_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        _short(5, 0, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GB\nmore"), patch)
+        told = "large, part 000-0-0: expected one run to fit into memory, but CUDA out of memory. Tried to allocate 2"
+        with pytest.raises(InputError, match=f"{told} GB$"):
+            run(STUDY, tmp_path / "study", quiet=True)
+    _short(5, 0, RuntimeError("a mistake"), monkeypatch)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run(STUDY, tmp_path / "other", quiet=True)
+
+
+def test_cut_that_was_killed_leaves_the_whole_or_the_halves(
+    whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole.folder, tmp_path / "study")
+    results, write = open_results(tmp_path / "study"), files.write
+    (cohort,) = results.cohorts()
+    written: list[Path] = []
+
+    def killed(path: Path, content: bytes) -> None:
+        if written:
+            raise KeyboardInterrupt
+        write(path, content)
+        written.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            results.cut(cohort)
+    assert results.cohorts() == [cohort]
+    assert (
+        [half.name for half in results.cut(cohort)] == [half.name for half in results.cohorts()] == ["000-0", "000-1"]
+    )
+    for each in STUDY.runs():
+        pairs = [study.pair(beta=each.beta, seed=each.seed) for study in (results, whole)]
+        for one, other in zip(*(pair.parameters() for pair in pairs), strict=True):
+            assert torch.equal(one, other)
