@@ -198,16 +198,10 @@ class Training:
             if self.step == 0:
                 self.save(file)
             if self.step < steps:
-                gradients = self._prepared(steps, compile, watcher)
+                step = self.stepper(compile, watcher)
             self._note_circumstances(watcher)
             while self.step < steps:
-                self._refresh()
-                gradient, loss = gradients(self._batch(self.step))
-                for name, parameter in self.lockstep.params.items():
-                    parameter.grad = gradient[name]
-                self.optimizer.step()
-                losses.append(loss)
-                self.step += 1
+                losses.append(step())
                 watcher.stepped(self.step)
                 if self.step in due:
                     self._probe()
@@ -220,6 +214,21 @@ class Training:
                 if stop.is_set():
                     raise Interrupted
         self._restore_frozen(file)
+
+    def stepper(self, compile: Compile, watcher: Watcher) -> Callable[[], Tensor]:
+        """What takes a step with all runs and returns their losses, ``[runs]``; the way of it is decided here."""
+        gradients = self._prepared(self.cohort.shared.steps, compile, watcher)
+
+        def step() -> Tensor:
+            self._refresh()
+            gradient, loss = gradients(self._batch(self.step))
+            for name, parameter in self.lockstep.params.items():
+                parameter.grad = gradient[name]
+            self.optimizer.step()
+            self.step += 1
+            return loss
+
+        return step
 
     def save(self, file: Path) -> None:
         """Writes the checkpoint. A frozen run keeps the numbers of its last good one."""

@@ -233,8 +233,9 @@ def test_every_prior_is_saved_and_comes_back(tmp_path: Path) -> None:
     for group in ("rate_distortion", "information", "images"):
         xr.testing.assert_equal(again[group].to_dataset(), results.tree[group].to_dataset())
     images = make_data(study.runs()[0]).train
+    reopened = open_results(tmp_path / "study")
     for name in names:
-        pair = open_results(tmp_path / "study").pair(prior=name)
+        pair = reopened.pair(prior=name)
         with torch.no_grad():
             torch.manual_seed(0)
             terms = [pair(images[:128] / 255, beta=1.0, index=torch.arange(128)) for _ in range(50)]

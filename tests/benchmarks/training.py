@@ -1,0 +1,403 @@
+"""Speed of training: lockstep beside the libraries that people use, and beside what its arithmetic alone takes.
+
+    pip install -c constraints.txt -e '.[bench]'
+    python tests/benchmarks/training.py [--rounds N] [--runs R] [--depth 1,3] [--pixels 784,3072]
+
+All train the same VAE on the same images: one or three hidden layers of 512 on either side, ten latents, a Bernoulli
+likelihood, batches of 128, Adam at 1e-3, float32. Each contestant has a process of its own, which is asked for some steps
+at a time, in turn with the others; ratios are of the times of one round, and told as their median, least and most. Lockstep
+trains several runs at once; what counts is images per second and run.
+
+The arithmetic is the matrix products of a step, as `torch.bmm` does them for the same shapes, and Adam, which moves 28 bytes
+a parameter, at the bandwidth that adding two large arrays reaches.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+WIDTH, LATENT, BATCH, IMAGES = 512, 10, 128, 4096
+#: Takes some steps; they are a multiple of an epoch.
+Work = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is trained."""
+
+    pixels: int
+    depth: int
+    runs: int
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of every linear layer, those of the decoder after those of the encoder."""
+        hidden = [WIDTH] * self.depth
+        pairs = []
+        for sizes in ([self.pixels, *hidden, 2 * LATENT], [LATENT, *hidden, self.pixels]):
+            pairs += list(zip(sizes[:-1], sizes[1:], strict=True))
+        return pairs
+
+    @property
+    def event(self) -> tuple[int, int, int]:
+        """Of an image."""
+        return (1, 28, 28) if self.pixels == 784 else (3, 32, 32)
+
+    def images(self) -> np.ndarray:
+        """Grey images ``[N, C, H, W]``, uint8."""
+        return np.random.default_rng(0).integers(0, 256, (IMAGES, *self.event), dtype=np.uint8)
+
+    def floats(self) -> np.ndarray:
+        """The same, ``[N, pixels]`` in [0, 1]."""
+        return (self.images().reshape(IMAGES, -1) / 255).astype(np.float32)
+
+
+def lockstep(shape: Shape) -> Work:
+    """All runs at once, compiled; batches are gathered from bytes inside the graph."""
+    from pyrovae import Study
+    from pyrovae.build import make_data
+    from pyrovae.experiment import _start
+    from pyrovae.progress import Watch
+
+    with tempfile.TemporaryDirectory() as place:
+        np.savez(f"{place}/random.npz", images=shape.images())
+        study = Study.of(
+            name="benchmark", data=f"{place}/random.npz", split="random", train_ratio=0.98, depth=shape.depth, width=WIDTH,
+            latent_size=LATENT, batch_size=BATCH, beta=[float(beta) for beta in np.geomspace(0.1, 1, shape.runs)],
+        )  # fmt: skip
+        (cohort,) = study.cohorts()
+        training, _ = _start(study, cohort, make_data(cohort.shared))
+    step = training.stepper("always", Watch(0))
+    print(f"lockstep: {training.lockstep.way}", file=sys.stderr)
+    return lambda steps: [step() for _ in range(steps)]
+
+
+def matrix_products(shape: Shape) -> Work:
+    """Of a step of lockstep: forward, and backward to weights and to inputs but those of the first layer."""
+    import torch
+
+    made = []
+    for number, (inputs, outputs) in enumerate(shape.layers):
+        x, w, y = (torch.randn(shape.runs, *sides) for sides in ((BATCH, inputs), (inputs, outputs), (BATCH, outputs)))
+        made += [(x, w, y), (x.mT, y, torch.empty_like(w))]
+        if number:
+            made.append((y, w.mT, torch.empty_like(x)))
+
+    def work(steps: int) -> None:
+        for _ in range(steps):
+            for left, right, out in made:
+                torch.bmm(left, right, out=out)
+
+    return work
+
+
+def adam(shape: Shape) -> Work:
+    """28 bytes a parameter: weight, both moments read and written, the gradient read."""
+    import torch
+
+    weights = shape.runs * sum(inputs * outputs + outputs for inputs, outputs in shape.layers)
+    sizes = torch.randn(3, 28 * weights // 12)  # two are read, one is written
+
+    def work(steps: int) -> None:
+        for _ in range(steps):
+            torch.add(sizes[0], sizes[1], out=sizes[2])
+
+    return work
+
+
+def plain_torch(shape: Shape, batches: str = "memory") -> Work:
+    """One run in a loop written by hand: images in memory, fused Adam."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+    from torch.utils.data import DataLoader, TensorDataset
+
+    encoder, decoder = _torch_networks(shape)
+    images = torch.from_numpy(shape.floats())
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3, fused=True)
+    loader = DataLoader(TensorDataset(images), batch_size=BATCH, shuffle=True)
+
+    def epochs(steps: int) -> Iterator[torch.Tensor]:
+        for _ in range(steps * BATCH // IMAGES):
+            if batches == "loader":
+                yield from (x for (x,) in loader)
+            else:
+                yield from (images[rows] for rows in torch.randperm(IMAGES).split(BATCH))
+
+    def work(steps: int) -> None:
+        for x in epochs(steps):
+            loc, log_scale = encoder(x).chunk(2, -1)
+            z = loc + log_scale.exp() * torch.randn_like(loc)
+            distortion = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+            rate = 0.5 * (loc**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum()
+            optimizer.zero_grad()
+            ((distortion + rate) / len(x)).backward()
+            optimizer.step()
+
+    assert isinstance(encoder, nn.Module)
+    return work
+
+
+def torch_loader(shape: Shape) -> Work:
+    """The same with a DataLoader."""
+    return plain_torch(shape, "loader")
+
+
+def _torch_networks(shape: Shape) -> tuple:
+    from torch import nn
+
+    made = []
+    half = shape.depth + 1
+    for layers in (shape.layers[:half], shape.layers[half:]):
+        parts: list[nn.Module] = []
+        for sides in layers:
+            parts += [nn.Linear(*sides), nn.ReLU()]
+        made.append(nn.Sequential(*parts[:-1]))
+    return tuple(made)
+
+
+def pyro_svi(shape: Shape) -> Work:
+    """One run as in Pyro's tutorial on the VAE: modules, SVI, Trace_ELBO, a DataLoader."""
+    import pyro
+    import pyro.distributions as dist
+    import torch
+    from pyro.infer import SVI, Trace_ELBO
+    from pyro.optim import Adam
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class VAE(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = _torch_networks(shape)
+
+        def model(self, x: torch.Tensor) -> None:
+            pyro.module("decoder", self.decoder)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("latent", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
+                pyro.sample("obs", dist.Bernoulli(logits=self.decoder(z), validate_args=False).to_event(1), obs=x)
+
+        def guide(self, x: torch.Tensor) -> None:
+            pyro.module("encoder", self.encoder)
+            with pyro.plate("data", len(x)):
+                loc, log_scale = self.encoder(x).chunk(2, -1)
+                pyro.sample("latent", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    vae = VAE()
+    svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), loss=Trace_ELBO())
+    loader = DataLoader(TensorDataset(torch.from_numpy(shape.floats())), batch_size=BATCH, shuffle=True)
+
+    def work(steps: int) -> None:
+        for _ in range(steps * BATCH // IMAGES):
+            for (x,) in loader:
+                svi.step(x)
+
+    return work
+
+
+def numpyro_jit(shape: Shape) -> Work:
+    """One run as in NumPyro's example of a VAE: SVI, and an epoch in one jitted loop."""
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as dist
+    from jax import lax, random
+    from jax.example_libraries import stax
+    from numpyro import optim
+    from numpyro.infer import SVI, Trace_ELBO
+
+    def network(layers: list[tuple[int, int]]) -> tuple:
+        parts = []
+        for _, outputs in layers:
+            parts += [stax.Dense(outputs), stax.Relu]
+        return stax.serial(*parts[:-1])
+
+    half = shape.depth + 1
+
+    def model(x: jnp.ndarray) -> None:
+        decode = numpyro.module("decoder", network(shape.layers[half:]), (BATCH, LATENT))
+        with numpyro.plate("batch", BATCH):
+            z = numpyro.sample("z", dist.Normal(0, 1).expand([LATENT]).to_event(1))
+            numpyro.sample("obs", dist.Bernoulli(logits=decode(z)).to_event(1), obs=x)
+
+    def guide(x: jnp.ndarray) -> None:
+        encode = numpyro.module("encoder", network(shape.layers[:half]), (BATCH, shape.pixels))
+        loc, log_scale = jnp.split(encode(x), 2, -1)
+        with numpyro.plate("batch", BATCH):
+            numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
+
+    images = jnp.asarray(shape.floats())
+    svi = SVI(model, guide, optim.Adam(1e-3), Trace_ELBO())
+    state = svi.init(random.PRNGKey(0), images[:BATCH])
+
+    @jax.jit
+    def epoch(state: object, key: jnp.ndarray) -> object:
+        rows = random.permutation(key, IMAGES).reshape(-1, BATCH)
+
+        def body(number: int, state: object) -> object:
+            return svi.update(state, images[rows[number]])[0]
+
+        return lax.fori_loop(0, IMAGES // BATCH, body, state)
+
+    kept, keys = [state], iter(random.split(random.PRNGKey(1), 100_000))
+
+    def work(steps: int) -> None:
+        for _ in range(steps * BATCH // IMAGES):
+            kept[0] = epoch(kept[0], next(keys))
+        jax.block_until_ready(kept[0])
+
+    return work
+
+
+def pythae_trainer(shape: Shape) -> Work:
+    """One run as pythae has it: its VAE with networks of these sizes, and epochs of its trainer."""
+    import torch
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    from torch import nn
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, _ = _torch_networks(shape)
+
+        def forward(self, x: torch.Tensor) -> ModelOutput:
+            loc, log_variance = self.layers(x.flatten(1)).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=log_variance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            _, layers = _torch_networks(shape)
+            self.layers = nn.Sequential(layers, nn.Sigmoid())
+
+        def forward(self, z: torch.Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=self.layers(z).view(-1, *shape.event))
+
+    config = VAEConfig(input_dim=shape.event, latent_dim=LATENT, reconstruction_loss="bce")
+    images = torch.from_numpy(shape.floats()).view(-1, *shape.event)
+    training = BaseTrainerConfig(
+        output_dir=tempfile.mkdtemp(), learning_rate=1e-3, per_device_train_batch_size=BATCH, num_epochs=1
+    )
+    trainer = BaseTrainer(
+        VAE(config, encoder=Encoder(), decoder=Decoder()),
+        train_dataset=BaseDataset(images, torch.zeros(IMAGES)),
+        training_config=training,
+    )
+    trainer.prepare_training()
+    return lambda steps: [trainer.train_step(1) for _ in range(steps * BATCH // IMAGES)]
+
+
+#: Each with the packages whose versions are told; the first is what the others are compared to.
+CONTESTANTS: dict[str, tuple[Callable[[Shape], Work], tuple[str, ...]]] = {
+    "lockstep": (lockstep, ("torch", "pyro-ppl")),
+    "matrix products alone": (matrix_products, ("torch",)),
+    "Adam at full bandwidth": (adam, ("torch",)),
+    "plain PyTorch": (plain_torch, ("torch",)),
+    "PyTorch, DataLoader": (torch_loader, ("torch",)),
+    "NumPyro, jit": (numpyro_jit, ("numpyro", "jax")),
+    "Pyro, SVI": (pyro_svi, ("pyro-ppl",)),
+    "pythae": (pythae_trainer, ("pythae",)),
+}
+#: What all runs of lockstep take together; the others train one.
+OF_ALL_RUNS = ("lockstep", "matrix products alone", "Adam at full bandwidth")
+
+
+class Contestant:
+    """A process that takes steps when it is asked to."""
+
+    def __init__(self, name: str, shape: Shape) -> None:
+        command = [sys.executable, __file__, "--contestant", name, json.dumps(asdict(shape))]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seconds(IMAGES // BATCH)  # compiles, and fills caches
+
+    def seconds(self, steps: int) -> float:
+        """Of a step, over some."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(steps, file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline()) / steps
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(name: str, shape: Shape) -> None:
+    """A contestant's side: reads numbers of steps, writes the seconds that these took."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # which libraries may write to
+    work = CONTESTANTS[name][0](shape)
+    for line in sys.stdin:
+        before = time.perf_counter()
+        work(int(line))
+        print(time.perf_counter() - before, file=answers, flush=True)
+
+
+def compare(shape: Shape, rounds: int, names: list[str]) -> None:
+    """Prints the table of one shape. Images are counted once for each run that sees them."""
+    contestants = {name: Contestant(name, shape) for name in names}
+    epoch = IMAGES // BATCH
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            times[name].append(contestants[name].seconds(epoch))
+    for contestant in contestants.values():
+        contestant.close()
+    print(f"\n{shape.pixels:,} pixels, {shape.depth} hidden layers of {WIDTH}, {shape.runs} runs in lockstep")
+    for name in names:
+        runs = shape.runs if name in OF_ALL_RUNS else 1
+        rates = [runs * BATCH / seconds for seconds in times[name]]
+        ratios = [
+            shape.runs / runs * theirs / ours for ours, theirs in zip(times["lockstep"], times[name], strict=True)
+        ]
+        versions = ", ".join(f"{each} {metadata.version(each)}" for each in CONTESTANTS[name][1])
+        print(
+            f"  {name:24} {statistics.median(times[name]) * 1e3:7.1f} ms a step   "
+            f"{statistics.median(rates):8,.0f} images/s and run   lockstep is {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) times as fast   {versions}"
+        )
+    both = [sum(parts) for parts in zip(times["matrix products alone"], times["Adam at full bandwidth"], strict=True)]
+    shares = [alone / ours for alone, ours in zip(both, times["lockstep"], strict=True)]
+    print(
+        f"  lockstep reaches {statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}) of what matrix "
+        "products and Adam alone allow"
+    )
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--depth", type=numbers, default=[1, 3])
+    parser.add_argument("--pixels", type=numbers, default=[784, 3072])
+    parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.contestant:
+        name, shape = asked.contestant
+        serve(name, Shape(**json.loads(shape)))
+        return
+    for pixels in asked.pixels:
+        for depth in asked.depth:
+            compare(Shape(pixels, depth, asked.runs), asked.rounds, list(CONTESTANTS))
+
+
+if __name__ == "__main__":
+    main()
