@@ -103,11 +103,12 @@ def _checkpoint(content: bytes, folder: Path) -> None:
     (folder / "study.yaml").write_text(SMALL.to_yaml(), encoding="utf-8")
     file = folder / "checkpoints" / "cohort-000.safetensors"
     file.write_bytes(content)
+    training = _training()
     with mock.patch.object(checkpoint, "_checksum", return_value="none"):
         with suppress(InputError):
             _check_finite(open_results(folder).pair(), torch.zeros(2, 3, 32, 32), "the run")
-        _training().resume(file)
-        _training().save(file)
+        training.resume(file)
+        training.save(file)
 
 
 @cache

@@ -45,10 +45,10 @@ def _ran(folder: Path, **settings: Any) -> Results:
     "settings",
     [
         {"learning_rate": 10},
-        {"learning_rate": 10, "prior": "vamp", "components": 8},
-        {"learning_rate": 10, "prior": "flow"},
         {"learning_rate": 10, "guide": "flow"},
-        {"learning_rate": 10, "model": "hierarchical", "guide": "hierarchical"},
+        pytest.param({"learning_rate": 10, "prior": "vamp", "components": 8}, marks=pytest.mark.long),
+        pytest.param({"learning_rate": 10, "prior": "flow"}, marks=pytest.mark.long),
+        pytest.param({"learning_rate": 10, "model": "hierarchical", "guide": "hierarchical"}, marks=pytest.mark.long),
     ],
     ids=str,
 )

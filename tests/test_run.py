@@ -225,16 +225,25 @@ def test_aggregate_prior_memorises_and_leaving_one_out_narrows_the_difference(tm
     assert results.pair(prior="aggregate").model.prior.bank.shape == (256, 4)
 
 
-def test_every_prior_is_saved_and_comes_back(tmp_path: Path) -> None:
+def _every_prior() -> Study:
     names = sorted(build.PRIORS)
-    study = small(prior=names, beta=1.0, seed=0, steps=3, components=9, latent_size=2, **{"measure.points": 2})
-    results = run(study, tmp_path / "study", quiet=True)
+    return small(prior=names, beta=1.0, seed=0, steps=3, components=9, latent_size=2, **{"measure.points": 2})
+
+
+@pytest.mark.long
+def test_every_prior_measures_the_same_again(tmp_path: Path) -> None:
+    results = run(_every_prior(), tmp_path / "study", quiet=True)
     _, again = evaluate_again(tmp_path / "study")
     for group in ("rate_distortion", "information", "images"):
         xr.testing.assert_equal(again[group].to_dataset(), results.tree[group].to_dataset())
+
+
+def test_every_prior_is_saved_and_comes_back(tmp_path: Path) -> None:
+    study = _every_prior()
+    results = run(study, tmp_path / "study", quiet=True)
     images = make_data(study.runs()[0]).train
     reopened = open_results(tmp_path / "study")
-    for name in names:
+    for name in sorted(build.PRIORS):
         pair = reopened.pair(prior=name)
         with torch.no_grad():
             torch.manual_seed(0)

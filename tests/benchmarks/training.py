@@ -1,15 +1,15 @@
 """Speed of training: lockstep beside the libraries that people use, and beside what its arithmetic alone takes.
 
-    pip install -c constraints.txt -e '.[bench]'
+    python -m pip install -c constraints.txt -e '.[bench]'
     python tests/benchmarks/training.py [--rounds N] [--runs R] [--depth 1,3] [--pixels 784,3072]
 
 All train the same VAE on the same images: one or three hidden layers of 512 on either side, ten latents, a Bernoulli
-likelihood, batches of 128, Adam at 1e-3, float32. Each contestant has a process of its own, which is asked for some steps
-at a time, in turn with the others; ratios are of the times of one round, and told as their median, least and most. Lockstep
-trains several runs at once; what counts is images per second and run.
+likelihood, batches of 128, Adam at 1e-3, float32. Each contestant has a process of its own, which is asked for an epoch
+at a time, in turn with the others; ratios are of the times of one round, told as their median, least and most. Lockstep
+trains several runs at once: an image counts once for each run that sees it.
 
-The arithmetic is the matrix products of a step, as `torch.bmm` does them for the same shapes, and Adam, which moves 28 bytes
-a parameter, at the bandwidth that adding two large arrays reaches.
+The arithmetic is the matrix products of a step, as `torch.bmm` does them for the same shapes, and Adam, which moves 28
+bytes a parameter, at the bandwidth that adding two large arrays reaches.
 """
 
 import argparse
@@ -22,12 +22,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 
 WIDTH, LATENT, BATCH, IMAGES = 512, 10, 128, 4096
-#: Takes some steps; they are a multiple of an epoch.
+#: Takes some steps, a multiple of an epoch.
 Work = Callable[[int], object]
 
 
@@ -43,10 +43,8 @@ class Shape:
     def layers(self) -> list[tuple[int, int]]:
         """Inputs and outputs of every linear layer, those of the decoder after those of the encoder."""
         hidden = [WIDTH] * self.depth
-        pairs = []
-        for sizes in ([self.pixels, *hidden, 2 * LATENT], [LATENT, *hidden, self.pixels]):
-            pairs += list(zip(sizes[:-1], sizes[1:], strict=True))
-        return pairs
+        halves = ([self.pixels, *hidden, 2 * LATENT], [LATENT, *hidden, self.pixels])
+        return [pair for sizes in halves for pair in pairwise(sizes)]
 
     @property
     def event(self) -> tuple[int, int, int]:
@@ -72,8 +70,8 @@ def lockstep(shape: Shape) -> Work:
     with tempfile.TemporaryDirectory() as place:
         np.savez(f"{place}/random.npz", images=shape.images())
         study = Study.of(
-            name="benchmark", data=f"{place}/random.npz", split="random", train_ratio=0.98, depth=shape.depth, width=WIDTH,
-            latent_size=LATENT, batch_size=BATCH, beta=[float(beta) for beta in np.geomspace(0.1, 1, shape.runs)],
+            name="benchmark", data=f"{place}/random.npz", split="random", train_ratio=0.98, depth=shape.depth,
+            width=WIDTH, latent_size=LATENT, batch_size=BATCH, beta=np.geomspace(0.1, 1, shape.runs).tolist(),
         )  # fmt: skip
         (cohort,) = study.cohorts()
         training, _ = _start(study, cohort, make_data(cohort.shared))
@@ -119,7 +117,6 @@ def plain_torch(shape: Shape, batches: str = "memory") -> Work:
     """One run in a loop written by hand: images in memory, fused Adam."""
     import torch
     from torch import nn
-    from torch.nn import functional as F
     from torch.utils.data import DataLoader, TensorDataset
 
     encoder, decoder = _torch_networks(shape)
@@ -138,13 +135,12 @@ def plain_torch(shape: Shape, batches: str = "memory") -> Work:
         for x in epochs(steps):
             loc, log_scale = encoder(x).chunk(2, -1)
             z = loc + log_scale.exp() * torch.randn_like(loc)
-            distortion = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+            distortion = nn.functional.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
             rate = 0.5 * (loc**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum()
             optimizer.zero_grad()
             ((distortion + rate) / len(x)).backward()
             optimizer.step()
 
-    assert isinstance(encoder, nn.Module)
     return work
 
 
