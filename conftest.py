@@ -37,5 +37,8 @@ def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _doctest_place(doctest_namespace: dict[str, object], tmp_path: Path) -> None:
+def _doctest_place(request: pytest.FixtureRequest, doctest_namespace: dict[str, object], tmp_path: Path) -> None:
+    """A folder for examples that need one, which draw few figures."""
     doctest_namespace["tmp_path"] = tmp_path
+    if isinstance(request.node, pytest.DoctestItem):
+        request.getfixturevalue("few_figures")

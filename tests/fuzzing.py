@@ -13,11 +13,12 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import atheris
 import torch
 
 
 def main() -> None:
+    import atheris  # which the suite, looking here for doctests, may lack
+
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     name, *options = sys.argv[1:]
