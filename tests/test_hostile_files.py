@@ -359,6 +359,31 @@ def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_pa
         tree.load(file, STUDY)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("status", "\x1b[31mdone", "expected text"),
+        ("frozen_at", 1j, "expected int64, got complex128"),
+        ("last_loss", "none", "expected float64, got object"),
+    ],
+)
+def test_value_of_another_kind_is_refused(name: str, value: Any, told: str, good: Path, tmp_path: Path) -> None:
+    found = tree.load(good / "results.nc", STUDY)
+    runs = found["runs"].to_dataset()
+    kind = object if isinstance(value, str) else type(value)
+    found["runs"] = xr.DataTree(runs.assign({name: xr.full_like(runs[name], value, dtype=kind)}))
+    tree.save(found, tmp_path / "results.nc")
+    with pytest.raises(InputError, match=told):
+        tree.load(tmp_path / "results.nc", STUDY)
+
+
+def test_folder_whose_study_asks_for_more_numbers_than_fit_is_refused(good: Path, tmp_path: Path) -> None:
+    text = (good / "study.yaml").read_text(encoding="utf-8").replace("images: 16", "images: 1000000000")
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="GB of memory are free"):
+        open_results(tmp_path)
+
+
 # Data
 
 
