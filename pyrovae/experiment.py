@@ -133,8 +133,14 @@ def run(
         results = Results.create(folder, study, make_pair)
         attach_theory(results)
         missing = [cohort for cohort in results.cohorts() if not results.has(cohort)]
-        with Watch(sum(cohort.shared.steps + _annealing(study, cohort) for cohort in missing), quiet=quiet) as watch:
-            _each(missing, results, watch, lambda cohort: _run_cohort(results, cohort, place, compile, watch))
+
+        def steps(cohort: Cohort) -> int:
+            return cohort.shared.steps + _annealing(study, cohort)
+
+        def run_cohort(cohort: Cohort, watch: Watch) -> None:
+            _run_cohort(results, cohort, place, compile, watch)
+
+        _each(missing, results, steps, run_cohort, quiet)
         reporting.draw(results)
     return results
 
@@ -203,57 +209,64 @@ def evaluate_again(
             for cohort in results.cohorts()
             if not all(results.is_measured(each, cohort) for each in (own, asked) if each is not None)
         ]
-        work = sum(_annealing(study, cohort) for cohort in missing)
-        if prior is not None:
-            work = 2 * work + sum(swap.STEPS * len(cohort.runs) for cohort in missing)
-        with Watch(work, quiet=quiet or not work) as watch:
 
-            def evaluate_cohort(cohort: Cohort) -> None:
-                training, checked = _start(study, cohort, make_data(cohort.shared).to(place))
-                training.resume(results.checkpoint_file(cohort))
-                measured = _measure(study, cohort, training, watch)
-                here = training.circumstances().told()
-                if own is not None:
-                    results.record(own, cohort, measured, training, checked.told() | here)
-                if prior is not None:
-                    watch.begin(f"{_label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
-                    training.lockstep = swap.with_prior(prior, cohort, training, watch)
-                    watch.end()
-                    again = _measure(study, cohort, training, watch)
-                    swap.check_same_distortion(measured, again)
-                    checked = _checked(training.lockstep.pair(0), cohort, training.data)
-                    results.record(asked, cohort, again, training, checked.told() | here)
+        def steps(cohort: Cohort) -> int:
+            annealing = _annealing(study, cohort)
+            return annealing if prior is None else 2 * annealing + swap.STEPS * len(cohort.runs)
 
-            _each(missing, results, watch, evaluate_cohort)
+        def evaluate_cohort(cohort: Cohort, watch: Watch) -> None:
+            training, checked = _start(study, cohort, make_data(cohort.shared).to(place))
+            training.resume(results.checkpoint_file(cohort))
+            measured = _measure(study, cohort, training, watch)
+            here = training.circumstances().told()
+            if own is not None:
+                results.record(own, cohort, measured, training, checked.told() | here)
+            if prior is not None:
+                watch.begin(f"{_label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
+                training.lockstep = swap.with_prior(prior, cohort, training, watch)
+                watch.end()
+                again = _measure(study, cohort, training, watch)
+                swap.check_same_distortion(measured, again)
+                checked = _checked(training.lockstep.pair(0), cohort, training.data)
+                results.record(asked, cohort, again, training, checked.told() | here)
+
+        _each(missing, results, steps, evaluate_cohort, quiet)
         figures.save(asked, Path(folder) / "figures" / str(asked.name))
         reporting.draw(results)
         return results, asked
 
 
-def _each(cohorts: Sequence[Cohort], results: Results, watch: Watch, work: Callable[[Cohort], None]) -> None:
-    """Does some work on cohorts, one after the other. What does not fit into memory is cut in halves.
+def _each(
+    cohorts: Sequence[Cohort],
+    results: Results,
+    steps: Callable[[Cohort], int],
+    work: Callable[[Cohort, Watch], None],
+    quiet: bool,
+) -> None:
+    """Does some work, which takes so many steps, on cohorts. One that does not fit into memory is cut in halves.
 
     Raises:
         OutOfMemoryError: a single run does not fit.
     """
-    left = list(cohorts)
-    while left:
-        cohort = left.pop(0)
-        try:
-            work(cohort)
-            continue
-        except Exception as error:
-            if not machine.is_out_of_memory(error):
-                raise
-            reason = str(error).strip().partition("\n")[0]
-        # Only here has the work let go of its memory.
-        if len(cohort.runs) == 1:
-            raise OutOfMemoryError(
-                f"{_label(results.study, cohort)}: expected one run to fit into memory, but {reason}"
-            )
-        left[:0] = results.cut(cohort)
-        watch.more(cohort.shared.steps)
-        watch.note(f"{_label(results.study, cohort)}: goes on in two halves, because {reason}")
+    left, total = list(cohorts), sum(map(steps, cohorts))
+    with Watch(total, quiet=quiet or not total) as watch:
+        while left:
+            cohort = left.pop(0)
+            try:
+                work(cohort, watch)
+                continue
+            except Exception as error:
+                if not machine.is_out_of_memory(error):
+                    raise
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            # Only here has the work let go of its memory.
+            label = _label(results.study, cohort)
+            if len(cohort.runs) == 1:
+                raise OutOfMemoryError(f"{label}: expected one run to fit into memory, but {reason}")
+            halves = results.cut(cohort)
+            left[:0] = halves
+            watch.more(sum(map(steps, halves)) - steps(cohort))
+            watch.note(f"{label}: goes on in two halves, because {reason}")
 
 
 def _check_effort(study: Study, measure: Mapping[str, int]) -> None:

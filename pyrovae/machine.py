@@ -1,8 +1,9 @@
 """The machine that a study runs on: its device, its memory, and the code and the versions that numbers depend on."""
 
 import hashlib
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -12,6 +13,8 @@ import psutil
 import torch
 
 from pyrovae.errors import InputError, OutOfMemoryError
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def device(name: str) -> torch.device:
@@ -66,16 +69,20 @@ def _left_by_limits() -> Iterator[int]:
         most, _ = process.rlimit(psutil.RLIMIT_AS)
         if most != psutil.RLIM_INFINITY:
             yield most - process.memory_info().vms
-    root = Path("/sys/fs/cgroup")
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-        group = root / next(line for line in lines if line.startswith("0::"))[len("0::/") :]
-        for folder in [group, *group.parents]:
-            with suppress(OSError, ValueError):  # no limit, or not ours to read
-                most = int((folder / "memory.max").read_text(encoding="ascii"))
-                told = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-                used = int((folder / "memory.current").read_text(encoding="ascii"))
-                yield most - used + int(told.get("inactive_file", "0"))
+    own = Path("/proc/self/cgroup")  # as 0::/the/group, where there are control groups of version 2
+    groups = re.findall("^0::/(.*)$", own.read_text(encoding="utf-8"), re.MULTILINE) if own.exists() else []
+    for group in groups:
+        yield from _left_by_groups(CONTROL_GROUPS / group)
+
+
+def _left_by_groups(group: Path) -> Iterator[int]:
+    """What is left by the limits of a control group, and of those that it belongs to."""
+    for folder in [group, *group.parents]:
+        limit = folder / "memory.max"  # which the outermost has not
+        if limit.exists() and (most := limit.read_text(encoding="ascii").strip()) != "max":
+            used = int((folder / "memory.current").read_text(encoding="ascii"))
+            told = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            yield int(most) - used + int(told["inactive_file"])  # files that were read are let go of
 
 
 def check_memory(size: float, what: str, place: torch.device | None = None, share: float = 1) -> None:

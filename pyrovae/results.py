@@ -1,6 +1,6 @@
 """The results of a study: an xarray DataTree, on disk as one netCDF file beside the checkpoints."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +73,21 @@ class Results:
 
     def cohorts(self) -> list[Cohort]:
         """The cohorts of the study, those that did not fit into memory in the parts that they were trained in."""
-        return [part for cohort in self.study.cohorts() for part in self._parts(cohort)]
+        parts = [file.stem.split("-")[1:] for file in self.folder.glob("checkpoints/cohort-*-*.safetensors")]
+        cut = {"-".join(part[:end]) for part in parts for end in range(1, len(part))}
+        return [part for cohort in self.study.cohorts() for part in self._parts(cohort, cut)]
 
-    def _parts(self, cohort: Cohort) -> list[Cohort]:
-        of_parts = self.folder.glob(f"checkpoints/cohort-{cohort.name}-*.safetensors")
-        if len(cohort.runs) == 1 or self.checkpoint_file(cohort).exists() or not any(of_parts):
+    def _parts(self, cohort: Cohort, cut: Set[str]) -> list[Cohort]:
+        if len(cohort.runs) == 1 or cohort.name not in cut or self.checkpoint_file(cohort).exists():
             return [cohort]
-        return [part for half in cohort.halves() for part in self._parts(half)]
+        return [part for half in cohort.halves() for part in self._parts(half, cut)]
 
     def cut(self, cohort: Cohort) -> list[Cohort]:
         """The halves of a cohort, and for each the checkpoint that it goes on from, if there is one of the whole."""
         halves, file = cohort.halves(), self.checkpoint_file(cohort)
         if file.exists():
-            for half, rows in zip(halves, (slice(len(halves[0].runs)), slice(len(halves[0].runs), None)), strict=True):
-                write_part(file, half, rows, self.checkpoint_file(half))
+            for half in halves:
+                write_part(file, cohort, half, self.checkpoint_file(half))
             file.unlink()
         return halves
 

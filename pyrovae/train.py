@@ -125,22 +125,25 @@ def misfit(file: Path, name: str) -> InputError:
     )
 
 
-def write_part(file: Path, cohort: Cohort, rows: slice, part: Path) -> None:
-    """Writes the checkpoint of some runs, of one of more: ``cohort`` holds the runs in ``rows`` of the larger one.
+def write_part(file: Path, cohort: Cohort, part: Cohort, to: Path) -> None:
+    """Writes a checkpoint of some of the runs of a cohort, of that of them all.
 
     Raises:
         FileNotFoundError: there is none.
-        InputError: it is damaged.
+        InputError: it is damaged, or of another cohort.
     """
-    groups, facts = checkpoint.load(file)
-    curves = {
-        name: values[..., rows] if values.ndim == 3 else values for name, values in groups.get("curves", {}).items()
-    }
-    stacked = {
-        group: {name: tensor[rows] if tensor.ndim else tensor for name, tensor in tensors.items()}
-        for group, tensors in groups.items()
-    }
-    checkpoint.save(part, {**stacked, "curves": curves}, facts | {"runs": cohort.record()})
+    groups, told = checkpoint.load(file)
+    Facts.of(told, cohort, file)
+    first = cohort.runs.index(part.runs[0])
+    rows = slice(first, first + len(part.runs))
+
+    def taken(group: str, tensor: Tensor) -> Tensor:
+        if group == "curves":
+            return tensor[..., rows] if tensor.ndim == 3 else tensor
+        return tensor[rows] if tensor.ndim else tensor
+
+    parts = {group: {name: taken(group, each) for name, each in tensors.items()} for group, tensors in groups.items()}
+    checkpoint.save(to, parts, told | {"runs": part.record()})
 
 
 class Training:
@@ -232,7 +235,7 @@ class Training:
 
     def save(self, file: Path) -> None:
         """Writes the checkpoint. A frozen run keeps the numbers of its last good one."""
-        weights = {"params": dict(self.lockstep.params), "buffers": dict(self.lockstep.buffers)}
+        weights = self._weights()
         frozen = self.frozen_at >= 0
         if frozen.any():
             good, _ = checkpoint.load(file)
@@ -288,10 +291,8 @@ class Training:
                 moments = {moment: taken(f"adam.{moment}", name, tensor) for moment in ("exp_avg", "exp_avg_sq")}
                 done = taken("adam.step", name, torch.zeros((), device=tensor.device))
                 self.optimizer.state[tensor] = {"step": done, **moments}
-        kept = self.lockstep.template.state_dict()  # without what is the same in all pairs
-        for name, tensor in self.lockstep.buffers.items():
-            if name in kept:
-                tensor.copy_(taken("buffers", name, tensor))
+        for name, tensor in self._weights()["buffers"].items():
+            tensor.copy_(taken("buffers", name, tensor))
         self.frozen_at = taken("record", "frozen_at", self.frozen_at)
         self.last_loss = taken("record", "last_loss", self.last_loss)
         steps = [step for step in self._probed() if step <= facts.step]
@@ -302,6 +303,12 @@ class Training:
             self.curves["step"] = list(torch.tensor(steps))
         self.step, self.made = facts.step, facts.made
         self.lockstep.way = self.made[-1].way if self.made else None
+
+    def _weights(self) -> dict[str, dict[str, Tensor]]:
+        """Parameters and buffers, without buffers that are the same constants in all pairs."""
+        kept = self.lockstep.template.state_dict()
+        buffers = {name: tensor for name, tensor in self.lockstep.buffers.items() if name in kept}
+        return {"params": dict(self.lockstep.params), "buffers": buffers}
 
     def _probed(self) -> list[int]:
         """The steps at which the learning curves have a point."""
@@ -406,7 +413,7 @@ class Training:
         frozen = (self.frozen_at >= 0).nonzero().flatten()
         if len(frozen):
             groups, _ = checkpoint.load(file)
-            for group, state in (("params", self.lockstep.params), ("buffers", self.lockstep.buffers)):
+            for group, state in self._weights().items():
                 for name, tensor in state.items():
                     tensor[frozen] = groups[group][name][frozen].to(tensor.device)
 

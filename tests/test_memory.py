@@ -1,14 +1,16 @@
 """Cohorts that do not fit into memory: cut before they begin, or on their way, with the same results."""
 
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
-from pyrovae import InputError, Results, Study, files, machine, open_results, run
+from pyrovae import InputError, Results, Study, checkpoint, files, machine, open_results, run
 from pyrovae.analysis import tables
 from pyrovae.build import make_data
 from pyrovae.experiment import _bytes_of_a_run, _first_batch, _start, evaluate_again
@@ -160,3 +162,52 @@ def test_cut_that_was_killed_leaves_the_whole_or_the_halves(
         pairs = [study.pair(beta=each.beta, seed=each.seed) for study in (results, whole)]
         for one, other in zip(*(pair.parameters() for pair in pairs), strict=True):
             assert torch.equal(one, other)
+
+
+def test_checkpoint_of_other_runs_is_not_cut(whole: Results, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder, tmp_path / "study")
+    results = open_results(tmp_path / "study")
+    (cohort,) = results.cohorts()
+    file = results.checkpoint_file(cohort)
+    groups, facts = checkpoint.load(file)
+    for other in (facts | {"runs": facts["runs"][:2]}, facts | {"step": -1}, []):
+        checkpoint.save(file, groups, other)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="expected a checkpoint"):
+            results.cut(cohort)
+        assert file.exists()
+
+
+def test_free_memory_is_what_the_narrowest_control_group_leaves(tmp_path: Path) -> None:
+    """Files that were read into memory are no use of it; the outermost group has no limit."""
+
+    def group(place: Path, most: str, used: int) -> None:
+        (place / "memory.max").write_text(f"{most}\n")
+        (place / "memory.current").write_text(f"{used}\n")
+        (place / "memory.stat").write_text("anon 70\ninactive_file 30\n")
+
+    inner = tmp_path / "job" / "step"
+    inner.mkdir(parents=True)
+    group(inner, "max", 50)
+    group(inner.parent, "1000", 400)
+    assert list(machine._left_by_groups(inner)) == [630]
+    group(inner, "500", 400)
+    assert list(machine._left_by_groups(inner)) == [130, 630]
+
+
+def test_free_memory_is_what_the_limit_of_the_process_leaves() -> None:
+    before = machine.free_memory()
+    used, limit = psutil.Process().memory_info().vms, resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limit[1]))
+    try:
+        assert 0 < machine.free_memory() <= 2**30 < before
+        with pytest.raises(InputError, match=r"would take 2\.0 GB, and [01]\.[0-9] GB of memory are free"):
+            machine.check_memory(2**31, "this")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+
+
+def test_allocator_of_torch_tells_that_memory_is_out() -> None:
+    with pytest.raises(RuntimeError) as told:
+        torch.empty(10**15)
+    assert machine.is_out_of_memory(told.value)
+    assert not machine.is_out_of_memory(RuntimeError("a mistake"))

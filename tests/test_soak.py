@@ -30,7 +30,8 @@ def test_memory_is_flat_over_many_studies(tmp_path: Path) -> None:
         run(study, folder, quiet=True)
         evaluate_again(folder, samples=2)
         draw_again(folder)
-        compare([folder, tmp_path / "0"], tmp_path / "both") if number % 2 else None
+        if number % 2:
+            compare([folder, tmp_path / "0"], tmp_path / "both")
         gc.collect()
         sizes.append(psutil.Process().memory_info().rss)
     early, late = max(sizes[:5]), max(sizes[-5:])

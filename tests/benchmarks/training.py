@@ -361,10 +361,11 @@ def compare(shape: Shape, rounds: int, names: list[str]) -> None:
             shape.runs / runs * theirs / ours for ours, theirs in zip(times["lockstep"], times[name], strict=True)
         ]
         versions = ", ".join(f"{each} {metadata.version(each)}" for each in CONTESTANTS[name][1])
+        faster = f"lockstep is {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times as fast"
         print(
             f"  {name:24} {statistics.median(times[name]) * 1e3:7.1f} ms a step   "
-            f"{statistics.median(rates):8,.0f} images/s and run   lockstep is {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}) times as fast   {versions}"
+            f"{statistics.median(rates):8,.0f} images/s and run   "
+            f"{'' if name == 'lockstep' else faster:48}   {versions}"
         )
     both = [sum(parts) for parts in zip(times["matrix products alone"], times["Adam at full bandwidth"], strict=True)]
     shares = [alone / ours for alone, ours in zip(both, times["lockstep"], strict=True)]
