@@ -2,8 +2,8 @@
 
 The parameters of all runs are stacked along a leading axis, and the program that was written for one run is
 lifted over that axis by ``torch.func.vmap``: effect handlers, KL and all. ``make_fx`` then leaves a plain graph
-of tensor operations, and ``torch.compile`` turns it into fused kernels. A program that cannot be lifted is called
-run by run over the same stacked parameters, so that nothing else has to know.
+of tensor operations, Adam among them, and ``torch.compile`` turns it into fused kernels. A program that cannot be
+lifted is called run by run over the same stacked parameters, so that nothing else has to know.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
+from pyrovae.adam import Adam, State
 from pyrovae.data import as_input
 from pyrovae.pair import Pair, Terms
 from pyrovae.streams import seeded
 
-State = dict[str, Tensor]
 #: How a cohort is computed: compiled or eager kernels over all runs at once, or one run after the other.
 Way = Literal["compiled", "lifted", "run by run"]
-#: What a step gives: gradients by parameter, and the mean loss of each run.
+#: Gradients by parameter, and the mean loss of each run.
 Gradients = tuple[State, Tensor]
+#: A compiled step is called with the same shapes throughout, which the kernels themselves check.
+UNGUARDED: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
 
 
 class Batch(NamedTuple):
@@ -37,6 +39,7 @@ class Batch(NamedTuple):
         values: what the programs take beside images, by name, ``[runs]``.
         noise: standard normal draws by latent site, ``[runs, batch, ...]``.
         thresholds: where pixels are binarised anew, what each is held against, ``[runs, batch, *event_shape]``.
+        rates: what Adam takes its moments times, ``[2]``.
         keys: one a run, for what has to be drawn from torch's generator.
     """
 
@@ -44,6 +47,7 @@ class Batch(NamedTuple):
     rows: Tensor
     values: Mapping[str, Tensor]
     noise: Mapping[str, Tensor]
+    rates: Tensor
     thresholds: Tensor | None = None
     keys: Sequence[int] = ()
 
@@ -100,31 +104,38 @@ class Lockstep:
             renewed.append(dict(pair.named_buffers()))
         self.buffers = {name: torch.stack([each[name] for each in renewed]) for name in self.buffers}
 
-    def gradients(self, way: Way, example: Batch) -> Callable[[Batch], Gradients]:
-        """Decides the way, and returns the function that gives every run's gradients.
+    def stepper(self, way: Way, adam: Adam, example: Batch) -> Callable[[Batch], Tensor]:
+        """Decides the way, and returns what takes a step: it renews parameters and moments in place.
+
+        What it returns are the mean losses of the runs, ``[runs]``.
 
         Raises:
             Exception: whatever torch raises where the program cannot be lifted, or the graph not be compiled.
         """
         self.way = way
-        gradient = grad_and_value(self._batch_loss)
-        if way == "run by run":
-            return lambda batch: self._gradients_run_by_run(gradient, batch)
-        lifted = vmap(gradient, in_dims=(0, 0, 0, 0, 0, None if example.thresholds is None else 0, None))
-        # make_fx counts the arguments of what it is given, and would count self of the method inside.
+
+        def step(params: State, buffers: State, adam: Adam, batch: Batch) -> Tensor:
+            gradients, losses = self.gradients(params, buffers, batch)
+            adam.update_(params, gradients, batch.rates)
+            return losses
+
+        if way != "run by run":
+            rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
+            step = make_fx(step)(*rehearsal)
+            if way == "compiled":
+                step = torch.compile(step, options=UNGUARDED)
+            step(*rehearsal)
+        return torch.no_grad()(lambda batch: step(self.params, self.buffers, adam, batch))
+
+    def gradients(self, params: State, buffers: State, batch: Batch) -> Gradients:
+        """Gradients and losses of every run, lifted or run by run."""
+        gradient: Callable[..., Gradients] = grad_and_value(self._batch_loss)
+        stacked = (params, buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.thresholds)
         with _plainly():
-            graph: Callable[..., Gradients] = make_fx(lambda *step: lifted(*step))(
-                *self._stacked(example), example.images
-            )
-        if way == "compiled":
-            graph = torch.compile(graph)
-
-        def gradients(batch: Batch) -> Gradients:
-            with torch.no_grad():
-                return graph(*self._stacked(batch), batch.images)
-
-        gradients(example)
-        return gradients
+            if self.way == "run by run":
+                return self._each(batch.keys, lambda run: gradient(*_slice(run, stacked), batch.images))
+            in_dims = (0, 0, 0, 0, 0, None if batch.thresholds is None else 0, None)
+            return vmap(gradient, in_dims)(*stacked, batch.images)
 
     def terms(self, x: Tensor, noise: Mapping[str, Tensor], keys: Sequence[int], index: Tensor | None = None) -> Terms:
         """Distortion, rate and loss of the same images under every run, ``[runs, batch]`` each.
@@ -160,15 +171,6 @@ class Lockstep:
         x = as_input(images[rows], thresholds)
         taken = {**values, "index": rows}
         return functional_call(self.template, (params, buffers), (x, noise), taken).loss.mean()
-
-    def _gradients_run_by_run(self, gradient: Callable[..., Gradients], batch: Batch) -> Gradients:
-        stacked = self._stacked(batch)
-        with _plainly():
-            return self._each(batch.keys, lambda run: gradient(*_slice(run, stacked), batch.images))
-
-    def _stacked(self, batch: Batch) -> tuple[Any, ...]:
-        """What differs from run to run."""
-        return self.params, self.buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.thresholds
 
     def _each(self, keys: Sequence[int], function: Callable[[int], Any]) -> Any:
         results = []

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from pyrovae import checkpoint
+from pyrovae.adam import Adam, rates
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError
 from pyrovae.evaluate import terms_on
-from pyrovae.lockstep import Batch, Gradients, Lockstep, Way
+from pyrovae.lockstep import Batch, Lockstep, Way
 from pyrovae.machine import is_out_of_memory
 from pyrovae.streams import Streams
 from pyrovae.study import Cohort, Measure
@@ -140,7 +141,7 @@ def write_part(file: Path, cohort: Cohort, part: Cohort, to: Path) -> None:
     def taken(group: str, tensor: Tensor) -> Tensor:
         if group == "curves":
             return tensor[..., rows] if tensor.ndim == 3 else tensor
-        return tensor[rows] if tensor.ndim else tensor
+        return tensor[rows]
 
     parts = {group: {name: taken(group, each) for name, each in tensors.items()} for group, tensors in groups.items()}
     checkpoint.save(to, parts, told | {"runs": part.record()})
@@ -171,9 +172,7 @@ class Training:
         self.lockstep = lockstep
         self.streams = streams
         self.data = data
-        # Adam works on each element by itself, so one over the stacked parameters is one for every run.
-        rate = cohort.shared.learning_rate
-        self.optimizer = torch.optim.Adam(list(lockstep.params.values()), lr=rate, fused=True)
+        self.adam = Adam.of(lockstep.params)
         self.cohort = cohort
         self.measure = measure
         self.versions = versions
@@ -220,16 +219,13 @@ class Training:
 
     def stepper(self, compile: Compile, watcher: Watcher) -> Callable[[], Tensor]:
         """What takes a step with all runs and returns their losses, ``[runs]``; the way of it is decided here."""
-        gradients = self._prepared(self.cohort.shared.steps, compile, watcher)
+        stepped = self._prepared(self.cohort.shared.steps, compile, watcher)
 
         def step() -> Tensor:
             self._refresh()
-            gradient, loss = gradients(self._batch(self.step))
-            for name, parameter in self.lockstep.params.items():
-                parameter.grad = gradient[name]
-            self.optimizer.step()
+            losses = stepped(self._batch(self.step))
             self.step += 1
-            return loss
+            return losses
 
         return step
 
@@ -243,16 +239,9 @@ class Training:
                 for name, tensor in tensors.items():
                     tensors[name] = tensor.cpu().clone()
                     tensors[name][frozen] = good[group][name][frozen]
-        moments = {
-            f"adam.{moment}": {
-                name: self.optimizer.state[tensor][moment] for name, tensor in self.lockstep.params.items()
-            }
-            for moment in ("step", "exp_avg", "exp_avg_sq")
-            if self.optimizer.state
-        }
         record = {"frozen_at": self.frozen_at, "last_loss": self.last_loss}
         curves = {name: torch.stack(values) for name, values in self.curves.items() if values}
-        groups = {**weights, **moments, "record": record, "curves": curves}
+        groups = {**weights, **self._moments(), "record": record, "curves": curves}
         facts = {
             "step": self.step,
             "runs": self.cohort.record(),
@@ -283,16 +272,11 @@ class Training:
                 raise misfit(file, f"{group}/{name}")
             return tensor.to(like.device)
 
-        for name, tensor in self.lockstep.params.items():
-            tensor.copy_(taken("params", name, tensor))
-            if not tensor.isfinite().all():
-                raise misfit(file, f"params/{name}")
-            if facts.step:
-                moments = {moment: taken(f"adam.{moment}", name, tensor) for moment in ("exp_avg", "exp_avg_sq")}
-                done = taken("adam.step", name, torch.zeros((), device=tensor.device))
-                self.optimizer.state[tensor] = {"step": done, **moments}
-        for name, tensor in self._weights()["buffers"].items():
-            tensor.copy_(taken("buffers", name, tensor))
+        for group, state in (self._weights() | self._moments()).items():
+            for name, tensor in state.items():
+                tensor.copy_(taken(group, name, tensor))
+                if group == "params" and not tensor.isfinite().all():
+                    raise misfit(file, f"params/{name}")
         self.frozen_at = taken("record", "frozen_at", self.frozen_at)
         self.last_loss = taken("record", "last_loss", self.last_loss)
         steps = [step for step in self._probed() if step <= facts.step]
@@ -309,6 +293,9 @@ class Training:
         kept = self.lockstep.template.state_dict()
         buffers = {name: tensor for name, tensor in self.lockstep.buffers.items() if name in kept}
         return {"params": dict(self.lockstep.params), "buffers": buffers}
+
+    def _moments(self) -> dict[str, dict[str, Tensor]]:
+        return {"adam.exp_avg": self.adam.exp_avg, "adam.exp_avg_sq": self.adam.exp_avg_sq}
 
     def _probed(self) -> list[int]:
         """The steps at which the learning curves have a point."""
@@ -339,22 +326,23 @@ class Training:
             rows=self.streams.index(step).to(device),
             values={name: share * value for name, value in self.lockstep.values.items()},
             noise={site: draws.to(device) for site, draws in self.streams.noise(step).items()},
+            rates=rates(self.cohort.shared.learning_rate, step + 1).to(device),
             thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]).to(device),
             keys=self.streams.keys("draws", step) if self.lockstep.way == "run by run" else (),
         )
 
-    def _prepared(self, steps: int, compile: Compile, watcher: Watcher) -> Callable[[Batch], Gradients]:
+    def _prepared(self, steps: int, compile: Compile, watcher: Watcher) -> Callable[[Batch], Tensor]:
         """The function behind a step, computed as was asked for or in the next best way that works."""
         ways = self._ways(steps, compile, watcher)
         for way, fallback in zip(ways, [*ways[1:], None], strict=True):
             try:
-                gradients = self.lockstep.gradients(way, self._batch(self.step))
+                stepped = self.lockstep.stepper(way, self.adam, self._batch(self.step))
                 break
             except Exception as error:
                 if fallback is None or is_out_of_memory(error):
                     raise
                 watcher.note(f"not {way}, so {fallback}: {_first_line(error)}")
-        return gradients
+        return stepped
 
     def _ways(self, steps: int, compile: Compile, watcher: Watcher) -> list[Way]:
         """The ways to try, in this order. A resumed cohort goes on as it began."""
@@ -394,9 +382,8 @@ class Training:
         """
         history = torch.stack(losses).cpu()
         first = self.step - len(history)
-        weights = list(self.lockstep.params.values())
-        squares = [self.optimizer.state[weight]["exp_avg_sq"] for weight in weights]
-        sound = [value.reshape(len(value), -1).isfinite().all(1) for value in [*weights, *squares]]
+        states = [*self.lockstep.params.values(), *self.adam.exp_avg_sq.values()]
+        sound = [value.reshape(len(value), -1).isfinite().all(1) for value in states]
         healthy = torch.stack(sound).all(0).cpu()
         for run in (self.frozen_at < 0).nonzero().flatten().tolist():
             finite = history[:, run].isfinite()

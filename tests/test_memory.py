@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pyrovae import InputError, Results, Study, checkpoint, files, machine, open_results, run
+from pyrovae.adam import Adam
 from pyrovae.analysis import tables
 from pyrovae.build import make_data
 from pyrovae.experiment import _bytes_of_a_run, _first_batch, _start, evaluate_again
@@ -83,21 +84,21 @@ def test_cohort_that_does_not_fit_is_cut_before_it_begins(
 
 def _short(step: int, most: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has memory run out at a step where more runs are in lockstep than some."""
-    gradients = Lockstep.gradients
+    stepper = Lockstep.stepper
 
-    def failing(self: Lockstep, way: Any, example: Batch) -> Callable[[Batch], Any]:
+    def failing(self: Lockstep, way: Any, adam: Adam, example: Batch) -> Callable[[Batch], Any]:
         calls = [0]
-        computed = gradients(self, way, example)
+        taken = stepper(self, way, adam, example)
 
         def short(batch: Batch) -> Any:
             calls[0] += 1
             if calls[0] > step and len(self) > most:
                 raise error
-            return computed(batch)
+            return taken(batch)
 
         return short
 
-    monkeypatch.setattr(Lockstep, "gradients", failing)
+    monkeypatch.setattr(Lockstep, "stepper", failing)
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,9 @@ def test_step_is_adam_on_freshly_binarised_images_at_the_beta_of_the_step(way: s
     streams = Streams([run.seed for run in runs], len(data.train), 8, {"z": torch.Size([2])})
     lockstep = Lockstep([make_pair(run, EVENT) for run in runs], {"beta": torch.tensor([run.beta for run in runs])})
     training = Training(lockstep, streams, data, Cohort(index=0, runs=runs), Measure(), "")
-    gradients = lockstep.gradients(way, training._batch(0))  # type: ignore[arg-type]
+    stepped = lockstep.stepper(way, training.adam, training._batch(0))  # type: ignore[arg-type]
     for step in range(3):
-        gradient, _ = gradients(training._batch(step))
-        for name, parameter in lockstep.params.items():
-            parameter.grad = gradient[name]
-        training.optimizer.step()
+        stepped(training._batch(step))
     for number, run in enumerate(runs):
         pair = make_pair(run, EVENT)
         optimizer = torch.optim.Adam(pair.parameters(), lr=run.learning_rate)

@@ -24,7 +24,7 @@ LAYERS = (
     {"lockstep", "estimators", "progress"},
     {"pair", "study", "data", "streams", "checkpoint"},
     {"handlers"},
-    {"distributions", "files", "errors", "machine", "networks"},
+    {"adam", "distributions", "files", "errors", "machine", "networks"},
 )
 HEIGHT = {name: -number for number, names in enumerate(LAYERS) for name in names}
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pyrovae import Pair
+from pyrovae.adam import DECAYS, Adam, State, rates
 from pyrovae.data import as_input
-from pyrovae.lockstep import Batch, Lockstep
+from pyrovae.lockstep import Batch, Lockstep, Way
 from pyrovae.streams import Streams
 
 
@@ -24,9 +25,15 @@ def assert_trains_in_lockstep() -> Callable[[Sequence[Pair], torch.Size], None]:
         values = {"beta": torch.tensor([0.5, 2.0]), "gamma": torch.tensor([0.25, 1.0])}
         lockstep = Lockstep(pairs, values)
         streams = Streams([0, 1], images=20, batch_size=10, noise_shapes=shapes)
-        batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), keys=streams.keys("draws", 0))
-        lifted, _ = lockstep.gradients("lifted", batch)(batch)
-        single, _ = lockstep.gradients("run by run", batch)(batch)
+        keys = streams.keys("draws", 0)
+        batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), rates(0, 1), keys=keys)
+
+        def gradients(way: Way) -> State:
+            adam = Adam.of(lockstep.params)
+            lockstep.stepper(way, adam, batch)(batch)
+            return {name: mean / (1 - DECAYS[0]) for name, mean in adam.exp_avg.items()}
+
+        lifted, single = gradients("lifted"), gradients("run by run")
         assert lifted.keys() == dict(pairs[0].named_parameters()).keys()
         for parameter, gradient in lifted.items():
             assert gradient.flatten(1).abs().amax(1).gt(0).all(), f"no gradient reaches {parameter}"

@@ -1,0 +1,65 @@
+"""Adam as a part of the graph of a step, so that a gradient is used while it is still in the cache."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+#: How slowly the moments forget, and what keeps a quotient finite: as Kingma and Ba have it.
+DECAYS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class Adam(NamedTuple):
+    """Adam (Kingma and Ba 2015, Algorithm 1), θ ← θ − α m̂ / (√v̂ + ε).
+
+    It works on each element by itself, so one over stacked parameters is one for every run.
+
+    Attributes:
+        exp_avg: mean of the gradients m, by parameter.
+        exp_avg_sq: mean of their squares v, by parameter.
+
+    Example:
+        >>> params = {"w": torch.tensor([1.0, 2.0])}
+        >>> Adam.of(params).update_(params, {"w": torch.tensor([3.0, -0.5])}, rates(0.1, step=1))
+        >>> params["w"]
+        tensor([0.9000, 2.1000])
+    """
+
+    exp_avg: State
+    exp_avg_sq: State
+
+    @classmethod
+    def of(cls, params: State) -> "Adam":
+        """Before the first step."""
+        return cls(*({name: torch.zeros_like(each) for name, each in params.items()} for _ in range(2)))
+
+    def update_(self, params: State, gradients: State, rates: Tensor) -> None:
+        """Renews parameters and moments in place.
+
+        Args:
+            params: by name.
+            gradients: by name.
+            rates: of this step, ``[2]``.
+        """
+        for name, gradient in gradients.items():
+            mean = self.exp_avg[name].lerp_(gradient, 1 - DECAYS[0])
+            square = self.exp_avg_sq[name].lerp_(gradient.square(), 1 - DECAYS[1])
+            params[name] -= rates[0] * mean / (rates[1] * square.sqrt() + EPSILON)
+
+
+def rates(learning_rate: float, step: int) -> Tensor:
+    """What the moments are taken times at step t, so that they have no bias: α / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ).
+
+    Inside the graph they would be computed anew for each parameter.
+
+    Args:
+        learning_rate: α.
+        step: t, 1 for the first.
+
+    Example:
+        >>> rates(0.1, step=1)
+        tensor([ 1.0000, 31.6228])
+    """
+    first, second = (1 - decay**step for decay in DECAYS)
+    return torch.tensor([learning_rate / first, second**-0.5])

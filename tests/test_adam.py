@@ -1,0 +1,34 @@
+"""Adam inside a step against torch's own."""
+
+import pytest
+import torch
+
+from pyrovae.adam import Adam, rates
+
+
+@pytest.mark.parametrize("learning_rate", [1e-3, 0.5])
+def test_is_torchs_adam_to_the_last_digits(learning_rate: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = {
+        name: torch.randn(3, size, dtype=torch.float64, generator=generator) for name, size in (("w", 5), ("b", 2))
+    }
+    ours = {name: value.clone() for name, value in start.items()}
+    theirs = {name: value.clone().requires_grad_() for name, value in start.items()}
+    adam, optimizer = Adam.of(ours), torch.optim.Adam(theirs.values(), lr=learning_rate)
+    for step in range(1, 301):
+        gradients = {
+            name: torch.randn(each.shape, dtype=each.dtype, generator=generator) for name, each in ours.items()
+        }
+        adam.update_(ours, gradients, rates(learning_rate, step).double())
+        for name, gradient in gradients.items():
+            theirs[name].grad = gradient
+        optimizer.step()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name].detach(), rtol=1e-6, atol=1e-6 * learning_rate * 300)
+        assert (value - start[name]).abs().min() > 0
+
+
+def test_weight_with_an_infinite_square_stays_and_its_neighbour_moves() -> None:
+    params = {"w": torch.zeros(2)}
+    Adam.of(params).update_(params, {"w": torch.tensor([1e30, 1.0])}, rates(0.1, 1))
+    torch.testing.assert_close(params["w"], torch.tensor([0.0, -0.1]))
