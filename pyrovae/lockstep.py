@@ -2,7 +2,7 @@
 
 The parameters of all runs are stacked along a leading axis, and the program that was written for one run is
 lifted over that axis by ``torch.func.vmap``: effect handlers, KL and all. ``make_fx`` then leaves a plain graph
-of tensor operations, Adam among them, and ``torch.compile`` turns it into fused kernels. A program that cannot be
+of tensor operations, and ``torch.compile`` turns it into fused kernels together with Adam. A program that cannot be
 lifted is called run by run over the same stacked parameters, so that nothing else has to know.
 """
 
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
         values: what the programs take beside images, by name, ``[runs]``.
         noise: standard normal draws by latent site, ``[runs, batch, ...]``.
         thresholds: where pixels are binarised anew, what each is held against, ``[runs, batch, *event_shape]``.
-        rates: what Adam takes its moments times, ``[2]``.
+        rates: Adam's step size and ε at this step, ``[2]``.
         keys: one a run, for what has to be drawn from torch's generator.
     """
 
@@ -114,16 +114,19 @@ class Lockstep:
         """
         self.way = way
 
+        graph: Callable[..., Gradients] = self.gradients
+        if way == "lifted":  # make_fx counts arguments, and would count self
+            graph = make_fx(lambda *states: self.gradients(*states))(self.params, self.buffers, example)
+
         def step(params: State, buffers: State, adam: Adam, batch: Batch) -> Tensor:
-            gradients, losses = self.gradients(params, buffers, batch)
-            adam.update_(params, gradients, batch.rates)
+            gradients, losses = graph(params, buffers, batch)
+            update_ = adam.update_ if way == "compiled" else adam.update_uncompiled_
+            update_(params, gradients, batch.rates)
             return losses
 
-        if way != "run by run":
+        if way == "compiled":
             rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
-            step = make_fx(step)(*rehearsal)
-            if way == "compiled":
-                step = torch.compile(step, options=UNGUARDED)
+            step = torch.compile(make_fx(step)(*rehearsal), options=UNGUARDED)
             step(*rehearsal)
         return torch.no_grad()(lambda batch: step(self.params, self.buffers, adam, batch))
 
