@@ -388,6 +388,8 @@ def _print(text: str) -> None:
 
 def main() -> None:
     """Runs the command line; what the user can mend is one line on stderr and exit status 2."""
+    # Large tensors on large pages, which torch asks the environment about when it makes its first.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # What is asked to stop, by a person or by a cluster, stops in the same way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.showwarning = lambda message, *_: typer.echo(f"pyrovae: {message}", err=True)

@@ -14,6 +14,7 @@ bytes a parameter, at the bandwidth that adding two large arrays reaches.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -308,6 +309,8 @@ CONTESTANTS: dict[str, tuple[Callable[[Shape], Work], tuple[str, ...]]] = {
     "Pyro, SVI": (pyro_svi, ("pyro-ppl",)),
     "pythae": (pythae_trainer, ("pythae",)),
 }
+#: Large pages for all who use torch, as `pyrovae run` has them.
+ENVIRONMENT = os.environ | {"THP_MEM_ALLOC_ENABLE": "1"}
 #: What all runs of lockstep take together; the others train one.
 OF_ALL_RUNS = ("lockstep", "matrix products alone", "Adam at full bandwidth")
 
@@ -317,7 +320,9 @@ class Contestant:
 
     def __init__(self, name: str, shape: Shape) -> None:
         command = [sys.executable, __file__, "--contestant", name, json.dumps(asdict(shape))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.seconds(IMAGES // BATCH)  # compiles, and fills caches
 
     def seconds(self, steps: int) -> float:
