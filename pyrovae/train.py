@@ -21,7 +21,7 @@ from pyrovae.data import Dataset
 from pyrovae.errors import InputError
 from pyrovae.evaluate import terms_on
 from pyrovae.lockstep import Batch, Lockstep, Way
-from pyrovae.machine import is_out_of_memory
+from pyrovae.machine import freed_memory_kept, is_out_of_memory
 from pyrovae.streams import Streams
 from pyrovae.study import Cohort, Measure
 
@@ -196,7 +196,7 @@ class Training:
         steps, due = self.cohort.shared.steps, self._probed()
         losses: list[Tensor] = []
         # While the step is compiled too: an interrupt that is raised inside the compiler may be lost there.
-        with _stop_requests() as stop:
+        with _stop_requests() as stop, freed_memory_kept():
             if self.step == 0:
                 self.save(file)
             if self.step < steps:

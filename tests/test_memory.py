@@ -2,6 +2,8 @@
 
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +214,31 @@ def test_allocator_of_torch_tells_that_memory_is_out() -> None:
         torch.empty(10**15)
     assert machine.is_out_of_memory(told.value)
     assert not machine.is_out_of_memory(RuntimeError("a mistake"))
+
+
+KEEPER = """
+import resource, psutil, torch
+from pyrovae import machine
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**24)  # more than the C library ever keeps by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+held = psutil.Process().memory_info
+outside = faults()
+with machine.freed_memory_kept():
+    faults()
+    print(outside, faults(), held().rss, end=" ")
+print(held().rss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries have nothing to set")
+def test_freed_memory_is_kept_inside_the_block_and_given_back_after_it() -> None:
+    """In a process of its own: what others have freed before it may be kept too."""
+    told = subprocess.run([sys.executable, "-c", KEEPER], stdout=subprocess.PIPE, text=True, check=True).stdout
+    outside, inside, kept, left = map(int, told.split())
+    assert inside < outside / 5
+    assert left < kept - 2**25

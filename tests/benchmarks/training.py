@@ -27,7 +27,7 @@ from itertools import pairwise
 
 import numpy as np
 
-WIDTH, LATENT, BATCH, IMAGES = 512, 10, 128, 4096
+LATENT, BATCH, IMAGES = 10, 128, 4096
 #: Takes some steps, a multiple of an epoch.
 Work = Callable[[int], object]
 
@@ -39,11 +39,12 @@ class Shape:
     pixels: int
     depth: int
     runs: int
+    width: int = 512
 
     @property
     def layers(self) -> list[tuple[int, int]]:
         """Inputs and outputs of every linear layer, those of the decoder after those of the encoder."""
-        hidden = [WIDTH] * self.depth
+        hidden = [self.width] * self.depth
         halves = ([self.pixels, *hidden, 2 * LATENT], [LATENT, *hidden, self.pixels])
         return [pair for sizes in halves for pair in pairwise(sizes)]
 
@@ -66,19 +67,26 @@ def lockstep(shape: Shape) -> Work:
     from pyrovae import Study
     from pyrovae.build import make_data
     from pyrovae.experiment import _start
+    from pyrovae.machine import freed_memory_kept
     from pyrovae.progress import Watch
 
     with tempfile.TemporaryDirectory() as place:
         np.savez(f"{place}/random.npz", images=shape.images())
         study = Study.of(
             name="benchmark", data=f"{place}/random.npz", split="random", train_ratio=0.98, depth=shape.depth,
-            width=WIDTH, latent_size=LATENT, batch_size=BATCH, beta=np.geomspace(0.1, 1, shape.runs).tolist(),
+            width=shape.width, latent_size=LATENT, batch_size=BATCH, beta=np.geomspace(0.1, 1, shape.runs).tolist(),
         )  # fmt: skip
         (cohort,) = study.cohorts()
         training, _ = _start(study, cohort, make_data(cohort.shared))
     step = training.stepper("always", Watch(0))
     print(f"lockstep: {training.lockstep.way}", file=sys.stderr)
-    return lambda steps: [step() for _ in range(steps)]
+
+    def work(steps: int) -> None:
+        with freed_memory_kept():
+            for _ in range(steps):
+                step()
+
+    return work
 
 
 def matrix_products(shape: Shape) -> Work:
@@ -358,7 +366,7 @@ def compare(shape: Shape, rounds: int, names: list[str]) -> None:
             times[name].append(contestants[name].seconds(epoch))
     for contestant in contestants.values():
         contestant.close()
-    print(f"\n{shape.pixels:,} pixels, {shape.depth} hidden layers of {WIDTH}, {shape.runs} runs in lockstep")
+    print(f"\n{shape.pixels:,} pixels, {shape.depth} hidden layers of {shape.width}, {shape.runs} runs in lockstep")
     for name in names:
         runs = shape.runs if name in OF_ALL_RUNS else 1
         rates = [runs * BATCH / seconds for seconds in times[name]]
