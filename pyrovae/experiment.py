@@ -368,8 +368,8 @@ def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
 def _bytes_of_a_run(pair: Pair, x: Tensor) -> int:
     """Memory that training takes for each run.
 
-    Weights, gradients and both moments; the checkpoint, of three of these; and a batch on its way there and back, where
-    about twice as much is made as the way there keeps for the way back.
+    Weights, gradients and both moments; the rehearsal of a step, with three of these; and a batch on its way there and
+    back, where about twice as much is made as the way there keeps for the way back.
     """
     kept = 0
 

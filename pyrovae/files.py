@@ -18,7 +18,18 @@ _MARK = b"\npyrovae sha256 "
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
-    """Puts a file in its place all at once: written beside it, safe on disk, and renamed.
+    """Puts a file in its place all at once.
+
+    Raises:
+        OSError: it cannot be written; what was there before is whole.
+    """
+    with replaced(path) as beside:
+        beside.write_bytes(content)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Puts what the block writes beside a file in its place all at once: safe on disk, and renamed.
 
     Raises:
         OSError: it cannot be written; what was there before is whole.
@@ -26,7 +37,7 @@ def write(path: Path, content: bytes | memoryview) -> None:
     beside = part(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
+        yield beside
         put(beside, path)
     except OSError as error:
         with suppress(OSError):

@@ -225,7 +225,7 @@ class Study(_Frozen):
     base: Run
     axes: dict[str, tuple[Any, ...]]
     measure: Measure = Measure()
-    checkpoint_every: Count = Field(500, ge=1, description="steps between checkpoints: the most that a kill can lose")
+    checkpoint_every: Count = Field(1000, ge=1, description="steps between checkpoints: the most that a kill can lose")
 
     @classmethod
     def of(cls, **settings: Any) -> Self:

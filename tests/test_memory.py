@@ -143,18 +143,18 @@ def test_cut_that_was_killed_leaves_the_whole_or_the_halves(
     whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(whole.folder, tmp_path / "study")
-    results, write = open_results(tmp_path / "study"), files.write
+    results, put = open_results(tmp_path / "study"), files.put
     (cohort,) = results.cohorts()
     written: list[Path] = []
 
-    def killed(path: Path, content: bytes) -> None:
+    def killed(beside: Path, path: Path) -> None:
         if written:
             raise KeyboardInterrupt
-        write(path, content)
+        put(beside, path)
         written.append(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write", killed)
+        patch.setattr(files, "put", killed)
         with pytest.raises(KeyboardInterrupt):
             results.cut(cohort)
     assert results.cohorts() == [cohort]

@@ -13,6 +13,7 @@ bytes a parameter, at the bandwidth that adding two large arrays reaches.
 """
 
 import argparse
+import atexit
 import json
 import os
 import statistics
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import pairwise
@@ -80,13 +82,10 @@ def lockstep(shape: Shape) -> Work:
         training, _ = _start(study, cohort, make_data(cohort.shared))
     step = training.stepper("always", Watch(0))
     print(f"lockstep: {training.lockstep.way}", file=sys.stderr)
-
-    def work(steps: int) -> None:
-        with freed_memory_kept():
-            for _ in range(steps):
-                step()
-
-    return work
+    kept = ExitStack()  # until the process ends, as a training does until its last step
+    kept.enter_context(freed_memory_kept())
+    atexit.register(kept.close)
+    return lambda steps: [step() for _ in range(steps)]
 
 
 def matrix_products(shape: Shape) -> Work:
