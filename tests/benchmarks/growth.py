@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch.distributions import Independent, Normal
 from training import LATENT, Shape, Work, adam, lockstep, matrix_products
 
@@ -115,6 +116,8 @@ def draw(curve: Curve, whole: list[Spread], alone: list[float], ax: Axes) -> Non
         ax.plot(curve.values, alone, "k:", label="matrix products and Adam alone")
         ax.legend()
     ax.set(xscale="log", yscale="log", xlabel=curve.size, ylabel=curve.unit)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    ax.yaxis.set_major_formatter("{x:,g}")
     ax.set_xticks(curve.values, [f"{value:,}" for value in curve.values])
     ax.minorticks_off()
 
