@@ -45,15 +45,16 @@ class Adam(NamedTuple):
         """
         for name, gradient in gradients.items():
             mean = self.exp_avg[name].lerp_(gradient, 1 - DECAYS[0])
-            square = self.exp_avg_sq[name].lerp_(gradient.square(), 1 - DECAYS[1])
+            square = self.exp_avg_sq[name].mul_(DECAYS[1]).add_((1 - DECAYS[1]) * gradient * gradient)
             params[name] -= rates[0] * mean / (square.sqrt() + rates[1])
 
     def update_uncompiled_(self, params: State, gradients: State, rates: Tensor) -> None:
         """The same by torch's own kernel, which is the fastest where nothing is compiled."""
         learning_rate, epsilon = rates.tolist()
-        weights, slopes, means, squares = (
-            [state[name] for name in gradients] for state in (params, gradients, self.exp_avg, self.exp_avg_sq)
+        weights, means, squares = (
+            [state[name] for name in gradients] for state in (params, self.exp_avg, self.exp_avg_sq)
         )
+        slopes = [gradient.contiguous() for gradient in gradients.values()]  # the kernel looks at no strides
         late = [torch.tensor(torch.inf, device=rates.device)] * len(gradients)  # when there is no bias to correct
         adam(
             weights, slopes, means, squares, [], late, fused=True, lr=learning_rate, eps=epsilon,

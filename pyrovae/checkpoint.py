@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parsed
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
 from pyrovae import files
@@ -29,11 +29,7 @@ def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[
         for name, tensor in named.items()
     }
     text = json.dumps(facts)
-    with files.replaced(path) as beside:
-        try:
-            save_file(tensors, beside, {"facts": f"{_checksum(tensors, text)} {text}"})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    files.write(path, serialised(tensors, {"facts": f"{_checksum(tensors, text)} {text}"}))
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

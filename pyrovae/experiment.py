@@ -260,6 +260,7 @@ def _each(
                     raise
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
             # Only here has the work let go of its memory.
+            machine.give_back_memory()
             label = _label(results.study, cohort)
             if len(cohort.runs) == 1:
                 raise OutOfMemoryError(f"{label}: expected one run to fit into memory, but {reason}")
@@ -368,8 +369,9 @@ def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
 def _bytes_of_a_run(pair: Pair, x: Tensor) -> int:
     """Memory that training takes for each run.
 
-    Weights, gradients and both moments; the rehearsal of a step, with three of these; and a batch on its way there and
-    back, where about twice as much is made as the way there keeps for the way back.
+    Weights, gradients and both moments; the rehearsal of a step or the checkpoint, of three of these; what a pair holds
+    beside weights, twice in the rehearsal; and a batch on its way there and back, where about twice as much is made as
+    the way there keeps for the way back.
     """
     kept = 0
 
@@ -380,7 +382,8 @@ def _bytes_of_a_run(pair: Pair, x: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), seeded(0):
         pair(x, index=torch.arange(len(x), device=x.device))
-    return (4 + 3) * sum(weight.nbytes for weight in pair.parameters()) + 3 * kept
+    weights, held = (sum(each.nbytes for each in tensors) for tensors in (pair.parameters(), pair.buffers()))
+    return (4 + 3) * weights + 2 * held + 3 * kept
 
 
 def _check_bank(cohort: Cohort, bank: int) -> None:

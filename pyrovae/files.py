@@ -18,18 +18,7 @@ _MARK = b"\npyrovae sha256 "
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
-    """Puts a file in its place all at once.
-
-    Raises:
-        OSError: it cannot be written; what was there before is whole.
-    """
-    with replaced(path) as beside:
-        beside.write_bytes(content)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Puts what the block writes beside a file in its place all at once: safe on disk, and renamed.
+    """Puts a file in its place all at once: written beside it, safe on disk, and renamed.
 
     Raises:
         OSError: it cannot be written; what was there before is whole.
@@ -37,7 +26,7 @@ def replaced(path: Path) -> Iterator[Path]:
     beside = part(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
+        beside.write_bytes(content)
         put(beside, path)
     except OSError as error:
         with suppress(OSError):

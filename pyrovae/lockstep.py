@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import pyro
 import torch
 from torch import Tensor
+from torch.compiler import skip_all_guards_unsafe
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map, tree_map_only
@@ -26,8 +27,6 @@ from pyrovae.streams import seeded
 Way = Literal["compiled", "lifted", "run by run"]
 #: Gradients by parameter, and the mean loss of each run.
 Gradients = tuple[State, Tensor]
-#: A compiled step is called with the same shapes throughout, which the kernels themselves check.
-UNGUARDED: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
 
 
 class Batch(NamedTuple):
@@ -126,8 +125,10 @@ class Lockstep:
 
         if way == "compiled":
             rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
-            step = torch.compile(make_fx(step)(*rehearsal), options=UNGUARDED)
-            step(*rehearsal)
+            # No guards: a step is called with the same shapes throughout, which the kernels themselves check.
+            step = torch.compile(make_fx(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
+            with torch.no_grad():
+                step(*rehearsal)
         return torch.no_grad()(lambda batch: step(self.params, self.buffers, adam, batch))
 
     def gradients(self, params: State, buffers: State, batch: Batch) -> Gradients:

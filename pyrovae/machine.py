@@ -17,8 +17,9 @@ import torch
 
 from pyrovae.errors import InputError, OutOfMemoryError
 
-#: What mallopt of the GNU C library calls its settings, and what they are where nobody set them.
-_TRIM_THRESHOLD, _MMAP_MAX = (-1, 128 * 1024), (-4, 65_536)
+#: The C library, where it may be GNU's, and what its mallopt calls its settings.
+_LIBRARY: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -125,18 +126,24 @@ def freed_memory_kept() -> Iterator[None]:
     A step frees large tensors, and the next asks for as many. If they are given back to the system in between, they
     return page by page, which can take a fifth of the step.
     """
-    library: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(library, "mallopt"):
+    if not hasattr(_LIBRARY, "mallopt"):
         yield
         return
-    library.mallopt(_MMAP_MAX[0], 0)
-    library.mallopt(_TRIM_THRESHOLD[0], 2**31 - 1)
+    _LIBRARY.mallopt(_MMAP_MAX, 0)
+    _LIBRARY.mallopt(_TRIM_THRESHOLD, -1)
     try:
         yield
-    finally:
-        library.mallopt(*_MMAP_MAX)
-        library.mallopt(*_TRIM_THRESHOLD)
-        library.malloc_trim(0)
+    finally:  # where the library's own adaptation ends, which is off now
+        _LIBRARY.mallopt(_MMAP_MAX, 65_536)
+        _LIBRARY.mallopt(_MMAP_THRESHOLD, 2**25)
+        _LIBRARY.mallopt(_TRIM_THRESHOLD, 2**26)
+        give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Gives memory that was freed back to the system, where the C library can be told to."""
+    if hasattr(_LIBRARY, "malloc_trim"):
+        _LIBRARY.malloc_trim(0)
 
 
 @contextmanager

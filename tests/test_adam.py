@@ -32,7 +32,22 @@ def test_is_torchs_adam_to_the_last_digits(update_: Callable[..., None], learnin
 
 
 @pytest.mark.parametrize("update_", [Adam.update_, Adam.update_uncompiled_])
-def test_weight_with_an_infinite_square_stays_and_its_neighbour_moves(update_: Callable[..., None]) -> None:
-    params = {"w": torch.zeros(2)}
-    update_(Adam.of(params), params, {"w": torch.tensor([1e30, 1.0])}, rates(0.1, 1))
-    torch.testing.assert_close(params["w"], torch.tensor([0.0, -0.1]))
+def test_weight_with_an_infinite_square_stays_and_its_neighbours_move(update_: Callable[..., None]) -> None:
+    """A square that is finite only once its share is taken is none of them."""
+    params = {"w": torch.zeros(3)}
+    adam = Adam.of(params)
+    for step, gradient in ((1, [1e30, 1e20, 1.0]), (2, [1.0, 1.0, 1.0])):
+        update_(adam, params, {"w": torch.tensor(gradient)}, rates(0.1, step))
+    assert adam.exp_avg_sq["w"].isfinite().tolist() == [False, True, True]
+    assert params["w"][0] == 0
+    torch.testing.assert_close(params["w"][1:], torch.tensor([-0.1670, -0.2]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_uncompiled_])
+def test_gradient_may_be_a_view(update_: Callable[..., None]) -> None:
+    params = {"w": torch.zeros(2, 2), "b": torch.zeros(5)}
+    gradients = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T, "b": torch.ones(()).expand(5)}
+    adam = Adam.of(params)
+    update_(adam, params, gradients, rates(0.1, 1))
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(adam.exp_avg[name], 0.1 * gradient)

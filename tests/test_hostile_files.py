@@ -184,7 +184,7 @@ def test_folder_that_leads_elsewhere_is_refused(name: str, kind: str, good: Path
 
 # Checkpoints
 
-KEYS = ["params", "buffers", "record", "curves", "adam.exp_avg", "adam.exp_avg_sq"]
+KEYS = ["params", "buffers", "record", "curves", "adam.step", "adam.exp_avg", "adam.exp_avg_sq"]
 SHAPES = st.lists(st.integers(0, 3), max_size=3)
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool, torch.bfloat16])
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch._dynamo.utils import counters
 
 from pyrovae import InputError, Pair, Study, build, experiment, open_results, run
 from pyrovae.analysis.claims import claims
@@ -78,7 +79,10 @@ def test_resumed_study_is_bitwise_the_uninterrupted_one(
 def test_compiled_and_eager_training_agree_in_every_cohort(tmp_path: Path) -> None:
     """Two cohorts whose programs differ in a constant alone, which no shape would tell."""
     study = small(steps=30, seed=0, likelihood="gaussian", noise_scale=[0.5, 2.0])
-    compiled, eager = (run(study, tmp_path / way, compile=way, quiet=True) for way in ("always", "never"))  # type: ignore[arg-type]
+    before = counters["stats"]["unique_graphs"]
+    compiled = run(study, tmp_path / "compiled", compile="always", quiet=True)
+    assert counters["stats"]["unique_graphs"] == before + 2
+    eager = run(study, tmp_path / "eager", compile="never", quiet=True)
     for results, way in ((compiled, "compiled"), (eager, "lifted")):
         assert set(results.tree["/runs/way"].values.flatten()) == {way}
     for settings in ({"beta": 1, "noise_scale": scale} for scale in (0.5, 2.0)):

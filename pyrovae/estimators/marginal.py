@@ -107,7 +107,7 @@ def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iter
 
 def _log_density(z: Tensor, q: Distribution) -> Tensor:
     """log q(z|x_m), ``[n, N]``; of a diagonal normal in a quarter of the time that its own method takes."""
-    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
+    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.event_shape):
         return q.log_prob(z.unsqueeze(1))
     loc, scale = q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
     squares = (z.flatten(1).unsqueeze(1) - loc).div_(scale).square_().sum(-1)
