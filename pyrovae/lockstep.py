@@ -37,8 +37,8 @@ class Batch(NamedTuple):
         rows: images in the batch of each run, ``[runs, batch]``.
         values: what the programs take beside images, by name, ``[runs]``.
         noise: standard normal draws by latent site, ``[runs, batch, ...]``.
-        thresholds: where pixels are binarised anew, what each is held against, ``[runs, batch, *event_shape]``.
         rates: Adam's step size and ε at this step, ``[2]``.
+        thresholds: where pixels are binarised anew, what each is held against, ``[runs, batch, *event_shape]``.
         keys: one a run, for what has to be drawn from torch's generator.
     """
 

@@ -1,6 +1,6 @@
 """How the cost of training and of measuring grows, in tables and as a figure.
 
-    python tests/benchmarks/growth.py [--rounds N] [--figure FILE]
+    THP_MEM_ALLOC_ENABLE=1 python tests/benchmarks/growth.py [--rounds N] [--figure FILE]
 
 A step of training with the number of runs in lockstep and with the width of the layers, as `training.py` measures it,
 for one hidden layer and 784 pixels; exact mutual information with the number of encodings N, at 1,024 points;
