@@ -242,11 +242,12 @@ def effect(claim: Claim) -> str:
 def provenance(tree: xr.DataTree) -> list[Table]:
     """What made the numbers of a study, and those of its later measurements, by cohort.
 
-    The runs of a cohort, code and versions, device, threads, how it was trained, and what D and R are. What changed
+    The runs of a cohort, code and versions, device, threads, how it was trained, what D and R are, and by which process. What changed
     while a cohort was trained is told with the step at which it did.
     """
     tables = []
     facts = {"trained": "way", "device": "device", "threads": "threads", "D": "distortion_kind", "R": "rate_kind"}
+    facts |= {"by": "worker"}
     for name in ("", *later(tree)):
         title = f"what made the numbers of {study_of(tree).name}{f', measured again as {name}' if name else ''}"
         table = Table(title=title)

@@ -95,7 +95,7 @@ def diagnose_run(
     work = len(rows) * chains * (draws + warmup) + optimisation.steps + 2 * annealing.temperatures
     try:
         with Watch(work, quiet=quiet) as watch:
-            watch.begin(", ".join(f"{key} {value}" for key, value in coordinates.items()), work, 0)
+            watcher = watch.begin(", ".join(f"{key} {value}" for key, value in coordinates.items()), work, 0)
             found = diagnose(
                 pair,
                 as_input(chosen[rows]),
@@ -107,9 +107,8 @@ def diagnose_run(
                 images=rows,
                 attrs=attrs,
                 seed=run.seed,
-                stepped=lambda: watch.stepped(next(steps)),
+                stepped=lambda: watcher.stepped(next(steps)),
             )
-            watch.end()
     except UnsupportedError as error:
         raise InputError(f"no diagnosis of such pairs: {error}") from None
     beside = results.folder / f".diagnosis-{os.getpid()}.part"

@@ -1,46 +1,26 @@
 """Runs a study from end to end: cohort by cohort trained, measured and written down, then drawn."""
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
-import torch
 import xarray as xr
-from torch import Tensor
 
-from pyrovae import files, machine, reporting, swap
+from pyrovae import files, machine, reporting, swap, work
 from pyrovae.analysis import figures
-from pyrovae.build import (
-    attach_theory,
-    check_weights,
-    make_data,
-    make_likelihood,
-    make_pair,
-    make_rows,
-    open_results,
-    own_sources,
-)
+from pyrovae.build import attach_theory, make_data, make_pair, make_rows, open_results
 from pyrovae.checks import bank_size, check_names, check_prior
-from pyrovae.data import Dataset, as_input, class_counts
-from pyrovae.errors import InputError, OutOfMemoryError, UnsupportedError
+from pyrovae.data import class_counts
+from pyrovae.errors import InputError, OutOfMemoryError
 from pyrovae.estimators import Annealing
-from pyrovae.evaluate import Measured, Pixels, evaluate
-from pyrovae.lockstep import Lockstep
-from pyrovae.measures.likelihood import PASSES
-from pyrovae.pair import Checked, Pair
 from pyrovae.progress import Watch
-from pyrovae.results import Results, study_in
-from pyrovae.streams import Streams, seeded
-from pyrovae.study import PER_RUN, Cohort, Run, Study, check_trust
-from pyrovae.train import Compile, Training, history
+from pyrovae.results import Outcome, Results, study_in
+from pyrovae.study import Cohort, Study, check_trust
+from pyrovae.train import Compile
 from pyrovae.tree import check_size
 
 #: Most differences of a z and an encoding, in all dimensions, at a step.
 BANK_LIMIT = 2**29
-#: Share of the free memory that a cohort may take.
-MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -81,7 +61,7 @@ def plan(study: Study) -> list[PlannedCohort]:
         bounded = (study.measure.particles + annealed) * min(study.measure.likelihood_images, len(test))
         planned.append(
             PlannedCohort(
-                label=_label(study, cohort),
+                label=work.label(study, cohort),
                 runs=len(cohort.runs),
                 steps=cohort.shared.steps,
                 train_images=len(train),
@@ -129,16 +109,17 @@ def run(
         if not (folder / "study.yaml").exists():
             for cohort in study.cohorts():  # all that can be wrong is told before anything is trained or written
                 one = cohort.model_copy(update={"runs": cohort.runs[:1]})
-                _start(study, one, make_data(cohort.shared).to(place))
+                work.start(study, one, make_data(cohort.shared).to(place))
         results = Results.create(folder, study, make_pair)
         attach_theory(results)
         missing = [cohort for cohort in results.cohorts() if not results.has(cohort)]
 
         def steps(cohort: Cohort) -> int:
-            return cohort.shared.steps + _annealing(study, cohort)
+            return cohort.shared.steps + work.annealing(study, cohort)
 
         def run_cohort(cohort: Cohort, watch: Watch) -> None:
-            _run_cohort(results, cohort, place, compile, watch)
+            outcome = work.run(study, cohort, results.checkpoint_file(cohort), place, compile, watch)
+            results.record(results.tree, cohort, outcome)
 
         _each(missing, results, steps, run_cohort, quiet)
         reporting.draw(results)
@@ -211,24 +192,23 @@ def evaluate_again(
         ]
 
         def steps(cohort: Cohort) -> int:
-            annealing = _annealing(study, cohort)
+            annealing = work.annealing(study, cohort)
             return annealing if prior is None else 2 * annealing + swap.STEPS * len(cohort.runs)
 
         def evaluate_cohort(cohort: Cohort, watch: Watch) -> None:
-            training, checked = _start(study, cohort, make_data(cohort.shared).to(place))
+            training, checked = work.start(study, cohort, make_data(cohort.shared).to(place))
             training.resume(results.checkpoint_file(cohort))
-            measured = _measure(study, cohort, training, watch)
-            here = training.circumstances().told()
+            measured = work.measure(study, cohort, training, watch)
+            here = training.circumstances().told() | {"worker": machine.process()}
             if own is not None:
-                results.record(own, cohort, measured, training, checked.told() | here)
+                results.record(own, cohort, Outcome.of(training, measured, checked.told() | here))
             if prior is not None:
-                watch.begin(f"{_label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
-                training.lockstep = swap.with_prior(prior, cohort, training, watch)
-                watch.end()
-                again = _measure(study, cohort, training, watch)
+                fit = watch.begin(f"{work.label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
+                training.lockstep = swap.with_prior(prior, cohort, training, fit)
+                again = work.measure(study, cohort, training, watch)
                 swap.check_same_distortion(measured, again)
-                checked = _checked(training.lockstep.pair(0), cohort, training.data)
-                results.record(asked, cohort, again, training, checked.told() | here)
+                checked = work.checked(training.lockstep.pair(0), cohort, training.data)
+                results.record(asked, cohort, Outcome.of(training, again, checked.told() | here))
 
         _each(missing, results, steps, evaluate_cohort, quiet)
         figures.save(asked, Path(folder) / "figures" / str(asked.name))
@@ -240,7 +220,7 @@ def _each(
     cohorts: Sequence[Cohort],
     results: Results,
     steps: Callable[[Cohort], int],
-    work: Callable[[Cohort, Watch], None],
+    do: Callable[[Cohort, Watch], None],
     quiet: bool,
 ) -> None:
     """Does some work, which takes so many steps, on cohorts. One that does not fit into memory is cut in halves.
@@ -253,7 +233,7 @@ def _each(
         while left:
             cohort = left.pop(0)
             try:
-                work(cohort, watch)
+                do(cohort, watch)
                 continue
             except Exception as error:
                 if not machine.is_out_of_memory(error):
@@ -261,11 +241,12 @@ def _each(
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
             # Only here has the work let go of its memory.
             machine.give_back_memory()
-            label = _label(results.study, cohort)
+            label = work.label(results.study, cohort)
             if len(cohort.runs) == 1:
                 raise OutOfMemoryError(f"{label}: expected one run to fit into memory, but {reason}")
             halves = results.cut(cohort)
             left[:0] = halves
+            watch.drop(label)
             watch.more(sum(map(steps, halves)) - steps(cohort))
             watch.note(f"{label}: goes on in two halves, because {reason}")
 
@@ -282,110 +263,6 @@ def _check_effort(study: Study, measure: Mapping[str, int]) -> None:
             raise InputError(f"{key}: expected at most the {most:,} images of a split, got {measure[key]:,}")
 
 
-def _measure(study: Study, cohort: Cohort, training: Training, watch: Watch) -> Measured:
-    data, lockstep, steps = training.data, training.lockstep, count(1)
-    lockstep.refresh(data.train)  # a run that diverged came back with the encodings of its last checkpoint
-    pixels = _pixels(cohort.shared, data)
-    if not study.measure.temperatures:
-        return evaluate(lockstep, training.streams, data, pixels, study.measure)
-    watch.begin(f"{_label(study, cohort)}, annealing", _annealing(study, cohort), 0)
-    measured = evaluate(lockstep, training.streams, data, pixels, study.measure, lambda: watch.stepped(next(steps)))
-    watch.end()
-    return measured
-
-
-def _annealing(study: Study, cohort: Cohort) -> int:
-    """Steps of annealing that it takes to measure a cohort."""
-    return PASSES * study.measure.temperatures * len(cohort.runs)
-
-
-class _Unknown:
-    """A likelihood inside a pair of the user's own, of which nothing is known."""
-
-    def floor(self, x: Tensor) -> Tensor:
-        return x.new_full((len(x),), torch.nan)
-
-    def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
-        return self.floor(x)
-
-
-def _pixels(run: Run, data: Dataset) -> Pixels:
-    return make_likelihood(run, data.event_shape) if run.pair is None else _Unknown()
-
-
-def _run_cohort(results: Results, cohort: Cohort, device: torch.device, compile: Compile, watch: Watch) -> None:
-    study, shared = results.study, cohort.shared
-    data = make_data(shared).to(device)
-    training, checked = _start(study, cohort, data)
-    file = results.checkpoint_file(cohort)
-    if file.exists():
-        training.resume(file)
-        watch.note(f"{_label(study, cohort)}: goes on from step {training.step:,}")
-    watch.begin(_label(study, cohort), shared.steps, training.step)
-    before = time.perf_counter()
-    training.run(every=study.checkpoint_every, file=file, compile=compile, watcher=watch)
-    seconds = time.perf_counter() - before
-    watch.end()
-    measured = _measure(study, cohort, training, watch)
-    provenance = checked.told() | history(training.made) | {"seconds": seconds}
-    results.record(results.tree, cohort, measured, training, provenance)
-    for note in sorted(set(measured.notes) - {""}):
-        watch.note(f"{_label(study, cohort)}: {note}")
-
-
-def _start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
-    """A cohort before its first step."""
-    shared, device = cohort.shared, data.train.device
-    _check_support(shared, data)
-    check_weights(shared, data.event_shape)
-    mean = data.mean().cpu()
-    of_seed = {run.seed: make_pair(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
-    for pair in of_seed.values():
-        pair.refresh(data.train)
-    checked = _checked(of_seed[shared.seed], cohort, data)
-    needed = len(cohort.runs) * _bytes_of_a_run(of_seed[shared.seed], _first_batch(cohort, data))
-    machine.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
-    if study.measure.temperatures:
-        _check_annealing(of_seed[shared.seed], as_input(data.train[: shared.batch_size]))
-    weights = [run.weights() for run in cohort.runs]
-    values = {name: torch.tensor([each[name] for each in weights], device=device) for name in weights[0]}
-    lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values)
-    seeds = [run.seed for run in cohort.runs]
-    streams = Streams(seeds, len(data.train), shared.batch_size, checked.noise_shapes)
-    versions = ", ".join([machine.versions(), *own_sources(shared)])
-    return Training(lockstep, streams, data, cohort, study.measure, versions), checked
-
-
-def _checked(pair: Pair, cohort: Cohort, data: Dataset) -> Checked:
-    """What the first batch tells about a pair."""
-    batch = _first_batch(cohort, data)
-    return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
-
-
-def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
-    return as_input(data.train[: cohort.shared.batch_size])
-
-
-def _bytes_of_a_run(pair: Pair, x: Tensor) -> int:
-    """Memory that training takes for each run.
-
-    Weights, gradients and both moments; the rehearsal of a step or the checkpoint, of three of these; what a pair holds
-    beside weights, twice in the rehearsal; and a batch on its way there and back, where about twice as much is made as
-    the way there keeps for the way back.
-    """
-    kept = 0
-
-    def keep(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.nbytes
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), seeded(0):
-        pair(x, index=torch.arange(len(x), device=x.device))
-    weights, held = (sum(each.nbytes for each in tensors) for tensors in (pair.parameters(), pair.buffers()))
-    return (4 + 3) * weights + 2 * held + 3 * kept
-
-
 def _check_bank(cohort: Cohort, bank: int) -> None:
     """Raises InputError if training would hold more differences of a z and an encoding in memory than is reasonable."""
     shared = cohort.shared
@@ -397,34 +274,3 @@ def _check_bank(cohort: Cohort, bank: int) -> None:
             f"{BANK_LIMIT * 4 / 2**30:.0f} GB: take aggregate_subsampled, fewer components or train_images, or "
             "fewer runs"
         )
-
-
-def _check_annealing(pair: Pair, x: Tensor) -> None:
-    """Raises InputError if log p(x) of a pair cannot be annealed to."""
-    try:
-        q, _ = pair.latent(x)
-        pair.likelihood(x, q.sample())
-    except UnsupportedError as error:
-        raise InputError(f"temperatures: no annealing for such pairs: {error}") from None
-
-
-def _check_support(run: Run, data: Dataset) -> None:
-    """Raises InputError if the likelihood gives the data no density, which training would find out at its end."""
-    if run.pair is not None:
-        return
-    support = make_likelihood(run, data.event_shape).support
-    for _, images in data.splits():
-        for chunk in images.split(4096):
-            x = as_input(chunk)
-            if not support.check(x).all():
-                raise InputError(
-                    f"likelihood: {run.likelihood} expects values in {support}, got {run.data} with values from "
-                    f"{x.min():.3g} to {x.max():.3g}"
-                )
-
-
-def _label(study: Study, cohort: Cohort) -> str:
-    """What sets a cohort apart from the others of its study."""
-    place = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
-    name = ", ".join(f"{key} {value}" for key, value in place.items()) or study.name
-    return f"{name}, part {cohort.name}" if cohort.cut else name

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
-from platform import python_version
+from platform import node, python_version
 from typing import Any
 
 import psutil
@@ -36,6 +37,11 @@ def device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device: expected a CUDA device, but torch finds none; use --device cpu")
     return torch.device(name)
+
+
+def process() -> str:
+    """This process, as others know it."""
+    return f"process {os.getpid()} on {node()}"
 
 
 @cache

@@ -1,11 +1,14 @@
 """The results of a study: an xarray DataTree, on disk as one netCDF file beside the checkpoints."""
 
 from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 
 from pyrovae import checkpoint, files, tree
 from pyrovae.errors import InputError
@@ -16,6 +19,31 @@ from pyrovae.train import Facts, Training, misfit, write_part
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the runs of a cohort came to, as it travels from where they were trained to where it is written down.
+
+    Attributes:
+        measured: what was measured.
+        curves: the learning curves, by name, ``[points]`` or ``[points, split, runs]``.
+        frozen_at: steps done when each run diverged, ``[runs]``; −1 where it did not.
+        last_loss: last finite loss of each run, ``[runs]``.
+        provenance: what is known of the whole cohort, by the names of ``/runs``.
+    """
+
+    measured: Measured
+    curves: dict[str, NDArray[Any]]
+    frozen_at: NDArray[np.int64]
+    last_loss: NDArray[np.float32]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def of(cls, training: Training, measured: Measured, provenance: dict[str, Any]) -> "Outcome":
+        """The outcome of a training that is over."""
+        curves = {name: torch.stack(points).numpy() for name, points in training.curves.items()}
+        return cls(measured, curves, training.frozen_at.numpy(), training.last_loss.numpy(), provenance)
 
 
 class Results:
@@ -100,30 +128,23 @@ class Results:
         status = measurement["runs"]["status"]
         return all(status.sel(self.study.coordinates(run)).item() != "pending" for run in cohort.runs)
 
-    def record(
-        self,
-        measurement: xr.DataTree,
-        cohort: Cohort,
-        measured: Measured,
-        training: Training,
-        provenance: Mapping[str, Any],
-    ) -> None:
-        """Enters what was measured on a cohort into a measurement, and writes the file."""
-        tree.enter(measurement, self.study, cohort, measured)
-        steps = [int(step) for step in training.curves["step"]]
+    def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: Outcome) -> None:
+        """Enters the outcome of a cohort into a measurement, the study's own or a later one, and writes the file."""
+        tree.enter(measurement, self.study, cohort, outcome.measured)
+        steps = outcome.curves["step"]
         for number, run in enumerate(cohort.runs):
             here = self.study.coordinates(run)
             for name in ("loss", "distortion", "rate") if "curves" in measurement.children else ():
-                points = torch.stack(training.curves[name])[:, :, number].T.numpy()
-                measurement["curves"][name].loc[here | {"step": steps}] = points
-            frozen = int(training.frozen_at[number])
+                measurement["curves"][name].loc[here | {"step": steps}] = outcome.curves[name][:, :, number].T
+            frozen = int(outcome.frozen_at[number])
             facts = {
                 "status": "frozen" if frozen >= 0 else "done",
                 "frozen_at": frozen,
+                "last_loss": outcome.last_loss[number],
                 "cohort": cohort.name,
-                "unmeasured": measured.notes[number],
+                "unmeasured": outcome.measured.notes[number],
             }
-            for name, value in {**facts, "last_loss": float(training.last_loss[number]), **provenance}.items():
+            for name, value in (facts | outcome.provenance).items():
                 measurement["runs"][name].loc[here] = value
         self.save()
 

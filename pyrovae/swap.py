@@ -16,9 +16,10 @@ from pyrovae.evaluate import Measured
 from pyrovae.lockstep import Lockstep
 from pyrovae.measures.codes import encode
 from pyrovae.pair import Pair
+from pyrovae.progress import Watcher
 from pyrovae.streams import generator
 from pyrovae.study import Cohort
-from pyrovae.train import Training, Watcher
+from pyrovae.train import Training
 
 #: How a prior is fitted, by steps of Adam, draws of z a step, and the first step size, which falls to zero as a cosine.
 STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluate import terms_on
 from pyrovae.lockstep import Batch, Lockstep, Way
 from pyrovae.machine import freed_memory_kept, is_out_of_memory
+from pyrovae.progress import Watcher
 from pyrovae.streams import Streams
 from pyrovae.study import Cohort, Measure
 
@@ -32,16 +33,6 @@ WORTH_COMPILING = 400
 
 class Interrupted(KeyboardInterrupt):
     """The user stopped the training; a checkpoint was saved."""
-
-
-class Watcher(Protocol):
-    """Is told how the training goes."""
-
-    def stepped(self, step: int) -> None:
-        """``step`` steps are done."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
 
 
 class Circumstances(BaseModel):

@@ -62,7 +62,7 @@ _RUN_FACTS: dict[str, Any] = {
     "last_loss": np.nan,
     "seconds": np.nan,
     **{name: np.array("", dtype=object) for name in ("cohort", "rate_kind", "distortion_kind", "unmeasured")},
-    **{name: np.array("", dtype=object) for name in ("way", "device", "threads", "versions")},
+    **{name: np.array("", dtype=object) for name in ("way", "device", "threads", "versions", "worker")},
 }
 #: Variables with a unit other than nats per image.
 _UNITS = {

@@ -25,7 +25,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from pyrovae import InputError, Study, experiment, files, machine, open_results, run
+from pyrovae import InputError, Study, files, machine, open_results, run
 from pyrovae.build import make_data
 from pyrovae.diagnose import diagnose_run
 from pyrovae.estimators import Annealing, Optimisation
@@ -90,12 +90,14 @@ def operations(recording: Path, phase: str) -> list[dict[str, Any]]:
     return found
 
 
-def same(one: Path, other: Path, but: str = "seconds") -> None:
-    """The same results but for how long they took, the same weights, the same files, and none of them half-written."""
+def same(one: Path, other: Path) -> None:
+    """The same results but for how long they took and which process had them, the same weights, the same files, and none of them half-written."""
     trees = [open_results(each).tree for each in (one, other)]
     assert list(trees[0].children) == list(trees[1].children)
     for node in trees[0].subtree:
-        ours, theirs = (each[node.path].to_dataset().drop_vars(but, errors="ignore") for each in trees)
+        ours, theirs = (
+            each[node.path].to_dataset().drop_vars(["seconds", "worker"], errors="ignore") for each in trees
+        )
         xr.testing.assert_identical(ours, theirs)
     names = [sorted(str(file.relative_to(each)) for file in each.rglob("*")) for each in (one, other)]
     assert {name for name in names[0] if "figures" not in name} == {name for name in names[1] if "figures" not in name}
@@ -440,7 +442,7 @@ def test_what_a_stranger_says_of_the_holder_is_not_repeated(told: bytes, tmp_pat
 def test_evaluation_that_was_interrupted_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured before is not measured again, and asked for once more, nothing is."""
     shutil.copytree(whole, tmp_path / "study")
-    measure, measured = experiment._measure, []
+    measure, measured = work.measure, []
     record = Results.record
 
     def counted(study: Study, cohort: Any, *rest: Any) -> Any:
@@ -451,7 +453,7 @@ def test_evaluation_that_was_interrupted_goes_on(whole: Path, tmp_path: Path, mo
         record(self, *rest)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "_measure", counted)
+    monkeypatch.setattr(work, "measure", counted)
     with monkeypatch.context() as patch:
         patch.setattr(Results, "record", recorded)
         with pytest.raises(KeyboardInterrupt):

@@ -16,8 +16,9 @@ from pyrovae import InputError, Results, Study, checkpoint, files, machine, open
 from pyrovae.adam import Adam
 from pyrovae.analysis import tables
 from pyrovae.build import make_data
-from pyrovae.experiment import _bytes_of_a_run, _first_batch, _start, evaluate_again
+from pyrovae.experiment import evaluate_again
 from pyrovae.lockstep import Batch, Lockstep
+from pyrovae.work import _bytes_of_a_run, _first_batch, start
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -56,7 +57,7 @@ def _needed(runs: int) -> int:
     """Memory that lockstep of some runs is reckoned to take."""
     (cohort,) = STUDY.cohorts()
     data = make_data(cohort.shared)
-    training, _ = _start(STUDY, cohort, data)
+    training, _ = start(STUDY, cohort, data)
     return runs * _bytes_of_a_run(training.lockstep.pair(0), _first_batch(cohort, data))
 
 

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch._dynamo.utils import counters
 
-from pyrovae import InputError, Pair, Study, build, experiment, open_results, run
+from pyrovae import InputError, Pair, Study, build, experiment, open_results, run, work
 from pyrovae.analysis.claims import claims
 from pyrovae.build import make_data
 from pyrovae.data import linear
@@ -95,7 +95,7 @@ def test_diverged_run_is_marked_and_its_neighbours_are_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     healthy = run(small(), tmp_path / "healthy", quiet=True)
-    start = experiment._start
+    start = work.start
 
     def poisoned(*args: Any) -> Any:
         training, checked = start(*args)
@@ -109,7 +109,7 @@ def test_diverged_run_is_marked_and_its_neighbours_are_untouched(
         training._batch = poison
         return training, checked
 
-    monkeypatch.setattr(experiment, "_start", poisoned)
+    monkeypatch.setattr(work, "start", poisoned)
     results = run(small(), tmp_path / "ill", quiet=True)
     status = results.tree["/runs/status"].values.flatten().tolist()
     assert status == ["done", "frozen", "done", "done", "done", "done"]

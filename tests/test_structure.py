@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"cli"},
     {"experiment", "diagnose"},
-    {"checks", "swap", "reporting"},
+    {"checks", "swap", "reporting", "work"},
     {"build"},
     {"results"},
     {"tree"},

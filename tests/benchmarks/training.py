@@ -68,9 +68,9 @@ def lockstep(shape: Shape) -> Work:
     """All runs at once, compiled; batches are gathered from bytes inside the graph."""
     from pyrovae import Study
     from pyrovae.build import make_data
-    from pyrovae.experiment import _start
     from pyrovae.machine import freed_memory_kept
     from pyrovae.progress import Watch
+    from pyrovae.work import start
 
     with tempfile.TemporaryDirectory() as place:
         np.savez(f"{place}/random.npz", images=shape.images())
@@ -79,8 +79,8 @@ def lockstep(shape: Shape) -> Work:
             width=shape.width, latent_size=LATENT, batch_size=BATCH, beta=np.geomspace(0.1, 1, shape.runs).tolist(),
         )  # fmt: skip
         (cohort,) = study.cohorts()
-        training, _ = _start(study, cohort, make_data(cohort.shared))
-    step = training.stepper("always", Watch(0))
+        training, _ = start(study, cohort, make_data(cohort.shared))
+    step = training.stepper("always", Watch(0).begin("", 0, 0))
     print(f"lockstep: {training.lockstep.way}", file=sys.stderr)
     kept = ExitStack()  # until the process ends, as a training does until its last step
     kept.enter_context(freed_memory_kept())

@@ -1,0 +1,161 @@
+"""One cohort, from its initial weights to its numbers."""
+
+import time
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyrovae import machine
+from pyrovae.build import check_weights, make_data, make_likelihood, make_pair, own_sources
+from pyrovae.data import Dataset, as_input
+from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.evaluate import Measured, Pixels, evaluate
+from pyrovae.lockstep import Lockstep
+from pyrovae.measures.likelihood import PASSES
+from pyrovae.pair import Checked, Pair
+from pyrovae.progress import Watching
+from pyrovae.results import Outcome
+from pyrovae.streams import Streams, seeded
+from pyrovae.study import PER_RUN, Cohort, Run, Study
+from pyrovae.train import Compile, Training, history
+
+#: Share of the free memory that a cohort may take.
+MEMORY_SHARE = 0.8
+
+
+def run(study: Study, cohort: Cohort, file: Path, device: torch.device, compile: Compile, watch: Watching) -> Outcome:
+    """Trains a cohort to its end, from its checkpoint in ``file`` if there is one, and measures it.
+
+    Raises:
+        Interrupted: it was asked to stop while training; the checkpoint holds what was done.
+        OutOfMemoryError: it would take more memory than is free.
+    """
+    training, checked = start(study, cohort, make_data(cohort.shared).to(device))
+    if file.exists():
+        training.resume(file)
+        watch.note(f"{label(study, cohort)}: goes on from step {training.step:,}")
+    before = time.perf_counter()
+    watcher = watch.begin(label(study, cohort), cohort.shared.steps, training.step)
+    training.run(every=study.checkpoint_every, file=file, compile=compile, watcher=watcher)
+    seconds = time.perf_counter() - before
+    measured = measure(study, cohort, training, watch)
+    for note in sorted(set(measured.notes) - {""}):
+        watch.note(f"{label(study, cohort)}: {note}")
+    provenance = checked.told() | history(training.made) | {"seconds": seconds, "worker": machine.process()}
+    return Outcome.of(training, measured, provenance)
+
+
+def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
+    """A cohort before its first step."""
+    shared, device = cohort.shared, data.train.device
+    _check_support(shared, data)
+    check_weights(shared, data.event_shape)
+    mean = data.mean().cpu()
+    of_seed = {run.seed: make_pair(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
+    for pair in of_seed.values():
+        pair.refresh(data.train)
+    found = checked(of_seed[shared.seed], cohort, data)
+    needed = len(cohort.runs) * _bytes_of_a_run(of_seed[shared.seed], _first_batch(cohort, data))
+    machine.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
+    if study.measure.temperatures:
+        _check_annealing(of_seed[shared.seed], as_input(data.train[: shared.batch_size]))
+    weights = [run.weights() for run in cohort.runs]
+    values = {name: torch.tensor([each[name] for each in weights], device=device) for name in weights[0]}
+    lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values)
+    seeds = [run.seed for run in cohort.runs]
+    streams = Streams(seeds, len(data.train), shared.batch_size, found.noise_shapes)
+    versions = ", ".join([machine.versions(), *own_sources(shared)])
+    return Training(lockstep, streams, data, cohort, study.measure, versions), found
+
+
+def checked(pair: Pair, cohort: Cohort, data: Dataset) -> Checked:
+    """What the first batch tells about a pair."""
+    batch = _first_batch(cohort, data)
+    return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
+
+
+def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
+    return as_input(data.train[: cohort.shared.batch_size])
+
+
+def _bytes_of_a_run(pair: Pair, x: Tensor) -> int:
+    """Memory that training takes for each run.
+
+    Weights, gradients and both moments; the rehearsal of a step or the checkpoint, of three of these; what a pair holds
+    beside weights, twice in the rehearsal; and a batch on its way there and back, where about twice as much is made as
+    the way there keeps for the way back.
+    """
+    kept = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), seeded(0):
+        pair(x, index=torch.arange(len(x), device=x.device))
+    weights, held = (sum(each.nbytes for each in tensors) for tensors in (pair.parameters(), pair.buffers()))
+    return (4 + 3) * weights + 2 * held + 3 * kept
+
+
+def measure(study: Study, cohort: Cohort, training: Training, watch: Watching) -> Measured:
+    """What is measured on trained runs."""
+    data, lockstep, steps = training.data, training.lockstep, count(1)
+    lockstep.refresh(data.train)  # a run that diverged came back with the encodings of its last checkpoint
+    pixels = _pixels(cohort.shared, data)
+    if not study.measure.temperatures:
+        return evaluate(lockstep, training.streams, data, pixels, study.measure)
+    watcher = watch.begin(f"{label(study, cohort)}, annealing", annealing(study, cohort), 0)
+    return evaluate(lockstep, training.streams, data, pixels, study.measure, lambda: watcher.stepped(next(steps)))
+
+
+def annealing(study: Study, cohort: Cohort) -> int:
+    """Steps of annealing that it takes to measure a cohort."""
+    return PASSES * study.measure.temperatures * len(cohort.runs)
+
+
+class _Unknown:
+    """A likelihood inside a pair of the user's own, of which nothing is known."""
+
+    def floor(self, x: Tensor) -> Tensor:
+        return x.new_full((len(x),), torch.nan)
+
+    def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
+        return self.floor(x)
+
+
+def _pixels(run: Run, data: Dataset) -> Pixels:
+    return make_likelihood(run, data.event_shape) if run.pair is None else _Unknown()
+
+
+def _check_annealing(pair: Pair, x: Tensor) -> None:
+    """Raises InputError if log p(x) of a pair cannot be annealed to."""
+    try:
+        q, _ = pair.latent(x)
+        pair.likelihood(x, q.sample())
+    except UnsupportedError as error:
+        raise InputError(f"temperatures: no annealing for such pairs: {error}") from None
+
+
+def _check_support(run: Run, data: Dataset) -> None:
+    """Raises InputError if the likelihood gives the data no density, which training would find out at its end."""
+    if run.pair is not None:
+        return
+    support = make_likelihood(run, data.event_shape).support
+    for _, images in data.splits():
+        for chunk in images.split(4096):
+            x = as_input(chunk)
+            if not support.check(x).all():
+                raise InputError(
+                    f"likelihood: {run.likelihood} expects values in {support}, got {run.data} with values from "
+                    f"{x.min():.3g} to {x.max():.3g}"
+                )
+
+
+def label(study: Study, cohort: Cohort) -> str:
+    """What sets a cohort apart from the others of its study."""
+    place = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
+    name = ", ".join(f"{key} {value}" for key, value in place.items()) or study.name
+    return f"{name}, part {cohort.name}" if cohort.cut else name
