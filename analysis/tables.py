@@ -242,8 +242,8 @@ def effect(claim: Claim) -> str:
 def provenance(tree: xr.DataTree) -> list[Table]:
     """What made the numbers of a study, and those of its later measurements, by cohort.
 
-    The runs of a cohort, code and versions, device, threads, how it was trained, what D and R are, and by which process. What changed
-    while a cohort was trained is told with the step at which it did.
+    The runs of a cohort, code and versions, device, threads, how it was trained, what D and R are, and the process
+    that measured them. What changed while a cohort was trained is told with the step at which it did.
     """
     tables = []
     facts = {"trained": "way", "device": "device", "threads": "threads", "D": "distortion_kind", "R": "rate_kind"}

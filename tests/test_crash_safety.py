@@ -25,7 +25,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from pyrovae import InputError, Study, files, machine, open_results, run
+from pyrovae import InputError, Study, files, machine, open_results, run, work
 from pyrovae.build import make_data
 from pyrovae.diagnose import diagnose_run
 from pyrovae.estimators import Annealing, Optimisation
@@ -91,7 +91,7 @@ def operations(recording: Path, phase: str) -> list[dict[str, Any]]:
 
 
 def same(one: Path, other: Path) -> None:
-    """The same results but for how long they took and which process had them, the same weights, the same files, and none of them half-written."""
+    """The same results but for how long they took and whose work they were, weights and files; none is half-written."""
     trees = [open_results(each).tree for each in (one, other)]
     assert list(trees[0].children) == list(trees[1].children)
     for node in trees[0].subtree:
