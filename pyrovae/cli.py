@@ -74,6 +74,14 @@ def run_study(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
     compile: Annotated[Compile, typer.Option(help="Whether to compile the training step.")] = Compile.AUTO,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|local",
+            help="A Dask scheduler on whose workers the study is run, by its address or its file; 'local' starts one "
+            "with workers of this machine. Needs pyrovae[dask].",
+        ),
+    ] = None,
     trust: Trust = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
 ) -> None:
@@ -107,7 +115,7 @@ def run_study(
     if plan:
         return
     try:
-        results = experiment.run(chosen, folder, device=device.value, compile=compile.value)
+        results = experiment.run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler)
     except KeyboardInterrupt:
         _print(f"stopped; what was done is in {folder}, and the same command goes on from there")
         raise typer.Exit(130) from None

@@ -11,7 +11,7 @@ from pyrovae.analysis import figures
 from pyrovae.build import attach_theory, make_data, make_pair, make_rows, open_results
 from pyrovae.checks import bank_size, check_names, check_prior
 from pyrovae.data import class_counts
-from pyrovae.errors import InputError, OutOfMemoryError
+from pyrovae.errors import InputError
 from pyrovae.estimators import Annealing
 from pyrovae.progress import Watch
 from pyrovae.results import Outcome, Results, study_in
@@ -80,7 +80,13 @@ def plan(study: Study) -> list[PlannedCohort]:
 
 
 def run(
-    study: Study, out: str | Path | None = None, *, device: str = "auto", compile: Compile = "auto", quiet: bool = False
+    study: Study,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    compile: Compile = "auto",
+    scheduler: str | None = None,
+    quiet: bool = False,
 ) -> Results:
     """Runs a study, or goes on with one that was interrupted, and returns its results.
 
@@ -89,10 +95,13 @@ def run(
         out: folder for everything it leaves behind; ``runs/NAME`` by default.
         device: "auto" (CUDA if there is any), "cpu" or "cuda".
         compile: "auto" compiles the training step when enough steps are to come, "always", or "never".
+        scheduler: the address or the file of a Dask scheduler, on whose workers the cohorts are run; "local" starts one
+            with workers of this machine; None takes this process. A script that asks for "local" needs the usual
+            ``if __name__ == "__main__":``, because its workers are processes.
         quiet: print nothing.
 
     Raises:
-        InputError: the study, the folder or the device is not what was expected; one line says how.
+        InputError: the study, the folder, the device or the cluster is not what was expected; one line says how.
         Interrupted: SIGINT or SIGTERM came while training; the same call goes on from there.
 
     Example:
@@ -102,14 +111,16 @@ def run(
         [('beta', 2), ('seed', 1), ('split', 2)]
         >>> pair = results.pair(beta=1)
     """
-    place = machine.device(device)
+    place = machine.device(device if scheduler is None else "cpu")
     folder = Path("runs") / study.name if out is None else Path(out)
     plan(study)
     with files.locked(folder):
-        if not (folder / "study.yaml").exists():
+        sizes = {}
+        if scheduler is not None or not (folder / "study.yaml").exists():
             for cohort in study.cohorts():  # all that can be wrong is told before anything is trained or written
                 one = cohort.model_copy(update={"runs": cohort.runs[:1]})
-                work.start(study, one, make_data(cohort.shared).to(place))
+                training, _ = work.start(study, one, make_data(cohort.shared).to(place))
+                sizes[cohort.index] = work.bytes_of_a_run(training.lockstep.pair(0), one, training.data)
         results = Results.create(folder, study, make_pair)
         attach_theory(results)
         missing = [cohort for cohort in results.cohorts() if not results.has(cohort)]
@@ -121,9 +132,43 @@ def run(
             outcome = work.run(study, cohort, results.checkpoint_file(cohort), place, compile, watch)
             results.record(results.tree, cohort, outcome)
 
-        _each(missing, results, steps, run_cohort, quiet)
+        given_up: Sequence[Cohort] = []
+        if scheduler is None:
+            _each(missing, results, steps, run_cohort, quiet)
+        elif missing:
+            given_up = _on_cluster(scheduler, missing, results, sizes, steps, device, compile, quiet)
         reporting.draw(results)
-    return results
+        if given_up:
+            raise InputError(
+                f"{', '.join(work.label(study, cohort) for cohort in given_up)}: given up, because workers died of it, "
+                "perhaps for lack of memory; all else is done, and the same command tries it again"
+            )
+        return results
+
+
+def _on_cluster(
+    scheduler: str,
+    cohorts: Sequence[Cohort],
+    results: Results,
+    sizes: Mapping[int, int],
+    steps: Callable[[Cohort], int],
+    device: str,
+    compile: Compile,
+    quiet: bool,
+) -> list[Cohort]:
+    """Runs cohorts on the workers of a cluster, and returns those that were given up."""
+    try:
+        from pyrovae.cluster.dispatch import Dispatch, connected
+    except ImportError as error:
+        raise InputError(
+            f"scheduler: expected Dask, got {error}; install it with pip install 'pyrovae[dask]'"
+        ) from error
+
+    def size(cohort: Cohort) -> int:
+        return sizes[cohort.index]
+
+    with connected(scheduler) as client, Watch(sum(map(steps, cohorts)), quiet=quiet) as watch:
+        return Dispatch(client, results, size, steps, device, compile, watch).run(cohorts)
 
 
 def evaluate_again(
@@ -238,17 +283,10 @@ def _each(
             except Exception as error:
                 if not machine.is_out_of_memory(error):
                     raise
-                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                reason = work.reason(error)
             # Only here has the work let go of its memory.
             machine.give_back_memory()
-            label = work.label(results.study, cohort)
-            if len(cohort.runs) == 1:
-                raise OutOfMemoryError(f"{label}: expected one run to fit into memory, but {reason}")
-            halves = results.cut(cohort)
-            left[:0] = halves
-            watch.drop(label)
-            watch.more(sum(map(steps, halves)) - steps(cohort))
-            watch.note(f"{label}: goes on in two halves, because {reason}")
+            left[:0] = work.halves(results, cohort, reason, steps, watch)
 
 
 def _check_effort(study: Study, measure: Mapping[str, int]) -> None:

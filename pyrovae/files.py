@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -100,6 +100,39 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             holder.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: Path, wait: Callable[[], bool]) -> Iterator[bool]:
+    """Keeps other processes from writing a file, on this machine and on those that share its folder.
+
+    Args:
+        path: the file, which need not be there.
+        wait: is asked again and again while another process has the file, and says whether to go on waiting.
+
+    Yields:
+        Whether this process has it now.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(poll_interval=0.2, cancel_check=lambda: not wait())
+    except filelock.Timeout:
+        yield False
+        return
+    with lock:
+        yield True
+
+
+def holder(folder: Path) -> str:
+    """What the process that has a folder wrote there of itself; empty where there is none to be seen.
+
+    A process on another machine that reads the same sees the same folder.
+    """
+    try:
+        return (folder / _HOLDER).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def check_plain(folder: Path) -> None:

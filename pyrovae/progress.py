@@ -9,7 +9,7 @@ from rich.text import Text
 
 
 class Watcher(Protocol):
-    """Is told how one piece of work goes."""
+    """Is told how a piece of work goes, and says whether it is to go on."""
 
     def stepped(self, step: int) -> None:
         """``step`` steps are done."""
@@ -17,15 +17,21 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line."""
 
+    def stopped(self) -> bool:
+        """Whether the work is to stop."""
+
 
 class Watching(Protocol):
-    """Is told how work goes, piece by piece."""
+    """Is told of all the work on a cohort, piece by piece."""
 
     def begin(self, label: str, steps: int, done: int) -> Watcher:
         """A piece of ``steps`` steps begins, of which ``done`` were done before and are no work to come."""
 
     def note(self, text: str) -> None:
         """Something worth a line."""
+
+    def stopped(self) -> bool:
+        """Whether the work is to stop."""
 
 
 class Watch:
@@ -89,6 +95,10 @@ class Watch:
         """One line above the bar."""
         self._bar.console.print(text, markup=False)
 
+    def stopped(self) -> bool:
+        """Never: who looks on stops the process itself."""
+        return False
+
     def time_left(self) -> str:
         """What is left of the study at its present speed, for the end of a line."""
         seconds = self._bar.tasks[0].time_remaining
@@ -121,6 +131,10 @@ class Piece:
     def note(self, text: str) -> None:
         """One line above the bar."""
         self.watch.note(text)
+
+    def stopped(self) -> bool:
+        """As of the whole."""
+        return self.watch.stopped()
 
 
 class _Speed(ProgressColumn):

@@ -126,7 +126,7 @@ class Results:
     def is_measured(self, measurement: xr.DataTree, cohort: Cohort) -> bool:
         """Whether a measurement, the study's own or a later one, has all runs of a cohort."""
         status = measurement["runs"]["status"]
-        return all(status.sel(self.study.coordinates(run)).item() != "pending" for run in cohort.runs)
+        return all(status.sel(self.study.coordinates(run)).item() in ("done", "frozen") for run in cohort.runs)
 
     def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: Outcome) -> None:
         """Enters the outcome of a cohort into a measurement, the study's own or a later one, and writes the file."""
@@ -146,6 +146,12 @@ class Results:
             }
             for name, value in (facts | outcome.provenance).items():
                 measurement["runs"][name].loc[here] = value
+        self.save()
+
+    def mark(self, cohort: Cohort, status: str) -> None:
+        """Enters that the runs of a cohort have a status, and nothing else is known of them."""
+        for run in cohort.runs:
+            self.tree["runs"]["status"].loc[self.study.coordinates(run)] = status
         self.save()
 
     def evaluation(self, study: Study, prior: str | None = None) -> xr.DataTree:

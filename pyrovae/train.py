@@ -32,7 +32,7 @@ WORTH_COMPILING = 400
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped the training; a checkpoint was saved."""
+    """The training was stopped; a checkpoint was saved."""
 
 
 class Circumstances(BaseModel):
@@ -182,7 +182,7 @@ class Training:
         """Trains to the end, leaving a checkpoint every ``every`` steps and there.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; the checkpoint holds the steps done until then.
+            Interrupted: SIGINT or SIGTERM came, or the watcher says stop; the checkpoint holds the steps done.
         """
         steps, due = self.cohort.shared.steps, self._probed()
         losses: list[Tensor] = []
@@ -200,11 +200,12 @@ class Training:
                     self._probe()
                 if self.step == steps:
                     self.lockstep.refresh(self.data.train)
-                if stop.is_set() or self.step % every == 0 or self.step == steps:
+                stopped = stop.is_set() or watcher.stopped()
+                if stopped or self.step % every == 0 or self.step == steps:
                     self._watch_for_divergence(losses)
                     losses.clear()
                     self.save(file)
-                if stop.is_set():
+                if stopped:
                     raise Interrupted
         self._restore_frozen(file)
 

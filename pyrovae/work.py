@@ -1,25 +1,26 @@
 """One cohort, from its initial weights to its numbers."""
 
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pyrovae import machine
+from pyrovae import files, machine
 from pyrovae.build import check_weights, make_data, make_likelihood, make_pair, own_sources
 from pyrovae.data import Dataset, as_input
-from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.errors import InputError, OutOfMemoryError, UnsupportedError
 from pyrovae.evaluate import Measured, Pixels, evaluate
 from pyrovae.lockstep import Lockstep
 from pyrovae.measures.likelihood import PASSES
 from pyrovae.pair import Checked, Pair
-from pyrovae.progress import Watching
-from pyrovae.results import Outcome
+from pyrovae.progress import Watch, Watching
+from pyrovae.results import Outcome, Results
 from pyrovae.streams import Streams, seeded
 from pyrovae.study import PER_RUN, Cohort, Run, Study
-from pyrovae.train import Compile, Training, history
+from pyrovae.train import Compile, Interrupted, Training, history
 
 #: Share of the free memory that a cohort may take.
 MEMORY_SHARE = 0.8
@@ -29,9 +30,25 @@ def run(study: Study, cohort: Cohort, file: Path, device: torch.device, compile:
     """Trains a cohort to its end, from its checkpoint in ``file`` if there is one, and measures it.
 
     Raises:
-        Interrupted: it was asked to stop while training; the checkpoint holds what was done.
+        Interrupted: it was asked to stop; the checkpoint holds the steps done.
         OutOfMemoryError: it would take more memory than is free.
     """
+    waiting = False
+
+    def wait() -> bool:
+        nonlocal waiting
+        if not waiting:
+            watch.note(f"{label(study, cohort)}: waits for another process that is at work on it")
+        waiting = True
+        return not watch.stopped()
+
+    with files.held(file, wait) as has:
+        if not has:
+            raise Interrupted
+        return _run(study, cohort, file, device, compile, watch)
+
+
+def _run(study: Study, cohort: Cohort, file: Path, device: torch.device, compile: Compile, watch: Watching) -> Outcome:
     training, checked = start(study, cohort, make_data(cohort.shared).to(device))
     if file.exists():
         training.resume(file)
@@ -57,7 +74,7 @@ def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checke
     for pair in of_seed.values():
         pair.refresh(data.train)
     found = checked(of_seed[shared.seed], cohort, data)
-    needed = len(cohort.runs) * _bytes_of_a_run(of_seed[shared.seed], _first_batch(cohort, data))
+    needed = len(cohort.runs) * bytes_of_a_run(of_seed[shared.seed], cohort, data)
     machine.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
     if study.measure.temperatures:
         _check_annealing(of_seed[shared.seed], as_input(data.train[: shared.batch_size]))
@@ -80,14 +97,14 @@ def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
     return as_input(data.train[: cohort.shared.batch_size])
 
 
-def _bytes_of_a_run(pair: Pair, x: Tensor) -> int:
-    """Memory that training takes for each run.
+def bytes_of_a_run(pair: Pair, cohort: Cohort, data: Dataset) -> int:
+    """Memory that training takes for each run of a cohort.
 
     Weights, gradients and both moments; the rehearsal of a step or the checkpoint, of three of these; what a pair holds
     beside weights, twice in the rehearsal; and a batch on its way there and back, where about twice as much is made as
     the way there keeps for the way back.
     """
-    kept = 0
+    kept, x = 0, _first_batch(cohort, data)
 
     def keep(tensor: Tensor) -> Tensor:
         nonlocal kept
@@ -152,6 +169,27 @@ def _check_support(run: Run, data: Dataset) -> None:
                     f"likelihood: {run.likelihood} expects values in {support}, got {run.data} with values from "
                     f"{x.min():.3g} to {x.max():.3g}"
                 )
+
+
+def halves(results: Results, cohort: Cohort, reason: str, steps: Callable[[Cohort], int], watch: Watch) -> list[Cohort]:
+    """The halves of a cohort that ran out of memory, each with its part of the checkpoint if there is one.
+
+    Raises:
+        OutOfMemoryError: it has a single run.
+    """
+    told = label(results.study, cohort)
+    if len(cohort.runs) == 1:
+        raise OutOfMemoryError(f"{told}: expected one run to fit into memory, but {reason}")
+    halves = results.cut(cohort)
+    watch.drop(told)
+    watch.more(sum(map(steps, halves)) - steps(cohort))
+    watch.note(f"{told}: goes on in two halves, because {reason}")
+    return halves
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def label(study: Study, cohort: Cohort) -> str:

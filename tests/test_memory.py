@@ -18,7 +18,7 @@ from pyrovae.analysis import tables
 from pyrovae.build import make_data
 from pyrovae.experiment import evaluate_again
 from pyrovae.lockstep import Batch, Lockstep
-from pyrovae.work import _bytes_of_a_run, _first_batch, start
+from pyrovae.work import bytes_of_a_run, start
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -58,7 +58,7 @@ def _needed(runs: int) -> int:
     (cohort,) = STUDY.cohorts()
     data = make_data(cohort.shared)
     training, _ = start(STUDY, cohort, data)
-    return runs * _bytes_of_a_run(training.lockstep.pair(0), _first_batch(cohort, data))
+    return runs * bytes_of_a_run(training.lockstep.pair(0), cohort, data)
 
 
 def test_cohort_that_does_not_fit_is_cut_before_it_begins(

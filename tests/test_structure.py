@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"cli"},
     {"experiment", "diagnose"},
+    {"cluster"},
     {"checks", "swap", "reporting", "work"},
     {"build"},
     {"results"},
