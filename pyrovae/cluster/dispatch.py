@@ -17,14 +17,15 @@ from pyrovae import files, machine, work
 from pyrovae.cluster import placement, worker
 from pyrovae.cluster.worker import INTERVAL, TOPIC, Offer, Task
 from pyrovae.errors import InputError, OutOfMemoryError
-from pyrovae.progress import Watch, Watcher
+from pyrovae.progress import Piece, Watch
 from pyrovae.results import Results
 from pyrovae.study import Cohort
 from pyrovae.train import Compile
 from pyrovae.work import MEMORY_SHARE
 
-#: Workers that a cohort may take with it before it is given up.
+#: Workers that may die of a cohort before it is given up, unless it got from one checkpoint to the next meanwhile.
 MOST_DEATHS = 3
+LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
@@ -43,9 +44,12 @@ def connected(address: str) -> Iterator[Client]:
     try:
         if address == "local":
             with (
-                LocalCluster(host="127.0.0.1", dashboard_address=None, silence_logs=logging.CRITICAL) as cluster,
+                LocalCluster(
+                    host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+                ) as cluster,
                 Client(cluster, set_as_default=False) as client,
             ):
+                client.register_plugin(worker.Undisturbed())
                 yield client
             return
         # Not the default client: xarray would lock files and compute by it.
@@ -96,9 +100,9 @@ class Dispatch:
         self._refused: set[str] = set()
         self._queue: list[Cohort] = []
         self._running: dict[str, tuple[Cohort, Future]] = {}
-        self._deaths: Counter[str] = Counter()
+        self._deaths: Counter[tuple[str, int]] = Counter()
         self._given_up: list[Cohort] = []
-        self._pieces: dict[str, Watcher] = {}
+        self._pieces: dict[str, Piece] = {}
         self._looked, self._said = 0.0, ""
 
     def run(self, cohorts: Sequence[Cohort]) -> list[Cohort]:
@@ -142,7 +146,8 @@ class Dispatch:
         for cohort in cohorts:
             self._divide(cohort, names)
         self._watch.more(sum(map(self._steps, self._queue)) - sum(map(self._steps, cohorts)))
-        self._watch.note(f"{len(names)} cohorts and parts of cohorts for {len(self._suited())} workers")
+        cut = f", for which the cohorts are cut into {len(names)} parts" if len(names) > len(cohorts) else ""
+        self._watch.note(f"workers: {len(self._suited())}{cut}")
 
     def _divide(self, cohort: Cohort, names: set[str]) -> None:
         """Cuts a cohort, and the checkpoint that it may have, until its parts are those of these names."""
@@ -163,8 +168,12 @@ class Dispatch:
             raise self._lost()
         known = self._client.scheduler_info(n_workers=-1)["workers"]
         alive = [address for address, told in known.items() if told["status"] == "running"]
-        for address in set(self._running) - set(known):
-            self._bury(address)
+        for address in self._running.keys() - known.keys():
+            actions = {event["action"] for _, event in self._client.get_events(address)}
+            if "closing-worker" in actions:
+                self._release(address)
+            else:
+                self._bury(address)
         self._offers = {address: offer for address, offer in self._offers.items() if address in alive}
         new = [address for address in alive if address not in self._offers and address not in self._refused]
         if not new:
@@ -266,14 +275,16 @@ class Dispatch:
         if isinstance(error, KilledWorker):
             self._bury(worker)
             return
+        if error is None and result is None:
+            self._release(worker)
+            return
         cohort, _ = self._running.pop(worker)
-        if error is None and result is not None:
+        self._pieces.pop(worker, None)
+        if error is None:
             outcome, content = result
             if content is not None:
                 files.write(self._results.checkpoint_file(cohort), content)
             self._results.record(self._results.tree, cohort, outcome)
-        elif error is None:  # the worker leaves, and has stopped in good order
-            self._again(cohort)
         elif isinstance(error, CancelledError):
             raise self._lost()
         elif machine.is_out_of_memory(error):
@@ -283,13 +294,22 @@ class Dispatch:
         else:
             raise error
 
+    def _release(self, address: str) -> None:
+        """A worker leaves, and has stopped in good order: its cohort goes elsewhere."""
+        cohort, future = self._running.pop(address)
+        future.cancel()
+        self._watch.note(f"{work.label(self._results.study, cohort)}: worker {address} leaves, so it goes to another")
+        self._again(cohort)
+
     def _bury(self, address: str) -> None:
         """A worker died: its cohort goes elsewhere, unless others died of it before."""
         cohort, future = self._running.pop(address)
         future.cancel()
         label = work.label(self._results.study, cohort)
-        self._deaths[cohort.name] += 1
-        if self._deaths[cohort.name] < MOST_DEATHS:
+        piece = self._pieces.pop(address, None)
+        place = cohort.name, piece.begun if piece else -1
+        self._deaths[place] += 1
+        if self._deaths[place] < MOST_DEATHS:
             self._watch.note(f"{label}: worker {address} died, so it goes to another")
             self._again(cohort)
         else:
@@ -308,7 +328,7 @@ class Dispatch:
         addresses = [address for address in self._running if address in self._offers]
         self._running.clear()
         if futures and self._client.status == "running":
-            self._watch.note(f"{len(futures)} workers write their checkpoints")
+            self._watch.note("stops; workers write their checkpoints")
             self._client.cancel(futures)
             self._client.run(worker.idle, self._token, workers=addresses, on_error="return")
 

@@ -1,6 +1,7 @@
 """What a worker of the cluster does: it trains and measures one cohort at a time, and says how it gets on."""
 
 import asyncio
+import signal
 import tempfile
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import psutil
 import torch
-from distributed import Status, Worker, get_worker
+from distributed import Status, Worker, WorkerPlugin, get_worker
 
 from pyrovae import files, machine, work
 from pyrovae.build import own_sources
@@ -27,6 +28,14 @@ PATIENCE = 30.0
 #: Training needs the whole process: threads, validation and memory are set for it.
 _FREE = threading.Lock()
 _LEAVING = {Status.closing, Status.closing_gracefully, Status.closed, Status.stopping, Status.stopped}
+
+
+class Undisturbed(WorkerPlugin):
+    """Has a worker on this machine let the process at home decide what an interrupt means, which reaches both."""
+
+    def setup(self, worker: Worker) -> None:
+        """Is called in the main thread of a worker, also of one that takes the place of one that died."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

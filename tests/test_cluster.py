@@ -1,0 +1,331 @@
+"""Studies on a cluster of worker processes on this machine: their numbers, and what happens when workers die."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import torch
+from distributed import LocalCluster
+from test_crash_safety import LIMIT, SETTINGS, same
+
+from pyrovae import InputError, Study, checkpoint, files, machine, open_results, run, work
+from pyrovae.build import make_data
+from pyrovae.cluster import dispatch, placement
+from pyrovae.errors import OutOfMemoryError
+
+pytestmark = pytest.mark.usefixtures("few_figures")
+
+STUDY = Study.of(**SETTINGS)
+#: Long enough for workers to die meanwhile.
+LONG = STUDY.replace(name="long", steps=600, beta=[0.1, 1], checkpoint_every=20)
+#: A prior that kills workers while a file says so.
+DEADLY = """
+import multiprocessing, os, pathlib, signal
+from pyrovae.models.priors import StandardNormal
+
+def prior(latent_size):
+    if multiprocessing.parent_process() is not None and pathlib.Path(__file__).with_name("armed").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return StandardNormal(latent_size)
+"""
+
+
+def local(workers: int, **settings: Any) -> LocalCluster:
+    return LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Two workers, which know the module `deadly` beside the tests' own folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("modules")
+        (place / "deadly.py").write_text(DEADLY, encoding="utf-8")
+        patch.syspath_prepend(place)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        with local(2) as cluster:
+            yield cluster
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study, run in this process."""
+    place = tmp_path_factory.mktemp("alone")
+    run(STUDY, place / "study", quiet=True)
+    return place / "study"
+
+
+def processes(cluster: LocalCluster) -> dict[str, int]:
+    """The processes of the workers, by address."""
+    nannies = cluster.workers.values()
+    return {nanny.worker_address: nanny.pid for nanny in nannies if nanny.worker_address and nanny.pid}
+
+
+def test_cluster_gives_the_numbers_of_one_process_bit_for_bit(
+    cluster: LocalCluster, alone: Path, tmp_path: Path
+) -> None:
+    """And the work was done by its workers, both of them."""
+    results = run(STUDY, tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
+    same(alone, tmp_path / "study")
+    told = set(results.tree["runs/worker"].values.flatten())
+    machine = f"on {os.uname().nodename}"
+    assert told == {f"{address}, process {pid} {machine}" for address, pid in processes(cluster).items()}
+    assert os.getpid() not in processes(cluster).values()
+    assert set(open_results(alone).tree["runs/worker"].values.flatten()) == {f"process {os.getpid()} {machine}"}
+
+
+def test_what_a_worker_leaves_comes_home_where_it_does_not_see_the_folder(
+    cluster: LocalCluster,
+    alone: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(files, "holder", lambda folder: "another machine")
+    run(STUDY, tmp_path / "study", scheduler=cluster.scheduler_address)
+    assert "does not see" in capfd.readouterr().out
+    same(alone, tmp_path / "study")
+
+
+def test_cohort_is_cut_where_that_shortens_the_study(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts have the numbers of the whole, but for last digits; R and D are theirs to ten times that."""
+    monkeypatch.setattr(placement, "OTHER_STEPS", 0)  # as if it took long
+    study = STUDY.replace(depth=1, beta=[0.1, 1], steps=50)
+    whole = run(study, tmp_path / "whole", quiet=True)
+    parts = run(study, tmp_path / "parts", scheduler=cluster.scheduler_address, quiet=True)
+    assert [cohort.name for cohort in parts.cohorts()] == ["000-0", "000-1"]
+    assert len(set(parts.tree["runs/worker"].values.flatten())) == 2
+    for beta in (0.1, 1):
+        pairs = [dict(results.pair(beta=beta).named_parameters()) for results in (whole, parts)]
+        torch.testing.assert_close(*pairs, rtol=0, atol=1e-4)
+    for name in ("distortion", "rate"):
+        one, other = (results.tree["rate_distortion"].to_dataset() for results in (whole, parts))
+        assert (abs(one[name] - other[name]) < one[f"{name}_se"]).all()
+
+
+@contextmanager
+def killing(cluster: LocalCluster, every: float, most: int) -> Iterator[list[int]]:
+    """Kills workers one after another, in turn, every few seconds and no more than so many."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        rng = np.random.default_rng(0)
+        while len(killed) < most and not over.wait(every):
+            for pid in rng.permutation(sorted(processes(cluster).values()))[:1]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(int(pid))
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_study_ends_with_the_same_numbers_though_its_workers_are_killed(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A cohort goes to another worker and on from its checkpoint; one that gets on is not given up."""
+    run(LONG, tmp_path / "alone", compile="never", quiet=True)
+    monkeypatch.setattr(dispatch, "MOST_DEATHS", 100)  # three deaths at one checkpoint may come by chance
+    with killing(cluster, every=2.5, most=4) as killed:
+        run(LONG, tmp_path / "killed", scheduler=cluster.scheduler_address, compile="never")
+    told = capfd.readouterr().out
+    assert len(killed) > 1
+    assert told.count("died, so it goes to another") > 0
+    assert "goes on from step" in told
+    same(tmp_path / "alone", tmp_path / "killed")
+
+
+def test_cohort_that_kills_its_workers_is_given_up_and_marked_and_the_rest_goes_on(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    import deadly  # type: ignore[import-not-found]
+
+    armed = Path(deadly.__file__).with_name("armed")
+    study = STUDY.replace(depth=1, prior=["standard_normal", "deadly:prior"], name="deadly")
+    armed.touch()
+    before = set(processes(cluster).values())
+    with pytest.raises(InputError, match="prior deadly:prior: given up, because workers died of it"):
+        run(study, tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
+    assert len(set(processes(cluster).values()) - before) >= 2
+    results = open_results(tmp_path / "study")
+    status = results.tree["runs/status"].isel(beta=0, seed=0)
+    assert status.sel(prior="standard_normal").item() == "done"
+    assert status.sel(prior="deadly:prior").item() == "killed"
+    assert [results.has(cohort) for cohort in results.cohorts()] == [True, False]
+    armed.unlink()
+    results = run(study, tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
+    assert set(results.tree["runs/status"].values.flatten()) == {"done"}
+
+
+def test_worker_with_other_versions_is_told_before_anything_starts(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = machine.versions()
+    monkeypatch.setattr(machine, "versions", lambda: theirs.replace("torch 2", "torch 1"))
+    torch_1 = (
+        r"worker tcp://127.0.0.1:\d+: expected torch 1\S* as here, got torch 2\S*; install the same versions there"
+    )
+    with pytest.raises(InputError, match=torch_1):
+        run(STUDY, tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
+    assert not list((tmp_path / "study").rglob("*.safetensors"))
+
+
+def test_worker_that_lacks_a_module_is_told_before_anything_starts(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(DEADLY, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    lacking = "expected what the study needs to be installed, got ModuleNotFoundError: No module named 'mine'"
+    with pytest.raises(InputError, match=lacking):
+        run(STUDY.replace(prior="mine:prior"), tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
+
+
+def test_no_scheduler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = r"scheduler: expected a Dask scheduler at tcp://127\.0\.0\.1:9, got "
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(InputError, match=told):
+        run(STUDY, tmp_path / "study", scheduler="tcp://127.0.0.1:9", quiet=True)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "pyrovae.cluster.dispatch")
+    with pytest.raises(InputError, match="install it with pip install 'pyrovae"):
+        run(STUDY, tmp_path / "study", scheduler="local", quiet=True)
+
+
+#: A cluster in a process of its own.
+HOST = """
+import sys, time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        print(cluster.scheduler_address, flush=True)
+        time.sleep(600)
+"""
+
+
+def reached(folder: Path) -> int:
+    """Steps in the checkpoints of a folder."""
+    return sum(checkpoint.load(file)[1]["step"] for file in folder.glob("checkpoints/*.safetensors"))
+
+
+def test_study_goes_on_without_a_scheduler_that_was_lost(tmp_path: Path) -> None:
+    host = tmp_path / "host.py"
+    host.write_text(HOST, encoding="utf-8")
+    study = LONG.replace(depth=1)
+    with subprocess.Popen([sys.executable, str(host)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+
+        def kill() -> None:
+            while reached(tmp_path / "study") < 100:
+                time.sleep(0.1)
+            process.kill()
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        with pytest.raises(
+            InputError, match="scheduler: expected it to answer, but the connection is lost; what was d"
+        ):
+            run(study, tmp_path / "study", scheduler=address, compile="never", quiet=True)
+    assert 100 <= reached(tmp_path / "study") < 600
+    run(study, tmp_path / "study", compile="never", quiet=True)
+    run(study, tmp_path / "alone", compile="never", quiet=True)
+    same(tmp_path / "alone", tmp_path / "study")
+
+
+def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path: Path) -> None:
+    """It reaches all processes of the command; the same command goes on where each worker stopped."""
+    study = LONG.replace(steps=100_000, checkpoint_every=100_000)
+    (tmp_path / "study.yaml").write_text(study.to_yaml(), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("pyrovae")), "run", "study.yaml", "--out", "study"]
+    command += ["--scheduler", "local", "--compile", "never"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "of 100,000 steps" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.stdout.read()
+        assert process.wait(LIMIT) == 130
+    assert "Traceback" not in told
+    assert "the same command goes on from there" in told
+    assert reached(tmp_path / "study") > 100
+
+
+def test_cohort_goes_on_elsewhere_when_its_worker_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As at the end of the time that a batch system gave it."""
+    study = LONG.replace(depth=1, checkpoint_every=600)
+    with local(1) as other:
+
+        def leave() -> None:
+            while "of 600 steps" not in "".join(told):
+                told.append(capfd.readouterr().out)
+                time.sleep(0.1)
+            (address,) = processes(other)
+            other.sync(other.scheduler.retire_workers, workers=[address])
+            other.scale(2)
+
+        told: list[str] = []
+        leaving = threading.Thread(target=leave, daemon=True)
+        leaving.start()
+        run(study, tmp_path / "study", scheduler=other.scheduler_address, compile="never")
+        leaving.join(LIMIT)
+    told.append(capfd.readouterr().out)
+    assert "goes on from step" in "".join(told)
+    assert "died" not in "".join(told)
+
+
+def test_cohort_is_cut_for_the_memory_that_workers_declare(tmp_path: Path) -> None:
+    study = STUDY.replace(depth=1, beta=[0.1, 0.3, 1, 3], steps=2)
+    (cohort,) = study.cohorts()
+    training, _ = work.start(study, cohort, make_data(cohort.shared))
+    needed = work.bytes_of_a_run(training.lockstep.pair(0), cohort, training.data) / work.MEMORY_SHARE
+    for runs, names in ((4, ["000"]), (3, ["000-0", "000-1"]), (1, ["000-0-0", "000-0-1", "000-1-0", "000-1-1"])):
+        with local(1, processes=False, resources={"MEMORY": 1.01 * runs * needed}) as cluster:
+            results = run(study, tmp_path / str(runs), scheduler=cluster.scheduler_address, quiet=True)
+        assert [cohort.name for cohort in results.cohorts()] == names
+        assert set(results.tree["runs/status"].values.flatten()) == {"done"}
+    told = "expected workers with 0.0 GB of memory for one run, got at most 0.0 GB"
+    few = {"MEMORY": 0.99 * needed}
+    with local(1, processes=False, resources=few) as cluster, pytest.raises(OutOfMemoryError, match=re.escape(told)):
+        run(study, tmp_path / "none", scheduler=cluster.scheduler_address, quiet=True)
+
+
+def test_only_workers_with_cuda_are_asked_for_cuda(tmp_path: Path) -> None:
+    with (
+        local(1, processes=False) as cluster,
+        pytest.raises(InputError, match="device: expected workers that have CUDA"),
+    ):
+        run(STUDY, tmp_path / "study", device="cuda", scheduler=cluster.scheduler_address, quiet=True)
+
+
+def test_pieces_end_sooner_than_the_whole_and_cost_no_more_than_they_save() -> None:
+    (cohort,) = Study.of(name="wide", beta=list(range(1, 65)), steps=10**6).cohorts()
+    cost = partial(placement.cost, size=1.0)
+    for workers, pieces in ((1, 1), (2, 2), (3, 8), (4, 4), (16, 16), (100, 64)):
+        cut = placement.cut([cohort], workers, cost, lambda piece: True)
+        assert len(cut) == pieces
+        assert sorted(run.beta for piece in cut for run in piece.runs) == [run.beta for run in cohort.runs]
+    short = cohort.model_copy(update={"runs": tuple(run.model_copy(update={"steps": 1}) for run in cohort.runs)})
+    assert placement.cut([short], 2, cost, lambda piece: True) == [short]
