@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ from unittest import mock
 import pyro
 import pytest
 import torch
+from distributed import Client, LocalCluster
 from matplotlib.figure import Figure
 
 from pyrovae import Study, build
@@ -59,6 +61,8 @@ PROGRAMS = {
     "python": "",
     "python3": "",
     "jupyter": "",
+    "dask": "",
+    "ssh": "",
     # Two tasks of an array, one after another.
     "sbatch": 'for task in 0 1; do SLURM_ARRAY_TASK_ID=$task SLURM_CPUS_PER_TASK=1 bash -eu "$1"; done',
 }
@@ -66,6 +70,17 @@ PROGRAMS = {
 
 def _text(page: Path) -> str:
     return page.read_text(encoding="utf-8")
+
+
+@contextmanager
+def _threads(address: str) -> Iterator[Client]:
+    """A cluster inside this process, wherever a page has one."""
+    assert address == "local" or address.endswith(".json")
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
 
 
 def _touch(figure: Figure, file: object, **_: object) -> None:
@@ -85,6 +100,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr("pyrovae.swap.STEPS", 5)
     monkeypatch.setattr("pyrovae.train.Training._ways", lambda *_: ["run by run"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
+    monkeypatch.setattr("pyrovae.cluster.dispatch.connected", _threads)
     monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", ())
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", _touch)
     yield folder
