@@ -6,7 +6,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from pyrovae import files, machine, reporting, swap, work
+from pyrovae import details, files, machine, reporting, swap, work
 from pyrovae.analysis import figures
 from pyrovae.build import attach_theory, make_data, make_pair, make_rows, open_results
 from pyrovae.checks import bank_size, check_names, check_prior
@@ -129,7 +129,7 @@ def run(
             return cohort.shared.steps + work.annealing(study, cohort)
 
         def run_cohort(cohort: Cohort, watch: Watch) -> None:
-            outcome = work.run(study, cohort, results.checkpoint_file(cohort), place, compile, watch)
+            outcome = work.run(study, cohort, work.Files.of(results, cohort), place, compile, watch)
             results.record(results.tree, cohort, outcome)
 
         given_up: Sequence[Cohort] = []
@@ -246,6 +246,7 @@ def evaluate_again(
             measured = work.measure(study, cohort, training, watch)
             here = training.circumstances().told() | {"worker": machine.process()}
             if own is not None:
+                details.save(results.details_file(own, cohort), study, cohort, measured)
                 results.record(own, cohort, Outcome.of(training, measured, checked.told() | here))
             if prior is not None:
                 fit = watch.begin(f"{work.label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
@@ -253,6 +254,7 @@ def evaluate_again(
                 again = work.measure(study, cohort, training, watch)
                 swap.check_same_distortion(measured, again)
                 checked = work.checked(training.lockstep.pair(0), cohort, training.data)
+                details.save(results.details_file(asked, cohort), study, cohort, again)
                 results.record(asked, cohort, Outcome.of(training, again, checked.told() | here))
 
         _each(missing, results, steps, evaluate_cohort, quiet)

@@ -103,24 +103,23 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(path: Path, wait: Callable[[], bool]) -> Iterator[bool]:
-    """Keeps other processes from writing a file, on this machine and on those that share its folder.
+def held(lock: Path, wait: Callable[[], bool]) -> Iterator[bool]:
+    """Keeps other processes from the same work, on this machine and on those that share a folder.
 
     Args:
-        path: the file, which need not be there.
-        wait: is asked again and again while another process has the file, and says whether to go on waiting.
+        lock: a file that stands for the work.
+        wait: is asked again and again while another process is at it, and says whether to go on waiting.
 
     Yields:
-        Whether this process has it now.
+        Whether this process may do it now.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock.acquire(poll_interval=0.2, cancel_check=lambda: not wait())
+        taken = filelock.FileLock(lock).acquire(poll_interval=0.2, cancel_check=lambda: not wait())
     except filelock.Timeout:
         yield False
         return
-    with lock:
+    with taken:
         yield True
 
 

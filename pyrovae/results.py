@@ -1,5 +1,6 @@
 """The results of a study: an xarray DataTree, on disk as one netCDF file beside the checkpoints."""
 
+import json
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from pyrovae import checkpoint, files, tree
+from pyrovae import checkpoint, details, files, tree
 from pyrovae.errors import InputError
 from pyrovae.evaluate import Measured
 from pyrovae.pair import Pair
@@ -26,7 +27,7 @@ class Outcome:
     """What the runs of a cohort came to, as it travels from where they were trained to where it is written down.
 
     Attributes:
-        measured: what was measured.
+        measured: what was measured, without the details, which have a file of their own.
         curves: the learning curves, by name, ``[points]`` or ``[points, split, runs]``.
         frozen_at: steps done when each run diverged, ``[runs]``; −1 where it did not.
         last_loss: last finite loss of each run, ``[runs]``.
@@ -43,7 +44,9 @@ class Outcome:
     def of(cls, training: Training, measured: Measured, provenance: dict[str, Any]) -> "Outcome":
         """The outcome of a training that is over."""
         curves = {name: torch.stack(points).numpy() for name, points in training.curves.items()}
-        return cls(measured, curves, training.frozen_at.numpy(), training.last_loss.numpy(), provenance)
+        groups = {group: values for group, values in measured.groups.items() if group != "images"}
+        light = measured._replace(groups=groups, pictures={})
+        return cls(light, curves, training.frozen_at.numpy(), training.last_loss.numpy(), provenance)
 
 
 class Results:
@@ -75,7 +78,7 @@ class Results:
         folder = Path(folder)
         study = study_in(folder)
         file = folder / "results.nc"
-        content = tree.load(file, study) if file.exists() else tree.empty(study)
+        content = tree.load(file, study) if file.exists() else tree.empty(study, folder)
         return cls(folder, study, content, make_pair)
 
     @classmethod
@@ -123,19 +126,32 @@ class Results:
         """Whether all runs of a cohort were measured, and their weights are there."""
         return self.checkpoint_file(cohort).exists() and self.is_measured(self.tree, cohort)
 
+    def details_file(self, measurement: xr.DataTree, cohort: Cohort) -> Path:
+        """Where the details of a cohort are, of the study's own measurement or of a later one."""
+        return details.file_of(self.folder, measurement.name or "", cohort.name)
+
     def is_measured(self, measurement: xr.DataTree, cohort: Cohort) -> bool:
-        """Whether a measurement, the study's own or a later one, has all runs of a cohort."""
-        status = measurement["runs"]["status"]
-        return all(status.sel(self.study.coordinates(run)).item() in ("done", "frozen") for run in cohort.runs)
+        """Whether a measurement, the study's own or a later one, has all runs of a cohort, and their details."""
+        status = measurement["runs"].to_dataset()["status"].values
+        known = all(status[self.study.position(run)] in ("done", "frozen") for run in cohort.runs)
+        return known and self.details_file(measurement, cohort).exists()
 
     def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: Outcome) -> None:
-        """Enters the outcome of a cohort into a measurement, the study's own or a later one, and writes the file."""
+        """Enters the outcome of a cohort, whose details are written, into a measurement, and writes the file.
+
+        Args:
+            measurement: the study's own or a later one.
+        """
         tree.enter(measurement, self.study, cohort, outcome.measured)
-        steps = outcome.curves["step"]
+        runs = measurement["runs"].to_dataset()
+        curves = measurement["curves"].to_dataset() if "curves" in measurement.children else None
         for number, run in enumerate(cohort.runs):
-            here = self.study.coordinates(run)
-            for name in ("loss", "distortion", "rate") if "curves" in measurement.children else ():
-                measurement["curves"][name].loc[here | {"step": steps}] = outcome.curves[name][:, :, number].T
+            place = self.study.position(run)
+            if curves is not None:
+                steps = np.isin(curves["step"].values, outcome.curves["step"])
+                cells: Any = (slice(None), steps, *place)
+                for name in ("loss", "distortion", "rate"):
+                    curves[name].values[cells] = outcome.curves[name][:, :, number].T
             frozen = int(outcome.frozen_at[number])
             facts = {
                 "status": "frozen" if frozen >= 0 else "done",
@@ -145,13 +161,15 @@ class Results:
                 "unmeasured": outcome.measured.notes[number],
             }
             for name, value in (facts | outcome.provenance).items():
-                measurement["runs"][name].loc[here] = value
+                runs[name].values[place] = value
+        if not measurement.children.keys() & details.PICTURED:
+            self._attach_details(measurement)
         self.save()
 
     def mark(self, cohort: Cohort, status: str) -> None:
         """Enters that the runs of a cohort have a status, and nothing else is known of them."""
         for run in cohort.runs:
-            self.tree["runs"]["status"].loc[self.study.coordinates(run)] = status
+            self.tree["runs"].to_dataset()["status"].values[self.study.position(run)] = status
         self.save()
 
     def evaluation(self, study: Study, prior: str | None = None) -> xr.DataTree:
@@ -166,8 +184,10 @@ class Results:
         for name in names:
             if self.tree[name].attrs == new.attrs:
                 return self.tree.children[name]
-        self.tree[f"evaluation_{len(names) + 1}"] = new
-        return self.tree.children[f"evaluation_{len(names) + 1}"]
+        name = f"evaluation_{len(names) + 1}"
+        self.tree[name] = new
+        self._attach_details(self.tree.children[name])
+        return self.tree.children[name]
 
     def run(self, /, **coordinates: Any) -> Run:
         """The run at one point of the grid, trained or not; arguments and errors as of `pair`."""
@@ -224,6 +244,12 @@ class Results:
                 if all(getattr(run, key) == value for key, value in coordinates.items()):
                     return run, cohort
         raise AssertionError("a grid holds every combination of its values")
+
+    def _attach_details(self, measurement: xr.DataTree) -> None:
+        """Puts what there is of each image and to see into a measurement."""
+        told = json.loads(measurement.attrs.get("measure", "{}"))
+        study = self.study.replace(**{f"measure.{key}": value for key, value in told.items()})
+        tree.attach_details(measurement, study, self.folder, measurement.name or "")
 
     def save(self) -> None:
         """Writes the results, and the study that they are of if its file is gone."""

@@ -321,6 +321,20 @@ class Study(_Frozen):
         """Where in the results a run stands."""
         return {DIMENSIONS.get(key, key): getattr(run, key) for key in self.axes}
 
+    def position(self, run: Run) -> tuple[int, ...]:
+        """Where in the grid a run stands, by numbers.
+
+        Example:
+            >>> study = Study.of(name="mine", beta=[0.1, 1], depth=[1, 3])
+            >>> study.shape(), study.position(study.runs()[-1])
+            ((2, 1, 2), (1, 0, 1))
+        """
+        return tuple(values.index(getattr(run, key)) for key, values in self.axes.items())
+
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid."""
+        return tuple(map(len, self.axes.values()))
+
     def dimensions(self) -> dict[str, list[Any]]:
         """The axes of the grid by their names in the results."""
         return {DIMENSIONS.get(key, key): list(values) for key, values in self.axes.items()}

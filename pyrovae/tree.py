@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from xarray.core import indexing
 
-from pyrovae import files, machine
+from pyrovae import details, files, hdf, machine
 from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
 from pyrovae.evaluate import Measured
 from pyrovae.measures import information, likelihood, memorisation
-from pyrovae.study import Cohort, Study
+from pyrovae.study import PER_RUN, Cohort, Study
 from pyrovae.train import probe_steps
 
 SPLITS = ("train", "test")
@@ -86,40 +86,26 @@ _UNITS = {
         "1",
     ),
 }
-_IMAGES = ["sample", "channel", "row", "column"]
-#: The sides of a picture.
-PICTURES = {
-    **dict.fromkeys(("image", "original", "reconstruction", "memorised", "nearest"), _IMAGES),
-    "traversal": ["rank", *_IMAGES],
-    "latent": ["rank"],
-    "share": ["rank"],
-    "z1": ["column"],
-    "z2": ["row"],
-    "log_q": ["row", "column"],
-    "log_p": ["row", "column"],
-}
-#: The groups that hold pictures.
-PICTURED = ("samples", "reconstructions", "traversals", "plane")
 _LEVELS = ["rate", "rate_se"]
-_PER_IMAGE = ["distortion", "rate", "log_likelihood", "pareto_k", "annealed_log_likelihood", "memorising_distortion"]
-_PER_IMAGE += ["reconstruction_distance", "memorising_distance"]
 _DIFFICULTY = ["images", "pixel_distance", "pixel_distance_se", "factor_distance", "factor_distance_se"]
 
 
-def empty(study: Study) -> xr.DataTree:
+def empty(study: Study, folder: Path | None = None) -> xr.DataTree:
     """The tree with every cell of the grid missing.
+
+    Args:
+        folder: of the study, where its details will be; None if there is none.
 
     Raises:
         InputError: it would not fit into memory.
     """
-    steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
-    curves = _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps})
-    root = xr.Dataset(attrs={"study": study.to_yaml()})
-    return xr.DataTree.from_dict({"/": root, **_unmeasured(study), "/curves": curves})
+    tree = _empty(study)
+    attach_details(tree, study, folder or Path())
+    return tree
 
 
 def evaluation(study: Study, prior: str | None) -> xr.DataTree:
-    """The tree of a later measurement, with every cell of the grid missing.
+    """The tree of a later measurement, with every cell of the grid missing, and without details.
 
     Args:
         study: with the settings that are measured with.
@@ -130,11 +116,51 @@ def evaluation(study: Study, prior: str | None) -> xr.DataTree:
     return xr.DataTree.from_dict({"/": root, **_unmeasured(study)})
 
 
+def attach_details(tree: xr.DataTree, study: Study, folder: Path, measurement: str = "") -> None:
+    """Puts the details into a tree, to be read from their files where they are asked for.
+
+    How large pictures are shows only once there are some; pictures of another size than the first, as of another data
+    set, are left out.
+
+    Args:
+        folder: of the study, whose settings the details were measured with.
+        measurement: the name of a later measurement; empty for the study's own.
+    """
+    cohorts, axes = tree["runs"].to_dataset()["cohort"].values, study.dimensions()
+    places = [details.file_of(folder, measurement, cohort) for cohort in dict.fromkeys(cohorts.flat) if cohort]
+    pictures = next((details.shapes(file, study) for file in places if file.exists()), {})
+    shape = ((len(SPLITS), study.measure.per_image), np.dtype(float))
+    shapes: dict[str, dict[str, Any]] = {"images": dict.fromkeys(details.PER_IMAGE, shape), **pictures}
+    for group, variables in shapes.items():
+        lazy = {}
+        for name, (sides, dtype) in variables.items():
+            grid = details.Grid(folder, measurement, study, cohorts, (group, name), sides, dtype)
+            values: Any = indexing.CopyOnWriteArray(indexing.LazilyIndexedArray(grid))  # type: ignore[arg-type]
+            lazy[name] = xr.Variable([*axes, *details.SIDES[group][name]], values)
+        tree[group] = xr.DataTree(xr.Dataset(lazy, axes))
+    images = tree["images"].to_dataset().assign_coords(split=list(SPLITS), image=range(study.measure.per_image))
+    for name in details.PER_IMAGE:
+        images[name].attrs = _attributes(name)
+    images["pareto_k"].attrs["threshold"] = pareto_k_threshold(study.measure.particles)
+    tree["images"] = xr.DataTree(images)
+
+
+def _empty(study: Study) -> xr.DataTree:
+    """The same without details."""
+    steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
+    curves = _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps})
+    root = xr.Dataset(attrs={"study": study.to_yaml()})
+    return xr.DataTree.from_dict({"/": root, **_unmeasured(study), "/curves": curves})
+
+
 def check_size(study: Study) -> None:
     """Raises InputError if the numbers of a study would not fit into memory."""
-    runs = prod(map(len, study.axes.values()))
-    numbers = len(SPLITS) * (len(_PER_IMAGE) * study.measure.per_image + 3 * study.measure.points)
-    machine.check_memory(8 * runs * numbers, f"measure: the numbers of {runs:,} runs")
+    runs = prod(study.shape())
+    together = prod(len(values) for key, values in study.axes.items() if key in PER_RUN)
+    of_images = together * len(details.PER_IMAGE) * study.measure.per_image
+    machine.check_memory(
+        8 * len(SPLITS) * (of_images + 3 * runs * study.measure.points), f"measure: the numbers of {runs:,} runs"
+    )
 
 
 def _unmeasured(study: Study) -> dict[str, xr.Dataset]:
@@ -143,8 +169,6 @@ def _unmeasured(study: Study) -> dict[str, xr.Dataset]:
     axes = study.dimensions()
     shape = [len(values) for values in axes.values()]
     runs = {name: (list(axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
-    images = _grid(study, _PER_IMAGE, {"split": SPLITS, "image": range(study.measure.per_image)})
-    images["pareto_k"].attrs["threshold"] = pareto_k_threshold(study.measure.particles)
     cells = ["distortion", "rate", "elbo"]
     single = _grid(study, ["mixing_share"], {})
     return {
@@ -153,7 +177,6 @@ def _unmeasured(study: Study) -> dict[str, xr.Dataset]:
         "/likelihood": _grid(study, _with_errors(likelihood.KINDS), {}),
         "/memorisation": _grid(study, _with_errors(memorisation.KINDS), {"split": SPLITS}).merge(single),
         "/difficulty": _grid(study, _DIFFICULTY, {"split": SPLITS}),
-        "/images": images,
         "/runs": xr.Dataset(runs, axes),
     }
 
@@ -178,164 +201,88 @@ def _attributes(name: str) -> dict[str, str]:
 
 
 def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
-    """Enters what was measured on the runs of a cohort."""
+    """Enters what was measured on the runs of a cohort, but for the details."""
+    _add_levels(tree, study, list(measured.levels))
+    of_group = {group: tree[group].to_dataset() for group in (*measured.groups, "difficulty", "levels")}
+    levels = of_group["levels"]
+    sites = levels["level"].values.tolist()
     for number, run in enumerate(cohort.runs):
+        place: tuple[Any, ...] = (..., *study.position(run))
         for group, variables in measured.groups.items():
-            for name in variables.keys() & tree[group].data_vars:
-                tree[group][name].loc[study.coordinates(run)] = variables[name][number]
+            for name in variables.keys() & of_group[group].data_vars:
+                of_group[group][name].values[place] = variables[name][number]
         for name, values in measured.difficulty.items():
-            tree["difficulty"][name].loc[study.coordinates(run)] = values
-    _enter_levels(tree, study, cohort, measured)
-    _enter_pictures(tree, study, cohort, measured)
+            of_group["difficulty"][name].values[place] = values
+        for site, variables in measured.levels.items():
+            for name, values in variables.items():
+                levels[name].values[(sites.index(site), *place)] = values[number]
 
 
-def _enter_levels(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
-    """Enters the rate of every latent site; what the sites are shows only once a pair is there."""
-    sites = {"level": list(measured.levels), "split": SPLITS}
-    grid = _grid(study, _LEVELS, sites)
-    if "levels" in tree.children:
-        before = tree["levels"].to_dataset()
-        union = [*before.level.values, *(site for site in measured.levels if site not in before.level)]
-        grid = before.reindex(level=union)
-    for site, variables in measured.levels.items():
-        for name, values in variables.items():
-            for number, run in enumerate(cohort.runs):
-                grid[name].loc[study.coordinates(run) | {"level": site}] = values[number]
-    tree["levels"] = xr.DataTree(grid)
-
-
-def _enter_pictures(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
-    """Enters what there is to see of a run; how large a picture is shows only once one is there.
-
-    Pictures of another size than the first, as of another data set, are left out.
-    """
-    for group, variables in measured.pictures.items():
-        if group not in tree.children:
-            tree[group] = xr.DataTree(_canvas(study, variables))
-        for name, values in variables.items():
-            for number, run in enumerate(cohort.runs):
-                place = tree[group][name].loc[study.coordinates(run)]
-                if place.shape == values[number].shape:
-                    tree[group][name].loc[study.coordinates(run)] = values[number]
-
-
-def _canvas(study: Study, variables: Mapping[str, NDArray[Any]]) -> xr.Dataset:
-    """Variables over the axes of the grid and the sides of a picture, all missing."""
-    axes = study.dimensions()
-    shape = [len(values) for values in axes.values()]
-    canvas = {}
-    for name, values in variables.items():
-        canvas[name] = ([*axes, *PICTURES[name]], np.full([*shape, *values.shape[1:]], _blank(values), values.dtype))
-    return xr.Dataset(canvas, axes)
-
-
-def _blank(values: NDArray[Any]) -> float:
-    return 0 if values.dtype.kind == "u" else np.nan
+def _add_levels(tree: xr.DataTree, study: Study, sites: list[str]) -> None:
+    """Places for the rate of every latent site; what the sites are shows only once a pair is there."""
+    before = tree["levels"].to_dataset() if "levels" in tree.children else None
+    known = [] if before is None else before.level.values.tolist()
+    union = [*known, *(site for site in sites if site not in known)]
+    if before is None:
+        tree["levels"] = xr.DataTree(_grid(study, _LEVELS, {"level": union, "split": SPLITS}))
+    elif union != known:
+        tree["levels"] = xr.DataTree(before.reindex(level=union))
 
 
 def save(tree: xr.DataTree, file: Path) -> None:
-    """Writes a tree.
+    """Writes a tree, without the details, which have files of their own.
 
     Raises:
         OSError: the file cannot be written; what was there before is whole.
     """
-    files.write(file, files.sealed(tree.to_netcdf(engine="h5netcdf")))
+    nodes = {node.path: node.to_dataset(inherit=False) for node in tree.subtree if node.name not in details.SIDES}
+    files.write(file, files.sealed(xr.DataTree.from_dict(nodes).to_netcdf(engine="h5netcdf")))
 
 
 def load(file: Path, study: Study) -> xr.DataTree:
-    """Reads the tree of a study into memory: what such a tree has, and nothing else.
+    """Reads the tree of a study into memory, but for the details: what such a tree has, and nothing else.
 
     Raises:
         InputError: the file is damaged, or of another study.
     """
-    machine.check_memory(2 * file.stat().st_size, f"{file}: the results")
-    try:
-        content = files.unsealed(file.read_bytes())
-        with h5py.File(BytesIO(content)) as found:
-            _check_extent(found, content)
-            before = _text(found.attrs["study"], lines=True)
-            if before == study.to_yaml():
-                return _taken(found, study)
-    except Exception as error:  # the readers of a damaged file raise errors of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{file}: expected results, but the file is damaged ({reason[:200]}); delete it, and 'pyrovae run' "
-            "measures the trained runs again"
-        ) from error
-    raise InputError(
-        f"{file}: expected results of the study in study.yaml, got those of another: {study.difference(before)}; "
-        "one of the two files was changed by hand, or is of another version"
-    )
+    with hdf.reading(file, "results") as found:
+        before = hdf.text(found.attrs["study"], lines=True)
+        if before != study.to_yaml():
+            raise InputError(
+                f"{file}: expected results of the study in study.yaml, got those of another: "
+                f"{study.difference(before)}; one of the two files was changed by hand, or is of another version"
+            )
+        return _taken(found, study, file.parent)
 
 
-def _check_extent(file: h5py.File, content: bytes) -> None:
-    """Raises ValueError if an HDF5 file says that it holds more than it does, or has parts in other places."""
-    groups, extent = [file], 0
-    while groups:
-        group = groups.pop()
-        for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"'{name}' is a link")
-            part = group[name]
-            extent += 40  # bytes that any part takes at the least, so that a circle of groups ends
-            if isinstance(part, h5py.Group):
-                groups.append(part)
-            elif isinstance(part, h5py.Dataset):
-                if part.is_virtual or part.external:
-                    raise ValueError(f"'{name}' is in another place")
-                extent += part.nbytes + _lengths(part, content)
-            if extent > len(content):
-                raise ValueError("it says that it holds more than it does")
-
-
-def _lengths(part: h5py.Dataset, content: bytes) -> int:
-    """Bytes of the texts of a dataset, which lie apart from it: it has the length and the place of each."""
-    if part.dtype.kind != "O" or not part.size:
-        return 0
-    place = part.id.get_offset()
-    if place is None or h5py.check_string_dtype(part.dtype) is None:
-        raise ValueError(f"'{part.name}' is of a kind that is not expected")
-    told = np.frombuffer(content, [("length", "<u4"), ("place", "V12")], part.size, place)
-    return int(told["length"].sum(dtype=np.int64))
-
-
-def _taken(found: h5py.Group, study: Study) -> xr.DataTree:
+def _taken(found: h5py.Group, study: Study, folder: Path) -> xr.DataTree:
     """The tree of a study with what was found; what was not found is missing in it."""
-    tree = _filled(empty(study), found, study)
+    tree = _filled(_empty(study), found, study, folder, "")
     for name in found:
         if re.fullmatch(r"evaluation_[1-9]\d*", name):
             node = found[name]
             measure = json.loads(node.attrs["measure"])
             of = study.replace(**{f"measure.{key}": value for key, value in measure.items()})
             prior = node.attrs.get("prior")
-            tree[name] = _filled(evaluation(of, None if prior is None else _text(prior)), node, study)
+            missing = evaluation(of, None if prior is None else hdf.text(prior))
+            tree[name] = _filled(missing, node, of, folder, name)
     return tree
 
 
-def _filled(tree: xr.DataTree, found: h5py.Group, study: Study) -> xr.DataTree:
-    """A tree with what was found for it."""
+def _filled(tree: xr.DataTree, found: h5py.Group, study: Study, folder: Path, measurement: str) -> xr.DataTree:
+    """A tree with what was found for it, and the details in their folder."""
     if "levels" in found:
-        sites = [_text(site) for site in found["levels/level"].asstr()[()]]
+        sites = [hdf.text(site) for site in found["levels/level"].asstr()[()]]
         tree["levels"] = xr.DataTree(_grid(study, _LEVELS, {"level": sites, "split": SPLITS}))
     for group in [name for name in tree.children if name in found]:
         places = tree[group].to_dataset()
         taken = {
-            name: place.copy(data=_fitting(found[group][name], place))
-            for name, place in places.items()
+            name: each.copy(data=_fitting(found[group][name], each))
+            for name, each in places.items()
             if name in found[group]
         }
         tree[group] = xr.DataTree(places.assign(taken))
-    axes = study.dimensions()
-    shape = tuple(map(len, axes.values()))
-    for group in [name for name in PICTURED if name in found]:
-        canvas = {}
-        for name in PICTURES.keys() & found[group].keys():
-            values, dims = found[group][name], [*axes, *PICTURES[name]]
-            if values.shape[: len(shape)] != shape or values.ndim != len(dims) or values.dtype.kind not in "uif":
-                got = f"{values.dtype} of shape {list(values.shape)}"
-                raise ValueError(f"{values.name}: expected a picture of each run, got {got}")
-            canvas[name] = (dims, values[()])
-        tree[group] = xr.DataTree(xr.Dataset(canvas, axes))
+    attach_details(tree, study, folder, measurement)
     return tree
 
 
@@ -344,14 +291,7 @@ def _fitting(values: h5py.Dataset, place: xr.DataArray) -> NDArray[Any]:
     text = place.dtype == object
     if not (text or np.can_cast(values.dtype, place.dtype, "same_kind")):
         raise ValueError(f"{values.name}: expected {place.dtype}, got {values.dtype}")
-    return np.vectorize(_text, otypes=[object])(values.asstr()[()]) if text else values[()].astype(place.dtype)
-
-
-def _text(value: Any, lines: bool = False) -> str:
-    """Text that a terminal and a page can show."""
-    if not isinstance(value, str) or not "".join(value.splitlines() if lines else [value]).isprintable():
-        raise ValueError(f"expected text, got {value!r:.60}")
-    return value
+    return np.vectorize(hdf.text, otypes=[object])(values.asstr()[()]) if text else values[()].astype(place.dtype)
 
 
 def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:

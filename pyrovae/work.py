@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pyrovae import files, machine
+from pyrovae import details, files, machine
 from pyrovae.build import check_weights, make_data, make_likelihood, make_pair, own_sources
 from pyrovae.data import Dataset, as_input
 from pyrovae.errors import InputError, OutOfMemoryError, UnsupportedError
@@ -26,8 +27,35 @@ from pyrovae.train import Compile, Interrupted, Training, history
 MEMORY_SHARE = 0.8
 
 
-def run(study: Study, cohort: Cohort, file: Path, device: torch.device, compile: Compile, watch: Watching) -> Outcome:
-    """Trains a cohort to its end, from its checkpoint in ``file`` if there is one, and measures it.
+@dataclass(frozen=True)
+class Files:
+    """Where the files of a cohort are.
+
+    Attributes:
+        checkpoint: of its weights.
+        details: of its images, and of what there is to see.
+        lock: which tells other processes that one is at work on it.
+    """
+
+    checkpoint: Path
+    details: Path
+    lock: Path
+
+    @classmethod
+    def of(cls, results: Results, cohort: Cohort) -> "Files":
+        """In the folder of the study."""
+        checkpoint, details = results.checkpoint_file(cohort), results.details_file(results.tree, cohort)
+        return cls(checkpoint.resolve(), details.resolve(), results.folder.resolve() / ".locks" / cohort.name)
+
+    def elsewhere(self, folder: Path) -> "Files":
+        """The same in another folder."""
+        return Files(folder / self.checkpoint.name, folder / self.details.name, folder / self.lock.name)
+
+
+def run(
+    study: Study, cohort: Cohort, places: Files, device: torch.device, compile: Compile, watch: Watching
+) -> Outcome:
+    """Trains a cohort to its end, from its checkpoint if there is one, measures it, and writes its files.
 
     Raises:
         Interrupted: it was asked to stop; the checkpoint holds the steps done.
@@ -42,22 +70,25 @@ def run(study: Study, cohort: Cohort, file: Path, device: torch.device, compile:
         waiting = True
         return not watch.stopped()
 
-    with files.held(file, wait) as has:
+    with files.held(places.lock, wait) as has:
         if not has:
             raise Interrupted
-        return _run(study, cohort, file, device, compile, watch)
+        return _run(study, cohort, places, device, compile, watch)
 
 
-def _run(study: Study, cohort: Cohort, file: Path, device: torch.device, compile: Compile, watch: Watching) -> Outcome:
+def _run(
+    study: Study, cohort: Cohort, places: Files, device: torch.device, compile: Compile, watch: Watching
+) -> Outcome:
     training, checked = start(study, cohort, make_data(cohort.shared).to(device))
-    if file.exists():
-        training.resume(file)
+    if places.checkpoint.exists():
+        training.resume(places.checkpoint)
         watch.note(f"{label(study, cohort)}: goes on from step {training.step:,}")
     before = time.perf_counter()
     watcher = watch.begin(label(study, cohort), cohort.shared.steps, training.step)
-    training.run(every=study.checkpoint_every, file=file, compile=compile, watcher=watcher)
+    training.run(every=study.checkpoint_every, file=places.checkpoint, compile=compile, watcher=watcher)
     seconds = time.perf_counter() - before
     measured = measure(study, cohort, training, watch)
+    details.save(places.details, study, cohort, measured)
     for note in sorted(set(measured.notes) - {""}):
         watch.note(f"{label(study, cohort)}: {note}")
     provenance = checked.told() | history(training.made) | {"seconds": seconds, "worker": machine.process()}

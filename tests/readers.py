@@ -34,9 +34,10 @@ from pyrovae.data import images
 from pyrovae.data.fetch import Remote
 from pyrovae.data.torchvision_datasets import _idx
 from pyrovae.diagnose import _check_finite
-from pyrovae.experiment import _start, plan
+from pyrovae.experiment import plan
 from pyrovae.results import Results
 from pyrovae.study import shipped
+from pyrovae.work import start
 
 SMALL = Study.of(
     name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=6,
@@ -118,7 +119,7 @@ def _data() -> Any:
 
 def _training() -> Any:
     (cohort,) = SMALL.cohorts()
-    return _start(SMALL, cohort, _data())[0]
+    return start(SMALL, cohort, _data())[0]
 
 
 def _checkpoints() -> list[bytes]:

@@ -20,10 +20,11 @@ LAYERS = (
     {"build"},
     {"results"},
     {"tree"},
+    {"details"},
     {"train", "evaluate", "analysis"},
     {"measures"},
     {"lockstep", "estimators", "progress"},
-    {"pair", "study", "data", "streams", "checkpoint"},
+    {"pair", "study", "data", "streams", "checkpoint", "hdf"},
     {"handlers"},
     {"adam", "distributions", "files", "errors", "machine", "networks"},
 )

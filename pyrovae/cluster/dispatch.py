@@ -222,8 +222,8 @@ class Dispatch:
         task = Task(
             results.study,
             cohort,
-            results.checkpoint_file(cohort).resolve(),
             results.folder.resolve(),
+            work.Files.of(results, cohort),
             self._holder,
             self._device,
             self._compile,
@@ -282,8 +282,8 @@ class Dispatch:
         self._pieces.pop(worker, None)
         if error is None:
             outcome, content = result
-            if content is not None:
-                files.write(self._results.checkpoint_file(cohort), content)
+            for file, bytes_of_it in content.items():
+                files.write(file, bytes_of_it)
             self._results.record(self._results.tree, cohort, outcome)
         elif isinstance(error, CancelledError):
             raise self._lost()

@@ -26,7 +26,7 @@ def makespan(costs: Sequence[float], workers: int) -> float:
 
     Example:
         >>> makespan([3, 3, 2, 2, 2], workers=2)
-        7
+        7.0
     """
     until = [0.0] * workers
     for each in sorted(costs, reverse=True):

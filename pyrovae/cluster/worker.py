@@ -20,6 +20,7 @@ from pyrovae.build import own_sources
 from pyrovae.results import Outcome
 from pyrovae.study import Cohort, Study
 from pyrovae.train import Compile, Interrupted
+from pyrovae.work import Files
 
 #: Under this topic workers tell how they get on, and so many seconds apart at the least.
 TOPIC, INTERVAL = "pyrovae", 1.0
@@ -58,16 +59,16 @@ class Task:
     """A cohort, as it is handed to a worker.
 
     Attributes:
-        file: its checkpoint, in the folder of the study on the machine that hands it out.
-        folder: that folder.
+        folder: of the study, on the machine that hands it out.
+        places: where its files are there.
         holder: what `files.holder` reads there, by which a worker knows whether it sees the same folder.
         token: tells what is said of this study from what is said of others.
     """
 
     study: Study
     cohort: Cohort
-    file: Path
     folder: Path
+    places: Files
     holder: str
     device: str
     compile: Compile
@@ -94,21 +95,26 @@ def offer(study: Study, dask_worker: Worker) -> Offer:
     return Offer(versions(study), declared.get("MEMORY", found), cuda)
 
 
-def train(task: Task) -> tuple[Outcome, bytes | None] | None:
+def train(task: Task) -> tuple[Outcome, dict[Path, bytes]] | None:
     """Trains and measures a cohort.
 
     Returns:
-        What came of it, and its checkpoint where it is not in the folder of the study; None if it was asked to stop.
+        What came of it, and its files where they are not in the folder of the study yet; None if it was asked to stop.
     """
     here = get_worker()
     told = _Telling(here, task)
     try:
-        with _alone(told), _place(task, here, told) as file:
+        with _alone(told), _places(task, here, told) as places:
             torch.set_num_threads(here.state.nthreads)
-            place = machine.device(task.device)
-            outcome = work.run(task.study, task.cohort, file, place, task.compile, told)
+            device = machine.device(task.device)
+            outcome = work.run(task.study, task.cohort, places, device, task.compile, told)
             provenance = outcome.provenance | {"worker": f"{here.address}, {machine.process()}"}
-            content = None if file == task.file else file.read_bytes()
+            content = {}
+            if places != task.places:
+                content = {
+                    task.places.checkpoint: places.checkpoint.read_bytes(),
+                    task.places.details: places.details.read_bytes(),
+                }
     except Interrupted:
         return None
     return replace(outcome, provenance=provenance), content
@@ -178,14 +184,14 @@ def _alone(told: _Telling) -> Iterator[None]:
 
 
 @contextmanager
-def _place(task: Task, here: Worker, told: _Telling) -> Iterator[Path]:
-    """Where the checkpoint is: in the folder of the study if it is seen from here, or else in one that goes again."""
+def _places(task: Task, here: Worker, told: _Telling) -> Iterator[Files]:
+    """Where the files are: in the folder of the study if it is seen from here, or else in one that goes again."""
     if files.holder(task.folder) == task.holder:
-        yield task.file
+        yield task.places
         return
     told.note(
         f"{work.label(task.study, task.cohort)}: {here.address} does not see {task.folder}, so that nothing is left of "
         "the cohort if the worker is lost"
     )
     with tempfile.TemporaryDirectory(dir=here.local_directory) as own:
-        yield Path(own) / task.file.name
+        yield task.places.elsewhere(Path(own))
