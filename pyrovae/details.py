@@ -157,7 +157,7 @@ def _at(values: NDArray[Any], key: tuple[Any, ...]) -> NDArray[Any]:
     return values
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _read(file: Path, changed: int, study: str) -> tuple[dict[int, int], Content]:
     """Where in a file each cell of the grid is, and what is in it.
 

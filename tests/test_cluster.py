@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("few_figures")
 
 STUDY = Study.of(**SETTINGS)
 #: Long enough for workers to die meanwhile.
-LONG = STUDY.replace(name="long", steps=600, beta=[0.1, 1], checkpoint_every=20)
+LONG = STUDY.replace(name="long", steps=300, beta=[0.1, 1], checkpoint_every=20)
 #: A prior that kills workers while a file says so.
 DEADLY = """
 import multiprocessing, os, pathlib, signal
@@ -147,10 +147,10 @@ def test_study_ends_with_the_same_numbers_though_its_workers_are_killed(
     """A cohort goes to another worker and on from its checkpoint; one that gets on is not given up."""
     run(LONG, tmp_path / "alone", compile="never", quiet=True)
     monkeypatch.setattr(dispatch, "MOST_DEATHS", 100)  # three deaths at one checkpoint may come by chance
-    with killing(cluster, every=2.5, most=4) as killed:
+    with killing(cluster, every=2.5, most=3) as killed:
         run(LONG, tmp_path / "killed", scheduler=cluster.scheduler_address, compile="never")
     told = capfd.readouterr().out
-    assert len(killed) > 1
+    assert killed
     assert told.count("died, so it goes to another") > 0
     assert "goes on from step" in told
     same(tmp_path / "alone", tmp_path / "killed")
@@ -246,12 +246,30 @@ def test_study_goes_on_without_a_scheduler_that_was_lost(tmp_path: Path) -> None
             InputError, match="scheduler: expected it to answer, but the connection is lost; what was d"
         ):
             run(study, tmp_path / "study", scheduler=address, compile="never", quiet=True)
-    assert 100 <= reached(tmp_path / "study") < 600
+    assert 100 <= reached(tmp_path / "study") < 300
     run(study, tmp_path / "study", compile="never", quiet=True)
     run(study, tmp_path / "alone", compile="never", quiet=True)
     same(tmp_path / "alone", tmp_path / "study")
 
 
+def test_interrupt_has_workers_write_their_checkpoints(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = LONG.replace(steps=100_000, checkpoint_every=100_000)
+    listen = dispatch.Dispatch._listen
+
+    def interrupted(self: Any) -> None:
+        listen(self)
+        if len(self._pieces) == 2 and all(piece.step > 20 for piece in self._pieces.values()):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(dispatch.Dispatch, "_listen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path / "study", scheduler=cluster.scheduler_address, compile="never", quiet=True)
+    assert reached(tmp_path / "study") > 40
+
+
+@pytest.mark.long
 def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path: Path) -> None:
     """It reaches all processes of the command; the same command goes on where each worker stopped."""
     study = LONG.replace(steps=100_000, checkpoint_every=100_000)
@@ -275,14 +293,14 @@ def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path:
 
 def test_cohort_goes_on_elsewhere_when_its_worker_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As at the end of the time that a batch system gave it."""
-    study = LONG.replace(depth=1, checkpoint_every=600)
-    with local(1) as other:
+    study = LONG.replace(depth=1, checkpoint_every=300)
+    with local(1, processes=False) as other:
 
         def leave() -> None:
-            while "of 600 steps" not in "".join(told):
+            while "of 300 steps" not in "".join(told):
                 told.append(capfd.readouterr().out)
                 time.sleep(0.1)
-            (address,) = processes(other)
+            (address,) = other.scheduler_info["workers"]
             other.sync(other.scheduler.retire_workers, workers=[address])
             other.scale(2)
 
@@ -301,11 +319,10 @@ def test_cohort_is_cut_for_the_memory_that_workers_declare(tmp_path: Path) -> No
     (cohort,) = study.cohorts()
     training, _ = work.start(study, cohort, make_data(cohort.shared))
     needed = work.bytes_of_a_run(training.lockstep.pair(0), cohort, training.data) / work.MEMORY_SHARE
-    for runs, names in ((4, ["000"]), (3, ["000-0", "000-1"]), (1, ["000-0-0", "000-0-1", "000-1-0", "000-1-1"])):
-        with local(1, processes=False, resources={"MEMORY": 1.01 * runs * needed}) as cluster:
-            results = run(study, tmp_path / str(runs), scheduler=cluster.scheduler_address, quiet=True)
-        assert [cohort.name for cohort in results.cohorts()] == names
-        assert set(results.tree["runs/status"].values.flatten()) == {"done"}
+    with local(1, processes=False, resources={"MEMORY": 3.01 * needed}) as cluster:
+        results = run(study, tmp_path / "some", scheduler=cluster.scheduler_address, quiet=True)
+    assert [cohort.name for cohort in results.cohorts()] == ["000-0", "000-1"]
+    assert set(results.tree["runs/status"].values.flatten()) == {"done"}
     told = "expected workers with 0.0 GB of memory for one run, got at most 0.0 GB"
     few = {"MEMORY": 0.99 * needed}
     with local(1, processes=False, resources=few) as cluster, pytest.raises(OutOfMemoryError, match=re.escape(told)):
