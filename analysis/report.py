@@ -161,12 +161,16 @@ def _sheet(runs: AllRuns) -> Sheet:
 
 def _facts(runs: AllRuns, trees: Mapping[str, xr.DataTree]) -> list[dict[str, Any]]:
     """Of every run: where it stands, its numbers, and its reconstructions where there are not too many runs."""
-    shown = len(runs.frame) <= PICTURED
+    pictures = {
+        study: tree["reconstructions"].to_dataset()[["original", "reconstruction"]].load()
+        for study, tree in trees.items()
+        if "reconstructions" in tree.children and len(runs.frame) <= PICTURED
+    }
     return [
         {
             "place": {axis: written(run[axis]) for axis in runs.axes},
             "numbers": {name: _number(run, name) for name in NUMBERS},
-            "picture": _picture(trees[run["study"]], run) if shown else "",
+            "picture": _picture(pictures[run["study"]], run) if run["study"] in pictures else "",
         }
         for _, run in runs.frame.iterrows()
     ]
@@ -183,11 +187,9 @@ def _number(run: pd.Series, name: str) -> str:
     return f"{run[name]:.2f}{tables.LOOSE if name == NUMBERS[-1] and run['loose'] else ''}"
 
 
-def _picture(tree: xr.DataTree, run: pd.Series) -> str:
-    """Test images above their reconstructions, as a data URI; empty where there are none."""
-    if "reconstructions" not in tree.children:
-        return ""
-    cell = tree["reconstructions"].to_dataset().sel({axis: run[axis] for axis in tree["runs"].dims})
+def _picture(pictures: xr.Dataset, run: pd.Series) -> str:
+    """Test images above their reconstructions, as a data URI; empty where they have neither one colour nor three."""
+    cell = pictures.sel({axis: run[axis] for axis in pictures.indexes})
     rows = [
         np.concatenate(list(cell[name].transpose("sample", "row", "column", "channel").values), axis=1)
         for name in ("original", "reconstruction")

@@ -166,19 +166,17 @@ class Dispatch:
         self._looked = time.monotonic()
         if self._client.status != "running":
             raise self._lost()
-        known = self._client.scheduler_info(n_workers=-1)["workers"]
-        alive = [address for address, told in known.items() if told["status"] == "running"]
-        for address in self._running.keys() - known.keys():
-            actions = {event["action"] for _, event in self._client.get_events(address)}
-            if "closing-worker" in actions:
-                self._release(address)
-            else:
-                self._bury(address)
-        self._offers = {address: offer for address, offer in self._offers.items() if address in alive}
-        new = [address for address in alive if address not in self._offers and address not in self._refused]
-        if not new:
+        try:
+            known = self._known()
+            for address in self._running.keys() - known.keys():
+                actions = {event["action"] for _, event in self._client.get_events(address)}
+                (self._release if "closing-worker" in actions else self._bury)(address)
+            alive = [address for address, told in known.items() if told["status"] == "running"]
+            self._offers = {address: offer for address, offer in self._offers.items() if address in alive}
+            new = [address for address in alive if address not in self._offers and address not in self._refused]
+            found = self._client.run(worker.offer, self._results.study, workers=new, on_error="return") if new else {}
+        except OSError:  # the scheduler is too busy to answer: it is asked again
             return
-        found = self._client.run(worker.offer, self._results.study, workers=new, on_error="return")
         for address, offer in found.items():
             if isinstance(offer, OSError):
                 continue  # it is gone again
@@ -189,6 +187,11 @@ class Dispatch:
                 self._watch.note(f"worker {address} gets nothing to do: {problem}")
             else:
                 self._offers[address] = offer
+
+    def _known(self) -> dict[str, Any]:
+        """What the scheduler says of its workers, by address; `Client.scheduler_info` hides that it did not answer."""
+        scheduler: Any = self._client.scheduler
+        return self._client.sync(scheduler.identity, n_workers=-1)["workers"]
 
     def _problem(self, offer: Offer | BaseException) -> str:
         """What is wrong with a worker."""
