@@ -88,8 +88,10 @@ def test_details_are_those_that_were_measured_whatever_is_asked_for(study: Path)
         {"split": 0, "beta": [1]},
     ):
         xr.testing.assert_equal(lazy.isel(chosen), xr.DataArray(values, lazy.coords, lazy.dims).isel(chosen))
-    assert np.isnan(tree["images/pareto_k"].sel(split="train")).all()
-    assert np.isfinite(tree["images/pareto_k"].sel(split="test", image=slice(0, 7))).all()
+    bounds = tree["images/log_likelihood"]
+    assert np.isfinite(bounds.sel(split="test", image=slice(0, 7))).all()
+    assert np.isnan(bounds.sel(split="train")).all()
+    assert np.isnan(bounds.sel(image=slice(8, None))).all()
 
 
 def test_a_number_can_be_put_in_the_place_of_another(study: Path) -> None:
