@@ -61,7 +61,7 @@ PROGRAMS = {
     "python": "",
     "python3": "",
     "jupyter": "",
-    "dask": "",
+    "dask": "touch scheduler.json",
     "ssh": "",
     # Two tasks of an array, one after another.
     "sbatch": 'for task in 0 1; do SLURM_ARRAY_TASK_ID=$task SLURM_CPUS_PER_TASK=1 bash -eu "$1"; done',

@@ -25,6 +25,7 @@ from pyrovae.work import MEMORY_SHARE
 
 #: Workers that may die of a cohort before it is given up, unless it got from one checkpoint to the next meanwhile.
 MOST_DEATHS = 3
+#: Where a cluster for the purpose listens: on this machine alone.
 LOOPBACK = "127.0.0.1"
 
 
@@ -45,7 +46,7 @@ def connected(address: str) -> Iterator[Client]:
         if address == "local":
             with (
                 LocalCluster(
-                    host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+                    host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0", silence_logs=logging.CRITICAL
                 ) as cluster,
                 Client(cluster, set_as_default=False) as client,
             ):
@@ -261,28 +262,28 @@ class Dispatch:
 
     def _show(self, told: dict[str, Any]) -> None:
         """Shows how a cohort gets on, where it is one of this study that is still where it was."""
-        worker = told["worker"]
-        if told["token"] != self._token or worker not in self._running:
+        address = told["worker"]
+        if told["token"] != self._token or address not in self._running:
             return
         if "note" in told:
             self._watch.note(told["note"])
         elif "begin" in told:
-            self._pieces[worker] = self._watch.begin(told["begin"], told["steps"], told["done"])
+            self._pieces[address] = self._watch.begin(told["begin"], told["steps"], told["done"])
         elif "step" in told:
-            self._pieces[worker].stepped(told["step"])
+            self._pieces[address].stepped(told["step"])
 
-    def _take(self, worker: str, future: Future, result: Any, error: BaseException | None) -> None:
+    def _take(self, address: str, future: Future, result: Any, error: BaseException | None) -> None:
         """Writes down what came of a cohort, or sees what is to become of it."""
-        if self._running.get(worker, (None, None))[1] is not future:
+        if self._running.get(address, (None, None))[1] is not future:
             return  # it is elsewhere by now
         if isinstance(error, KilledWorker):
-            self._bury(worker)
+            self._bury(address)
             return
         if error is None and result is None:
-            self._release(worker)
+            self._release(address)
             return
-        cohort, _ = self._running.pop(worker)
-        self._pieces.pop(worker, None)
+        cohort, _ = self._running.pop(address)
+        self._pieces.pop(address, None)
         if error is None:
             outcome, content = result
             for file, bytes_of_it in content.items():
@@ -293,13 +294,14 @@ class Dispatch:
         elif machine.is_out_of_memory(error):
             self._queue[:0] = work.halves(self._results, cohort, work.reason(error), self._steps, self._watch)
         elif isinstance(error, InputError):
-            raise InputError(f"worker {worker}: {error}") from error
+            raise InputError(f"worker {address}: {error}") from error
         else:
             raise error
 
     def _release(self, address: str) -> None:
         """A worker leaves, and has stopped in good order: its cohort goes elsewhere."""
         cohort, future = self._running.pop(address)
+        self._pieces.pop(address, None)
         future.cancel()
         self._watch.note(f"{work.label(self._results.study, cohort)}: worker {address} leaves, so it goes to another")
         self._again(cohort)
@@ -317,6 +319,8 @@ class Dispatch:
             self._again(cohort)
         else:
             self._watch.note(f"{label}: given up, because {MOST_DEATHS} workers died while they were at work on it")
+            self._watch.drop(label)
+            self._watch.more(-self._steps(cohort))
             self._results.mark(cohort, "killed")
             self._given_up.append(cohort)
 
