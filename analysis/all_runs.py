@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class AllRuns:
     axes: list[str]
     frame: pd.DataFrame
 
-    @property
+    @cached_property
     def varied(self) -> list[str]:
         """The axes along which there are several values."""
         return [axis for axis in self.axes if self.frame[axis].map(written).nunique() > 1]

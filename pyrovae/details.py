@@ -116,6 +116,12 @@ class Grid(BackendArray):
         self.dtype = dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        # xarray writes −1 for the end of a slice that runs down to the first place, where Python takes it for the last.
+        ended = (
+            slice(each.start, None, each.step) if isinstance(each, slice) and each.stop == -1 else each
+            for each in key.tuple
+        )
+        key = type(key)(tuple(ended))
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._get)
 
     def _get(self, key: tuple[Any, ...]) -> NDArray[Any]:

@@ -127,14 +127,20 @@ class Results:
         return self.checkpoint_file(cohort).exists() and self.is_measured(self.tree, cohort)
 
     def details_file(self, measurement: xr.DataTree, cohort: Cohort) -> Path:
-        """Where the details of a cohort are, of the study's own measurement or of a later one."""
+        """Where the details of a cohort go, of the study's own measurement or of a later one."""
         return details.file_of(self.folder, measurement.name or "", cohort.name)
 
     def is_measured(self, measurement: xr.DataTree, cohort: Cohort) -> bool:
-        """Whether a measurement, the study's own or a later one, has all runs of a cohort, and their details."""
-        status = measurement["runs"].to_dataset()["status"].values
-        known = all(status[self.study.position(run)] in ("done", "frozen") for run in cohort.runs)
-        return known and self.details_file(measurement, cohort).exists()
+        """Whether a measurement, the study's own or a later one, has all runs of a cohort, and their details.
+
+        These are in the file of the cohort that the runs were measured in, which may have been cut since.
+        """
+        runs = measurement["runs"].to_dataset()
+        places = [self.study.position(run) for run in cohort.runs]
+        if not all(runs["status"].values[place] in ("done", "frozen") for place in places):
+            return False
+        names = {runs["cohort"].values[place] for place in places}
+        return all(details.file_of(self.folder, measurement.name or "", name).exists() for name in names)
 
     def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: Outcome) -> None:
         """Enters the outcome of a cohort, whose details are written, into a measurement, and writes the file.

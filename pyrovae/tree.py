@@ -282,6 +282,9 @@ def _filled(tree: xr.DataTree, found: h5py.Group, study: Study, folder: Path, me
             if name in found[group]
         }
         tree[group] = xr.DataTree(places.assign(taken))
+    for name in set(tree["runs"].to_dataset()["cohort"].values.flat):
+        if not re.fullmatch(r"(\d{3,}(-[01])*)?", name):
+            raise ValueError(f"expected the name of a cohort, got {name!r:.60}")
     attach_details(tree, study, folder, measurement)
     return tree
 

@@ -24,7 +24,7 @@ import torch
 import yaml
 from PIL import Image
 
-from pyrovae import InputError, Study, checkpoint, files, open_results, run, tree
+from pyrovae import InputError, Study, checkpoint, details, files, open_results, run, tree
 from pyrovae.analysis import comparison, figures, tables
 from pyrovae.analysis.claims import claims
 from pyrovae.analysis.doubts import doubts
@@ -140,6 +140,16 @@ def _results(content: bytes, folder: Path) -> None:
     tables.measured(comparison.joined(trees))
 
 
+def _details(content: bytes, folder: Path) -> None:
+    file = details.file_of(folder, "", "000")
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(files.sealed(content))
+    details._read.cache_clear()
+    found = tree.load(good() / "results.nc", SMALL)
+    tree.attach_details(found, SMALL, folder)
+    shown(found)
+
+
 def _archive(content: bytes, folder: Path) -> None:
     (folder / "mine.npz").write_bytes(content)
     source = images.from_npz(folder / "mine.npz")
@@ -195,6 +205,7 @@ READERS: Mapping[str, Reader] = {
     "rows": Reader(_image_rows, lambda: [b"0:3", b"0,3,17", b"5:9,1"]),
     "checkpoint": Reader(_checkpoint, _checkpoints),
     "results": Reader(_results, lambda: [files.unsealed((good() / "results.nc").read_bytes())]),
+    "details": Reader(_details, lambda: [files.unsealed((good() / "details/cohort-000.h5").read_bytes())]),
     "archive": Reader(_archive, _archives),
     "picture": Reader(_picture, _pictures),
     "idx": Reader(_idx_file, lambda: [IDX]),

@@ -118,6 +118,25 @@ def test_cohort_is_cut_where_that_shortens_the_study(
         assert (abs(one[name] - other[name]) < one[f"{name}_se"]).all()
 
 
+def test_scheduler_that_is_slow_to_answer_has_not_lost_its_workers(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known, calls = dispatch.Dispatch._known, []
+
+    def slow(self: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise TimeoutError("timed out")
+        return known(self)
+
+    monkeypatch.setattr(dispatch.Dispatch, "_known", slow)
+    study = STUDY.replace(depth=1, steps=200)
+    results = run(study, tmp_path / "study", scheduler=cluster.scheduler_address, compile="never")
+    assert len(calls) > 1
+    assert "died" not in capfd.readouterr().out
+    assert set(results.tree["runs/status"].values.flatten()) == {"done"}
+
+
 @contextmanager
 def killing(cluster: LocalCluster, every: float, most: int) -> Iterator[list[int]]:
     """Kills workers one after another, in turn, every few seconds and no more than so many."""

@@ -86,6 +86,7 @@ def test_details_are_those_that_were_measured_whatever_is_asked_for(study: Path)
         {"depth": [1, 0], "image": [3, 1]},
         {"image": slice(2, 9, 3)},
         {"split": 0, "beta": [1]},
+        {"image": slice(None, None, -1), "depth": slice(None, None, -1)},
     ):
         xr.testing.assert_equal(lazy.isel(chosen), xr.DataArray(values, lazy.coords, lazy.dims).isel(chosen))
     bounds = tree["images/log_likelihood"]
@@ -143,3 +144,24 @@ def test_pictures_of_another_size_are_left_out(study: Path) -> None:
     images = open_results(study).tree["samples/image"]
     assert images.sel(depth=1).values.any()
     assert not images.sel(depth=2).values.any()
+
+
+def test_cohort_that_was_cut_after_it_was_measured_is_still_measured(study: Path, read: list[str]) -> None:
+    """Its runs are in the file of the whole."""
+    results = open_results(study)
+    first, _ = results.cohorts()
+    halves = results.cut(first)
+    assert [cohort.name for cohort in results.cohorts()] == ["000-0", "000-1", "001"]
+    assert all(results.has(half) for half in halves)
+    run(STUDY, study, quiet=True)
+    assert not list(study.glob("details/*-0.h5"))
+
+
+def test_name_of_a_cohort_leads_nowhere_else(study: Path) -> None:
+    file = study / "results.nc"
+    file.write_bytes(files.unsealed(file.read_bytes()))
+    with h5py.File(file, "r+") as opened:
+        opened["runs/cohort"][0] = "/../../elsewhere"
+    file.write_bytes(files.sealed(file.read_bytes()))
+    with pytest.raises(InputError, match="expected the name of a cohort, got '/"):
+        open_results(study)
