@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
     # Code that is no object, and types of other packages, whose documentation is not at hand without a network.
     ("py:.*", r"(?!pyrovae\.).*"),
     # Parts that are not public.
-    ("py:class", r"pyrovae\.(evaluate|lockstep|train)\..*"),
+    ("py:class", r"pyrovae\.(evaluate|lockstep|progress|results|train)\.(?!Results).*"),
     # A type variable.
     ("py:class", r"pyrovae\.analysis\.effects\.Cell"),
 ]
