@@ -102,6 +102,10 @@ class Results:
         """Where the weights of a cohort are."""
         return self.folder / "checkpoints" / f"cohort-{cohort.name}.safetensors"
 
+    def lock_file(self, cohort: Cohort) -> Path:
+        """Which tells other processes that one is at work on a cohort."""
+        return self.folder / ".locks" / f".{cohort.name}"
+
     def cohorts(self) -> list[Cohort]:
         """The cohorts of the study, those that did not fit into memory in the parts that they were trained in."""
         parts = [file.stem.split("-")[1:] for file in self.folder.glob("checkpoints/cohort-*-*.safetensors")]
@@ -114,12 +118,16 @@ class Results:
         return [part for half in cohort.halves() for part in self._parts(half, cut)]
 
     def cut(self, cohort: Cohort) -> list[Cohort]:
-        """The halves of a cohort, and for each the checkpoint that it goes on from, if there is one of the whole."""
+        """The halves of a cohort, and for each the checkpoint that it goes on from, if there is one of the whole.
+
+        A process that is still at work on the whole is waited for: it would write the checkpoint again.
+        """
         halves, file = cohort.halves(), self.checkpoint_file(cohort)
         if file.exists():
-            for half in halves:
-                write_part(file, cohort, half, self.checkpoint_file(half))
-            file.unlink()
+            with files.held(self.lock_file(cohort), lambda: True):
+                for half in halves:
+                    write_part(file, cohort, half, self.checkpoint_file(half))
+                file.unlink()
         return halves
 
     def has(self, cohort: Cohort) -> bool:

@@ -45,7 +45,7 @@ class Files:
     def of(cls, results: Results, cohort: Cohort) -> "Files":
         """In the folder of the study."""
         checkpoint, details = results.checkpoint_file(cohort), results.details_file(results.tree, cohort)
-        return cls(checkpoint.resolve(), details.resolve(), results.folder.resolve() / ".locks" / cohort.name)
+        return cls(checkpoint.resolve(), details.resolve(), results.lock_file(cohort).resolve())
 
     def elsewhere(self, folder: Path) -> "Files":
         """The same in another folder."""
@@ -156,7 +156,13 @@ def measure(study: Study, cohort: Cohort, training: Training, watch: Watching) -
     if not study.measure.temperatures:
         return evaluate(lockstep, training.streams, data, pixels, study.measure)
     watcher = watch.begin(f"{label(study, cohort)}, annealing", annealing(study, cohort), 0)
-    return evaluate(lockstep, training.streams, data, pixels, study.measure, lambda: watcher.stepped(next(steps)))
+
+    def stepped() -> None:
+        watcher.stepped(next(steps))
+        if watcher.stopped():
+            raise Interrupted
+
+    return evaluate(lockstep, training.streams, data, pixels, study.measure, stepped)
 
 
 def annealing(study: Study, cohort: Cohort) -> int:

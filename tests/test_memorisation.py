@@ -134,7 +134,7 @@ def test_study_measures_memorisation_beside_the_learned_decoder(tmp_path: Path) 
     found = tree["memorisation"].to_dataset().isel(seed=0)
     images = tree["images"].to_dataset().isel(seed=0)
     for name in ("memorising_distortion", "reconstruction_distance", "memorising_distance"):
-        np.testing.assert_allclose(found[name], images[name].mean("image"))
+        np.testing.assert_allclose(found[name], images[name].mean("image").transpose(*found[name].dims))
         assert images[name].notnull().sum("image").values.tolist() == [[64, 64]] * 2
     assert (found["perplexity"] >= 1).all()
     assert (found["perplexity"] <= 256).all()

@@ -57,7 +57,7 @@ def connected(address: str) -> Iterator[Client]:
         where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
         try:
             client = Client(**where, set_as_default=False)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
             raise InputError(
                 f"scheduler: expected a Dask scheduler at {address}, got {work.reason(error)}; start one with 'dask "
                 "scheduler', or take --scheduler local"
@@ -101,7 +101,8 @@ class Dispatch:
         self._refused: set[str] = set()
         self._queue: list[Cohort] = []
         self._running: dict[str, tuple[Cohort, Future]] = {}
-        self._deaths: Counter[tuple[str, int]] = Counter()
+        self._deaths: Counter[str] = Counter()
+        self._reached: dict[str, int] = {}
         self._given_up: list[Cohort] = []
         self._pieces: dict[str, Piece] = {}
         self._looked, self._said = 0.0, ""
@@ -126,6 +127,13 @@ class Dispatch:
 
     def _begin(self, cohorts: Sequence[Cohort]) -> None:
         """Waits for the first workers, and cuts the study into pieces for them."""
+        try:
+            self._client.run_on_scheduler(worker.versions, self._results.study)  # tasks pass through its hands
+        except Exception as error:
+            raise InputError(
+                "scheduler: expected what the study needs to be installed there, too, got "
+                f"{type(error).__name__}: {work.reason(error)}"
+            ) from error
         while not self._offers:
             self._look(strict=True)
             if not self._offers:
@@ -138,7 +146,7 @@ class Dispatch:
         self._queue = placement.cut(cohorts, len(self._suited()), self._cost, self._fits_some)
         for piece in self._queue:
             if not self._fits_some(piece):
-                needed, most = self._needed(piece), max(offer.memory for offer in self._suited())
+                needed, most = self._needed(piece), max(map(self._memory, self._suited()))
                 raise OutOfMemoryError(
                     f"{work.label(self._results.study, piece)}: expected workers with {needed / 2**30:,.1f} GB of "
                     f"memory for one run, got at most {most / 2**30:,.1f} GB"
@@ -170,8 +178,7 @@ class Dispatch:
         try:
             known = self._known()
             for address in self._running.keys() - known.keys():
-                actions = {event["action"] for _, event in self._client.get_events(address)}
-                (self._release if "closing-worker" in actions else self._bury)(address)
+                (self._release if self._left(address) else self._bury)(address)
             alive = [address for address, told in known.items() if told["status"] == "running"]
             self._offers = {address: offer for address, offer in self._offers.items() if address in alive}
             new = [address for address in alive if address not in self._offers and address not in self._refused]
@@ -188,6 +195,19 @@ class Dispatch:
                 self._watch.note(f"worker {address} gets nothing to do: {problem}")
             else:
                 self._offers[address] = offer
+
+    def _left(self, address: str) -> bool:
+        """Whether a worker that is gone has left in good order."""
+        good = False
+        for _, event in self._client.get_events(address):  # of all workers that ever had the address
+            match event.get("action"):
+                case "add-worker":
+                    good = False
+                case "closing-worker":
+                    good = True
+                case "remove-worker":
+                    good = good or bool(event.get("expected"))
+        return good
 
     def _known(self) -> dict[str, Any]:
         """What the scheduler says of its workers, by address; `Client.scheduler_info` hides that it did not answer."""
@@ -207,7 +227,7 @@ class Dispatch:
     def _hand_out(self) -> None:
         """Gives every worker that is free a cohort that fits it: the costliest, to the one with the least memory."""
         free = sorted(
-            (offer.memory, address)
+            (self._memory(offer), address)
             for address, offer in self._offers.items()
             if address not in self._running and offer in self._suited()
         )
@@ -262,13 +282,16 @@ class Dispatch:
 
     def _show(self, told: dict[str, Any]) -> None:
         """Shows how a cohort gets on, where it is one of this study that is still where it was."""
-        address = told["worker"]
-        if told["token"] != self._token or address not in self._running:
+        address = told.get("worker", "")
+        if told.get("token") != self._token or address not in self._running:
             return
         if "note" in told:
             self._watch.note(told["note"])
         elif "begin" in told:
             self._pieces[address] = self._watch.begin(told["begin"], told["steps"], told["done"])
+            name = self._running[address][0].name
+            if told["done"] > self._reached.get(name, 0):  # it got on since it was begun before
+                self._reached[name], self._deaths[name] = told["done"], 0
         elif "step" in told:
             self._pieces[address].stepped(told["step"])
 
@@ -282,12 +305,17 @@ class Dispatch:
         if error is None and result is None:
             self._release(address)
             return
+        if isinstance(error, CancelledError) and self._client.status == "running":  # by others, such as a restart
+            self._release(address)
+            return
         cohort, _ = self._running.pop(address)
         self._pieces.pop(address, None)
         if error is None:
             outcome, content = result
-            for file, bytes_of_it in content.items():
-                files.write(file, bytes_of_it)
+            if content is not None:
+                places = work.Files.of(self._results, cohort)
+                files.write(places.checkpoint, content[0])
+                files.write(places.details, content[1])
             self._results.record(self._results.tree, cohort, outcome)
         elif isinstance(error, CancelledError):
             raise self._lost()
@@ -311,10 +339,9 @@ class Dispatch:
         cohort, future = self._running.pop(address)
         future.cancel()
         label = work.label(self._results.study, cohort)
-        piece = self._pieces.pop(address, None)
-        place = cohort.name, piece.begun if piece else -1
-        self._deaths[place] += 1
-        if self._deaths[place] < MOST_DEATHS:
+        self._pieces.pop(address, None)
+        self._deaths[cohort.name] += 1
+        if self._deaths[cohort.name] < MOST_DEATHS:
             self._watch.note(f"{label}: worker {address} died, so it goes to another")
             self._again(cohort)
         else:
@@ -332,12 +359,13 @@ class Dispatch:
     def _stop(self) -> None:
         """Has the workers write their checkpoints, and waits for that."""
         futures = [future for _, future in self._running.values()]
-        addresses = [address for address in self._running if address in self._offers]
+        addresses = list(self._running)
         self._running.clear()
         if futures and self._client.status == "running":
             self._watch.note("stops; workers write their checkpoints")
-            self._client.cancel(futures)
-            self._client.run(worker.idle, self._token, workers=addresses, on_error="return")
+            with suppress(OSError):  # what made it stop is to be told, and not that the scheduler is gone meanwhile
+                self._client.cancel(futures)
+                self._client.run(worker.idle, self._token, workers=addresses, on_error="return")
 
     def _lost(self) -> InputError:
         return InputError(
@@ -356,8 +384,11 @@ class Dispatch:
         """The offers of those workers that can do the work."""
         return [offer for offer in self._offers.values() if offer.cuda or self._device != "cuda"]
 
+    def _memory(self, offer: Offer) -> float:
+        return offer.cuda if self._device == "cuda" else offer.memory
+
     def _fits_some(self, cohort: Cohort) -> bool:
-        return any(self._needed(cohort) <= offer.memory for offer in self._suited())
+        return any(self._needed(cohort) <= self._memory(offer) for offer in self._suited())
 
     def _say_once(self, text: str) -> None:
         """A line, unless it was the last that was said in this way."""

@@ -45,13 +45,13 @@ class Offer:
 
     Attributes:
         versions: of all code that the numbers depend on.
-        memory: bytes that it may take, those of its GPU where it has one.
-        cuda: whether it has one.
+        memory: bytes that it may still take.
+        cuda: bytes of its GPU; 0 if it has none.
     """
 
     versions: str
     memory: float
-    cuda: bool
+    cuda: float
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,20 @@ def offer(study: Study, dask_worker: Worker) -> Offer:
         ImportError: it lacks what the study needs.
     """
     declared = dask_worker.state.total_resources
-    cuda = torch.cuda.is_available() and declared.get("GPU", 1) > 0
-    found = dask_worker.memory_manager.memory_limit or psutil.virtual_memory().total
-    if cuda:
-        _, found = torch.cuda.mem_get_info()
-    return Offer(versions(study), declared.get("MEMORY", found), cuda)
+    limit = dask_worker.memory_manager.memory_limit or psutil.virtual_memory().total
+    memory = declared.get("MEMORY", limit - psutil.Process().memory_info().rss)
+    cuda = 0
+    if torch.cuda.is_available() and declared.get("GPU", 1) > 0:
+        _, cuda = torch.cuda.mem_get_info()
+    return Offer(versions(study), memory, cuda)
 
 
-def train(task: Task) -> tuple[Outcome, dict[Path, bytes]] | None:
+def train(task: Task) -> tuple[Outcome, tuple[bytes, bytes] | None] | None:
     """Trains and measures a cohort.
 
     Returns:
-        What came of it, and its files where they are not in the folder of the study yet; None if it was asked to stop.
+        What came of it, and its checkpoint and its details where they are not in the folder of the study yet; None if
+        it was asked to stop.
     """
     here = get_worker()
     told = _Telling(here, task)
@@ -109,12 +111,9 @@ def train(task: Task) -> tuple[Outcome, dict[Path, bytes]] | None:
             device = machine.device(task.device)
             outcome = work.run(task.study, task.cohort, places, device, task.compile, told)
             provenance = outcome.provenance | {"worker": f"{here.address}, {machine.process()}"}
-            content = {}
+            content = None
             if places != task.places:
-                content = {
-                    task.places.checkpoint: places.checkpoint.read_bytes(),
-                    task.places.details: places.details.read_bytes(),
-                }
+                content = places.checkpoint.read_bytes(), places.details.read_bytes()
     except Interrupted:
         return None
     return replace(outcome, provenance=provenance), content
