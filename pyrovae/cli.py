@@ -87,8 +87,8 @@ def run_study(
 ) -> None:
     """Run a study, or go on with one that was interrupted.
 
-    Trains every pair of the grid, measures rate and distortion on train and test, and leaves results.nc,
-    checkpoints, figures and report.html in the output folder.
+    Trains every pair of the grid, measures rate and distortion on train and test, and leaves results.nc, details of
+    images, checkpoints, figures and report.html in the output folder.
 
     Examples: 'pyrovae run', 'pyrovae run quick --set steps=3000 --set beta=[0.1,1]', 'pyrovae run mine.yaml --plan'.
     """

@@ -53,7 +53,7 @@ class Results:
     """What a study leaves behind in its folder.
 
     Attributes:
-        folder: holds study.yaml, results.nc, checkpoints/ and figures/.
+        folder: holds study.yaml, results.nc, details/, checkpoints/ and figures/.
         study: the study, resolved.
         tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image, ``/levels`` with
             the rate of each latent site, ``/information`` with mutual information, prior gap and their like,

@@ -177,14 +177,15 @@ class Dispatch:
             raise self._lost()
         try:
             known = self._known()
-            for address in self._running.keys() - known.keys():
-                (self._release if self._left(address) else self._bury)(address)
+            gone = {address: self._left(address) for address in self._running.keys() - known.keys()}
             alive = [address for address, told in known.items() if told["status"] == "running"]
-            self._offers = {address: offer for address, offer in self._offers.items() if address in alive}
             new = [address for address in alive if address not in self._offers and address not in self._refused]
             found = self._client.run(worker.offer, self._results.study, workers=new, on_error="return") if new else {}
         except OSError:  # the scheduler is too busy to answer: it is asked again
             return
+        for address, in_good_order in gone.items():
+            (self._release if in_good_order else self._bury)(address)
+        self._offers = {address: offer for address, offer in self._offers.items() if address in alive}
         for address, offer in found.items():
             if isinstance(offer, OSError):
                 continue  # it is gone again
