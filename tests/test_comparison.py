@@ -104,6 +104,7 @@ def test_report_of_several_has_every_run_with_its_study(trees: dict[str, xr.Data
     assert re.findall(r'data-axis="beta" value="(.*?)"', shown) == ["0.1", "1", "2"]
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_compare_command_tells_tables_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for out, settings in (("a/quick", {"depth": 1}), ("b/quick", {"depth": [1, 3]})):
