@@ -230,7 +230,7 @@ class Dispatch:
         free = sorted(
             (self._memory(offer), address)
             for address, offer in self._offers.items()
-            if address not in self._running and offer in self._suited()
+            if address not in self._running and self._suits(offer)
         )
         for cohort in list(self._queue):
             address = next((address for memory, address in free if self._needed(cohort) <= memory), None)
@@ -383,7 +383,10 @@ class Dispatch:
 
     def _suited(self) -> list[Offer]:
         """The offers of those workers that can do the work."""
-        return [offer for offer in self._offers.values() if offer.cuda or self._device != "cuda"]
+        return [offer for offer in self._offers.values() if self._suits(offer)]
+
+    def _suits(self, offer: Offer) -> bool:
+        return bool(offer.cuda) or self._device != "cuda"
 
     def _memory(self, offer: Offer) -> float:
         return offer.cuda if self._device == "cuda" else offer.memory
