@@ -130,6 +130,7 @@ def test_scheduler_that_is_slow_to_answer_has_not_lost_its_workers(
         return known(self)
 
     monkeypatch.setattr(dispatch.Dispatch, "_known", slow)
+    monkeypatch.setattr(dispatch, "INTERVAL", 0.01)  # it is asked often while the study lasts
     study = STUDY.replace(depth=1, steps=200)
     results = run(study, tmp_path / "study", scheduler=cluster.scheduler_address, compile="never")
     assert len(calls) > 1
