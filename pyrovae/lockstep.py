@@ -8,7 +8,8 @@ lifted is called run by run over the same stacked parameters, so that nothing el
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyro
 import torch
@@ -16,15 +17,19 @@ from torch import Tensor
 from torch.compiler import skip_all_guards_unsafe
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from pyrovae.adam import Adam, State
 from pyrovae.data import as_input
 from pyrovae.pair import Pair, Terms
+from pyrovae.precision import layers, products
 from pyrovae.streams import seeded
+from pyrovae.study import Precision
 
-#: How a cohort is computed: compiled or eager kernels over all runs at once, or one run after the other.
-Way = Literal["compiled", "lifted", "run by run"]
+#: How a cohort is computed: compiled kernels over all runs at once, which a GPU gets as one graph, or those as such, or
+#: eager ones, or one run after the other.
+Way = Literal["captured", "compiled", "lifted", "run by run"]
+WAYS: tuple[Way, ...] = get_args(Way)
 #: Gradients by parameter, and the mean loss of each run.
 Gradients = tuple[State, Tensor]
 
@@ -57,15 +62,19 @@ class Lockstep:
     Args:
         pairs: one pair a run, alike but for the numbers in them.
         values: what the programs may take beside images, by name: β first of all, ``[runs]`` each.
+        precision: in which the networks are trained.
 
     Attributes:
-        params: parameters by name, ``[runs, ...]``.
-        buffers: buffers by name, ``[runs, ...]``.
+        params: parameters by name, ``[runs, ...]``, in the same memory always.
+        buffers: buffers by name, ``[runs, ...]``, in the same memory always.
         way: how the runs are computed, once that is decided.
     """
 
-    def __init__(self, pairs: Sequence[Pair], values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], values: Mapping[str, Tensor], precision: Precision = "float32"
+    ) -> None:
         self.way: Way | None = None
+        self.precision = precision
         params, self.buffers = stack_module_state(list(pairs))
         self.params: State = {name: value.detach() for name, value in params.items()}
         self.values = dict(values)
@@ -101,7 +110,8 @@ class Lockstep:
             pair = self.pair(run)
             pair.refresh(images, None if keys is None else torch.Generator().manual_seed(keys[run]))
             renewed.append(dict(pair.named_buffers()))
-        self.buffers = {name: torch.stack([each[name] for each in renewed]) for name in self.buffers}
+        for name, buffer in self.buffers.items():
+            buffer.copy_(torch.stack([each[name] for each in renewed]))
 
     def stepper(self, way: Way, adam: Adam, example: Batch) -> Callable[[Batch], Tensor]:
         """Decides the way, and returns what takes a step: it renews parameters and moments in place.
@@ -117,30 +127,36 @@ class Lockstep:
         if way == "lifted":  # make_fx counts arguments, and would count self
             graph = make_fx(lambda *states: self.gradients(*states))(self.params, self.buffers, example)
 
+        fused = way != "compiled" and example.images.device.type == "cpu"
+
         def step(params: State, buffers: State, adam: Adam, batch: Batch) -> Tensor:
             gradients, losses = graph(params, buffers, batch)
-            update_ = adam.update_ if way == "compiled" else adam.update_uncompiled_
-            update_(params, gradients, batch.rates)
+            (adam.update_fused_ if fused else adam.update_)(params, gradients, batch.rates)
             return losses
 
-        if way == "compiled":
-            rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
-            # No guards: a step is called with the same shapes throughout, which the kernels themselves check.
-            step = torch.compile(make_fx(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
-            with torch.no_grad():
+        with torch.no_grad(), products(self.precision):
+            if way in ("captured", "compiled"):
+                rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
+                # No guards: a step is called with the same shapes throughout, which the kernels themselves check.
+                step = torch.compile(make_fx(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
                 step(*rehearsal)
-        return torch.no_grad()(lambda batch: step(self.params, self.buffers, adam, batch))
+                del rehearsal
+            taken = partial(step, self.params, self.buffers, adam)
+            if way == "captured":
+                taken = captured(taken, example)
+        return torch.no_grad()(products(self.precision)(taken))
 
     def gradients(self, params: State, buffers: State, batch: Batch) -> Gradients:
         """Gradients and losses of every run, lifted or run by run."""
         gradient: Callable[..., Gradients] = grad_and_value(self._batch_loss)
         stacked = (params, buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.thresholds)
-        with _plainly():
+        with _plainly(), layers(self.precision):
             if self.way == "run by run":
                 return self._each(batch.keys, lambda run: gradient(*_slice(run, stacked), batch.images))
             in_dims = (0, 0, 0, 0, 0, None if batch.thresholds is None else 0, None)
             return vmap(gradient, in_dims)(*stacked, batch.images)
 
+    @products("float32")
     def terms(self, x: Tensor, noise: Mapping[str, Tensor], keys: Sequence[int], index: Tensor | None = None) -> Terms:
         """Distortion, rate and loss of the same images under every run, ``[runs, batch]`` each.
 
@@ -182,6 +198,31 @@ class Lockstep:
             with seeded(key):
                 results.append(function(run))
         return tree_map(lambda *parts: torch.stack(parts), *results)
+
+
+def captured(step: Callable[[Batch], Tensor], example: Batch) -> Callable[[Batch], Tensor]:
+    """A step as a CUDA graph, which a GPU is told to do in one call instead of one for each of its kernels.
+
+    The graph works on the memory that it was captured with: a batch is copied there first, and what else the step reads
+    and writes must stay where it is.
+
+    Args:
+        step: a step that was taken before, so that nothing of it is set up while it is captured.
+        example: a batch; its images are those of all batches, and are not copied.
+    """
+    place = tree_map_only(Tensor, torch.clone, example._replace(images=()))._replace(images=example.images)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        losses = step(place)
+
+    def replay(batch: Batch) -> Tensor:
+        for there, given in zip(tree_leaves(place), tree_leaves(batch), strict=True):
+            if isinstance(given, Tensor) and given is not there:
+                there.copy_(given, non_blocking=True)
+        graph.replay()
+        return losses.clone()
+
+    return replay
 
 
 def _slice(run: int, stacked: Any) -> Any:

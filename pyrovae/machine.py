@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
 from pyrovae.errors import InputError, OutOfMemoryError
 
@@ -37,6 +38,16 @@ def device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device: expected a CUDA device, but torch finds none; use --device cpu")
     return torch.device(name)
+
+
+def told(place: torch.device) -> str:
+    """A device as provenance has it: "cpu", or "cuda" with the name of the GPU."""
+    return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type
+
+
+def moved(tensor: Tensor, place: torch.device) -> Tensor:
+    """A tensor on a device, where it arrives before the device needs it; the program does not wait for that."""
+    return (tensor.pin_memory() if place.type == "cuda" else tensor).to(place, non_blocking=True)
 
 
 def process() -> str:
@@ -121,8 +132,12 @@ def check_memory(size: float, what: str, place: torch.device | None = None, shar
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had; torch has a class of its own for devices alone."""
-    known = isinstance(error, OutOfMemoryError | MemoryError | torch.OutOfMemoryError)
-    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    if isinstance(error, OutOfMemoryError | MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return True
+    # The end of a CUDA graph that is being captured has an error of its own to tell.
+    return error.__context__ is not None and is_out_of_memory(error.__context__)
 
 
 @contextmanager

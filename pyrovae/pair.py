@@ -268,22 +268,22 @@ def _terms(
     guide: poutine.Trace, model: poutine.Trace, divergence: Callable[[Distribution, Distribution, Tensor], Tensor]
 ) -> Terms:
     """Sums the traces of both programs up."""
-    loss = distortion = torch.zeros(())
-    rates = {}
+    loss, distortion, rates = [], [], {}
     for name, site in _auxiliary_sites(guide):
         rates[name] = _per_image(site["fn"].log_prob(site["value"]))
-        loss = loss + site["scale"] * rates[name]
+        loss.append(site["scale"] * rates[name])
     for name, site in _told_rates(model):
         rates[name] = _per_image(site["value"])
     for name, site in _sample_sites(model):
         if site["is_observed"]:
             term = -_per_image(site["fn"].log_prob(site["value"]))
             if not site["infer"].get("is_auxiliary"):
-                distortion = distortion + term
+                distortion.append(term)
         else:
             term = rates[name] = _per_image(divergence(guide.nodes[name]["fn"], site["fn"], site["value"]))
-        loss = loss + site["scale"] * term
-    return Terms(loss, distortion, rates)
+        loss.append(site["scale"] * term)
+    none = torch.zeros_like(loss[0])
+    return Terms(sum(loss, none), sum(distortion, none), rates)
 
 
 def _sample_sites(trace: poutine.Trace) -> list[tuple[str, Site]]:

@@ -8,7 +8,7 @@ from importlib import resources
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -40,6 +40,8 @@ DATA_SETTINGS = (
 DIMENSIONS = {"split": "data_split"}
 #: Most runs of a study, and most bytes of a study file: what is beyond was hardly meant.
 MOST_RUNS, MOST_BYTES = 100_000, 1_000_000
+#: What networks compute in while they are trained.
+Precision = Literal["float32", "tf32", "bfloat16"]
 #: A number of things, of which there can be no more than this anywhere.
 Count = Annotated[int, Field(le=10**9)]
 
@@ -101,6 +103,9 @@ class Run(_Frozen):
     steps: Count = Field(1000, ge=1, description="training steps")
     batch_size: Count = Field(128, ge=1, description="images in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
+    precision: Precision = Field(
+        "float32", description="of the networks while they train: float32, tf32 (on a GPU) or bfloat16"
+    )
 
     def weights(self) -> dict[str, float]:
         """The weights of the loss, by the names by which programs take them."""

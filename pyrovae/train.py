@@ -15,13 +15,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from pyrovae import checkpoint
+from pyrovae import checkpoint, machine
 from pyrovae.adam import Adam, rates
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError
 from pyrovae.evaluate import terms_on
-from pyrovae.lockstep import Batch, Lockstep, Way
-from pyrovae.machine import freed_memory_kept, is_out_of_memory
+from pyrovae.lockstep import WAYS, Batch, Lockstep, Way
+from pyrovae.machine import freed_memory_kept, is_out_of_memory, moved
 from pyrovae.progress import Watcher
 from pyrovae.streams import Streams
 from pyrovae.study import Cohort, Measure
@@ -297,7 +297,7 @@ class Training:
         """What steps done now would depend on."""
         way = self.lockstep.way
         assert way is not None, "it is decided before the first step"
-        device, threads = str(self.data.train.device), torch.get_num_threads()
+        device, threads = machine.told(self.data.train.device), torch.get_num_threads()
         return Circumstances(since=self.step, way=way, device=device, threads=threads, versions=self.versions)
 
     def _note_circumstances(self, watcher: Watcher) -> None:
@@ -311,21 +311,21 @@ class Training:
             self.made.append(now)
 
     def _batch(self, step: int) -> Batch:
-        grey, device = self.data.grey, self.data.train.device
+        grey = self.data.grey
         share = self.cohort.shared.beta_share(step)  # of γ too, so that their ratio stays
         return Batch(
             images=self.data.train if grey is None else grey,
-            rows=self.streams.index(step).to(device),
+            rows=self.streams.index(step),
             values={name: share * value for name, value in self.lockstep.values.items()},
-            noise={site: draws.to(device) for site, draws in self.streams.noise(step).items()},
-            rates=rates(self.cohort.shared.learning_rate, step + 1).to(device),
-            thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]).to(device),
+            noise=self.streams.noise(step),
+            rates=moved(rates(self.cohort.shared.learning_rate, step + 1), self.data.train.device),
+            thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]),
             keys=self.streams.keys("draws", step) if self.lockstep.way == "run by run" else (),
         )
 
     def _prepared(self, steps: int, compile: Compile, watcher: Watcher) -> Callable[[Batch], Tensor]:
         """The function behind a step, computed as was asked for or in the next best way that works."""
-        ways = self._ways(steps, compile, watcher)
+        ways = self._ways(self.data.train.device, steps, compile, watcher)
         for way, fallback in zip(ways, [*ways[1:], None], strict=True):
             try:
                 stepped = self.lockstep.stepper(way, self.adam, self._batch(self.step))
@@ -336,18 +336,19 @@ class Training:
                 watcher.note(f"not {way}, so {fallback}: {_first_line(error)}")
         return stepped
 
-    def _ways(self, steps: int, compile: Compile, watcher: Watcher) -> list[Way]:
-        """The ways to try, in this order. A resumed cohort goes on as it began."""
-        ways: list[Way] = ["compiled", "lifted", "run by run"]
+    def _ways(self, place: torch.device, steps: int, compile: Compile, watcher: Watcher) -> Sequence[Way]:
+        """The ways to try, in this order. A resumed cohort goes on as it began, where the device can do that."""
         if not self.streams.liftable:
             watcher.note("not lifted, so run by run: the guide draws from a distribution that takes no normal noise")
-            return ways[2:]
-        if self.lockstep.way is not None:
-            if compile == "never" and self.lockstep.way == "compiled":
-                watcher.note("compiled as it began: a cohort that goes on does not change its way")
+            return ["run by run"]
+        first: Way = "captured" if place.type == "cuda" else "compiled"
+        ways = WAYS[WAYS.index(first) :]
+        if self.lockstep.way in ways:
+            if compile == "never" and self.lockstep.way in ("captured", "compiled"):
+                watcher.note(f"{self.lockstep.way} as it began: a cohort that goes on does not change its way")
             return ways[ways.index(self.lockstep.way) :]
         worth_it = compile == "always" or (compile == "auto" and steps >= WORTH_COMPILING)
-        return ways if worth_it else ways[1:]
+        return ways if worth_it else ways[ways.index("lifted") :]
 
     def _refresh(self) -> None:
         """Renews encodings that the programs hold, at the steps at which it is due."""
@@ -356,13 +357,14 @@ class Training:
 
     def _probe(self) -> None:
         """Adds a point to the learning curves. Training goes on with the encodings that it had."""
-        held = self.lockstep.buffers
+        held = {name: buffer.clone() for name, buffer in self.lockstep.buffers.items()}
         self.lockstep.refresh(self.data.train)
         splits = [
             terms_on(name, images[: self.measure.probe], self.lockstep, self.streams, "probe")
             for name, images in self.data.splits()
         ]
-        self.lockstep.buffers = held
+        for name, buffer in self.lockstep.buffers.items():
+            buffer.copy_(held[name])
         self.curves["step"].append(torch.tensor(self.step))
         for name in ("loss", "distortion", "rate"):
             self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits]))

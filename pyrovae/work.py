@@ -17,6 +17,7 @@ from pyrovae.evaluate import Measured, Pixels, evaluate
 from pyrovae.lockstep import Lockstep
 from pyrovae.measures.likelihood import PASSES
 from pyrovae.pair import Checked, Pair
+from pyrovae.precision import products
 from pyrovae.progress import Watch, Watching
 from pyrovae.results import Outcome, Results
 from pyrovae.streams import Streams, seeded
@@ -98,6 +99,8 @@ def _run(
 def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
     """A cohort before its first step."""
     shared, device = cohort.shared, data.train.device
+    if shared.precision == "tf32" and device.type != "cuda":
+        raise InputError(f"precision: tf32 is for GPUs, got the device {device}; take float32, or --device cuda")
     _check_support(shared, data)
     check_weights(shared, data.event_shape)
     mean = data.mean().cpu()
@@ -110,10 +113,10 @@ def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checke
     if study.measure.temperatures:
         _check_annealing(of_seed[shared.seed], as_input(data.train[: shared.batch_size]))
     weights = [run.weights() for run in cohort.runs]
-    values = {name: torch.tensor([each[name] for each in weights], device=device) for name in weights[0]}
-    lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values)
+    values = {name: torch.tensor([each[name] for each in weights]).to(device) for name in weights[0]}
+    lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values, shared.precision)
     seeds = [run.seed for run in cohort.runs]
-    streams = Streams(seeds, len(data.train), shared.batch_size, found.noise_shapes)
+    streams = Streams(seeds, len(data.train), shared.batch_size, found.noise_shapes, device)
     versions = ", ".join([machine.versions(), *own_sources(shared)])
     return Training(lockstep, streams, data, cohort, study.measure, versions), found
 
@@ -148,6 +151,7 @@ def bytes_of_a_run(pair: Pair, cohort: Cohort, data: Dataset) -> int:
     return (4 + 3) * weights + 2 * held + 3 * kept
 
 
+@products("float32")
 def measure(study: Study, cohort: Cohort, training: Training, watch: Watching) -> Measured:
     """What is measured on trained runs."""
     data, lockstep, steps = training.data, training.lockstep, count(1)

@@ -42,5 +42,5 @@ def _binarised(images: Tensor, seed: int) -> Tensor:
 
 
 def thresholds(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Uniform thresholds for `as_input`, 0 to 254."""
-    return torch.randint(255, shape, dtype=torch.uint8, generator=generator)
+    """Uniform thresholds for `as_input`, 0 to 254, on the device of the generator."""
+    return torch.randint(255, shape, dtype=torch.uint8, generator=generator, device=generator.device)

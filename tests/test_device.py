@@ -1,0 +1,177 @@
+"""What a GPU asks of the code, as far as it shows without one: `elsewhere` is the device."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from elsewhere import CPU, PLACE, Elsewhere
+from torch import Tensor
+
+from pyrovae import InputError, Study, lockstep, machine, streams
+from pyrovae.build import make_data
+from pyrovae.estimators import marginal
+from pyrovae.lockstep import Batch, captured
+from pyrovae.progress import Watch
+from pyrovae.train import Training, history
+from pyrovae.work import measure, start
+
+STUDY = Study.of(
+    name="elsewhere", beta=[0.1, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
+    components=5, refresh=3, batch_size=16, steps=8,
+    measure={"images": 32, "outer": 32, "particles": 4, "reconstructions": 4, "probe": 16, "points": 4,
+             "likelihood_images": 4},
+)  # fmt: skip
+PARTS: dict[str, dict[str, Any]] = {
+    "plain": {"measure.temperatures": 2},
+    "dynamic": {"pixels": "dynamic", "network": "conv_small"},
+    "full rank": {"guide": "full_rank", "prior": "vamp"},
+    "flow": {"guide": "flow", "prior": "flow"},
+    "two levels": {"model": "hierarchical", "guide": "hierarchical"},
+    "bank": {"prior": "aggregate_subsampled"},
+    "gap": {"model": "gap", "gamma": 0.5, "prior": "mixture"},
+    "logistic": {"likelihood": "discretised_logistic"},
+    "gaussian": {"likelihood": "gaussian_shared", "prior": "diagonal"},
+}
+
+
+class Generator(torch.Generator):
+    """The CPU's generator, for the other device."""
+
+    device = PLACE
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    """The device, which has much memory, and whose programs are not traced but called."""
+    def alike(seed: int, stream: str, block: int = 0, place: torch.device = CPU) -> torch.Generator:
+        made = Generator() if place == PLACE else torch.Generator()
+        return made.manual_seed(streams.key(seed, stream, block))
+
+    monkeypatch.setattr(streams, "generator", alike)
+    monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
+    monkeypatch.setitem(marginal.NUMBERS, PLACE.type, marginal.NUMBERS["cpu"])
+    monkeypatch.setattr(machine, "free_memory", lambda place=None: 2**40)
+    return Elsewhere()
+
+
+def training(study: Study, place: torch.device) -> Training:
+    """The one cohort of a study, on a device."""
+    (cohort,) = study.cohorts()
+    return start(study, cohort, make_data(cohort.shared).to(place))[0]
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[str, Any], device: Elsewhere) -> None:
+    study, trained = STUDY.replace(**parts), []
+    for place in (CPU, PLACE):
+        with device:
+            found = training(study, place)
+            step = found.stepper("never", Watch(0, quiet=True).begin("", 0, 0))
+            assert found.lockstep.way == "lifted"
+            step()  # before which a prior renews its encodings
+            device.waited.clear()
+            losses = step() + step()
+            assert not device.waited
+            trained.append({name: each.cpu() for name, each in (found.lockstep.params | {"": losses}).items()})
+    assert all(each.isfinite().all() for each in trained[0].values())
+    for name, ours in trained[0].items():
+        torch.testing.assert_close(trained[1][name], ours, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [name for name in PARTS if name != "flow"])  # whose modules are cast in place
+def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device: Elsewhere, tmp_path: Path) -> None:
+    """From the first step to what is measured, and the checkpoint goes on on either."""
+    study, found = STUDY.replace(**PARTS[parts]), []
+    (cohort,) = study.cohorts()
+    for place in (CPU, PLACE):
+        with device:
+            trained = training(study, place)
+            trained.run(every=4, file=tmp_path / place.type, compile="never", watcher=Watch(0, quiet=True).begin("", 0, 0))
+            found.append(measure(study, cohort, trained, Watch(0, quiet=True)))
+    assert found[1].notes == found[0].notes
+    for group, numbers in found[0].groups.items():
+        for name, ours in numbers.items():
+            np.testing.assert_allclose(found[1].groups[group][name], ours, rtol=1e-3, atol=1e-4, err_msg=name)
+    back = training(study, CPU)
+    back.resume(tmp_path / PLACE.type)
+    assert (back.step, history(back.made)["device"]) == (8, PLACE.type)
+    assert back.curves["loss"][-1].isfinite().all()
+
+
+class Graph:
+    """Stands in for a CUDA graph: what was done while it was captured is done again."""
+
+    taken: list[Callable[[], Tensor]] = []
+
+    def replay(self) -> None:
+        self.taken[-1]()
+
+
+def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And returns losses that the next step leaves alone; images stay where they are."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    weights, losses = torch.zeros(2), torch.zeros(2)
+
+    def step(batch: Batch) -> Tensor:
+        def again() -> Tensor:
+            weights.add_(batch.images[batch.rows].sum(1) + batch.noise["z"] + batch.values["beta"] + batch.rates)
+            return losses.copy_(weights)
+
+        Graph.taken.append(again)
+        return losses
+
+    def batch(number: int) -> Batch:
+        one = torch.full((2,), float(number))
+        return Batch(images, torch.tensor([[0, number], [1, number]]), {"beta": one}, {"z": 10 * one}, 100 * one)
+
+    images = torch.arange(5.0)
+    taken = captured(step, batch(4))
+    images += 1  # in place, as all that is no batch
+    found = [taken(batch(number)) for number in range(3)]
+    ours = torch.zeros(2)
+    for number in range(3):
+        ours = ours + torch.tensor([1.0 + 1 + number, 2.0 + 1 + number]) + 111 * number
+        torch.testing.assert_close(found[number], ours)
+
+
+def test_what_a_captured_step_works_on_stays_where_it_is(tmp_path: Path) -> None:
+    """Weights, moments and encodings are renewed in place, by steps, learning curves, and a resume."""
+    study, file = STUDY.replace(prior="aggregate_subsampled"), tmp_path / "checkpoint"
+    trained = training(study, CPU)
+    state = [trained.lockstep.params, trained.lockstep.buffers, trained.adam.exp_avg, trained.adam.exp_avg_sq]
+    before = [{name: each.data_ptr() for name, each in part.items()} for part in state]
+    bank = trained.lockstep.buffers["model.prior.bank"].clone()
+    trained.run(every=4, file=file, compile="never", watcher=Watch(0, quiet=True).begin("", 0, 0))
+    trained.resume(file)
+    now = [trained.lockstep.params, trained.lockstep.buffers, trained.adam.exp_avg, trained.adam.exp_avg_sq]
+    assert [{name: each.data_ptr() for name, each in part.items()} for part in now] == before
+    assert not trained.lockstep.buffers["model.prior.bank"].equal(bank)
+
+
+@pytest.mark.parametrize(
+    ("place", "compile", "way", "ways"),
+    [
+        ("cuda", "always", None, ["captured", "compiled", "lifted", "run by run"]),
+        ("cpu", "always", None, ["compiled", "lifted", "run by run"]),
+        ("cuda", "never", None, ["lifted", "run by run"]),
+        ("cuda", "never", "captured", ["captured", "compiled", "lifted", "run by run"]),
+        ("cpu", "always", "captured", ["compiled", "lifted", "run by run"]),
+        ("cuda", "always", "lifted", ["lifted", "run by run"]),
+    ],
+)
+def test_ways_are_those_of_the_device_from_the_one_that_the_cohort_began_with(
+    place: str, compile: Any, way: Any, ways: list[str]
+) -> None:
+    found = training(STUDY, CPU)
+    found.lockstep.way = way
+    assert list(found._ways(torch.device(place), 8, compile, Watch(0, quiet=True).begin("", 0, 0))) == ways
+
+
+def test_tf32_is_for_gpus() -> None:
+    with pytest.raises(InputError, match="precision: tf32 is for GPUs, got the device cpu; take float32"):
+        training(STUDY.replace(precision="tf32"), CPU)
