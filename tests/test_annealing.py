@@ -132,7 +132,7 @@ def test_codes_that_the_likelihood_cannot_take_are_refused_and_no_more() -> None
 def test_pieces_of_any_size_and_steps_that_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     x, bounds = torch.randn(7, 6, generator=torch.Generator().manual_seed(0)), []
     for numbers in (2**20, 64 * 5, 1):
-        monkeypatch.setattr("pyrovae.estimators.likelihood.NUMBERS", numbers)
+        monkeypatch.setattr("pyrovae.estimators.likelihood.NUMBERS", {"cpu": numbers})
         torch.manual_seed(0)
         steps = count()
         annealed = annealed_log_likelihood(standard(4), log_p, x, Annealing(10, 3), partial(next, steps))

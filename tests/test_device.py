@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pyrovae import InputError, Study, lockstep, machine, streams
 from pyrovae.build import make_data
-from pyrovae.estimators import marginal
+from pyrovae.estimators import likelihood, marginal
 from pyrovae.lockstep import Batch, captured
+from pyrovae.measures import codes
 from pyrovae.progress import Watch
 from pyrovae.train import Training, history
 from pyrovae.work import measure, start
@@ -53,7 +54,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
 
     monkeypatch.setattr(streams, "generator", alike)
     monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
-    monkeypatch.setitem(marginal.NUMBERS, PLACE.type, marginal.NUMBERS["cpu"])
+    for sizes in (marginal.NUMBERS, likelihood.NUMBERS, codes.ENCODED):
+        monkeypatch.setitem(sizes, PLACE.type, sizes["cpu"])
     monkeypatch.setattr(machine, "free_memory", lambda place=None: 2**40)
     return Elsewhere()
 

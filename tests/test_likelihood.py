@@ -95,7 +95,7 @@ def test_pieces_of_any_size_give_the_same_bound(monkeypatch: pytest.MonkeyPatch)
     pair, x, _ = linear()
     found = []
     for numbers in (2**20, 64 * 40, 1):
-        monkeypatch.setattr("pyrovae.estimators.likelihood.NUMBERS", numbers)
+        monkeypatch.setattr("pyrovae.estimators.likelihood.NUMBERS", {"cpu": numbers})
         log_w = log_likelihood(lambda part, draws: part.flatten(1).sum(1).expand(draws, -1), x, particles=30)
         found.append(log_w.bound)
         assert log_likelihood(pair.log_weights, x, particles=30).bound.isfinite().all()

@@ -10,8 +10,8 @@ from torch import Tensor
 from pyrovae.estimators.estimate import Estimate, mean_over_images
 from pyrovae.estimators.psis import importance_diagnostics, pareto_k_threshold
 
-#: Numbers in the images that are decoded at once: larger temporaries would cost more to get than to fill.
-NUMBERS = 2**20
+#: Numbers in the images that are decoded at once: on a CPU larger temporaries would cost more to get than to fill.
+NUMBERS = {"cpu": 2**20, "cuda": 2**26}
 #: What an image counts for at the least, because of what networks hold of it.
 SMALLEST = 64
 #: Share of images with k̂ above its threshold from which on a number is called unreliable.
@@ -51,7 +51,7 @@ class ImportanceWeighted:
 
 def at_once(x: Tensor) -> int:
     """Images like these, ``[n, *event_shape]``, that are decoded in one piece of work."""
-    return max(1, NUMBERS // max(x[0].numel(), SMALLEST))
+    return max(1, NUMBERS[x.device.type] // max(x[0].numel(), SMALLEST))
 
 
 def portions(draws: int, x: Tensor) -> list[int]:
