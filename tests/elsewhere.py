@@ -17,7 +17,9 @@ aten = torch.ops.aten
 #: What takes numbers from one device to the other; rows of a tensor may be named by indices on the CPU.
 MOVES = frozenset({aten._to_copy.default, aten.copy_.default, aten.index.Tensor})
 #: What ends in a number, or in a tensor whose shape depends on one.
-ASKS = frozenset({aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default})
+ASKS = frozenset(
+    {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default}
+)
 
 
 class There(Tensor):

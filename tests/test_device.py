@@ -48,6 +48,7 @@ class Generator(torch.Generator):
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     """The device, which has much memory, and whose programs are not traced but called."""
+
     def alike(seed: int, stream: str, block: int = 0, place: torch.device = CPU) -> torch.Generator:
         made = Generator() if place == PLACE else torch.Generator()
         return made.manual_seed(streams.key(seed, stream, block))
@@ -92,7 +93,9 @@ def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device:
     for place in (CPU, PLACE):
         with device:
             trained = training(study, place)
-            trained.run(every=4, file=tmp_path / place.type, compile="never", watcher=Watch(0, quiet=True).begin("", 0, 0))
+            trained.run(
+                every=4, file=tmp_path / place.type, compile="never", watcher=Watch(0, quiet=True).begin("", 0, 0)
+            )
             found.append(measure(study, cohort, trained, Watch(0, quiet=True)))
     assert found[1].notes == found[0].notes
     for group, numbers in found[0].groups.items():

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyrovae import Pair, Run, Study, build, make_pair, run
 from pyrovae.adam import Adam, rates
@@ -69,6 +70,20 @@ def test_gradients_agree_run_by_run_and_lifted(pairs: list[Pair], streams: Strea
     for name, gradient in gradients["lifted"].items():
         assert gradient.abs().max() > 0
         torch.testing.assert_close(gradient, gradients["run by run"][name], rtol=1e-4, atol=1e-6)
+
+
+def test_compiling_leaves_validation_as_it_was(
+    pairs: list[Pair], streams: Streams, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(graph: Any, **options: Any) -> Any:
+        Distribution.set_default_validate_args(False)  # as torch's own does when it is first called
+        return graph
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    lockstep = lockstep_of(pairs)
+    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), rates(0, 1))
+    lockstep.stepper("compiled", Adam.of(lockstep.params), batch)(batch)
+    assert Distribution._validate_args
 
 
 def test_evaluation_leaves_the_weights_bitwise_unchanged(pairs: list[Pair], streams: Streams, images: Tensor) -> None:

@@ -1,0 +1,192 @@
+"""The GPU's contract with the CPU, wherever there is one; `test_device` has what shows without."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pyrovae import Study, checkpoint, open_results, run, streams
+from pyrovae.build import make_data
+from pyrovae.estimators import Annealing, annealed_log_likelihood, log_likelihood
+from pyrovae.estimators.likelihood import ImportanceWeighted
+from pyrovae.progress import Watch
+from pyrovae.train import Interrupted, Training
+from pyrovae.work import measure, start
+
+pytestmark = [
+    pytest.mark.usefixtures("few_figures"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+STUDY = Study.of(
+    name="contract", beta=[0.1, 0.5, 1], seed=[0, 1], depth=2, width=64, latent_size=4, train_images=512,
+    test_images=256, batch_size=64, steps=600, checkpoint_every=100,
+    measure={"images": 256, "outer": 256, "particles": 16, "reconstructions": 16, "probe": 64, "points": 5},
+)  # fmt: skip
+PARTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "conv": {"network": "conv_small", "pixels": "dynamic"},
+    "full rank": {"guide": "full_rank", "prior": "vamp", "components": 20},
+    "flow": {"guide": "flow", "prior": "flow"},
+    "bank": {"prior": "aggregate_subsampled", "components": 50},
+    "gap": {"model": "gap", "gamma": 0.5, "prior": "mixture", "components": 20},
+}
+
+
+def training(study: Study, place: torch.device) -> Training:
+    """The one cohort of a study, on a device."""
+    (cohort,) = study.cohorts()
+    return start(study, cohort, make_data(cohort.shared).to(place))[0]
+
+
+@pytest.fixture
+def drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise and thresholds are those of the CPU, on either device."""
+
+    def drawn(self: streams.Streams, stream: str, block: int, shape: tuple[int, ...], place: torch.device) -> Tensor:
+        generators = [streams.generator(seed, stream, block) for seed in self._distinct]
+        return torch.stack([torch.randn(shape, generator=each) for each in generators]).to(place)
+
+    def thresholds(shape: torch.Size, generator: torch.Generator) -> Tensor:
+        seed = generator.initial_seed()
+        return made(shape, torch.Generator().manual_seed(seed)).to(generator.device)
+
+    made = streams.thresholds
+    monkeypatch.setattr(streams.Streams, "_draw", drawn)
+    monkeypatch.setattr(streams, "thresholds", thresholds)
+
+
+@pytest.mark.usefixtures("drawn_on_the_cpu")
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_first_steps_are_those_of_the_cpu(parts: dict[str, Any]) -> None:
+    trained: dict[str, dict[str, Tensor]] = {}
+    for place in (CPU, GPU):
+        found = training(STUDY.replace(**parts), place)
+        step = found.stepper("always" if place == GPU else "never", Watch(0, quiet=True).begin("", 0, 0))
+        for _ in range(50):
+            step()
+        trained[place.type] = {name: each.cpu() for name, each in found.lockstep.params.items()}
+        assert found.lockstep.way == ("captured" if place == GPU else "lifted")
+    for name, ours in trained["cpu"].items():
+        torch.testing.assert_close(trained["cuda"][name], ours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("compile", ["always", "never"])
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_step_waits_for_nothing(parts: dict[str, Any], compile: Any) -> None:
+    found = training(STUDY.replace(**parts, refresh=1000), GPU)
+    step = found.stepper(compile, Watch(0, quiet=True).begin("", 0, 0))
+    step()  # before which encodings are renewed, which waits
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(100):  # over the end of an epoch, and of a block of noise
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_study_ends_within_the_errors_of_that_of_the_cpu(tmp_path: Path) -> None:
+    """Though its noise is another, and in whatever precision its networks are trained."""
+    ours = run(STUDY, tmp_path / "cpu", device="cpu", quiet=True, compile="never")
+    for precision in ("float32", "tf32", "bfloat16"):
+        study = STUDY.replace(precision=precision)
+        theirs = run(study, tmp_path / precision, device="cuda", quiet=True, compile="always")
+        assert set(theirs.tree["runs/way"].values.flatten()) == {"captured"}
+        assert all(told.startswith("cuda (") for told in theirs.tree["runs/device"].values.flatten())
+        for name in ("distortion", "rate"):
+            one, other = (each.tree["rate_distortion"].to_dataset() for each in (ours, theirs))
+            error = np.hypot(one[f"{name}_se"], other[f"{name}_se"])
+            assert (abs(one[name] - other[name]) < 4.27 * error).all()
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_a_checkpoint_is_measured_alike_on_either(parts: dict[str, Any], tmp_path: Path) -> None:
+    """In float32, whatever it was trained in: where the draws are the same, the numbers are."""
+    study = STUDY.replace(**parts, steps=50, precision="tf32")
+    (cohort,) = study.cohorts()
+    found = training(study, GPU)
+    found.run(every=100, file=tmp_path / "checkpoint", compile="never", watcher=Watch(0, quiet=True).begin("", 0, 0))
+    theirs = measure(study, cohort, found, Watch(0, quiet=True))
+    exact = study.replace(precision="float32")
+    groups, facts = checkpoint.load(tmp_path / "checkpoint")
+    checkpoint.save(tmp_path / "checkpoint", groups, facts | {"runs": exact.cohorts()[0].record()})
+    back = training(exact, CPU)
+    back.resume(tmp_path / "checkpoint")
+    ours = measure(exact, exact.cohorts()[0], back, Watch(0, quiet=True))
+    for group in ("rate_distortion", "information"):
+        for name, numbers in ours.groups[group].items():
+            np.testing.assert_allclose(theirs.groups[group][name], numbers, rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+class Stopped:
+    """Asks a training to stop at a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.step = 0
+
+    def stepped(self, done: int) -> None:
+        self.step = done
+
+    def stopped(self) -> bool:
+        return self.step == self.at
+
+    def note(self, text: str) -> None: ...
+
+
+def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    """With the noise that it would have had; and goes on on the CPU, which says so."""
+    whole = training(STUDY, GPU)
+    whole.run(every=300, file=tmp_path / "whole", compile="always", watcher=Stopped(-1))
+    with pytest.raises(Interrupted):
+        training(STUDY, GPU).run(every=300, file=tmp_path / "cut", compile="always", watcher=Stopped(130))
+    for place, since in ((GPU, [0]), (CPU, [0, 130])):
+        file = tmp_path / place.type
+        file.write_bytes((tmp_path / "cut").read_bytes())
+        again = training(STUDY, place)
+        again.resume(file)
+        again.run(every=300, file=file, compile="always", watcher=Stopped(-1))
+        assert [made.since for made in again.made] == since
+        if place == GPU:
+            for name, ours in whole.lockstep.params.items():
+                torch.testing.assert_close(again.lockstep.params[name], ours, rtol=0, atol=1e-3)
+
+
+def test_cohort_that_does_not_fit_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it runs out of memory on its way, which no reckoning had foreseen."""
+    study = STUDY.replace(width=2048, depth=1, steps=20, beta=[0.1, 0.3, 0.5, 1], seed=0)  # of 51 MB of weights a run
+    monkeypatch.setattr("pyrovae.machine.check_memory", lambda *arguments, **settings: None)
+    torch.cuda.empty_cache()
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
+    try:  # four runs would take 12 copies of them twice over while they are compiled
+        run(study, tmp_path / "study", device="cuda", quiet=True, compile="always")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    tree = open_results(tmp_path / "study").tree
+    assert len(set(tree["runs/cohort"].values.flatten())) > 1
+    assert set(tree["runs/status"].values.flatten()) == {"done"}
+
+
+def test_bounds_of_the_likelihood_agree() -> None:
+    """By importance weighting and by annealing, within their errors, because each device draws by itself."""
+    found: dict[str, ImportanceWeighted] = {}
+    annealed: dict[str, Tensor] = {}
+    for place in (CPU, GPU):
+        trained = training(STUDY.replace(seed=0, beta=1.0), place)
+        pair, x = trained.lockstep.pair(0), trained.data.test[:32] / 255
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            found[place.type] = log_likelihood(pair.log_weights, x, 512)
+            _, prior = pair.latent(x[:1])
+            log_p = lambda x, z, pair=pair: pair.likelihood(x, z).log_prob(x)  # noqa: E731
+            bounds = annealed_log_likelihood(prior, log_p, x, Annealing(temperatures=50, chains=8))
+            annealed[place.type] = torch.stack([bounds.bound.cpu(), bounds.se.cpu()])
+    difference = found["cpu"].estimate.value - found["cuda"].estimate.value
+    assert abs(difference) < 4.27 * np.hypot(found["cpu"].estimate.se, found["cuda"].estimate.se)
+    (ours, our_se), (theirs, their_se) = annealed["cpu"], annealed["cuda"]
+    assert (abs(ours - theirs).mean() < 4.27 * torch.hypot(our_se, their_se).mean()).item()

@@ -1,0 +1,112 @@
+"""Networks that are trained in less than float32: what is rounded, what is not, and what comes of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pyrovae import InputError, Run, Study, make_pair, run
+from pyrovae.adam import Adam, rates
+from pyrovae.lockstep import Batch, Lockstep
+from pyrovae.precision import layers, products
+
+pytestmark = pytest.mark.usefixtures("few_figures")
+
+EVENT = torch.Size([3, 8, 8])
+STUDY = Study.of(
+    name="precise", beta=[0.1, 1], seed=0, depth=1, width=32, latent_size=3, train_images=256, test_images=128,
+    steps=200, batch_size=32, precision=["float32", "bfloat16"],
+    measure={"images": 128, "outer": 128, "particles": 4, "reconstructions": 4, "probe": 16, "points": 3},
+)  # fmt: skip
+
+
+def flags() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("before", [(True, False), (False, True)])
+def test_products_are_rounded_inside_the_block_and_as_before_behind_it(before: tuple[bool, bool]) -> None:
+    usual = flags()
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    try:
+        with pytest.raises(KeyError), products("tf32"):
+            assert flags() == (True, True)
+            with products("float32"):
+                assert flags() == (False, False)
+            assert flags() == (True, True)
+            raise KeyError
+        assert flags() == before
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = usual
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Linear(16, 4), nn.Conv1d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(2, 4, 3), nn.Conv3d(2, 4, 3)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_round_what_they_take_and_return(layer: nn.Module) -> None:
+    x = torch.randn(5, *((16,) if isinstance(layer, nn.Linear) else (2, *(7,) * (layer.weight.dim() - 2))))
+    with layers("bfloat16"):
+        rounded = layer(x)
+        assert torch.equal(x @ x.mT, x @ x.mT)
+    exact = layer(x)
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    error = (rounded - exact).abs().max() / exact.abs().max()
+    assert 0 < error < 2**-5
+    with layers("float32"), layers("tf32"):
+        assert torch.equal(layer(x), exact)
+
+
+def test_products_of_the_programs_are_not_rounded() -> None:
+    """Such as that of a full-rank guide, whose draws would miss their density."""
+    x, y = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
+    exact = x @ y
+    with layers("bfloat16"):
+        assert torch.equal(x @ y, exact)
+        assert torch.equal(torch.einsum("bij,bjk->bik", x, y), torch.einsum("bij,bjk->bik", x, y))
+        assert not torch.equal(functional.linear(x[0], y[0].T), exact[0])
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv_small"])
+@pytest.mark.parametrize("guide", ["mean_field", "full_rank", "flow"])
+def test_step_in_bfloat16_is_that_in_float32_but_for_what_is_rounded(network: str, guide: str) -> None:
+    """Lifted, and run by run; weights, moments and losses stay float32."""
+    run = Run(network=network, guide=guide, depth=2, width=32, latent_size=3)
+    found = {}
+    for precision, way in (("float32", "lifted"), ("bfloat16", "lifted"), ("bfloat16", "run by run")):
+        pairs = [make_pair(run.model_copy(update={"seed": seed}), EVENT) for seed in (0, 1)]
+        lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 1.0])}, precision)  # type: ignore[arg-type]
+        draws = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (64, *EVENT), dtype=torch.uint8, generator=draws)
+        rows, noise = torch.arange(64).expand(2, 64), {"z": torch.randn(2, 64, 3, generator=draws)}
+        adam = Adam.of(lockstep.params)
+        batch = Batch(images, rows, lockstep.values, noise, rates(0, 1), keys=[0, 1])
+        losses = lockstep.stepper(way, adam, batch)(batch)  # type: ignore[arg-type]
+        assert {each.dtype for each in (losses, *lockstep.params.values(), *adam.exp_avg.values())} == {torch.float32}
+        found[precision, way] = torch.cat([losses, *(each.flatten() for each in adam.exp_avg.values())])
+    exact, lifted, alone = found.values()
+    for other, least, most in ((exact, 1e-5, 0.05), (alone, 0, 0.02)):
+        assert least <= (lifted - other).norm() / other.norm() < most
+    assert ((lifted - exact)[:2].abs() / exact[:2]).max() < 2**-8  # losses, of which each is a sum of many terms
+
+
+def test_precision_is_a_setting_like_others(tmp_path: Path) -> None:
+    """An axis of a study: what rounding does to D, R, I and G stands in its results."""
+    results = run(STUDY, tmp_path / "study", quiet=True, compile="never")
+    for group, names in (
+        ("rate_distortion", ("distortion", "rate")),
+        ("information", ("mutual_information", "prior_gap")),
+    ):
+        cells = results.tree[group].to_dataset()
+        exact, rounded = (cells.sel(precision=precision) for precision in ("float32", "bfloat16"))
+        for name in names:
+            assert (exact[name] != rounded[name]).all()
+            error = np.hypot(exact[f"{name}_se"], rounded[f"{name}_se"])
+            assert (abs(exact[name] - rounded[name]) < 4.27 * error).all()
+    with pytest.raises(InputError, match=r"precision: .*float32.*tf32.*bfloat16"):
+        STUDY.replace(precision="half")
