@@ -67,8 +67,8 @@ class Elsewhere(TorchDispatchMode):
         away = there if place is None else place == PLACE
         if function is aten.copy_.default:
             away = isinstance(args[0], There)
-        moves = function in MOVES and (there and (here or not away) or away and not there)
-        if (there and function in ASKS) or (moves and not kwargs.get("non_blocking")):
+        crosses = (there or away) and (here or not (there and away))
+        if (there and function in ASKS) or (function in MOVES and crosses and not kwargs.get("non_blocking")):
             self.waited.append(str(function))
         made = function(*tree_map(_held, args), **tree_map(_held, kwargs))
         if not away:

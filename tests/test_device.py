@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -107,18 +108,11 @@ def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device:
     assert back.curves["loss"][-1].isfinite().all()
 
 
-class Graph:
-    """Stands in for a CUDA graph: what was done while it was captured is done again."""
-
-    taken: list[Callable[[], Tensor]] = []
-
-    def replay(self) -> None:
-        self.taken[-1]()
-
-
 def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """And returns losses that the next step leaves alone; images stay where they are."""
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    taken: list[Callable[[], Tensor]] = []
+    # What is done while it is captured is done again.
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: taken[-1]()))
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
     weights, losses = torch.zeros(2), torch.zeros(2)
 
@@ -127,7 +121,7 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
             weights.add_(batch.images[batch.rows].sum(1) + batch.noise["z"] + batch.values["beta"] + batch.rates)
             return losses.copy_(weights)
 
-        Graph.taken.append(again)
+        taken.append(again)
         return losses
 
     def batch(number: int) -> Batch:
@@ -135,9 +129,9 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
         return Batch(images, torch.tensor([[0, number], [1, number]]), {"beta": one}, {"z": 10 * one}, 100 * one)
 
     images = torch.arange(5.0)
-    taken = captured(step, batch(4))
+    replayed = captured(step, batch(4))
     images += 1  # in place, as all that is no batch
-    found = [taken(batch(number)) for number in range(3)]
+    found = [replayed(batch(number)) for number in range(3)]
     ours = torch.zeros(2)
     for number in range(3):
         ours = ours + torch.tensor([1.0 + 1 + number, 2.0 + 1 + number]) + 111 * number

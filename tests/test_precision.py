@@ -1,5 +1,6 @@
 """Networks that are trained in less than float32: what is rounded, what is not, and what comes of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +28,34 @@ def flags() -> tuple[bool, bool]:
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.parametrize("before", [(True, False), (False, True)])
-def test_products_are_rounded_inside_the_block_and_as_before_behind_it(before: tuple[bool, bool]) -> None:
+@pytest.fixture(params=[(True, False), (False, True)])
+def before(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
+    """What somebody has set."""
     usual = flags()
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-    try:
-        with pytest.raises(KeyError), products("tf32"):
-            assert flags() == (True, True)
-            with products("float32"):
-                assert flags() == (False, False)
-            assert flags() == (True, True)
-            raise KeyError
-        assert flags() == before
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = usual
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = usual
+
+
+@products("tf32")
+def rounded_then_not() -> list[tuple[bool, bool]]:
+    told = [flags()]
+    with products("float32"):
+        told.append(flags())
+    return [*told, flags()]
+
+
+@products("tf32")
+def broken() -> None:
+    raise KeyError
+
+
+def test_products_are_rounded_inside_the_block_and_as_before_behind_it(before: tuple[bool, bool]) -> None:
+    assert rounded_then_not() == [(True, True), (False, False), (True, True)]
+    assert flags() == before
+    with pytest.raises(KeyError):
+        broken()
+    assert flags() == before
 
 
 @pytest.mark.parametrize(

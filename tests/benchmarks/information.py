@@ -1,10 +1,11 @@
-"""Time and memory of exact mutual information: ``python tests/benchmarks/information.py``.
+"""Time and memory of exact mutual information: ``python tests/benchmarks/information.py [cpu|cuda]``.
 
 Beside it what its arithmetic alone takes: for every point and encoding a difference, a quotient and a square in each
 dimension, and one exponential, on arrays that stay in the cache.
 """
 
 import resource
+import sys
 import time
 from collections.abc import Callable
 
@@ -14,11 +15,14 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from pyrovae.estimators import mutual_information
 
 N, OUTER, D = 81_920, 4096, 10
+DEVICE = "".join(sys.argv[1:]) or "cpu"
 
 
 def seconds(work: Callable[[], object]) -> float:
     before = time.perf_counter()
     work()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - before
 
 
@@ -34,6 +38,7 @@ def arithmetic() -> None:
 
 
 def main() -> None:
+    torch.set_default_device(DEVICE)
     loc = 3 * torch.randn(N, D)
     scale = 0.01 + 0.1 * torch.rand(N, D)
     lower = 0.01 * torch.randn(N, D, D).tril(-1)
@@ -47,7 +52,7 @@ def main() -> None:
         ours, alone = times[1]
         print(
             f"{kind}, N = {N:,}, {OUTER:,} outer points, z of {D}: {ours:.1f} s; diagonal arithmetic alone "
-            f"{alone:.1f} s ({alone / ours:.0%}), {torch.get_num_threads()} threads"
+            f"{alone:.1f} s ({alone / ours:.0%}), on {DEVICE}, {torch.get_num_threads()} threads"
         )
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
     print(f"memory beside the encodings: {grown:.2f} GB at the most")

@@ -2,14 +2,18 @@
 
     python -m pip install -c constraints.txt -e '.[bench]'
     python tests/benchmarks/training.py [--rounds N] [--runs R] [--depth 1,3] [--pixels 784,3072]
+    python tests/benchmarks/training.py --device cuda --runs 60 --depth 3 --pixels 3072 --precision tf32 [--profile]
 
 All train the same VAE on the same images: one or three hidden layers of 512 on either side, ten latents, a Bernoulli
-likelihood, batches of 128, Adam at 1e-3, float32. Each contestant has a process of its own, which is asked for an epoch
-at a time, in turn with the others; ratios are of the times of one round, told as their median, least and most. Lockstep
-trains several runs at once: an image counts once for each run that sees it.
+likelihood, batches of 128, Adam at 1e-3, float32 unless another precision is named. Each contestant has a process of
+its own, which is asked for an epoch at a time, in turn with the others; ratios are of the times of one round, told as
+their median, least and most. Lockstep trains several runs at once: an image counts once for each run that sees it.
 
 The arithmetic is the matrix products of a step, as `torch.bmm` does them for the same shapes, and Adam, which moves 28
 bytes a parameter, at the bandwidth that adding two large arrays reaches.
+
+On a GPU those compete that are written in torch, with images in its memory. `--profile` tells where lockstep's time
+goes.
 """
 
 import argparse
@@ -42,6 +46,8 @@ class Shape:
     depth: int
     runs: int
     width: int = 512
+    device: str = "cpu"
+    precision: str = "float32"
 
     @property
     def layers(self) -> list[tuple[int, int]]:
@@ -66,6 +72,8 @@ class Shape:
 
 def lockstep(shape: Shape) -> Work:
     """All runs at once, compiled; batches are gathered from bytes inside the graph."""
+    import torch
+
     from pyrovae import Study
     from pyrovae.build import make_data
     from pyrovae.machine import freed_memory_kept
@@ -77,9 +85,10 @@ def lockstep(shape: Shape) -> Work:
         study = Study.of(
             name="benchmark", data=f"{place}/random.npz", split="random", train_ratio=0.98, depth=shape.depth,
             width=shape.width, latent_size=LATENT, batch_size=BATCH, beta=np.geomspace(0.1, 1, shape.runs).tolist(),
+            precision=shape.precision,
         )  # fmt: skip
         (cohort,) = study.cohorts()
-        training, _ = start(study, cohort, make_data(cohort.shared))
+        training, _ = start(study, cohort, make_data(cohort.shared).to(torch.device(shape.device)))
     step = training.stepper("always", Watch(0).begin("", 0, 0))
     print(f"lockstep: {training.lockstep.way}", file=sys.stderr)
     kept = ExitStack()  # until the process ends, as a training does until its last step
@@ -92,13 +101,18 @@ def matrix_products(shape: Shape) -> Work:
     """Of a step of lockstep: forward, and backward to weights and to inputs but those of the first layer."""
     import torch
 
+    from pyrovae.precision import products
+
     made = []
     for number, (inputs, outputs) in enumerate(shape.layers):
-        x, w, y = (torch.randn(shape.runs, *sides) for sides in ((BATCH, inputs), (inputs, outputs), (BATCH, outputs)))
+        sizes = ((BATCH, inputs), (inputs, outputs), (BATCH, outputs))
+        dtype = torch.bfloat16 if shape.precision == "bfloat16" else torch.float32
+        x, w, y = (torch.randn(shape.runs, *sides, device=shape.device, dtype=dtype) for sides in sizes)
         made += [(x, w, y), (x.mT, y, torch.empty_like(w))]
         if number:
             made.append((y, w.mT, torch.empty_like(x)))
 
+    @products(shape.precision)
     def work(steps: int) -> None:
         for _ in range(steps):
             for left, right, out in made:
@@ -112,7 +126,7 @@ def adam(shape: Shape) -> Work:
     import torch
 
     weights = shape.runs * sum(inputs * outputs + outputs for inputs, outputs in shape.layers)
-    sizes = torch.randn(3, 28 * weights // 12)  # two are read, one is written
+    sizes = torch.randn(3, 28 * weights // 12, device=shape.device)  # two are read, one is written
 
     def work(steps: int) -> None:
         for _ in range(steps):
@@ -128,7 +142,7 @@ def plain_torch(shape: Shape, batches: str = "memory") -> Work:
     from torch.utils.data import DataLoader, TensorDataset
 
     encoder, decoder = _torch_networks(shape)
-    images = torch.from_numpy(shape.floats())
+    images = torch.from_numpy(shape.floats()).to(shape.device)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3, fused=True)
     loader = DataLoader(TensorDataset(images), batch_size=BATCH, shuffle=True)
 
@@ -166,7 +180,7 @@ def _torch_networks(shape: Shape) -> tuple:
         parts: list[nn.Module] = []
         for sides in layers:
             parts += [nn.Linear(*sides), nn.ReLU()]
-        made.append(nn.Sequential(*parts[:-1]))
+        made.append(nn.Sequential(*parts[:-1]).to(shape.device))
     return tuple(made)
 
 
@@ -204,7 +218,7 @@ def pyro_svi(shape: Shape) -> Work:
     def work(steps: int) -> None:
         for _ in range(steps * BATCH // IMAGES):
             for (x,) in loader:
-                svi.step(x)
+                svi.step(x.to(shape.device))
 
     return work
 
@@ -318,6 +332,8 @@ CONTESTANTS: dict[str, tuple[Callable[[Shape], Work], tuple[str, ...]]] = {
 }
 #: Large pages for all who use torch, as `pyrovae run` has them.
 ENVIRONMENT = os.environ | {"THP_MEM_ALLOC_ENABLE": "1"}
+#: Those that compete on a GPU.
+IN_TORCH = ("lockstep", "matrix products alone", "Adam at full bandwidth", "plain PyTorch", "Pyro, SVI")
 #: What all runs of lockstep take together; the others train one.
 OF_ALL_RUNS = ("lockstep", "matrix products alone", "Adam at full bandwidth")
 
@@ -347,11 +363,15 @@ class Contestant:
 
 def serve(name: str, shape: Shape) -> None:
     """A contestant's side: reads numbers of steps, writes the seconds that these took."""
+    import torch
+
     answers, sys.stdout = sys.stdout, sys.stderr  # which libraries may write to
     work = CONTESTANTS[name][0](shape)
     for line in sys.stdin:
         before = time.perf_counter()
         work(int(line))
+        if shape.device == "cuda":
+            torch.cuda.synchronize()
         print(time.perf_counter() - before, file=answers, flush=True)
 
 
@@ -365,7 +385,10 @@ def compare(shape: Shape, rounds: int, names: list[str]) -> None:
             times[name].append(contestants[name].seconds(epoch))
     for contestant in contestants.values():
         contestant.close()
-    print(f"\n{shape.pixels:,} pixels, {shape.depth} hidden layers of {shape.width}, {shape.runs} runs in lockstep")
+    print(
+        f"\n{shape.pixels:,} pixels, {shape.depth} hidden layers of {shape.width}, {shape.runs} runs in lockstep in "
+        f"{shape.precision} on {shape.device}"
+    )
     for name in names:
         runs = shape.runs if name in OF_ALL_RUNS else 1
         rates = [runs * BATCH / seconds for seconds in times[name]]
@@ -387,6 +410,17 @@ def compare(shape: Shape, rounds: int, names: list[str]) -> None:
     )
 
 
+def profile(shape: Shape) -> None:
+    """Prints what the time of an epoch of lockstep goes to, by kernels on a GPU."""
+    from torch.profiler import profile as profiled
+
+    work = lockstep(shape)
+    work(IMAGES // BATCH)
+    with profiled() as found:
+        work(IMAGES // BATCH)
+    print(found.key_averages().table(sort_by=f"self_{shape.device}_time_total", row_limit=25))
+
+
 def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
@@ -397,6 +431,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--depth", type=numbers, default=[1, 3])
     parser.add_argument("--pixels", type=numbers, default=[784, 3072])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default="float32")
+    parser.add_argument("--profile", action="store_true", help="the profile of lockstep alone")
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.contestant:
@@ -405,7 +442,11 @@ def main() -> None:
         return
     for pixels in asked.pixels:
         for depth in asked.depth:
-            compare(Shape(pixels, depth, asked.runs), asked.rounds, list(CONTESTANTS))
+            shape = Shape(pixels, depth, asked.runs, device=asked.device, precision=asked.precision)
+            if asked.profile:
+                profile(shape)
+            else:
+                compare(shape, asked.rounds, list(CONTESTANTS if asked.device == "cpu" else IN_TORCH))
 
 
 if __name__ == "__main__":
