@@ -139,7 +139,7 @@ class Lockstep:
                 step = torch.compile(make_fx(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
                 step(*rehearsal)
                 del rehearsal
-            taken = partial(step, self.params, self.buffers, adam)
+            taken: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam)
             if way == "captured":
                 taken = captured(taken, example)
         return torch.no_grad()(products(self.precision)(taken))
@@ -208,7 +208,8 @@ def captured(step: Callable[[Batch], Tensor], example: Batch) -> Callable[[Batch
         step: a step that was taken before, so that nothing of it is set up while it is captured.
         example: a batch; its images are those of all batches, and are not copied.
     """
-    place = tree_map_only(Tensor, torch.clone, example._replace(images=()))._replace(images=example.images)
+    images, *rest = example
+    place = Batch(images, *tree_map_only(Tensor, torch.clone, rest))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         losses = step(place)

@@ -26,7 +26,8 @@ def products(precision: Precision) -> Iterator[None]:
     By itself torch rounds them so in convolutions and not in matrix products. The sums are in float32 in either case.
     """
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [each.fp32_precision == "tf32" for each in (matmul, convolution.conv)]
+    # Read in the newer of torch's two ways, which knows what was set in either.
+    before = [each.fp32_precision == "tf32" for each in (matmul, convolution.conv)]  # type: ignore[attr-defined]
     matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
     try:
         yield
