@@ -24,7 +24,7 @@ LAYERS = (
     {"train", "evaluate", "analysis"},
     {"measures"},
     {"lockstep", "estimators", "progress"},
-    {"pair", "study", "data", "streams", "checkpoint", "hdf"},
+    {"pair", "study", "data", "streams", "precision", "checkpoint", "hdf"},
     {"handlers"},
     {"adam", "distributions", "files", "errors", "machine", "networks"},
 )
