@@ -86,7 +86,7 @@ def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[s
         torch.testing.assert_close(trained[1][name], ours, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [name for name in PARTS if name != "flow"])  # whose modules are cast in place
+@pytest.mark.parametrize("parts", ["plain", "dynamic", "full rank", "bank", "logistic"])
 def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device: Elsewhere, tmp_path: Path) -> None:
     """From the first step to what is measured, and the checkpoint goes on on either."""
     study, found = STUDY.replace(**PARTS[parts]), []
@@ -169,6 +169,11 @@ def test_ways_are_those_of_the_device_from_the_one_that_the_cohort_began_with(
     found = training(STUDY, CPU)
     found.lockstep.way = way
     assert list(found._ways(torch.device(place), 8, compile, Watch(0, quiet=True).begin("", 0, 0))) == ways
+
+
+def test_provenance_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: "NVIDIA H200")
+    assert [machine.told(torch.device(name)) for name in ("cuda", "cpu")] == ["cuda (NVIDIA H200)", "cpu"]
 
 
 def test_tf32_is_for_gpus() -> None:

@@ -4,7 +4,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,23 @@ def test_allocator_of_torch_tells_that_memory_is_out() -> None:
         torch.empty(10**15)
     assert machine.is_out_of_memory(told.value)
     assert not machine.is_out_of_memory(RuntimeError("a mistake"))
+
+
+def test_memory_that_was_out_while_a_graph_was_captured_shows_behind_what_its_end_says() -> None:
+    @contextmanager
+    def capture() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("the capture was invalidated") from None
+
+    def out_of_memory(error: Exception) -> bool:
+        with pytest.raises(RuntimeError, match="invalidated") as told, capture():
+            raise error
+        return machine.is_out_of_memory(told.value)
+
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not out_of_memory(RuntimeError("a mistake"))
 
 
 KEEPER = """

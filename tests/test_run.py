@@ -355,7 +355,7 @@ def test_unfinished_study_is_not_evaluated(tmp_path: Path) -> None:
 
 def test_trained_linear_pair_ends_on_the_curve_of_the_theory(tmp_path: Path) -> None:
     study = Study.load(
-        "linear", seed=0, beta=[0.03, 0.3, 3.0], steps=12_000, learning_rate=0.005, **{"measure.outer": 64}
+        "linear", seed=0, beta=[0.03, 0.3, 3.0], steps=6_000, learning_rate=0.01, **{"measure.outer": 64}
     )
     results = run(study, tmp_path / "study", quiet=True)
     data = make_data(study.runs()[0])

@@ -93,7 +93,8 @@ def test_wheel_holds_pyrovae_alone_and_runs_from_an_empty_folder(tmp_path: Path)
     empty.mkdir()
     subprocess.run([*command[:3], "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True)
     code = "import pyrovae; print(pyrovae.__file__); from pyrovae.cli import main; main()"
-    arguments = ["run", "--set", "steps=2", "--set", "width=8", "--set", "train_images=64", "--set", "test_images=64"]
+    small = ("steps=2", "width=8", "depth=1", "beta=1", "seed=0", "train_images=64", "test_images=64")
+    arguments = ["run", *(word for setting in small for word in ("--set", setting))]
     environment = os.environ | {"PYTHONPATH": str(target)}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=empty, env=environment, capture_output=True, text=True, check=True
