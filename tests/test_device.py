@@ -117,6 +117,8 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
     weights, losses = torch.zeros(2), torch.zeros(2)
 
     def step(batch: Batch) -> Tensor:
+        assert batch.images is images
+
         def again() -> Tensor:
             weights.add_(batch.images[batch.rows].sum(1) + batch.noise["z"] + batch.values["beta"] + batch.rates)
             return losses.copy_(weights)

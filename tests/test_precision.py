@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pyrovae import InputError, Run, Study, make_pair, run
+from pyrovae import InputError, Pair, Run, Study, make_pair, run
 from pyrovae.adam import Adam, rates
 from pyrovae.lockstep import Batch, Lockstep
 from pyrovae.precision import layers, products
+from pyrovae.study import Precision
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -107,6 +109,31 @@ def test_step_in_bfloat16_is_that_in_float32_but_for_what_is_rounded(network: st
     for other, least, most in ((exact, 1e-5, 0.05), (alone, 0, 0.02)):
         assert least <= (lifted - other).norm() / other.norm() < most
     assert ((lifted - exact)[:2].abs() / exact[:2]).max() < 2**-8  # losses, of which each is a sum of many terms
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_steps_are_rounded_and_what_is_measured_is_not(
+    precision: Precision, before: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    forward = Pair.forward
+
+    def watched(self: Pair, *arguments: Any, **values: Any) -> Any:
+        seen.append(flags())
+        return forward(self, *arguments, **values)
+
+    monkeypatch.setattr(Pair, "forward", watched)
+    x, noise = torch.rand(8, *EVENT), {"z": torch.randn(1, 8, 3)}
+    found = {}
+    both: tuple[Precision, ...] = ("float32", precision)
+    for each in both:
+        lockstep = Lockstep([make_pair(Run(width=8, latent_size=3), EVENT)], {"beta": torch.ones(1)}, each)
+        found[each] = lockstep.terms(x, noise, [0])
+        batch = Batch(x, torch.arange(8)[None], lockstep.values, noise, rates(0, 1), keys=[0])
+        lockstep.stepper("run by run", Adam.of(lockstep.params), batch)(batch)
+    assert torch.equal(found[precision].loss, found["float32"].loss)
+    assert seen == [(False, False)] * 3 + [(precision == "tf32",) * 2]
+    assert flags() == before
 
 
 def test_precision_is_a_setting_like_others(tmp_path: Path) -> None:
