@@ -44,7 +44,8 @@ def generator(seed: int, stream: str, block: int = 0, place: torch.device = CPU)
 @contextmanager
 def seeded(value: int) -> Iterator[None]:
     """Seeds torch's global generators inside the block, and puts them back behind it."""
-    with torch.random.fork_rng():
+    used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(used):  # of all GPUs it would ask which
         torch.manual_seed(value)
         yield
 
