@@ -114,6 +114,8 @@ def run(
     place = machine.device(device if scheduler is None else "cpu")
     folder = Path("runs") / study.name if out is None else Path(out)
     plan(study)
+    for cohort in study.cohorts() if scheduler is None else ():
+        work.check_precision(cohort, place)
     with files.locked(folder):
         sizes = {}
         if scheduler is not None or not (folder / "study.yaml").exists():

@@ -80,6 +80,7 @@ def run(
 def _run(
     study: Study, cohort: Cohort, places: Files, device: torch.device, compile: Compile, watch: Watching
 ) -> Outcome:
+    check_precision(cohort, device)
     training, checked = start(study, cohort, make_data(cohort.shared).to(device))
     if places.checkpoint.exists():
         training.resume(places.checkpoint)
@@ -99,8 +100,6 @@ def _run(
 def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
     """A cohort before its first step."""
     shared, device = cohort.shared, data.train.device
-    if shared.precision == "tf32" and device.type != "cuda":
-        raise InputError(f"precision: tf32 is for GPUs, got the device {device}; take float32, or --device cuda")
     _check_support(shared, data)
     check_weights(shared, data.event_shape)
     mean = data.mean().cpu()
@@ -119,6 +118,12 @@ def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checke
     streams = Streams(seeds, len(data.train), shared.batch_size, found.noise_shapes, device)
     versions = ", ".join([machine.versions(), *own_sources(shared)])
     return Training(lockstep, streams, data, cohort, study.measure, versions), found
+
+
+def check_precision(cohort: Cohort, device: torch.device) -> None:
+    """Raises InputError if a cohort cannot be trained on a device in the precision that it asks for."""
+    if cohort.shared.precision == "tf32" and device.type != "cuda":
+        raise InputError(f"precision: tf32 is for GPUs, got the device {device}; take float32, or --device cuda")
 
 
 def checked(pair: Pair, cohort: Cohort, data: Dataset) -> Checked:

@@ -12,7 +12,7 @@ import torch
 from elsewhere import CPU, PLACE, Elsewhere
 from torch import Tensor
 
-from pyrovae import InputError, Study, lockstep, machine, streams
+from pyrovae import InputError, Study, lockstep, machine, run, streams, work
 from pyrovae.build import make_data
 from pyrovae.estimators import likelihood, marginal
 from pyrovae.lockstep import Batch, captured
@@ -178,6 +178,13 @@ def test_provenance_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [machine.told(torch.device(name)) for name in ("cuda", "cpu")] == ["cuda (NVIDIA H200)", "cpu"]
 
 
-def test_tf32_is_for_gpus() -> None:
+def test_tf32_is_trained_on_gpus_and_measured_anywhere(tmp_path: Path) -> None:
+    study = STUDY.replace(precision=["float32", "tf32"])
     with pytest.raises(InputError, match="precision: tf32 is for GPUs, got the device cpu; take float32"):
-        training(STUDY.replace(precision="tf32"), CPU)
+        run(study, tmp_path / "study", device="cpu", quiet=True)
+    assert not (tmp_path / "study").exists()
+    (_, cohort) = study.cohorts()
+    with pytest.raises(InputError, match="precision: tf32"):  # as on a worker that has none
+        work.run(study, cohort, work.Files(*[tmp_path / name for name in "cdl"]), CPU, "never", Watch(0, quiet=True))
+    trained, _ = start(study, cohort, make_data(cohort.shared))
+    assert np.isfinite(measure(study, cohort, trained, Watch(0, quiet=True)).groups["rate_distortion"]["rate"]).all()
