@@ -9,7 +9,7 @@ from pyrovae.adam import Adam, rates
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.5])
-@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_uncompiled_])
+@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
 def test_is_torchs_adam_to_the_last_digits(update_: Callable[..., None], learning_rate: float) -> None:
     generator = torch.Generator().manual_seed(0)
     start = {
@@ -31,7 +31,7 @@ def test_is_torchs_adam_to_the_last_digits(update_: Callable[..., None], learnin
         assert (value - start[name]).abs().min() > 0
 
 
-@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_uncompiled_])
+@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
 def test_weight_with_an_infinite_square_stays_and_its_neighbours_move(update_: Callable[..., None]) -> None:
     """A square that is finite only once its share is taken is none of them."""
     params = {"w": torch.zeros(3)}
@@ -43,7 +43,7 @@ def test_weight_with_an_infinite_square_stays_and_its_neighbours_move(update_: C
     torch.testing.assert_close(params["w"][1:], torch.tensor([-0.1670, -0.2]), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_uncompiled_])
+@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
 def test_gradient_may_be_a_view(update_: Callable[..., None]) -> None:
     params = {"w": torch.zeros(2, 2), "b": torch.zeros(5)}
     gradients = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T, "b": torch.ones(()).expand(5)}
