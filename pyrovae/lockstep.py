@@ -6,6 +6,7 @@ of tensor operations, and ``torch.compile`` turns it into fused kernels together
 lifted is called run by run over the same stacked parameters, so that nothing else has to know.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -94,6 +95,7 @@ class Lockstep:
                 tensor.copy_(state[name])
         return pair
 
+    @products("float32")
     def refresh(self, images: Tensor, keys: Sequence[int] | None = None) -> None:
         """Encodes training images anew for the parts of every run that hold encodings of them.
 
@@ -132,7 +134,9 @@ class Lockstep:
             (adam.update_fused_ if fused else adam.update_)(params, gradients, batch.rates)
             return losses
 
-        with torch.no_grad(), products(self.precision), _plainly():  # torch's compiler ends validation for good
+        # torch's compiler ends validation for good, and advises TF32, which is the study's to choose.
+        with torch.no_grad(), products(self.precision), _plainly(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TensorFloat32")
             if way in ("captured", "compiled"):
                 rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
                 # No guards: a step is called with the same shapes throughout, which the kernels themselves check.
@@ -213,12 +217,13 @@ def captured(step: Callable[[Batch], Tensor], example: Batch) -> Callable[[Batch
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         losses = step(place)
+    kept = graph, step  # the graph reads constants of the step, and does not hold them
 
     def replay(batch: Batch) -> Tensor:
         for there, given in zip(tree_leaves(place), tree_leaves(batch), strict=True):
             if isinstance(given, Tensor) and given is not there:
                 there.copy_(given, non_blocking=True)
-        graph.replay()
+        kept[0].replay()
         return losses.clone()
 
     return replay

@@ -23,7 +23,7 @@ LAYERS = frozenset(
 def products(precision: Precision) -> Iterator[None]:
     """Has a GPU multiply float32 numbers as they are inside the block, or, for "tf32", rounded to ten bits.
 
-    By itself torch rounds them so in convolutions and not in matrix products. The sums are in float32 in either case.
+    By itself torch rounds them so in convolutions and not in matrix products.
     """
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     # Read in the newer of torch's two ways, which knows what was set in either.
@@ -38,9 +38,8 @@ def products(precision: Precision) -> Iterator[None]:
 def layers(precision: Precision) -> AbstractContextManager[Any]:
     """Has linear layers and convolutions compute in bfloat16 inside the block where ``precision`` says so.
 
-    What they take and return is rounded to eight bits, and their sums are in float32. All between and behind them is in
-    float32: activations, draws, densities, and what is added to a weight, so that a distortion of hundreds of nats is
-    not rounded to whole ones.
+    What they take and return is rounded to eight bits. All between and behind them is in float32: activations, draws,
+    densities, and what is added to a weight, so that a distortion of hundreds of nats is not rounded to whole ones.
 
     Example:
         >>> x, w = torch.tensor([[1.0]]), torch.tensor([[1 + 2**-9]])

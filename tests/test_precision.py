@@ -69,7 +69,6 @@ def test_layers_round_what_they_take_and_return(layer: nn.Module) -> None:
     x = torch.randn(5, *((16,) if isinstance(layer, nn.Linear) else (2, *(7,) * (layer.weight.dim() - 2))))
     with layers("bfloat16"):
         rounded = layer(x)
-        assert torch.equal(x @ x.mT, x @ x.mT)
     exact = layer(x)
     assert rounded.dtype == torch.float32
     assert torch.equal(rounded, rounded.bfloat16().float())

@@ -13,7 +13,8 @@ from torch.distributions import constraints
 from pyrovae.models.priors.prior import Prior
 
 #: Images encoded at once, and densities of pairs of a z and an encoding evaluated at once.
-IMAGES, PAIRS = 256, 2**18
+IMAGES = {"cpu": 256, "cuda": 2**13}
+PAIRS = {"cpu": 2**18, "cuda": 2**26}
 #: Log density of what is left out; an infinite one would have no gradient.
 NOTHING = -1e30
 
@@ -107,7 +108,7 @@ class AggregatePosterior(Prior):
         """
         held = min(self.others or size, size)
         rows = torch.arange(size) if generator is None else torch.randperm(size, generator=generator)[:held]
-        features = torch.cat([self.encode(images(part)) for part in rows.split(IMAGES)])
+        features = torch.cat([self.encode(images(part)) for part in rows.split(IMAGES[self.bank.device.type])])
         if len(rows) < size:
             self.bank = self.bank.index_copy(0, rows.to(features.device), features)
         else:
@@ -166,7 +167,7 @@ class BankMixture(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         points = value.unsqueeze(-2)
-        columns = max(1, PAIRS // max(1, points.shape[:-1].numel()))
+        columns = max(1, PAIRS[value.device.type] // max(1, points.shape[:-1].numel()))
         total = None
         for start in range(0, len(self.bank), columns):
             log_q = self.distribution(self.bank[start : start + columns].to(value.dtype)).log_prob(points)

@@ -141,6 +141,8 @@ def plain_torch(shape: Shape, batches: str = "memory") -> Work:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
+    from pyrovae.precision import layers, products
+
     encoder, decoder = _torch_networks(shape)
     images = torch.from_numpy(shape.floats()).to(shape.device)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3, fused=True)
@@ -151,13 +153,16 @@ def plain_torch(shape: Shape, batches: str = "memory") -> Work:
             if batches == "loader":
                 yield from (x for (x,) in loader)
             else:
-                yield from (images[rows] for rows in torch.randperm(IMAGES).split(BATCH))
+                yield from (images[rows] for rows in torch.randperm(IMAGES, device=shape.device).split(BATCH))
 
+    @products(shape.precision)
     def work(steps: int) -> None:
         for x in epochs(steps):
-            loc, log_scale = encoder(x).chunk(2, -1)
-            z = loc + log_scale.exp() * torch.randn_like(loc)
-            distortion = nn.functional.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+            with layers(shape.precision):
+                loc, log_scale = encoder(x).chunk(2, -1)
+                z = loc + log_scale.exp() * torch.randn_like(loc)
+                logits = decoder(z)
+            distortion = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
             rate = 0.5 * (loc**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum()
             optimizer.zero_grad()
             ((distortion + rate) / len(x)).backward()
@@ -194,6 +199,8 @@ def pyro_svi(shape: Shape) -> Work:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
+    from pyrovae.precision import layers, products
+
     class VAE(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -215,10 +222,12 @@ def pyro_svi(shape: Shape) -> Work:
     svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), loss=Trace_ELBO())
     loader = DataLoader(TensorDataset(torch.from_numpy(shape.floats())), batch_size=BATCH, shuffle=True)
 
+    @products(shape.precision)
     def work(steps: int) -> None:
         for _ in range(steps * BATCH // IMAGES):
             for (x,) in loader:
-                svi.step(x.to(shape.device))
+                with layers(shape.precision):
+                    svi.step(x.to(shape.device))
 
     return work
 
