@@ -1,0 +1,1 @@
+"""A trained guide compared with exact posteriors."""

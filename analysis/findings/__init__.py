@@ -1,0 +1,1 @@
+"""The paper's findings, each tested on the study at hand."""

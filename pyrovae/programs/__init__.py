@@ -1,0 +1,1 @@
+"""Pyro programs: a model and a guide as one pair, its trace queries, handlers and distributions."""

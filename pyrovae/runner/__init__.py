@@ -1,0 +1,1 @@
+"""Running a study: plan, train, measure, re-measure, draw."""

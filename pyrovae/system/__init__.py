@@ -1,0 +1,1 @@
+"""The machine: device, memory, provenance, progress, atomic writes."""
