@@ -10,11 +10,11 @@ import xarray as xr
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae import machine
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators.likelihood import portions
-from pyrovae.pair import Pair, Site, latent_sites, log_weight, observed_sites
-from pyrovae.streams import key, seeded
+from pyrovae.programs.noise import derive_seed, fork_seed
+from pyrovae.programs.pair import Pair, Site, latent_sites, log_weight, observed_sites
+from pyrovae.system.provenance import software_versions
 
 #: Variables by group, ``[chain, draw, image, ...]``; those of observed_data ``[image, ...]``.
 Groups = dict[str, dict[str, Tensor]]
@@ -75,7 +75,12 @@ def inference_data(
     """
     predictive = min(predictive, draws)
     # Validation would refuse grey images under a Bernoulli likelihood, which are its cross-entropy.
-    with torch.no_grad(), pyro.validation_enabled(False), pair.evaluated(), seeded(key(seed, "inference data")):
+    with (
+        torch.no_grad(),
+        pyro.validation_enabled(False),
+        pair.evaluated(),
+        fork_seed(derive_seed(seed, "inference data")),
+    ):
         _, model = pair.traces(x, **values)
         dims = dimensions(model)
         pieces = [_drawn(pair, x, count, True, values) for count in portions(predictive, x)]
@@ -120,7 +125,7 @@ def in_schema(
     }
     of_images = {name: dims.get(name, ["image"]) for variables in arrays.values() for name in variables}
     coords = {} if images is None else {"image": list(images)}
-    whole = {"inference_library": "pyrovae", "versions": machine.versions(), **(attrs or {})}
+    whole = {"inference_library": "pyrovae", "versions": software_versions(), **(attrs or {})}
     return arviz_base.from_dict(arrays, dims=of_images, coords=coords, attrs={"/": whole}, check_conventions=False)
 
 

@@ -4,26 +4,31 @@ Names are loaded when they are used, so that ``pyrovae --help`` needs no torch.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrovae.build import make_data, make_pair, open_results
     from pyrovae.errors import InputError
-    from pyrovae.experiment import run
-    from pyrovae.pair import Pair
-    from pyrovae.results import Results
-    from pyrovae.study import Run, Study
+    from pyrovae.programs.pair import Pair
+    from pyrovae.runner.experiment import run
+    from pyrovae.store.results import Results
+    from pyrovae.study.grid import Run, Study
+
+# In a checkout, models/, guides/ and analysis/ are next to this folder instead of in it.
+if not (Path(__file__).parent / "models").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
 
 _HOMES = {
     "InputError": "pyrovae.errors",
-    "Pair": "pyrovae.pair",
-    "Results": "pyrovae.results",
-    "Run": "pyrovae.study",
-    "Study": "pyrovae.study",
+    "Pair": "pyrovae.programs.pair",
+    "Results": "pyrovae.store.results",
+    "Run": "pyrovae.study.grid",
+    "Study": "pyrovae.study.grid",
     "make_data": "pyrovae.build",
     "make_pair": "pyrovae.build",
     "open_results": "pyrovae.build",
-    "run": "pyrovae.experiment",
+    "run": "pyrovae.runner.experiment",
 }
 
 __all__ = ["InputError", "Pair", "Results", "Run", "Study", "make_data", "make_pair", "open_results", "run"]

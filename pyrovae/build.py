@@ -32,13 +32,13 @@ from pyrovae.data import (
 )
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
-from pyrovae.machine import check_memory
 from pyrovae.models import VAE, GapVAE, HierarchicalVAE, likelihoods, priors
 from pyrovae.networks import Sizes
-from pyrovae.pair import Pair
-from pyrovae.results import Results
-from pyrovae.streams import key, seeded
-from pyrovae.study import OWN_PART, PARTS, PER_RUN, Run, check_trust
+from pyrovae.programs.noise import derive_seed, fork_seed
+from pyrovae.programs.pair import Pair
+from pyrovae.store.results import Results
+from pyrovae.study.grid import OWN_PART, PARTS, PER_RUN, Run, check_trust
+from pyrovae.system.memory import check_memory
 
 Parts = dict[str, Callable[..., Any]]
 
@@ -185,7 +185,7 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, ima
         images: training images, ``[N, *event_shape]``, at which a prior may start. A part that holds encodings of them
             is given these by `Pair.refresh`.
     """
-    with seeded(key(run.seed, "weights")):
+    with fork_seed(derive_seed(run.seed, "weights")):
         if run.pair is not None:
             pair = _made("pair", run, event_shape)
             if not isinstance(pair, Pair):

@@ -92,11 +92,11 @@ def run_study(
 
     Examples: 'pyrovae run', 'pyrovae run quick --set steps=3000 --set beta=[0.1,1]', 'pyrovae run mine.yaml --plan'.
     """
-    from pyrovae.study import Study
+    from pyrovae.study.grid import Study
 
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
-    from pyrovae import experiment  # with torch behind it, which a mistyped study need not wait for
+    from pyrovae.runner import experiment
 
     _print(f"study {chosen.name}: {chosen.description}")
     for line in experiment.plan(chosen):
@@ -133,7 +133,7 @@ def show(
 
     Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --provenance'.
     """
-    from pyrovae.analysis import tables
+    from pyrovae.analysis.report import tables
     from pyrovae.build import open_results
 
     tree = open_results(folder).tree
@@ -153,7 +153,7 @@ def report(folder: Folder) -> None:
 
     Example: 'pyrovae report runs/quick'.
     """
-    from pyrovae.reporting import draw_again
+    from pyrovae.runner.reporting import draw_again
 
     _print(f"report in {draw_again(folder)}")
 
@@ -169,9 +169,9 @@ def compare(
 
     Example: 'pyrovae compare runs/quick runs/mine'.
     """
-    from pyrovae import reporting
-    from pyrovae.analysis import comparison, tables
-    from pyrovae.analysis.doubts import doubts
+    from pyrovae.analysis.findings.caveats import doubts
+    from pyrovae.analysis.report import comparison, tables
+    from pyrovae.runner import reporting
 
     trees = reporting.compare(folders, out)
     together = comparison.joined(trees)
@@ -233,8 +233,8 @@ def evaluate(
     Examples: 'pyrovae evaluate runs/quick --samples 8 --outer 4096', 'pyrovae evaluate runs/quick --ais', 'pyrovae
     evaluate runs/quick --prior vamp'.
     """
-    from pyrovae import experiment
-    from pyrovae.tree import side_by_side
+    from pyrovae.runner import experiment
+    from pyrovae.store.schema import side_by_side
 
     asked = {"images": images, "likelihood_images": images, "samples": samples, "outer": outer, "particles": particles}
     if ais:
@@ -286,8 +286,8 @@ def diagnose(
     """
     chosen = dict(_setting(each, "--select") for each in select.split(",") if each)
     rows = _rows(images)
-    from pyrovae.analysis import tables
-    from pyrovae.diagnose import diagnose_run
+    from pyrovae.analysis.report import tables
+    from pyrovae.runner.diagnose import diagnose_run
 
     found, place = diagnose_run(
         folder,
@@ -309,7 +309,7 @@ def diagnose(
 @app.command()
 def studies() -> None:
     """List the studies that ship."""
-    from pyrovae.study import shipped
+    from pyrovae.study.grid import shipped
 
     listed = shipped()
     for name, description in listed.items():
@@ -337,7 +337,7 @@ def _setting(text: str, option: str = "--set") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"{option}: expected KEY=VALUE, got '{text}'")
-    from pyrovae.study import parsed
+    from pyrovae.study.grid import parsed
 
     try:
         return key.strip(), parsed(value)
@@ -368,10 +368,10 @@ def _counts(counts: dict[int, int]) -> str:
 
 def _report(tree: Any, folder: Path, again: Any = None) -> None:
     """Prints the tables of a tree, and of it or of a later measurement the claims and what casts doubt on them."""
-    from pyrovae.analysis import tables
-    from pyrovae.analysis.claims import claims
-    from pyrovae.analysis.doubts import doubts
-    from pyrovae.reporting import REPORT
+    from pyrovae.analysis.findings.caveats import doubts
+    from pyrovae.analysis.findings.claims import claims
+    from pyrovae.analysis.report import tables
+    from pyrovae.runner.reporting import REPORT
 
     told, figures = (tree, folder / "figures") if again is None else (again, folder / "figures" / str(again.name))
     console = _console()

@@ -24,20 +24,23 @@ import torch
 import yaml
 from PIL import Image
 
-from pyrovae import InputError, Study, checkpoint, details, files, open_results, run, tree
-from pyrovae.analysis import comparison, figures, tables
-from pyrovae.analysis.claims import claims
-from pyrovae.analysis.doubts import doubts
+from pyrovae import InputError, Study, open_results, run
+from pyrovae.analysis import figures
+from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.claims import claims
+from pyrovae.analysis.report import comparison, tables
 from pyrovae.build import make_data, make_pair
 from pyrovae.cli import _rows, _setting
 from pyrovae.data import images
 from pyrovae.data.fetch import Remote
 from pyrovae.data.torchvision_datasets import _idx
-from pyrovae.diagnose import _check_finite
-from pyrovae.experiment import plan
-from pyrovae.results import Results
-from pyrovae.study import shipped
-from pyrovae.work import start
+from pyrovae.runner.cohort import start
+from pyrovae.runner.diagnose import _check_finite
+from pyrovae.runner.experiment import plan
+from pyrovae.store import records, schema
+from pyrovae.store.results import Results
+from pyrovae.study.grid import shipped
+from pyrovae.system import atomic, tensor_file
 
 SMALL = Study.of(
     name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=6,
@@ -105,7 +108,7 @@ def _checkpoint(content: bytes, folder: Path) -> None:
     file = folder / "checkpoints" / "cohort-000.safetensors"
     file.write_bytes(content)
     training = _training()
-    with mock.patch.object(checkpoint, "_checksum", return_value="none"):
+    with mock.patch.object(tensor_file, "_checksum", return_value="none"):
         with suppress(InputError):
             _check_finite(open_results(folder).pair(), torch.zeros(2, 3, 32, 32), "the run")
         training.resume(file)
@@ -124,16 +127,16 @@ def _training() -> Any:
 
 def _checkpoints() -> list[bytes]:
     (file,) = good().glob("checkpoints/*")
-    groups, facts = checkpoint.load(file)
-    with mock.patch.object(checkpoint, "_checksum", return_value="none"):
-        checkpoint.save(good().parent / "unchecked", groups, facts)
+    groups, facts = tensor_file.load(file)
+    with mock.patch.object(tensor_file, "_checksum", return_value="none"):
+        tensor_file.save(good().parent / "unchecked", groups, facts)
     return [(good().parent / "unchecked").read_bytes()]
 
 
 def _results(content: bytes, folder: Path) -> None:
     (folder / "results.nc").write_bytes(content)
-    with mock.patch.object(files, "unsealed", bytes):
-        found = tree.load(folder / "results.nc", SMALL)
+    with mock.patch.object(atomic, "unsealed", bytes):
+        found = schema.load(folder / "results.nc", SMALL)
     shown(found)
     trees = {"found": found, "good": Results.open(good(), make_pair).tree}
     comparison.differences(trees)
@@ -141,12 +144,12 @@ def _results(content: bytes, folder: Path) -> None:
 
 
 def _details(content: bytes, folder: Path) -> None:
-    file = details.file_of(folder, "", "000")
+    file = records.file_of(folder, "", "000")
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(files.sealed(content))
-    details._read.cache_clear()
-    found = tree.load(good() / "results.nc", SMALL)
-    tree.attach_details(found, SMALL, folder)
+    file.write_bytes(atomic.sealed(content))
+    records._read.cache_clear()
+    found = schema.load(good() / "results.nc", SMALL)
+    schema.attach_details(found, SMALL, folder)
     shown(found)
 
 
@@ -163,7 +166,7 @@ def _archives() -> list[bytes]:
     for write in (np.savez, np.savez_compressed):
         for pixels in (rng.integers(0, 256, (3, 4, 4), dtype=np.uint8), rng.random((3, 4, 4, 3))):
             write(file := BytesIO(), images=pixels, **known)
-            files.append(file.getvalue())
+            atomic.append(file.getvalue())
     return files
 
 
@@ -204,8 +207,8 @@ READERS: Mapping[str, Reader] = {
     ),
     "rows": Reader(_image_rows, lambda: [b"0:3", b"0,3,17", b"5:9,1"]),
     "checkpoint": Reader(_checkpoint, _checkpoints),
-    "results": Reader(_results, lambda: [files.unsealed((good() / "results.nc").read_bytes())]),
-    "details": Reader(_details, lambda: [files.unsealed((good() / "details/cohort-000.h5").read_bytes())]),
+    "results": Reader(_results, lambda: [atomic.unsealed((good() / "results.nc").read_bytes())]),
+    "details": Reader(_details, lambda: [atomic.unsealed((good() / "details/cohort-000.h5").read_bytes())]),
     "archive": Reader(_archive, _archives),
     "picture": Reader(_picture, _pictures),
     "idx": Reader(_idx_file, lambda: [IDX]),

@@ -10,12 +10,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyrovae.analysis.exact_posterior import exact_posterior
+from pyrovae.analysis.diagnosis.exact_posterior import exact_posterior
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Annealing, InferenceGap, Optimisation, importance_diagnostics, inference_gap
-from pyrovae.pair import Pair
-from pyrovae.streams import key, seeded
+from pyrovae.programs.noise import derive_seed, fork_seed
+from pyrovae.programs.pair import Pair
 
 #: Largest R̂ and fewest effective draws with which the chains of an image are taken for its posterior.
 RHAT, ESS = 1.05, 100
@@ -156,6 +156,6 @@ def _gap(
     def log_p(x: Tensor, z: Tensor) -> Tensor:
         return pair.likelihood(x, z, **values).log_prob(x)
 
-    with pyro.validation_enabled(False), pair.evaluated(), seeded(key(seed, "inference gap")):
+    with pyro.validation_enabled(False), pair.evaluated(), fork_seed(derive_seed(seed, "inference gap")):
         (q, _), (_, prior) = pair.latent(x, **values), pair.latent(x[:1], **values)
         return inference_gap(q, prior, log_p, x, annealing=annealing, optimisation=optimisation, stepped=stepped)

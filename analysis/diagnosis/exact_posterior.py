@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pyrovae.analysis.inference_data import dimensions, in_schema
 from pyrovae.errors import UnsupportedError
-from pyrovae.machine import one_thread
-from pyrovae.pair import Pair, latent_sites, log_weight
-from pyrovae.streams import key, seeded
+from pyrovae.programs.noise import derive_seed, fork_seed
+from pyrovae.programs.pair import Pair, latent_sites, log_weight
+from pyrovae.system.device import one_thread
 
 #: Deepest tree of NUTS, a trajectory of at most 2⁸ − 1 steps.
 DEPTH = 8
@@ -77,7 +77,7 @@ def exact_posterior(
         for number, image in enumerate(x):
             found = []
             for chain in range(chains):
-                with seeded(key(seed, f"exact posterior {number}", chain)):
+                with fork_seed(derive_seed(seed, f"exact posterior {number}", chain)):
                     found.append(_chain(pair, image[None], chain % 2 == 0, draws, warmup, stepped, values))
             of_images.append({name: torch.stack([each[name] for each in found]) for name in found[0]})
     variables = {name: torch.stack([each[name] for each in of_images], 2) for name in of_images[0]}

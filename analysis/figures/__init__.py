@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from pyrovae.analysis.drawing import STYLE, curves, legend, panels, shown, write
-from pyrovae.analysis.likelihood_figures import log_likelihood, pareto_k
-from pyrovae.analysis.picture_figures import latent_plane, reconstructions, samples, traversals
-from pyrovae.analysis.prior_figures import gap_decomposition
+from pyrovae.analysis.figures.likelihood import log_likelihood, pareto_k
+from pyrovae.analysis.figures.pictures import latent_plane, reconstructions, samples, traversals
+from pyrovae.analysis.figures.priors import gap_decomposition
+from pyrovae.analysis.figures.style import STYLE, curves, legend, panels, shown, write
 
 #: Most labels of β that leave room for the curves.
 MANY = 60

@@ -11,8 +11,8 @@ from arviz_base.labels import BaseLabeller
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from pyrovae.analysis.diagnosis import Diagnosis, codes
-from pyrovae.analysis.drawing import COLOURS
+from pyrovae.analysis.diagnosis.diagnose import Diagnosis, codes
+from pyrovae.analysis.figures.style import COLOURS
 
 #: Most images and latents of which marginals are drawn.
 IMAGES, LATENTS = 6, 8

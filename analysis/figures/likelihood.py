@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.drawing import curves, legend
-from pyrovae.analysis.effects import is_loose
+from pyrovae.analysis.figures.style import curves, legend
+from pyrovae.analysis.findings.statistics import is_loose
 
 #: k̂ below this is drawn here, as any such weights can be trusted.
 LOWEST = -0.5

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.drawing import panels, several, shown, strip
+from pyrovae.analysis.figures.style import panels, several, shown, strip
 
 #: The sides of an image, and of a row of images.
 _SIDES = ("sample", "channel", "row", "column")

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.drawing import COLOURS, panels, several
-from pyrovae.analysis.effects import cells
+from pyrovae.analysis.figures.style import COLOURS, panels, several
+from pyrovae.analysis.findings.statistics import cells
 
 #: Colours of I and G.
 _INFORMATION, _GAP = COLOURS[0], COLOURS[4]

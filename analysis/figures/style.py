@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyrovae import files
+from pyrovae.system import atomic
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; readers of grey go by the shapes.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -133,7 +133,7 @@ def write(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
                 content = BytesIO()
                 drawn.savefig(content, format=suffix, dpi=150, metadata=_METADATA[suffix])
                 written.append(folder / f"{name}.{suffix}")
-                files.write(written[-1], content.getbuffer())
+                atomic.write(written[-1], content.getbuffer())
     return written
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import xarray as xr
 
-from pyrovae.analysis.effects import is_loose
+from pyrovae.analysis.findings.statistics import is_loose
 from pyrovae.estimators.information import SATURATED
 from pyrovae.estimators.likelihood import MANY
 

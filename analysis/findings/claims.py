@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from pyrovae.analysis.effects import Claim, cells, claimed, growth_of_gap, is_loose
-from pyrovae.analysis.memory_claims import about_memory
-from pyrovae.analysis.prior_claims import about_gamma, about_priors
+from pyrovae.analysis.findings.memorisation import about_memory
+from pyrovae.analysis.findings.priors import about_gamma, about_priors
+from pyrovae.analysis.findings.statistics import Claim, cells, claimed, growth_of_gap, is_loose
 from pyrovae.estimators.information import SATURATED
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import xarray as xr
 
-from pyrovae.analysis.effects import Claim, cells, claimed
+from pyrovae.analysis.findings.statistics import Claim, cells, claimed
 
 
 def about_memory(images: xr.Dataset) -> Iterator[Claim]:

@@ -7,7 +7,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pyrovae.analysis.effects import LEVEL, UNFINISHED, Claim, cells, claimed, growth_of_gap, paired_difference
+from pyrovae.analysis.findings.statistics import (
+    LEVEL,
+    UNFINISHED,
+    Claim,
+    cells,
+    claimed,
+    growth_of_gap,
+    paired_difference,
+)
 
 
 def about_priors(images: xr.Dataset, information: xr.Dataset) -> Iterator[Claim]:

@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from pyrovae.analysis.effects import is_loose
-from pyrovae.study import DIMENSIONS, Study
+from pyrovae.analysis.findings.statistics import is_loose
+from pyrovae.study.grid import DIMENSIONS, Study
 
 #: Settings that are told of every run, whether the grid runs over them or not.
 TOLD = ("depth", "prior")
@@ -44,8 +44,9 @@ def all_runs(trees: Mapping[str, xr.DataTree]) -> AllRuns:
     """The runs of some studies, by what to call each; an axis that one of them lacks has the value that its runs share.
 
     Example:
-        >>> from pyrovae import Study, tree
-        >>> mine = tree.empty(Study.of(name="mine", beta=[0.1, 1], depth=[1, 3]))
+        >>> from pyrovae import Study
+        >>> from pyrovae.store import schema
+        >>> mine = schema.empty(Study.of(name="mine", beta=[0.1, 1], depth=[1, 3]))
         >>> all_runs({"mine": mine}).varied
         ['beta', 'depth']
     """

@@ -6,8 +6,8 @@ from typing import Any
 import xarray as xr
 from rich.table import Table
 
-from pyrovae.analysis.all_runs import study_of, written
-from pyrovae.study import DATA_SETTINGS, DIMENSIONS, Study
+from pyrovae.analysis.report.all_runs import study_of, written
+from pyrovae.study.grid import DATA_SETTINGS, DIMENSIONS, Study
 
 #: Groups of the results in which studies are set side by side.
 GROUPS = ("rate_distortion", "information", "likelihood", "memorisation")
@@ -22,9 +22,10 @@ def joined(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
     Cells that no study has are missing.
 
     Example:
-        >>> from pyrovae import Study, tree
-        >>> one = tree.empty(Study.of(name="one", beta=[0.1, 1]))
-        >>> two = tree.empty(Study.of(name="two", beta=1, depth=[1, 3]))
+        >>> from pyrovae import Study
+        >>> from pyrovae.store import schema
+        >>> one = schema.empty(Study.of(name="one", beta=[0.1, 1]))
+        >>> two = schema.empty(Study.of(name="two", beta=1, depth=[1, 3]))
         >>> sorted(joined({"one": one, "two": two})["rate_distortion"].sizes.items())
         [('beta', 2), ('depth', 2), ('seed', 1), ('split', 2), ('study', 2)]
     """
@@ -60,8 +61,9 @@ def not_comparable(trees: Mapping[str, xr.DataTree]) -> str:
     """Where D and R of some studies are numbers of different things; empty where they are not.
 
     Example:
-        >>> from pyrovae import Study, tree
-        >>> one, two = (tree.empty(Study.of(name="mine", train_images=images)) for images in ([256, 4096], 256))
+        >>> from pyrovae import Study
+        >>> from pyrovae.store import schema
+        >>> one, two = (schema.empty(Study.of(name="mine", train_images=images)) for images in ([256, 4096], 256))
         >>> not_comparable({"one": one, "two": two})
         'only rows of the same train_images compare: others are of different images or likelihoods'
     """

@@ -17,15 +17,16 @@ import xarray as xr
 from PIL import Image
 from rich.table import Table
 
-from pyrovae import files
-from pyrovae.analysis import figures, tables
-from pyrovae.analysis.all_runs import NUMBERS, AllRuns, all_runs, study_of, written
-from pyrovae.analysis.claims import claims
-from pyrovae.analysis.comparison import differences, joined, not_comparable
-from pyrovae.analysis.doubts import doubts
-from pyrovae.analysis.drawing import COLOURS
-from pyrovae.analysis.references import bibtex
-from pyrovae.study import Measure, Study
+from pyrovae.analysis import figures
+from pyrovae.analysis.figures.style import COLOURS
+from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.claims import claims
+from pyrovae.analysis.report import tables
+from pyrovae.analysis.report.all_runs import NUMBERS, AllRuns, all_runs, study_of, written
+from pyrovae.analysis.report.comparison import differences, joined, not_comparable
+from pyrovae.analysis.report.references import bibtex
+from pyrovae.study.grid import Measure, Study
+from pyrovae.system import atomic
 
 #: Most runs whose reconstructions are shown, so that the file stays within some tens of megabytes.
 PICTURED = 500
@@ -64,7 +65,7 @@ class Sheet:
 
 def save(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path], file: Path) -> None:
     """Writes the page to a file."""
-    files.write(file, page(trees, drawn).encode())
+    atomic.write(file, page(trees, drawn).encode())
 
 
 def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
@@ -79,7 +80,7 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
     runs = all_runs(trees)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    template = resources.files("pyrovae.analysis") / "report.html"
+    template = resources.files("pyrovae.analysis.report") / "report.html"
     captions = figures.captions()
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         title=" and ".join(trees),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 
-from pyrovae.study import PARTS, Study
+from pyrovae.study.grid import PARTS, Study
 
 _ENTRY = re.compile(r"^@\w+\{.*?^\}$", re.MULTILINE | re.DOTALL)
 _USED_BY = re.compile(r"^  usedby = \{(.*)\},\n", re.MULTILINE)
@@ -32,7 +32,7 @@ def bibtex(studies: Iterable[Study], *, annealed: bool = False) -> str:
 
 def entries() -> list[str]:
     """All entries that there are, with what uses them."""
-    return _ENTRY.findall((resources.files("pyrovae.analysis") / "references.bib").read_text(encoding="utf-8"))
+    return _ENTRY.findall((resources.files("pyrovae.analysis.report") / "references.bib").read_text(encoding="utf-8"))
 
 
 def _uses(study: Study) -> Iterable[str]:

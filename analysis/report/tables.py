@@ -8,12 +8,12 @@ from typing import Any
 import xarray as xr
 from rich.table import Table
 
-from pyrovae.analysis.all_runs import study_of, written
-from pyrovae.analysis.diagnosis import Diagnosis
-from pyrovae.analysis.effects import Claim, is_loose
+from pyrovae.analysis.diagnosis.diagnose import Diagnosis
+from pyrovae.analysis.findings.statistics import Claim, is_loose
+from pyrovae.analysis.report.all_runs import study_of, written
 from pyrovae.estimators.information import SATURATED
 from pyrovae.estimators.likelihood import MANY
-from pyrovae.study import DATA_SETTINGS, DIMENSIONS
+from pyrovae.study.grid import DATA_SETTINGS, DIMENSIONS
 
 #: Marks a bound that may be loose.
 LOOSE = "†"

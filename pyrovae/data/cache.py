@@ -9,8 +9,8 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from pyrovae import checkpoint
 from pyrovae.errors import InputError
+from pyrovae.system import tensor_file
 
 
 def cached(name: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
@@ -25,7 +25,7 @@ def cached(name: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.parent / ".lock"):
-            checkpoint.save(path, {"images": {"all": images}}, {})
+            tensor_file.save(path, {"images": {"all": images}}, {})
     except OSError as error:
         warnings.warn(f"the cache {path} cannot be written: {error}", stacklevel=2)
     return images
@@ -34,7 +34,7 @@ def cached(name: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
 def _read(path: Path, shape: torch.Size) -> Tensor | None:
     """The images in the cache, if they are there and whole."""
     try:
-        groups, _ = checkpoint.load(path)
+        groups, _ = tensor_file.load(path)
         images = groups["images"]["all"]
     except FileNotFoundError:
         return None

@@ -17,7 +17,7 @@ import platformdirs
 
 from pyrovae.data import vision
 from pyrovae.errors import InputError
-from pyrovae.files import part, put
+from pyrovae.system.atomic import part, put
 
 #: Seconds after which a server that says nothing is given up.
 TIMEOUT = 30.0

@@ -18,7 +18,7 @@ from torch import Tensor
 from pyrovae.data import Source, vision
 from pyrovae.data.fetch import reason
 from pyrovae.errors import InputError
-from pyrovae.machine import check_memory
+from pyrovae.system.memory import check_memory
 
 _CHANNELS = (1, 3)
 #: What an ``.npz`` file may tell of its images: kinds of number, dimensions, and both in words.

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyrovae.distributions import kl, log_ratio, noise_shape, reparameterize, unconstrained
 from pyrovae.estimators.annealing import Annealing, LogLikelihood, annealed_log_likelihood
 from pyrovae.estimators.likelihood import portions
+from pyrovae.programs.distributions import kl, log_ratio, noise_shape, reparameterize, unconstrained
 
 #: Step size that the optimisation of a guide starts from; it falls to zero linearly.
 SPEED = 0.05

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
-from pyrovae.distributions import base_normal, closed_form_kl, mapped
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
 from pyrovae.estimators.marginal import device_of, draw, encodings, log_marginal
+from pyrovae.programs.distributions import base_normal, closed_form_kl, mapped
 
 #: Mutual information this close to log N, in nats, is called saturated.
 SATURATED = 0.1

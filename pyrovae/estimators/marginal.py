@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyrovae.distributions import base_normal, mapped, noise_shape, reparameterize
+from pyrovae.programs.distributions import base_normal, mapped, noise_shape, reparameterize
 
 #: Rows of one piece of work, and numbers in it: on a CPU its temporaries have to stay in the cache.
 ROWS = 64

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.data import Dataset, as_input
-from pyrovae.distributions import concatenated
-from pyrovae.pair import Pair
+from pyrovae.programs.distributions import concatenated
+from pyrovae.programs.pair import Pair
 
 #: Images in one piece of work, and those that are encoded at once, which a GPU is told of in few calls.
 CHUNK = 256

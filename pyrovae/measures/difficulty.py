@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from pyrovae.data import Dataset
 from pyrovae.estimators import nearest_point
-from pyrovae.measures.found import over_splits
-from pyrovae.study import Measure
+from pyrovae.measures.measure import over_splits
+from pyrovae.study.grid import Measure
 
 
 def difficulty(data: Dataset, measure: Measure) -> dict[str, NDArray[np.float64]]:

@@ -13,17 +13,17 @@ from torch.utils._pytree import tree_map
 
 from pyrovae.data import Dataset, as_input
 from pyrovae.errors import UnsupportedError
-from pyrovae.lockstep import Lockstep
 from pyrovae.measures.codes import CHUNK, codes
 from pyrovae.measures.difficulty import difficulty
-from pyrovae.measures.found import Found, over_splits
 from pyrovae.measures.information import information
 from pyrovae.measures.likelihood import likelihood
+from pyrovae.measures.measure import Found, over_splits
 from pyrovae.measures.memorisation import memorisation, smoothed_mean
 from pyrovae.measures.pictures import latent_plane, samples, traversals
-from pyrovae.pair import Pair, Terms
-from pyrovae.streams import Streams
-from pyrovae.study import Measure
+from pyrovae.programs.pair import Pair, Terms
+from pyrovae.study.grid import Measure
+from pyrovae.training.lockstep import Lockstep
+from pyrovae.training.streams import Streams
 
 
 class Pixels(Protocol):

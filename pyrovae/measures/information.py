@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 from pyrovae import estimators
-from pyrovae.distributions import mapped
 from pyrovae.estimators.estimate import Kind
 from pyrovae.measures.codes import Codes
-from pyrovae.measures.found import Found, numbers
-from pyrovae.streams import generator
-from pyrovae.study import Measure
+from pyrovae.measures.measure import Found, numbers
+from pyrovae.programs.distributions import mapped
+from pyrovae.programs.noise import generator
+from pyrovae.study.grid import Measure
 
 #: What is measured, and what kind of number it is.
 KINDS: Mapping[str, Kind] = {

@@ -10,10 +10,10 @@ from pyrovae import estimators
 from pyrovae.data import Dataset, as_input
 from pyrovae.estimators import Annealing
 from pyrovae.estimators.estimate import Kind
-from pyrovae.measures.found import Found, numbers
-from pyrovae.pair import Pair, latent_sites, observed_sites
-from pyrovae.streams import key, seeded
-from pyrovae.study import Measure
+from pyrovae.measures.measure import Found, numbers
+from pyrovae.programs.noise import derive_seed, fork_seed
+from pyrovae.programs.pair import Pair, latent_sites, observed_sites
+from pyrovae.study.grid import Measure
 
 #: What is measured, and what kind of number it is.
 KINDS: Mapping[str, Kind] = {
@@ -46,14 +46,14 @@ def likelihood(
         UnsupportedError: annealing is asked for, and the pair has several latent or observed sites.
     """
     x = as_input(data.test[: measure.likelihood_images])
-    with seeded(key(seed, "likelihood")):
+    with fork_seed(derive_seed(seed, "likelihood")):
         weighted = estimators.log_likelihood(lambda x, K: pair.log_weights(x, K, **values), x, measure.particles)
     cells = numbers({"log_likelihood": weighted.estimate})
     cells["high_pareto_k"] = np.array(weighted.high_pareto_k)
     cells["effective_draws"] = weighted.ess.mean().cpu().numpy()
     images = {"log_likelihood": weighted.bound, "pareto_k": weighted.pareto_k}
     if measure.temperatures:
-        with seeded(key(seed, "annealing")):
+        with fork_seed(derive_seed(seed, "annealing")):
             annealed_cells, images["annealed_log_likelihood"] = _annealed(pair, x, measure, stepped, values)
         gain = images["annealed_log_likelihood"] - weighted.bound
         cells |= annealed_cells | numbers({"annealed_gain": estimators.mean_over_images(gain, "approximate")})

@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.data import Dataset, as_input
-from pyrovae.distributions import mean_of
 from pyrovae.estimators import memorising_decoder, mixing_share, nearest_point
 from pyrovae.estimators.estimate import Kind
 from pyrovae.estimators.marginal import draw, encodings
 from pyrovae.measures.codes import CHUNK, Codes
-from pyrovae.measures.found import Found, over_splits
+from pyrovae.measures.measure import Found, over_splits
 from pyrovae.measures.pictures import SAMPLES, as_bytes
-from pyrovae.pair import Pair
-from pyrovae.streams import generator
-from pyrovae.study import Measure
+from pyrovae.programs.distributions import mean_of
+from pyrovae.programs.noise import generator
+from pyrovae.programs.pair import Pair
+from pyrovae.study.grid import Measure
 
 #: What is measured on both splits, and what kind of number it is.
 KINDS: Mapping[str, Kind] = {

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyrovae.distributions import mean_of
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
-from pyrovae.pair import Pair
-from pyrovae.streams import generator, key, seeded
+from pyrovae.programs.distributions import mean_of
+from pyrovae.programs.noise import derive_seed, fork_seed, generator
+from pyrovae.programs.pair import Pair
 
 #: Images decoded from each prior, points along either side of the latent plane, and latents along which is decoded.
 SAMPLES, POINTS, LATENTS = 8, 64, 5
@@ -27,7 +27,7 @@ def samples(pair: Pair, event_shape: torch.Size, seed: int) -> dict[str, NDArray
     """
     if not hasattr(pair.model, "generate") or len(event_shape) != 3:
         return {}
-    with seeded(key(seed, "samples")):
+    with fork_seed(derive_seed(seed, "samples")):
         x = mean_of(pair.model.generate(SAMPLES))  # type: ignore[operator]
     return {} if x is None else {"image": as_bytes(x)}
 

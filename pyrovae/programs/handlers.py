@@ -7,7 +7,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.distributions import reparameterize
+from pyrovae.programs.distributions import reparameterize
 
 
 class LocalParams(Messenger):

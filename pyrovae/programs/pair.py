@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from pyrovae.data import as_input
-from pyrovae.distributions import closed_form_kl, kl, log_ratio, noise_shape
 from pyrovae.errors import InputError, UnsupportedError
-from pyrovae.handlers import Codes, LocalParams, Noise
+from pyrovae.programs.distributions import closed_form_kl, kl, log_ratio, noise_shape
+from pyrovae.programs.handlers import Codes, LocalParams, Noise
 
 Site = dict[str, Any]
 #: How a model names what it tells of the rate beside its latent sites.
@@ -69,7 +69,7 @@ class Pair(nn.Module):
     Example:
         >>> import torch
         >>> from pyrovae.build import make_pair
-        >>> from pyrovae.study import Run
+        >>> from pyrovae.study.grid import Run
         >>> pair = make_pair(Run(depth=1, width=8), event_shape=(1, 8, 8))
         >>> terms = pair(torch.rand(5, 1, 8, 8), beta=0.5)
         >>> torch.allclose(terms.loss, terms.distortion + 0.5 * terms.rate)

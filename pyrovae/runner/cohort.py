@@ -9,20 +9,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyrovae import details, files, machine
 from pyrovae.build import check_weights, make_data, make_likelihood, make_pair, own_sources
 from pyrovae.data import Dataset, as_input
 from pyrovae.errors import InputError, OutOfMemoryError, UnsupportedError
-from pyrovae.evaluate import Measured, Pixels, evaluate
-from pyrovae.lockstep import Lockstep
+from pyrovae.measures.evaluate import Measured, Pixels, evaluate
 from pyrovae.measures.likelihood import PASSES
-from pyrovae.pair import Checked, Pair
-from pyrovae.precision import products
-from pyrovae.progress import Watch, Watching
-from pyrovae.results import Outcome, Results
-from pyrovae.streams import Streams, seeded
-from pyrovae.study import PER_RUN, Cohort, Run, Study
-from pyrovae.train import Compile, Interrupted, Training, history
+from pyrovae.programs.noise import fork_seed
+from pyrovae.programs.pair import Checked, Pair
+from pyrovae.store import records
+from pyrovae.store.results import Outcome, Results
+from pyrovae.study.grid import PER_RUN, Cohort, Run, Study
+from pyrovae.system import atomic, memory
+from pyrovae.system.progress import Watch, Watching
+from pyrovae.system.provenance import process_name, software_versions
+from pyrovae.training.lockstep import Lockstep
+from pyrovae.training.precision import products
+from pyrovae.training.streams import Streams
+from pyrovae.training.trainer import Compile, Interrupted, Training, history
 
 #: Share of the free memory that a cohort may take.
 MEMORY_SHARE = 0.8
@@ -71,7 +74,7 @@ def run(
         waiting = True
         return not watch.stopped()
 
-    with files.held(places.lock, wait) as has:
+    with atomic.held(places.lock, wait) as has:
         if not has:
             raise Interrupted
         return _run(study, cohort, places, device, compile, watch)
@@ -90,10 +93,10 @@ def _run(
     training.run(every=study.checkpoint_every, file=places.checkpoint, compile=compile, watcher=watcher)
     seconds = time.perf_counter() - before
     measured = measure(study, cohort, training, watch)
-    details.save(places.details, study, cohort, measured)
+    records.save(places.details, study, cohort, measured)
     for note in sorted(set(measured.notes) - {""}):
         watch.note(f"{label(study, cohort)}: {note}")
-    provenance = checked.told() | history(training.made) | {"seconds": seconds, "worker": machine.process()}
+    provenance = checked.told() | history(training.made) | {"seconds": seconds, "worker": process_name()}
     return Outcome.of(training, measured, provenance)
 
 
@@ -108,7 +111,7 @@ def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checke
         pair.refresh(data.train)
     found = checked(of_seed[shared.seed], cohort, data)
     needed = len(cohort.runs) * bytes_of_a_run(of_seed[shared.seed], cohort, data)
-    machine.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
+    memory.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
     if study.measure.temperatures:
         _check_annealing(of_seed[shared.seed], as_input(data.train[: shared.batch_size]))
     weights = [run.weights() for run in cohort.runs]
@@ -116,7 +119,7 @@ def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checke
     lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values, shared.precision)
     seeds = [run.seed for run in cohort.runs]
     streams = Streams(seeds, len(data.train), shared.batch_size, found.noise_shapes, device)
-    versions = ", ".join([machine.versions(), *own_sources(shared)])
+    versions = ", ".join([software_versions(), *own_sources(shared)])
     return Training(lockstep, streams, data, cohort, study.measure, versions), found
 
 
@@ -150,7 +153,7 @@ def bytes_of_a_run(pair: Pair, cohort: Cohort, data: Dataset) -> int:
         kept += tensor.nbytes
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), seeded(0):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), fork_seed(0):
         pair(x, index=torch.arange(len(x), device=x.device))
     weights, held = (sum(each.nbytes for each in tensors) for tensors in (pair.parameters(), pair.buffers()))
     return (4 + 3) * weights + 2 * held + 3 * kept

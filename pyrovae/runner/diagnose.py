@@ -13,19 +13,21 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyrovae import files, machine
-from pyrovae.analysis import diagnosis_figures, figures
-from pyrovae.analysis.diagnosis import Diagnosis, diagnose
+from pyrovae.analysis import figures
+from pyrovae.analysis.diagnosis.diagnose import Diagnosis, diagnose
+from pyrovae.analysis.diagnosis.predictive_checks import predictive_statistics
+from pyrovae.analysis.figures import diagnosis
 from pyrovae.analysis.inference_data import inference_data
-from pyrovae.analysis.predictive_checks import predictive_statistics
 from pyrovae.build import make_data, open_results, own_sources
 from pyrovae.data import as_input
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators import Annealing, Optimisation
-from pyrovae.pair import Pair
-from pyrovae.progress import Watch
-from pyrovae.streams import key, seeded
-from pyrovae.study import check_trust
+from pyrovae.programs.noise import derive_seed, fork_seed
+from pyrovae.programs.pair import Pair
+from pyrovae.study.grid import check_trust
+from pyrovae.system import atomic
+from pyrovae.system.progress import Watch
+from pyrovae.system.provenance import software_versions
 
 #: Images that predictive checks are made on, how many at once, and draws of each.
 CHECKED, PIECE, DRAWS = 128, 16, 100
@@ -52,7 +54,7 @@ def diagnose_run(
         select: the run, a value for each axis that has several; the first seed where none is given.
         images: rows of the split.
         split: "test" or "train".
-        chains, draws, warmup, annealing, optimisation: as in `pyrovae.analysis.diagnosis.diagnose`.
+        chains, draws, warmup, annealing, optimisation: as in `pyrovae.analysis.diagnosis.diagnose.diagnose`.
         trust: modules whose code may run, where the study names parts of its user's own.
         quiet: print nothing.
 
@@ -89,7 +91,7 @@ def diagnose_run(
         if value is not None
     }
     _check_finite(pair, as_input(chosen[rows]), f"the run at {coordinates}")
-    versions = ", ".join([machine.versions(), *own_sources(run)])
+    versions = ", ".join([software_versions(), *own_sources(run)])
     attrs = {"study": results.study.name, "split": split, "versions": versions, **told}
     steps = count(1)
     work = len(rows) * chains * (draws + warmup) + optimisation.steps + 2 * annealing.temperatures
@@ -116,8 +118,8 @@ def diagnose_run(
     try:
         _write(beside, {"guide": found.guide, "exact": found.exact, "summary": found.summary})
         drawn = {
-            "marginals": diagnosis_figures.marginals(found),
-            "inference_gap": diagnosis_figures.inference_gap(found),
+            "marginals": diagnosis.marginals(found),
+            "inference_gap": diagnosis.inference_gap(found),
         }
         try:
             checks = _statistics(pair, as_input(chosen[:CHECKED]), run.seed, attrs)
@@ -126,7 +128,7 @@ def diagnose_run(
         else:
             _write(beside, {"checks": checks})
             for group in ("prior_predictive", "posterior_predictive"):
-                drawn[group] = diagnosis_figures.predictive_checks(checks, group)
+                drawn[group] = diagnosis.predictive_checks(checks, group)
         figures.write(drawn, beside)
         places = (results.folder / f"diagnosis_{number}" for number in count(1))
         return found, beside.rename(next(place for place in places if not place.exists()))
@@ -136,7 +138,7 @@ def diagnose_run(
 
 def _check_finite(pair: Pair, x: Tensor, what: str) -> None:
     """Raises InputError if a pair, as one that diverged, has no finite ELBO for images."""
-    with torch.no_grad(), seeded(0), pyro.validation_enabled(False):  # which would raise where a scale is infinite
+    with torch.no_grad(), fork_seed(0), pyro.validation_enabled(False):  # which would raise where a scale is infinite
         loss = pair(x).loss
     if not loss.isfinite().all():
         raise InputError(f"{what}: expected a finite ELBO of these images, got none: the run has diverged")
@@ -147,7 +149,7 @@ def _statistics(pair: Pair, x: Tensor, seed: int, attrs: Mapping[str, Any]) -> x
     pieces = []
     for number, part in enumerate(x.split(PIECE)):
         rows = range(number * PIECE, number * PIECE + len(part))
-        data = inference_data(pair, part, draws=DRAWS, images=rows, seed=key(seed, "predictive checks", number))
+        data = inference_data(pair, part, draws=DRAWS, images=rows, seed=derive_seed(seed, "predictive checks", number))
         pieces.append(predictive_statistics(data))
     groups = {group: [piece[group].to_dataset() for piece in pieces] for group in pieces[0].children}
     whole = {group: xr.concat(parts, "image") for group, parts in groups.items()}
@@ -156,4 +158,4 @@ def _statistics(pair: Pair, x: Tensor, seed: int, attrs: Mapping[str, Any]) -> x
 
 def _write(place: Path, trees: Mapping[str, xr.DataTree | xr.Dataset]) -> None:
     for name, tree in trees.items():
-        files.write(place / f"{name}.nc", tree.to_netcdf(engine="h5netcdf"))
+        atomic.write(place / f"{name}.nc", tree.to_netcdf(engine="h5netcdf"))

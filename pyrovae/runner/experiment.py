@@ -6,18 +6,22 @@ from pathlib import Path
 
 import xarray as xr
 
-from pyrovae import details, files, machine, reporting, swap, work
 from pyrovae.analysis import figures
 from pyrovae.build import attach_theory, make_data, make_pair, make_rows, open_results
-from pyrovae.checks import bank_size, check_names, check_prior
 from pyrovae.data import class_counts
 from pyrovae.errors import InputError
 from pyrovae.estimators import Annealing
-from pyrovae.progress import Watch
-from pyrovae.results import Outcome, Results, study_in
-from pyrovae.study import Cohort, Study, check_trust
-from pyrovae.train import Compile
-from pyrovae.tree import check_size
+from pyrovae.runner import cohort as work
+from pyrovae.runner import prior_swap, reporting
+from pyrovae.runner.validation import bank_size, check_names, check_prior
+from pyrovae.store import records
+from pyrovae.store.results import Outcome, Results, study_in
+from pyrovae.store.schema import check_size
+from pyrovae.study.grid import Cohort, Study, check_trust
+from pyrovae.system import atomic, memory
+from pyrovae.system.progress import Watch
+from pyrovae.system.provenance import process_name
+from pyrovae.training.trainer import Compile
 
 #: Most differences of a z and an encoding, in all dimensions, at a step.
 BANK_LIMIT = 2**29
@@ -111,12 +115,12 @@ def run(
         [('beta', 2), ('seed', 1), ('split', 2)]
         >>> pair = results.pair(beta=1)
     """
-    place = machine.device(device if scheduler is None else "cpu")
+    place = device.device(device if scheduler is None else "cpu")
     folder = Path("runs") / study.name if out is None else Path(out)
     plan(study)
     for cohort in study.cohorts() if scheduler is None else ():
         work.check_precision(cohort, place)
-    with files.locked(folder):
+    with atomic.locked(folder):
         sizes = {}
         if scheduler is not None or not (folder / "study.yaml").exists():
             for cohort in study.cohorts():  # all that can be wrong is told before anything is trained or written
@@ -160,7 +164,7 @@ def _on_cluster(
 ) -> list[Cohort]:
     """Runs cohorts on the workers of a cluster, and returns those that were given up."""
     try:
-        from pyrovae.cluster.dispatch import Dispatch, connected
+        from pyrovae.runner.cluster.dispatch import Dispatch, connected
     except ImportError as error:
         raise InputError(
             f"scheduler: expected Dask, got {error}; install it with pip install 'pyrovae[dask]'"
@@ -189,7 +193,7 @@ def evaluate_again(
 
     Args:
         folder: the folder of the study.
-        prior: a prior to put in the place of each pair's own, fitted to the frozen encodings as in `swap.fit_prior`.
+        prior: a prior to put in the place of each pair's own, fitted to frozen encodings as in `prior_swap.fit_prior`.
         device: as in `run`.
         trust: modules whose code may run, where the study names parts of its user's own.
         quiet: print nothing.
@@ -212,9 +216,9 @@ def evaluate_again(
         >>> again.name, dict(again["information"].sizes)
         ('evaluation_1', {'beta': 3, 'seed': 1})
     """
-    place = machine.device(device)
+    place = device.device(device)
     study_in(Path(folder))  # or else the lock would make the folder
-    with files.locked(Path(folder)):
+    with atomic.locked(Path(folder)):
         results = open_results(folder, trust)
         check_trust(results.study.settings(), trust)
         study = results.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
@@ -240,23 +244,25 @@ def evaluate_again(
 
         def steps(cohort: Cohort) -> int:
             annealing = work.annealing(study, cohort)
-            return annealing if prior is None else 2 * annealing + swap.STEPS * len(cohort.runs)
+            return annealing if prior is None else 2 * annealing + prior_swap.STEPS * len(cohort.runs)
 
         def evaluate_cohort(cohort: Cohort, watch: Watch) -> None:
             training, checked = work.start(study, cohort, make_data(cohort.shared).to(place))
             training.resume(results.checkpoint_file(cohort))
             measured = work.measure(study, cohort, training, watch)
-            here = training.circumstances().told() | {"worker": machine.process()}
+            here = training.circumstances().told() | {"worker": process_name()}
             if own is not None:
-                details.save(results.details_file(own, cohort), study, cohort, measured)
+                records.save(results.details_file(own, cohort), study, cohort, measured)
                 results.record(own, cohort, Outcome.of(training, measured, checked.told() | here))
             if prior is not None:
-                fit = watch.begin(f"{work.label(study, cohort)}, fit of {prior}", swap.STEPS * len(cohort.runs), 0)
-                training.lockstep = swap.with_prior(prior, cohort, training, fit)
+                fit = watch.begin(
+                    f"{work.label(study, cohort)}, fit of {prior}", prior_swap.STEPS * len(cohort.runs), 0
+                )
+                training.lockstep = prior_swap.with_prior(prior, cohort, training, fit)
                 again = work.measure(study, cohort, training, watch)
-                swap.check_same_distortion(measured, again)
+                prior_swap.check_same_distortion(measured, again)
                 checked = work.checked(training.lockstep.pair(0), cohort, training.data)
-                details.save(results.details_file(asked, cohort), study, cohort, again)
+                records.save(results.details_file(asked, cohort), study, cohort, again)
                 results.record(asked, cohort, Outcome.of(training, again, checked.told() | here))
 
         _each(missing, results, steps, evaluate_cohort, quiet)
@@ -285,11 +291,11 @@ def _each(
                 do(cohort, watch)
                 continue
             except Exception as error:
-                if not machine.is_out_of_memory(error):
+                if not memory.is_out_of_memory(error):
                     raise
                 reason = work.reason(error)
             # Only here has the work let go of its memory.
-            machine.give_back_memory()
+            memory.give_back_memory()
             left[:0] = work.halves(results, cohort, reason, steps, watch)
 
 

@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.build import make_pair
-from pyrovae.distributions import mapped, noise_shape, reparameterize
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators.marginal import device_of
-from pyrovae.evaluate import Measured
-from pyrovae.lockstep import Lockstep
 from pyrovae.measures.codes import encode
-from pyrovae.pair import Pair
-from pyrovae.precision import products
-from pyrovae.progress import Watcher
-from pyrovae.streams import generator
-from pyrovae.study import Cohort
-from pyrovae.train import Training
+from pyrovae.measures.evaluate import Measured
+from pyrovae.programs.distributions import mapped, noise_shape, reparameterize
+from pyrovae.programs.noise import generator
+from pyrovae.programs.pair import Pair
+from pyrovae.study.grid import Cohort
+from pyrovae.system.progress import Watcher
+from pyrovae.training.lockstep import Lockstep
+from pyrovae.training.precision import products
+from pyrovae.training.trainer import Training
 
 #: How a prior is fitted, by steps of Adam, draws of z a step, and the first step size, which falls to zero as a cosine.
 STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01

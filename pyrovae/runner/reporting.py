@@ -5,12 +5,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from pyrovae import files
-from pyrovae.analysis import figures, report
-from pyrovae.analysis.comparison import joined
+from pyrovae.analysis import figures
+from pyrovae.analysis.report import page
+from pyrovae.analysis.report.comparison import joined
 from pyrovae.build import open_results
 from pyrovae.errors import InputError
-from pyrovae.results import Results, study_in
+from pyrovae.store.results import Results, study_in
+from pyrovae.system import atomic
 
 #: The report's name in the folder of a study.
 REPORT = "report.html"
@@ -19,7 +20,7 @@ REPORT = "report.html"
 def draw(results: Results) -> None:
     """Writes the figures and the report of a study into its folder."""
     drawn = figures.save(results.tree, results.folder / "figures")
-    report.save({results.folder.resolve().name: results.tree}, drawn, results.folder / REPORT)
+    page.save({results.folder.resolve().name: results.tree}, drawn, results.folder / REPORT)
 
 
 def draw_again(folder: str | Path) -> Path:
@@ -29,7 +30,7 @@ def draw_again(folder: str | Path) -> Path:
         InputError: the folder holds no study, or a file in it is damaged.
     """
     study_in(Path(folder))  # or else the lock would make the folder
-    with files.locked(Path(folder)):
+    with atomic.locked(Path(folder)):
         draw(open_results(folder))
     return Path(folder) / REPORT
 
@@ -66,5 +67,5 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
     names = [path.resolve().name for path in paths]
     labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
     trees = {label: open_results(path).tree for label, path in zip(labels, paths, strict=True)}
-    report.save(trees, figures.save(joined(trees), Path(out)), Path(out) / REPORT)
+    page.save(trees, figures.save(joined(trees), Path(out)), Path(out) / REPORT)
     return trees

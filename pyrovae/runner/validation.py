@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pyrovae.build import REGISTRIES, is_path, part_of, taken_by
 from pyrovae.errors import InputError
-from pyrovae.study import Run
+from pyrovae.study.grid import Run
 
 #: Settings that are taken by some parts and not by others.
 SPLIT_SETTINGS = ("train_ratio", "held_out")

@@ -9,8 +9,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pyrovae import files, machine
 from pyrovae.errors import InputError
+from pyrovae.system import atomic, memory
 
 
 @contextmanager
@@ -23,9 +23,9 @@ def reading(file: Path, what: str) -> Iterator[h5py.File]:
     Raises:
         InputError: it is damaged, or the block could not do with it what it wanted.
     """
-    machine.check_memory(2 * file.stat().st_size, f"{file}: the {what}")
+    memory.check_memory(2 * file.stat().st_size, f"{file}: the {what}")
     try:
-        content = files.unsealed(file.read_bytes())
+        content = atomic.unsealed(file.read_bytes())
         with h5py.File(BytesIO(content)) as found:
             _check_extent(found, content)
             yield found

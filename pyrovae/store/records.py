@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from pyrovae import files, hdf, machine
-from pyrovae.evaluate import Measured
-from pyrovae.study import Cohort, Study
+from pyrovae.measures.evaluate import Measured
+from pyrovae.store import hdf
+from pyrovae.study.grid import Cohort, Study
+from pyrovae.system import atomic, memory
 
 _IMAGES = ["sample", "channel", "row", "column"]
 #: The sides of a picture.
@@ -65,7 +66,7 @@ def save(file: Path, study: Study, cohort: Cohort, measured: Measured) -> None:
         for group, variables in {"images": images, **measured.pictures}.items():
             for name, values in variables.items():
                 file_in_memory[f"{group}/{name}"] = values
-    files.write(file, files.sealed(content.getbuffer()))
+    atomic.write(file, atomic.sealed(content.getbuffer()))
 
 
 def shapes(file: Path, study: Study) -> dict[str, dict[str, tuple[tuple[int, ...], np.dtype[Any]]]]:
@@ -130,7 +131,7 @@ class Grid(BackendArray):
         cells = np.asarray(_at(np.arange(self._cohorts.size).reshape(self._cohorts.shape), key[:axes]))
         blank = np.full(self._sides, 0 if self.dtype.kind == "u" else np.nan, self.dtype)
         one = np.asarray(_at(blank, key[axes:]))
-        machine.check_memory(cells.size * one.nbytes, f"{'/'.join(self._name)} of {cells.size:,} runs")
+        memory.check_memory(cells.size * one.nbytes, f"{'/'.join(self._name)} of {cells.size:,} runs")
         taken = np.empty((cells.size, *one.shape), self.dtype)
         names = self._cohorts.ravel()[cells.ravel()].astype(str)
         for row in np.argsort(names, kind="stable"):  # one file after the other

@@ -11,12 +11,13 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from pyrovae import checkpoint, details, files, tree
 from pyrovae.errors import InputError
-from pyrovae.evaluate import Measured
-from pyrovae.pair import Pair
-from pyrovae.study import Cohort, Run, Study
-from pyrovae.train import Facts, Training, misfit, write_part
+from pyrovae.measures.evaluate import Measured
+from pyrovae.programs.pair import Pair
+from pyrovae.store import records, schema
+from pyrovae.study.grid import Cohort, Run, Study
+from pyrovae.system import atomic, tensor_file
+from pyrovae.training.trainer import Facts, Training, misfit, write_part
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
@@ -78,7 +79,7 @@ class Results:
         folder = Path(folder)
         study = study_in(folder)
         file = folder / "results.nc"
-        content = tree.load(file, study) if file.exists() else tree.empty(study, folder)
+        content = schema.load(file, study) if file.exists() else schema.empty(study, folder)
         return cls(folder, study, content, make_pair)
 
     @classmethod
@@ -90,7 +91,7 @@ class Results:
         """
         folder = Path(folder)
         if not (folder / "study.yaml").exists():
-            files.write(folder / "study.yaml", study.to_yaml().encode())
+            atomic.write(folder / "study.yaml", study.to_yaml().encode())
         elif (before := study_in(folder).to_yaml()) != study.to_yaml():
             raise InputError(
                 f"{folder}: expected the same study, got other settings: {study.difference(before)}; "
@@ -124,7 +125,7 @@ class Results:
         """
         halves, file = cohort.halves(), self.checkpoint_file(cohort)
         if file.exists():
-            with files.held(self.lock_file(cohort), lambda: True):
+            with atomic.held(self.lock_file(cohort), lambda: True):
                 for half in halves:
                     write_part(file, cohort, half, self.checkpoint_file(half))
                 file.unlink()
@@ -136,7 +137,7 @@ class Results:
 
     def details_file(self, measurement: xr.DataTree, cohort: Cohort) -> Path:
         """Where the details of a cohort go, of the study's own measurement or of a later one."""
-        return details.file_of(self.folder, measurement.name or "", cohort.name)
+        return records.file_of(self.folder, measurement.name or "", cohort.name)
 
     def is_measured(self, measurement: xr.DataTree, cohort: Cohort) -> bool:
         """Whether a measurement, the study's own or a later one, has all runs of a cohort, and their details.
@@ -148,7 +149,7 @@ class Results:
         if not all(runs["status"].values[place] in ("done", "frozen") for place in places):
             return False
         names = {runs["cohort"].values[place] for place in places}
-        return all(details.file_of(self.folder, measurement.name or "", name).exists() for name in names)
+        return all(records.file_of(self.folder, measurement.name or "", name).exists() for name in names)
 
     def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: Outcome) -> None:
         """Enters the outcome of a cohort, whose details are written, into a measurement, and writes the file.
@@ -156,7 +157,7 @@ class Results:
         Args:
             measurement: the study's own or a later one.
         """
-        tree.enter(measurement, self.study, cohort, outcome.measured)
+        schema.enter(measurement, self.study, cohort, outcome.measured)
         runs = measurement["runs"].to_dataset()
         curves = measurement["curves"].to_dataset() if "curves" in measurement.children else None
         for number, run in enumerate(cohort.runs):
@@ -176,7 +177,7 @@ class Results:
             }
             for name, value in (facts | outcome.provenance).items():
                 runs[name].values[place] = value
-        if not measurement.children.keys() & details.PICTURED:
+        if not measurement.children.keys() & records.PICTURED:
             self._attach_details(measurement)
         self.save()
 
@@ -193,7 +194,7 @@ class Results:
             study: the study, with the settings that are measured with now.
             prior: the prior that is put in the place of the pairs' own, if any.
         """
-        new = tree.evaluation(study, prior)
+        new = schema.evaluation(study, prior)
         names = [name for name in self.tree.children if name.startswith("evaluation_")]
         for name in names:
             if self.tree[name].attrs == new.attrs:
@@ -220,7 +221,7 @@ class Results:
         run, cohort = self._find(coordinates)
         file = self.checkpoint_file(cohort)
         try:
-            groups, told = checkpoint.load(file)
+            groups, told = tensor_file.load(file)
         except FileNotFoundError:
             raise InputError(
                 f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its checkpoint is gone"
@@ -263,13 +264,13 @@ class Results:
         """Puts what there is of each image and to see into a measurement."""
         told = json.loads(measurement.attrs.get("measure", "{}"))
         study = self.study.replace(**{f"measure.{key}": value for key, value in told.items()})
-        tree.attach_details(measurement, study, self.folder, measurement.name or "")
+        schema.attach_details(measurement, study, self.folder, measurement.name or "")
 
     def save(self) -> None:
         """Writes the results, and the study that they are of if its file is gone."""
         if not (self.folder / "study.yaml").exists():
-            files.write(self.folder / "study.yaml", self.study.to_yaml().encode())
-        tree.save(self.tree, self.folder / "results.nc")
+            atomic.write(self.folder / "study.yaml", self.study.to_yaml().encode())
+        schema.save(self.tree, self.folder / "results.nc")
 
 
 def study_in(folder: Path) -> Study:
@@ -278,7 +279,7 @@ def study_in(folder: Path) -> Study:
     Raises:
         InputError: the folder holds no study.
     """
-    files.check_plain(folder)
+    atomic.check_plain(folder)
     if not (folder / "study.yaml").is_file():
         lacking = "it has no study.yaml" if folder.exists() else "there is no such folder"
         raise InputError(f"{folder}: expected the folder of a study, but {lacking}")

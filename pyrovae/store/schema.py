@@ -13,13 +13,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from xarray.core import indexing
 
-from pyrovae import details, files, hdf, machine
 from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
-from pyrovae.evaluate import Measured
 from pyrovae.measures import information, likelihood, memorisation
-from pyrovae.study import PER_RUN, Cohort, Study
-from pyrovae.train import probe_steps
+from pyrovae.measures.evaluate import Measured
+from pyrovae.store import hdf, records
+from pyrovae.study.grid import PER_RUN, Cohort, Study
+from pyrovae.system import atomic, memory
+from pyrovae.training.trainer import probe_steps
 
 SPLITS = ("train", "test")
 _KINDS = {**information.KINDS, **likelihood.KINDS, **memorisation.KINDS}
@@ -127,19 +128,19 @@ def attach_details(tree: xr.DataTree, study: Study, folder: Path, measurement: s
         measurement: the name of a later measurement; empty for the study's own.
     """
     cohorts, axes = tree["runs"].to_dataset()["cohort"].values, study.dimensions()
-    places = [details.file_of(folder, measurement, cohort) for cohort in dict.fromkeys(cohorts.flat) if cohort]
-    pictures = next((details.shapes(file, study) for file in places if file.exists()), {})
+    places = [records.file_of(folder, measurement, cohort) for cohort in dict.fromkeys(cohorts.flat) if cohort]
+    pictures = next((records.shapes(file, study) for file in places if file.exists()), {})
     shape = ((len(SPLITS), study.measure.per_image), np.dtype(float))
-    shapes: dict[str, dict[str, Any]] = {"images": dict.fromkeys(details.PER_IMAGE, shape), **pictures}
+    shapes: dict[str, dict[str, Any]] = {"images": dict.fromkeys(records.PER_IMAGE, shape), **pictures}
     for group, variables in shapes.items():
         lazy = {}
         for name, (sides, dtype) in variables.items():
-            grid = details.Grid(folder, measurement, study, cohorts, (group, name), sides, dtype)
+            grid = records.Grid(folder, measurement, study, cohorts, (group, name), sides, dtype)
             values: Any = indexing.CopyOnWriteArray(indexing.LazilyIndexedArray(grid))  # type: ignore[arg-type]
-            lazy[name] = xr.Variable([*axes, *details.SIDES[group][name]], values)
+            lazy[name] = xr.Variable([*axes, *records.SIDES[group][name]], values)
         tree[group] = xr.DataTree(xr.Dataset(lazy, axes))
     images = tree["images"].to_dataset().assign_coords(split=list(SPLITS), image=range(study.measure.per_image))
-    for name in details.PER_IMAGE:
+    for name in records.PER_IMAGE:
         images[name].attrs = _attributes(name)
     images["pareto_k"].attrs["threshold"] = pareto_k_threshold(study.measure.particles)
     tree["images"] = xr.DataTree(images)
@@ -157,8 +158,8 @@ def check_size(study: Study) -> None:
     """Raises InputError if the numbers of a study would not fit into memory."""
     runs = prod(study.shape())
     together = prod(len(values) for key, values in study.axes.items() if key in PER_RUN)
-    of_images = together * len(details.PER_IMAGE) * study.measure.per_image
-    machine.check_memory(
+    of_images = together * len(records.PER_IMAGE) * study.measure.per_image
+    memory.check_memory(
         8 * len(SPLITS) * (of_images + 3 * runs * study.measure.points), f"measure: the numbers of {runs:,} runs"
     )
 
@@ -235,8 +236,8 @@ def save(tree: xr.DataTree, file: Path) -> None:
     Raises:
         OSError: the file cannot be written; what was there before is whole.
     """
-    nodes = {node.path: node.to_dataset(inherit=False) for node in tree.subtree if node.name not in details.SIDES}
-    files.write(file, files.sealed(xr.DataTree.from_dict(nodes).to_netcdf(engine="h5netcdf")))
+    nodes = {node.path: node.to_dataset(inherit=False) for node in tree.subtree if node.name not in records.SIDES}
+    atomic.write(file, atomic.sealed(xr.DataTree.from_dict(nodes).to_netcdf(engine="h5netcdf")))
 
 
 def load(file: Path, study: Study) -> xr.DataTree:

@@ -389,7 +389,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[e
 
 def shipped() -> dict[str, str]:
     """The studies that ship, name → description."""
-    files = resources.files("pyrovae") / "studies"
+    files = resources.files("pyrovae.study") / "shipped"
     names = sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
     return {name: Study.load(name).description for name in names}
 
@@ -479,7 +479,7 @@ def _read(source: str | Path) -> tuple[str, str]:
         if len(text) > MOST_BYTES:
             raise InputError(f"{path}: expected a study file, got more than {MOST_BYTES:,} characters")
         return text, str(path)
-    folder = resources.files("pyrovae") / "studies"
+    folder = resources.files("pyrovae.study") / "shipped"
     file = folder / f"{source}.yaml"
     if not file.is_file():
         names = sorted(each.name.removesuffix(".yaml") for each in folder.iterdir())

@@ -13,8 +13,8 @@ from safetensors.torch import load as parsed
 from safetensors.torch import save as serialised
 from torch import Tensor
 
-from pyrovae import files
 from pyrovae.errors import InputError
+from pyrovae.system import atomic
 
 
 def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
@@ -29,7 +29,7 @@ def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[
         for name, tensor in named.items()
     }
     text = json.dumps(facts)
-    files.write(path, serialised(tensors, {"facts": f"{_checksum(tensors, text)} {text}"}))
+    atomic.write(path, serialised(tensors, {"facts": f"{_checksum(tensors, text)} {text}"}))
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

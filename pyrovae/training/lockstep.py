@@ -20,12 +20,12 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from pyrovae.adam import Adam, State
 from pyrovae.data import as_input
-from pyrovae.pair import Pair, Terms
-from pyrovae.precision import layers, products
-from pyrovae.streams import seeded
-from pyrovae.study import Precision
+from pyrovae.programs.noise import fork_seed
+from pyrovae.programs.pair import Pair, Terms
+from pyrovae.study.grid import Precision
+from pyrovae.training.adam import Adam, State
+from pyrovae.training.precision import layers, products
 
 #: How a cohort is computed: compiled kernels over all runs at once, which a GPU gets as one graph, or those as such, or
 #: eager ones, or one run after the other.
@@ -197,7 +197,7 @@ class Lockstep:
     def _each(self, keys: Sequence[int], function: Callable[[int], Any]) -> Any:
         results = []
         for run, key in enumerate(keys):
-            with seeded(key):
+            with fork_seed(key):
                 results.append(function(run))
         return tree_map(lambda *parts: torch.stack(parts), *results)
 

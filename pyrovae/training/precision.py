@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.study import Precision
+from pyrovae.study.grid import Precision
 
 #: What networks are made of.
 LAYERS = frozenset(

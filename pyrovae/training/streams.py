@@ -8,46 +8,18 @@ the steps and the thresholds of pixels are drawn where they are used, by the gen
 draws other numbers than a CPU.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from zlib import crc32
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.data.pixels import thresholds
-from pyrovae.machine import moved
+from pyrovae.programs.noise import CPU, derive_seed, generator
+from pyrovae.system.device import to_device
 
 #: Steps in a block of noise.
 BLOCK = 64
-CPU = torch.device("cpu")
-
-
-def key(seed: int, stream: str, block: int = 0) -> int:
-    """The 63-bit key of one block of one stream.
-
-    Example:
-        >>> key(0, "noise", 1) == key(0, "noise", 1) != key(0, "noise", 2)
-        True
-    """
-    state = np.random.SeedSequence(seed, spawn_key=(crc32(stream.encode()), block)).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
-
-
-def generator(seed: int, stream: str, block: int = 0, place: torch.device = CPU) -> torch.Generator:
-    """A generator that stands at the start of one block."""
-    return torch.Generator(place).manual_seed(key(seed, stream, block))
-
-
-@contextmanager
-def seeded(value: int) -> Iterator[None]:
-    """Seeds torch's global generators inside the block, and puts them back behind it."""
-    used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(used):  # of all GPUs it would ask which
-        torch.manual_seed(value)
-        yield
 
 
 class Streams:
@@ -108,11 +80,11 @@ class Streams:
 
     def keys(self, purpose: str, block: int) -> list[int]:
         """One key a run, for programs that draw from torch's generator themselves."""
-        return [key(seed, purpose, block) for seed in self.seeds]
+        return [derive_seed(seed, purpose, block) for seed in self.seeds]
 
     def _draw_epoch(self, epoch: int) -> Tensor:
         orders = [torch.randperm(self.images, generator=generator(seed, "batches", epoch)) for seed in self._distinct]
-        return moved(torch.stack(orders), self._place)
+        return to_device(torch.stack(orders), self._place)
 
     def _draw_block(self, block: int) -> dict[str, Tensor]:
         return {

@@ -15,16 +15,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from pyrovae import checkpoint, machine
-from pyrovae.adam import Adam, rates
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError
-from pyrovae.evaluate import terms_on
-from pyrovae.lockstep import WAYS, Batch, Lockstep, Way
-from pyrovae.machine import freed_memory_kept, is_out_of_memory, moved
-from pyrovae.progress import Watcher
-from pyrovae.streams import Streams
-from pyrovae.study import Cohort, Measure
+from pyrovae.measures.evaluate import terms_on
+from pyrovae.study.grid import Cohort, Measure
+from pyrovae.system import tensor_file
+from pyrovae.system.device import device_name, to_device
+from pyrovae.system.memory import freed_memory_kept, is_out_of_memory
+from pyrovae.system.progress import Watcher
+from pyrovae.training.adam import Adam, rates
+from pyrovae.training.lockstep import WAYS, Batch, Lockstep, Way
+from pyrovae.training.streams import Streams
 
 Compile = Literal["auto", "always", "never"]
 #: Under "auto", the steps from which compiling pays: the first time costs some 700, each later one some 200.
@@ -124,7 +125,7 @@ def write_part(file: Path, cohort: Cohort, part: Cohort, to: Path) -> None:
         FileNotFoundError: there is none.
         InputError: it is damaged, or of another cohort.
     """
-    groups, told = checkpoint.load(file)
+    groups, told = tensor_file.load(file)
     Facts.of(told, cohort, file)
     first = cohort.runs.index(part.runs[0])
     rows = slice(first, first + len(part.runs))
@@ -135,7 +136,7 @@ def write_part(file: Path, cohort: Cohort, part: Cohort, to: Path) -> None:
         return tensor[rows] if tensor.ndim else tensor
 
     parts = {group: {name: taken(group, each) for name, each in tensors.items()} for group, tensors in groups.items()}
-    checkpoint.save(to, parts, told | {"runs": part.record()})
+    tensor_file.save(to, parts, told | {"runs": part.record()})
 
 
 class Training:
@@ -226,7 +227,7 @@ class Training:
         weights = self._weights()
         frozen = self.frozen_at >= 0
         if frozen.any():
-            good, _ = checkpoint.load(file)
+            good, _ = tensor_file.load(file)
             for group, tensors in weights.items():
                 for name, tensor in tensors.items():
                     tensors[name] = tensor.cpu().clone()
@@ -241,7 +242,7 @@ class Training:
             "images": self.checksum,
             "made": [each.model_dump() for each in self.made],
         }
-        checkpoint.save(file, groups, facts)
+        tensor_file.save(file, groups, facts)
 
     def resume(self, file: Path) -> None:
         """Goes back to where a checkpoint was written.
@@ -250,7 +251,7 @@ class Training:
             FileNotFoundError: there is none.
             InputError: it is damaged, of another cohort, or of one that began with other images.
         """
-        groups, told = checkpoint.load(file)
+        groups, told = tensor_file.load(file)
         facts = Facts.of(told, self.cohort, file)
         if facts.images != self.checksum:
             raise InputError(
@@ -297,7 +298,7 @@ class Training:
         """What steps done now would depend on."""
         way = self.lockstep.way
         assert way is not None, "it is decided before the first step"
-        device, threads = machine.told(self.data.train.device), torch.get_num_threads()
+        device, threads = device_name(self.data.train.device), torch.get_num_threads()
         return Circumstances(since=self.step, way=way, device=device, threads=threads, versions=self.versions)
 
     def _note_circumstances(self, watcher: Watcher) -> None:
@@ -318,7 +319,7 @@ class Training:
             rows=self.streams.index(step),
             values={name: share * value for name, value in self.lockstep.values.items()},
             noise=self.streams.noise(step),
-            rates=moved(rates(self.cohort.shared.learning_rate, step + 1), self.data.train.device),
+            rates=to_device(rates(self.cohort.shared.learning_rate, step + 1), self.data.train.device),
             thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]),
             keys=self.streams.keys("draws", step) if self.lockstep.way == "run by run" else (),
         )
@@ -394,7 +395,7 @@ class Training:
         """Gives frozen runs the weights of their last good checkpoint back."""
         frozen = (self.frozen_at >= 0).nonzero().flatten()
         if len(frozen):
-            groups, _ = checkpoint.load(file)
+            groups, _ = tensor_file.load(file)
             for group, state in self._weights().items():
                 for name, tensor in state.items():
                     tensor[frozen] = groups[group][name][frozen].to(tensor.device)

@@ -3,9 +3,9 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from pyrovae.analysis import tables
-from pyrovae.analysis.claims import claims
-from pyrovae.analysis.doubts import doubts
+from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.claims import claims
+from pyrovae.analysis.report import tables
 
 
 def _tree(effect: float, noise: float = 1.0, seeds: int = 3, saturated: bool = True) -> xr.DataTree:

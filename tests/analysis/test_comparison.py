@@ -8,19 +8,21 @@ import xarray as xr
 from rich.table import Table
 from typer.testing import CliRunner
 
-from pyrovae import Study, run, tree
-from pyrovae.analysis import figures, report, tables
-from pyrovae.analysis.comparison import GROUPS, differences, joined, not_comparable
+from pyrovae import Study, run
+from pyrovae.analysis import figures
+from pyrovae.analysis.report import page, tables
+from pyrovae.analysis.report.comparison import GROUPS, differences, joined, not_comparable
 from pyrovae.cli import app
 from pyrovae.errors import InputError
-from pyrovae.reporting import compare
+from pyrovae.runner.reporting import compare
+from pyrovae.store import schema
 
 TINY = {"steps": 2, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
 
 
 def measured(number: int, /, **settings: Any) -> xr.DataTree:
     """Results of a study with numbers of which no two are alike."""
-    found = tree.empty(Study.of(name="mine", **settings))
+    found = schema.empty(Study.of(name="mine", **settings))
     rng = np.random.default_rng(number)
     for group in (*GROUPS, "runs", "curves"):
         for name, values in found[group].data_vars.items():
@@ -97,7 +99,7 @@ def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree])
 
 
 def test_report_of_several_has_every_run_with_its_study(trees: dict[str, xr.DataTree]) -> None:
-    shown = report.page(trees, [])
+    shown = page.page(trees, [])
     assert shown.count("data-run=") == 4 + 8 + 2
     assert all(f'data-axis="study" value="{name}"' in shown for name in trees)
     assert "the studies differ in train_ratio" in shown
@@ -114,7 +116,7 @@ def test_compare_command_tells_tables_and_differences(tmp_path: Path, monkeypatc
     assert "where the studies differ in set-up" in done.output
     assert [cells[1].strip() for line in done.output.splitlines() if len(cells := line.split("│")) == 5] == ["depth"]
     assert "a/quick: " in done.output  # two folders of one name are told apart by their paths
-    assert "report in runs/comparison/report.html" in done.output
+    assert "report in runs/comparison/page.html" in done.output
     assert {"rate_distortion.png", "report.html"} <= {file.name for file in Path("runs/comparison").iterdir()}
 
 

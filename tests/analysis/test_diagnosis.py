@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from pyrovae import InputError, Pair, Run, Study, make_pair, run
-from pyrovae.analysis import diagnosis_figures
-from pyrovae.analysis.diagnosis import Diagnosis, codes, diagnose, doubts
-from pyrovae.analysis.exact_posterior import exact_posterior
+from pyrovae.analysis.diagnosis.diagnose import Diagnosis, codes, diagnose, doubts
+from pyrovae.analysis.diagnosis.exact_posterior import exact_posterior
+from pyrovae.analysis.diagnosis.predictive_checks import image_statistics, predictive_statistics
+from pyrovae.analysis.figures import diagnosis
 from pyrovae.analysis.inference_data import inference_data
-from pyrovae.analysis.predictive_checks import image_statistics, predictive_statistics
-from pyrovae.diagnose import diagnose_run
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Annealing, LinearGaussian, Optimisation
+from pyrovae.runner.diagnose import diagnose_run
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -99,7 +99,7 @@ def test_posterior_of_a_strangers_constrained_site_is_exact_and_the_gap_is_told_
     assert (abs(mean - (2 + counts.numpy()) / 2) < TWO_SIDED * error.isel(latent=0)).all()
     assert found.summary["amortisation"].isnull().all()
     assert any("the inference gap is not measured" in note and "LogNormal" in note for note in found.notes)
-    assert diagnosis_figures.inference_gap(found) is None
+    assert diagnosis.inference_gap(found) is None
 
 
 class Folded(PyroModule):
@@ -267,7 +267,7 @@ def test_prior_predictive_check_is_uniform_only_for_images_of_the_model(alike: b
             assert (distance < limit) == alike
         elif alike:
             assert distance < limit
-    figure = diagnosis_figures.predictive_checks(checks)
+    figure = diagnosis.predictive_checks(checks)
     assert [ax.get_title() for ax in figure.axes] == list(checks["observed_data"].data_vars)
 
 
@@ -276,11 +276,11 @@ def test_figures_show_what_was_found(pair: Pair, x: Tensor) -> None:
     gap = {"approximation": [1.0, -0.5], "amortisation": [3.0, 2.0], "approximation_se": [0.1] * 2}
     summary = found.summary.assign({name: ("image", values) for name, values in gap.items()})
     found = Diagnosis(found.guide, found.exact, summary, ())
-    (ax,) = diagnosis_figures.inference_gap(found).axes
+    (ax,) = diagnosis.inference_gap(found).axes
     bars = [(round(bar.get_y(), 6), bar.get_height()) for bar in ax.patches]
     assert bars == [(0, 1.0), (0, -0.5), (1.0, 3.0), (0.0, 2.0)]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["7", "9"]
-    panels = diagnosis_figures.marginals(found).axes
+    panels = diagnosis.marginals(found).axes
     assert [ax.get_title() for ax in panels] == [f"image {row}, z[{latent}]" for row in (7, 9) for latent in (0, 1)]
     for number, ax in enumerate(panels):
         drawn = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) > 10]

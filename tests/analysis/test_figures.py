@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from pyrovae import Study
 from pyrovae.analysis import figures
-from pyrovae.tree import empty as empty_results
+from pyrovae.store.schema import empty as empty_results
 
 BETAS = [0.001, 0.005, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 2.0, 3.0, 5.0]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "analysis/notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "analysis/notebooks").glob("*.ipynb"))
 
 
 def test_there_are_the_notebooks_that_the_documentation_names() -> None:

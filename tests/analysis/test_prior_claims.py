@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from pyrovae.analysis import figures, prior_claims
-from pyrovae.analysis.claims import claims
-from pyrovae.analysis.effects import Claim
+from pyrovae.analysis import figures
+from pyrovae.analysis.findings import priors
+from pyrovae.analysis.findings.claims import claims
+from pyrovae.analysis.findings.statistics import Claim
 
 PRIORS = ["flow", "mixture", "standard_normal", "vamp"]
 
@@ -206,5 +207,5 @@ def test_priors_that_are_alike_are_seldom_ranked() -> None:
         values = xr.DataArray(
             rng.normal(size=(2, 3, 40)), dims=("prior", "seed", "image"), coords={"prior": ["a", "b"]}
         )
-        named += prior_claims._best_prior(values, "lowest test D", "").verdict == "supported"
+        named += priors._best_prior(values, "lowest test D", "").verdict == "supported"
     assert named <= 16

@@ -11,12 +11,12 @@ import pytest
 import xarray as xr
 
 from pyrovae import Results, Study, build, run
-from pyrovae.analysis import references, report, tables
-from pyrovae.analysis.claims import claims
-from pyrovae.analysis.doubts import doubts
-from pyrovae.analysis.effects import is_loose
-from pyrovae.experiment import evaluate_again
-from pyrovae.study import PARTS, Run
+from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.claims import claims
+from pyrovae.analysis.findings.statistics import is_loose
+from pyrovae.analysis.report import page, references, tables
+from pyrovae.runner.experiment import evaluate_again
+from pyrovae.study.grid import PARTS, Run
 
 SMALL = {"steps": 8, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
 EVIL = "</script><script>alert('1')</script><img src=x onerror=alert(2)>"
@@ -28,7 +28,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("report") / "mine"
     run(study, out=folder, quiet=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.swap.STEPS", 5)
+        patch.setattr("pyrovae.runner.prior_swap.STEPS", 5)
         return evaluate_again(folder, prior="mixture", particles=30)[0]
 
 
@@ -80,7 +80,7 @@ def test_text_of_a_study_is_never_markup(text: str) -> None:
 
 
 def test_name_of_a_folder_is_never_markup(results: Results) -> None:
-    plain, evil = (Page(report.page({"a": results.tree, name: results.tree}, [])) for name in ("b", EVIL))
+    plain, evil = (Page(page.page({"a": results.tree, name: results.tree}, [])) for name in ("b", EVIL))
     assert evil.tags == plain.tags
 
 
@@ -161,8 +161,8 @@ def test_every_data_set_of_others_is_cited() -> None:
 
 
 def test_runs_above_a_number_are_shown_without_pictures(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "PICTURED", 7)
-    shown = report.page({"mine": results.tree}, [])
+    monkeypatch.setattr(page, "PICTURED", 7)
+    shown = page.page({"mine": results.tree}, [])
     assert not any(fact["picture"] for fact in facts_of(shown))
     assert "Reconstructions are shown for up to 7 runs" in " ".join(shown.split())
 

@@ -26,8 +26,9 @@ import psutil
 import xarray as xr
 from distributed import Client
 
-from pyrovae import Study, open_results, reporting, run
-from pyrovae.results import Results
+from pyrovae import Study, open_results, run
+from pyrovae.runner import reporting
+from pyrovae.store.results import Results
 
 FEW = {"images": 16, "outer": 16, "likelihood_images": 2, "particles": 2, "chains": 2, "reconstructions": 2, "probe": 2}
 BETAS, SEEDS = 10, 5

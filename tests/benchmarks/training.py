@@ -76,9 +76,9 @@ def lockstep(shape: Shape) -> Work:
 
     from pyrovae import Study
     from pyrovae.build import make_data
-    from pyrovae.machine import freed_memory_kept
-    from pyrovae.progress import Watch
-    from pyrovae.work import start
+    from pyrovae.runner.cohort import start
+    from pyrovae.system.memory import freed_memory_kept
+    from pyrovae.system.progress import Watch
 
     with tempfile.TemporaryDirectory() as place:
         np.savez(f"{place}/random.npz", images=shape.images())
@@ -101,7 +101,7 @@ def matrix_products(shape: Shape) -> Work:
     """Of a step of lockstep: forward, and backward to weights and to inputs but those of the first layer."""
     import torch
 
-    from pyrovae.precision import products
+    from pyrovae.training.precision import products
 
     made = []
     for number, (inputs, outputs) in enumerate(shape.layers):
@@ -141,7 +141,7 @@ def plain_torch(shape: Shape, batches: str = "memory") -> Work:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from pyrovae.precision import layers, products
+    from pyrovae.training.precision import layers, products
 
     encoder, decoder = _torch_networks(shape)
     images = torch.from_numpy(shape.floats()).to(shape.device)
@@ -199,7 +199,7 @@ def pyro_svi(shape: Shape) -> Work:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from pyrovae.precision import layers, products
+    from pyrovae.training.precision import layers, products
 
     class VAE(nn.Module):
         def __init__(self) -> None:

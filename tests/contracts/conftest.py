@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pyrovae import Pair
-from pyrovae.adam import DECAYS, Adam, State, rates
 from pyrovae.data import as_input
-from pyrovae.lockstep import Batch, Lockstep, Way
-from pyrovae.streams import Streams
+from pyrovae.training.adam import DECAYS, Adam, State, rates
+from pyrovae.training.lockstep import Batch, Lockstep, Way
+from pyrovae.training.streams import Streams
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
 from pyrovae import Pair, Run, build, make_pair
-from pyrovae.distributions import closed_form_kl, concatenated, reparameterize, unconstrained
 from pyrovae.estimators import active_units, mutual_information, rate_terms
 from pyrovae.guides.guide import Guide
+from pyrovae.programs.distributions import closed_form_kl, concatenated, reparameterize, unconstrained
 
 GUIDES = sorted(build.GUIDES)
 EVENT = torch.Size([1, 4, 4])

@@ -31,7 +31,7 @@ from pyrovae.data import Source, fetch, vision
 from pyrovae.data import torchvision_datasets as sets
 from pyrovae.data.images import from_folder, from_npz
 from pyrovae.errors import InputError
-from pyrovae.study import Run
+from pyrovae.study.grid import Run
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 

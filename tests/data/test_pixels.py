@@ -6,10 +6,10 @@ from torch import Tensor
 
 from pyrovae import InputError, Run, make_pair
 from pyrovae.data import Dataset, as_input, pixels
-from pyrovae.lockstep import Lockstep
-from pyrovae.streams import Streams
-from pyrovae.study import Cohort, Measure
-from pyrovae.train import Training
+from pyrovae.study.grid import Cohort, Measure
+from pyrovae.training.lockstep import Lockstep
+from pyrovae.training.streams import Streams
+from pyrovae.training.trainer import Training
 
 EVENT = torch.Size([1, 4, 4])
 #: Failure rate 2e-5, two-sided.

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pyrovae import InputError, Run, build
-from pyrovae.checks import check_names
 from pyrovae.data import Dataset, Source, class_counts, divide, splits
 from pyrovae.estimators import nearest_point
 from pyrovae.measures.difficulty import difficulty
-from pyrovae.study import Measure
+from pyrovae.runner.validation import check_names
+from pyrovae.study.grid import Measure
 
 SIZE = 300
 

@@ -14,18 +14,19 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from pyrovae import Pair, Run, Study, build, make_pair, run
-from pyrovae.analysis import figures, picture_figures, tables
-from pyrovae.analysis.claims import claims
-from pyrovae.analysis.effects import Claim
+from pyrovae.analysis import figures
+from pyrovae.analysis.findings.claims import claims
+from pyrovae.analysis.findings.statistics import Claim
+from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
 from pyrovae.data import Dataset
 from pyrovae.estimators import memorising_decoder, mixing_share
-from pyrovae.evaluate import Measured, evaluate
-from pyrovae.lockstep import Lockstep
+from pyrovae.measures.evaluate import Measured, evaluate
 from pyrovae.measures.memorisation import smoothed_mean
 from pyrovae.models import VAE
-from pyrovae.streams import Streams
-from pyrovae.study import Measure
+from pyrovae.study.grid import Measure
+from pyrovae.training.lockstep import Lockstep
+from pyrovae.training.streams import Streams
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -281,7 +282,7 @@ def test_reconstructions_are_drawn_in_rows_by_kind_and_depth() -> None:
     pictures = {name: (dims, rng.integers(0, 256, (4, 2, 2, 3, 1, 4, 4), dtype=np.uint8)) for name in names}
     data = xr.Dataset(pictures, {"beta": [0.01, 0.1, 1.0, 4.0], "depth": [1, 3], "seed": [0, 1]})
     figure = Figure()
-    picture_figures.reconstructions(xr.DataTree.from_dict({"/reconstructions": data}), figure.subplots())
+    pictures.reconstructions(xr.DataTree.from_dict({"/reconstructions": data}), figure.subplots())
     panels = figure.axes[1:]
     assert len(panels) == 3 * 7
     assert [ax.get_title() for ax in panels[:3]] == ["β = 0.01", "β = 1", "β = 4"]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from pyrovae import InputError, Pair, Run, build, make_pair
-from pyrovae.checks import check_names
-from pyrovae.distributions import log_ratio
 from pyrovae.estimators import mutual_information
 from pyrovae.guides import MeanField
+from pyrovae.programs.distributions import log_ratio
+from pyrovae.runner.validation import check_names
 
 EVENT = torch.Size([1, 4, 4])
 N = 6

@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 from pyrovae import InputError, Pair, Run, build, make_pair
 from pyrovae.errors import UnsupportedError
 from pyrovae.guides import MeanField
-from pyrovae.handlers import Noise
+from pyrovae.programs.handlers import Noise
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -209,7 +209,7 @@ def test_readme_shows_a_pair_under_plain_pyro_and_its_information(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     blocks = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "run(" not in code]
     names: dict[str, Any] = {}
     exec("".join(blocks), names)

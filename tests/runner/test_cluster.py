@@ -20,10 +20,13 @@ import torch
 from distributed import LocalCluster
 from test_crash_safety import LIMIT, SETTINGS, same
 
-from pyrovae import InputError, Study, checkpoint, files, machine, open_results, run, work
+from pyrovae import InputError, Study, open_results, run
 from pyrovae.build import make_data
-from pyrovae.cluster import dispatch, placement
 from pyrovae.errors import OutOfMemoryError
+from pyrovae.runner import cohort as work
+from pyrovae.runner.cluster import dispatch, placement
+from pyrovae.system import atomic, provenance, tensor_file
+from pyrovae.system.provenance import software_versions
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -94,7 +97,7 @@ def test_what_a_worker_leaves_comes_home_where_it_does_not_see_the_folder(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(files, "holder", lambda folder: "another machine")
+    monkeypatch.setattr(atomic, "holder", lambda folder: "another machine")
     run(STUDY, tmp_path / "study", scheduler=cluster.scheduler_address)
     assert "does not see" in capfd.readouterr().out
     same(alone, tmp_path / "study")
@@ -201,8 +204,8 @@ def test_cohort_that_kills_its_workers_is_given_up_and_marked_and_the_rest_goes_
 def test_worker_with_other_versions_is_told_before_anything_starts(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = machine.versions()
-    monkeypatch.setattr(machine, "versions", lambda: theirs.replace("torch 2", "torch 1"))
+    theirs = software_versions()
+    monkeypatch.setattr(provenance, "software_versions", lambda: theirs.replace("torch 2", "torch 1"))
     torch_1 = (
         r"worker tcp://127.0.0.1:\d+: expected torch 1\S* as here, got torch 2\S*; install the same versions there"
     )
@@ -226,7 +229,7 @@ def test_no_scheduler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(InputError, match=told):
         run(STUDY, tmp_path / "study", scheduler="tcp://127.0.0.1:9", quiet=True)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    monkeypatch.delitem(sys.modules, "pyrovae.cluster.dispatch")
+    monkeypatch.delitem(sys.modules, "pyrovae.runner.cluster.dispatch")
     with pytest.raises(InputError, match="install it with pip install 'pyrovae"):
         run(STUDY, tmp_path / "study", scheduler="local", quiet=True)
 
@@ -244,7 +247,7 @@ if __name__ == "__main__":
 
 def reached(folder: Path) -> int:
     """Steps in the checkpoints of a folder."""
-    return sum(checkpoint.load(file)[1]["step"] for file in folder.glob("checkpoints/*.safetensors"))
+    return sum(tensor_file.load(file)[1]["step"] for file in folder.glob("checkpoints/*.safetensors"))
 
 
 @pytest.mark.long

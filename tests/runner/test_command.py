@@ -19,8 +19,8 @@ import pytest
 
 from pyrovae import InputError, open_results
 from pyrovae.cli import main
-from pyrovae.diagnose import diagnose_run
 from pyrovae.estimators import Annealing, Optimisation
+from pyrovae.runner.diagnose import diagnose_run
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -365,7 +365,7 @@ from pyrovae.models import VAE
 from pyrovae.models.likelihoods import Bernoulli
 from pyrovae.models.priors import StandardNormal
 from pyrovae.networks import MLP
-from pyrovae.pair import Pair
+from pyrovae.programs.pair import Pair
 
 print("own code runs")
 data = tetrominoes.source

@@ -9,15 +9,17 @@ import torch
 import xarray as xr
 from torch._dynamo.utils import counters
 
-from pyrovae import InputError, Pair, Study, build, experiment, open_results, run, work
-from pyrovae.analysis.claims import claims
+from pyrovae import InputError, Pair, Study, build, open_results, run
+from pyrovae.analysis.findings.claims import claims
 from pyrovae.build import make_data
 from pyrovae.data import linear
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import LinearGaussian, active_units, marginal_rate, rate_terms
-from pyrovae.experiment import evaluate_again
-from pyrovae.streams import generator
-from pyrovae.train import Interrupted, Training
+from pyrovae.programs.noise import generator
+from pyrovae.runner import cohort as work
+from pyrovae.runner import experiment
+from pyrovae.runner.experiment import evaluate_again
+from pyrovae.training.trainer import Interrupted, Training
 
 
 @pytest.fixture(autouse=True)

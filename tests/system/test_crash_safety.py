@@ -25,14 +25,17 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from pyrovae import InputError, Study, files, machine, open_results, run, work
+from pyrovae import InputError, Study, open_results, run
 from pyrovae.build import make_data
-from pyrovae.diagnose import diagnose_run
 from pyrovae.estimators import Annealing, Optimisation
-from pyrovae.experiment import evaluate_again
-from pyrovae.reporting import REPORT, draw_again
-from pyrovae.results import Results
-from pyrovae.train import Training
+from pyrovae.runner import cohort as work
+from pyrovae.runner.diagnose import diagnose_run
+from pyrovae.runner.experiment import evaluate_again
+from pyrovae.runner.reporting import REPORT, draw_again
+from pyrovae.store.results import Results
+from pyrovae.system import atomic, provenance
+from pyrovae.system.provenance import software_versions
+from pyrovae.training.trainer import Training
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -60,7 +63,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study left alone, in `whole`; and in `copies` what its folder was like before each file operation."""
     place = tmp_path_factory.mktemp("recording")
     (place / "small.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
-    recorder = [sys.executable, str(Path(__file__).with_name("recorder.py")), "whole"]
+    recorder = [sys.executable, str(Path(__file__).parents[1] / "recorder.py"), "whole"]
     for copies, command in {
         "training": ["run", "small.yaml", "--out", "whole"],
         "evaluation": ["evaluate", "whole", "--samples", "2"],
@@ -210,7 +213,7 @@ def forked(*arguments: str) -> Iterator[multiprocessing.process.BaseProcess]:
     from pyrovae.cli import main
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyrovae.cli", "pyrovae.experiment", "pyrovae.analysis.claims"])
+    context.set_forkserver_preload(["pyrovae.cli", "pyrovae.runner.experiment", "pyrovae.analysis.findings.claims"])
     with mock.patch.object(sys, "argv", ["pyrovae", *arguments]):
         process = context.Process(target=main)
         process.start()
@@ -380,8 +383,8 @@ def test_what_is_removed_underneath_is_written_anew(
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from pyrovae import files
-with files.locked(Path("held")):
+from pyrovae.system import atomic
+with atomic.locked(Path("held")):
     if os.fork():
         print("held", flush=True)
     time.sleep(600)
@@ -400,10 +403,10 @@ def test_second_process_is_told_of_the_first_and_goes_on_when_it_has_died(tmp_pa
             first.kill()
             first.wait()
             for _ in range(200):  # until the one left behind has let go of what it inherited
-                with suppress(InputError), files.locked(folder):
+                with suppress(InputError), atomic.locked(folder):
                     break
                 time.sleep(0.05)
-            with files.locked(folder):
+            with atomic.locked(folder):
                 assert _refusal(folder) == f"process {os.getpid()} on {platform.node()} is at work in it"
             assert not (folder / ".holder").exists()
         finally:
@@ -419,15 +422,15 @@ def test_folder_is_one_process_s_where_the_file_system_has_no_flock(
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.warns(UserWarning, match="flock not supported"), files.locked(tmp_path / "held"):
+    with pytest.warns(UserWarning, match="flock not supported"), atomic.locked(tmp_path / "held"):
         assert _refusal(tmp_path / "held") == f"process {os.getpid()} on {platform.node()} is at work in it"
-    with pytest.warns(UserWarning, match="flock not supported"), files.locked(tmp_path / "held"):
+    with pytest.warns(UserWarning, match="flock not supported"), atomic.locked(tmp_path / "held"):
         pass
 
 
 def _refusal(folder: Path) -> str:
     """What is said of the process that has a folder."""
-    with pytest.raises(InputError) as refused, files.locked(folder):
+    with pytest.raises(InputError) as refused, atomic.locked(folder):
         pass
     return str(refused.value).removeprefix(f"{folder}: expected a free folder, but ")
 
@@ -436,7 +439,7 @@ def _refusal(folder: Path) -> str:
     "told", [b"", b"12", b"\xff\xfe", b"1 \x1b[31mred", b"99999999999999999999 here", b"1" * 10**6]
 )
 def test_what_a_stranger_says_of_the_holder_is_not_repeated(told: bytes, tmp_path: Path) -> None:
-    with files.locked(tmp_path / "held"):
+    with atomic.locked(tmp_path / "held"):
         (tmp_path / "held/.holder").write_bytes(told)
         assert _refusal(tmp_path / "held") == "another process is at work in it"
 
@@ -479,8 +482,8 @@ def test_what_goes_on_under_other_versions_is_told(
         with pytest.raises(KeyboardInterrupt):
             run(STUDY, tmp_path / "study")
     capsys.readouterr()
-    before = machine.versions()
-    monkeypatch.setattr(machine, "versions", lambda: "pyrovae 9")
+    before = software_versions()
+    monkeypatch.setattr(provenance, "software_versions", lambda: "pyrovae 9")
     results = run(STUDY, tmp_path / "study")
     told = capsys.readouterr().out.replace("\n", " ")
     assert f"from step 20 on with other versions {before} → pyrovae 9: last digits may differ" in told

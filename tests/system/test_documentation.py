@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from pyrovae import Study, build
 from pyrovae.cli import main
 from pyrovae.data import Source
-from pyrovae.diagnose import diagnose_run
 from pyrovae.estimators import Annealing, Optimisation
-from pyrovae.study import shipped
+from pyrovae.runner.diagnose import diagnose_run
+from pyrovae.study.grid import shipped
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "analysis/docs").glob("*.md"))]
 FENCE = re.compile(r"^\s*```(\S+)$", re.MULTILINE)
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -96,11 +96,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(folder)
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "annealing", Annealing(5, 2))
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(5))
-    monkeypatch.setattr("pyrovae.diagnose.CHECKED", 16)
-    monkeypatch.setattr("pyrovae.swap.STEPS", 5)
-    monkeypatch.setattr("pyrovae.train.Training._ways", lambda *_: ["run by run"])
+    monkeypatch.setattr("pyrovae.runner.diagnose.CHECKED", 16)
+    monkeypatch.setattr("pyrovae.runner.prior_swap.STEPS", 5)
+    monkeypatch.setattr("pyrovae.training.trainer.Training._ways", lambda *_: ["run by run"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
-    monkeypatch.setattr("pyrovae.cluster.dispatch.connected", _threads)
+    monkeypatch.setattr("pyrovae.runner.cluster.dispatch.connected", _threads)
     monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", ())
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", _touch)
     yield folder

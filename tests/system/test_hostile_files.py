@@ -21,14 +21,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pyrovae import InputError, Study, checkpoint, files, open_results, run, tree
+from pyrovae import InputError, Study, open_results, run
 from pyrovae.analysis import figures
 from pyrovae.cli import _setting
 from pyrovae.data import cache, images, tetrominoes
 from pyrovae.data.torchvision_datasets import _idx
-from pyrovae.experiment import plan
-from pyrovae.results import study_in
-from pyrovae.study import Measure, Run, shipped
+from pyrovae.runner.experiment import plan
+from pyrovae.store import schema
+from pyrovae.store.results import study_in
+from pyrovae.study.grid import Measure, Run, shipped
+from pyrovae.system import atomic, tensor_file
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -198,7 +200,7 @@ def test_damaged_checkpoint_is_told(data: st.DataObject, good: Path, tmp_path: P
     (tmp_path / "cut.safetensors").write_bytes(got)
     if got != content:
         with pytest.raises(InputError, match="the file is damaged"):
-            checkpoint.load(tmp_path / "cut.safetensors")
+            tensor_file.load(tmp_path / "cut.safetensors")
 
 
 @few
@@ -206,7 +208,7 @@ def test_damaged_checkpoint_is_told(data: st.DataObject, good: Path, tmp_path: P
 def test_checkpoint_that_holds_other_things_is_refused(data: st.DataObject, good: Path, tmp_path: Path) -> None:
     """Written as ours are, with a tensor or a fact of another kind."""
     (file,) = good.glob("checkpoints/*")
-    groups, facts = checkpoint.load(file)
+    groups, facts = tensor_file.load(file)
     group = data.draw(st.sampled_from(sorted(groups)))
     name = data.draw(st.sampled_from(sorted(groups[group])))
     other = data.draw(st.sampled_from(["tensor", "none", "fact"]))
@@ -221,7 +223,7 @@ def test_checkpoint_that_holds_other_things_is_refused(data: st.DataObject, good
     folder = tmp_path / "study"
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
-    checkpoint.save(folder / "checkpoints" / file.name, groups, facts)
+    tensor_file.save(folder / "checkpoints" / file.name, groups, facts)
     pair = refused_or(lambda: open_results(folder).pair())
     if pair is not None:
         pair(torch.zeros(2, 3, 32, 32))
@@ -259,7 +261,7 @@ def test_damaged_cache_is_made_anew(data: st.DataObject, monkeypatch: pytest.Mon
     if data.draw(st.booleans()):
         file.write_bytes(data.draw(damaged(content)))
     elif data.draw(st.booleans()):
-        checkpoint.save(file, {"images": {"all": data.draw(other)}}, {})
+        tensor_file.save(file, {"images": {"all": data.draw(other)}}, {})
     else:
         save_file({"images": right.flip(0)}, file)
     if file.read_bytes() != content:
@@ -278,14 +280,14 @@ def test_damaged_results_are_told(data: st.DataObject, good: Path, tmp_path: Pat
     (tmp_path / "results.nc").write_bytes(got)
     if got != content:
         with pytest.raises(InputError, match="the file is damaged"):
-            tree.load(tmp_path / "results.nc", STUDY)
+            schema.load(tmp_path / "results.nc", STUDY)
 
 
 @settings(few, max_examples=8)
 @given(data=st.data())
 def test_results_that_hold_other_things_are_shown_or_refused(data: st.DataObject, good: Path, tmp_path: Path) -> None:
     """Written as ours are, with a variable of another kind, shape or value."""
-    found = tree.load(good / "results.nc", STUDY)
+    found = schema.load(good / "results.nc", STUDY)
     group = data.draw(st.sampled_from(sorted(found.children)))
     node = found[group].to_dataset()
     name = data.draw(st.sampled_from(sorted(map(str, node.variables))))
@@ -304,8 +306,8 @@ def test_results_that_hold_other_things_are_shown_or_refused(data: st.DataObject
     elif change == "name":
         node = node.rename({name: "other"})
     found[group] = xr.DataTree(node)
-    tree.save(found, tmp_path / "results.nc")
-    if (read := refused_or(lambda: tree.load(tmp_path / "results.nc", STUDY))) is not None:
+    schema.save(found, tmp_path / "results.nc")
+    if (read := refused_or(lambda: schema.load(tmp_path / "results.nc", STUDY))) is not None:
         readers.shown(read)
         figures.save(read, tmp_path / "figures")
 
@@ -333,18 +335,18 @@ def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tm
                          (inner_circle, "more than it does"), (link, "is a link"),
                          (soft, "is a link"), (outside, "in another place")):  # fmt: skip
         file = tmp_path / "results.nc"
-        file.write_bytes(files.unsealed((good / "results.nc").read_bytes()))
+        file.write_bytes(atomic.unsealed((good / "results.nc").read_bytes()))
         with h5py.File(file, "r+") as opened:
             change(opened)
-        file.write_bytes(files.sealed(file.read_bytes()))
+        file.write_bytes(atomic.sealed(file.read_bytes()))
         with pytest.raises(InputError, match=told):
-            tree.load(file, STUDY)
+            schema.load(file, STUDY)
 
 
 def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_path: Path) -> None:
     """A thousand texts of 100 kB in a file of 300."""
     file = tmp_path / "results.nc"
-    file.write_bytes(files.unsealed((good / "results.nc").read_bytes()))
+    file.write_bytes(atomic.unsealed((good / "results.nc").read_bytes()))
     with h5py.File(file, "r+") as opened:
         texts = opened.create_dataset("texts", (1000,), h5py.string_dtype())
         texts[0] = "x" * 10**5
@@ -354,9 +356,9 @@ def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_pa
     file.write_bytes(content)
     with h5py.File(file) as opened:
         assert len(opened["texts"][999]) == 10**5
-    file.write_bytes(files.sealed(content))
+    file.write_bytes(atomic.sealed(content))
     with pytest.raises(InputError, match="more than it does"):
-        tree.load(file, STUDY)
+        schema.load(file, STUDY)
 
 
 @pytest.mark.parametrize(
@@ -368,13 +370,13 @@ def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_pa
     ],
 )
 def test_value_of_another_kind_is_refused(name: str, value: Any, told: str, good: Path, tmp_path: Path) -> None:
-    found = tree.load(good / "results.nc", STUDY)
+    found = schema.load(good / "results.nc", STUDY)
     runs = found["runs"].to_dataset()
     kind = object if isinstance(value, str) else type(value)
     found["runs"] = xr.DataTree(runs.assign({name: xr.full_like(runs[name], value, dtype=kind)}))
-    tree.save(found, tmp_path / "results.nc")
+    schema.save(found, tmp_path / "results.nc")
     with pytest.raises(InputError, match=told):
-        tree.load(tmp_path / "results.nc", STUDY)
+        schema.load(tmp_path / "results.nc", STUDY)
 
 
 def test_folder_whose_study_asks_for_more_numbers_than_fit_is_refused(good: Path, tmp_path: Path) -> None:

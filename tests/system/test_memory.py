@@ -13,13 +13,14 @@ import psutil
 import pytest
 import torch
 
-from pyrovae import InputError, Results, Study, checkpoint, files, machine, open_results, run
-from pyrovae.adam import Adam
-from pyrovae.analysis import tables
+from pyrovae import InputError, Results, Study, open_results, run
+from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
-from pyrovae.experiment import evaluate_again
-from pyrovae.lockstep import Batch, Lockstep
-from pyrovae.work import bytes_of_a_run, start
+from pyrovae.runner.cohort import bytes_of_a_run, start
+from pyrovae.runner.experiment import evaluate_again
+from pyrovae.system import atomic, memory, tensor_file
+from pyrovae.training.adam import Adam
+from pyrovae.training.lockstep import Batch, Lockstep
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -72,7 +73,7 @@ def test_cohort_that_does_not_fit_is_cut_before_it_begins(
         return (enough.pop(0) if place is not None and len(enough) > 1 else enough[0]) / 0.8 + 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(machine, "free_memory", free)
+        patch.setattr(memory, "free_memory", free)
         results = run(STUDY, tmp_path / "study")
     told = capsys.readouterr().out.replace("\n", " ")
     assert "large: goes on in two halves, because 6 runs in lockstep would take 0.0 GB" in told
@@ -145,7 +146,7 @@ def test_cut_that_was_killed_leaves_the_whole_or_the_halves(
     whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(whole.folder, tmp_path / "study")
-    results, write = open_results(tmp_path / "study"), files.write
+    results, write = open_results(tmp_path / "study"), atomic.write
     (cohort,) = results.cohorts()
     written: list[Path] = []
 
@@ -156,7 +157,7 @@ def test_cut_that_was_killed_leaves_the_whole_or_the_halves(
         written.append(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write", killed)
+        patch.setattr(atomic, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             results.cut(cohort)
     assert results.cohorts() == [cohort]
@@ -174,9 +175,9 @@ def test_checkpoint_of_other_runs_is_not_cut(whole: Results, tmp_path: Path) -> 
     results = open_results(tmp_path / "study")
     (cohort,) = results.cohorts()
     file = results.checkpoint_file(cohort)
-    groups, facts = checkpoint.load(file)
+    groups, facts = tensor_file.load(file)
     for other in (facts | {"runs": facts["runs"][:2]}, facts | {"step": -1}, []):
-        checkpoint.save(file, groups, other)  # type: ignore[arg-type]
+        tensor_file.save(file, groups, other)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="expected a checkpoint"):
             results.cut(cohort)
         assert file.exists()
@@ -194,19 +195,19 @@ def test_free_memory_is_what_the_narrowest_control_group_leaves(tmp_path: Path) 
     inner.mkdir(parents=True)
     group(inner, "max", 50)
     group(inner.parent, "1000", 400)
-    assert list(machine._left_by_groups(inner)) == [630]
+    assert list(memory._left_by_groups(inner)) == [630]
     group(inner, "500", 400)
-    assert list(machine._left_by_groups(inner)) == [130, 630]
+    assert list(memory._left_by_groups(inner)) == [130, 630]
 
 
 def test_free_memory_is_what_the_limit_of_the_process_leaves() -> None:
-    before = machine.free_memory()
+    before = memory.free_memory()
     used, limit = psutil.Process().memory_info().vms, resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limit[1]))
     try:
-        assert 0 < machine.free_memory() <= 2**30 < before
+        assert 0 < memory.free_memory() <= 2**30 < before
         with pytest.raises(InputError, match=r"would take 2\.0 GB, and [01]\.[0-9] GB of memory are free"):
-            machine.check_memory(2**31, "this")
+            memory.check_memory(2**31, "this")
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limit)
 
@@ -214,8 +215,8 @@ def test_free_memory_is_what_the_limit_of_the_process_leaves() -> None:
 def test_allocator_of_torch_tells_that_memory_is_out() -> None:
     with pytest.raises(RuntimeError) as told:
         torch.empty(10**15)
-    assert machine.is_out_of_memory(told.value)
-    assert not machine.is_out_of_memory(RuntimeError("a mistake"))
+    assert memory.is_out_of_memory(told.value)
+    assert not memory.is_out_of_memory(RuntimeError("a mistake"))
 
 
 def test_memory_that_was_out_while_a_graph_was_captured_shows_behind_what_its_end_says() -> None:
@@ -229,7 +230,7 @@ def test_memory_that_was_out_while_a_graph_was_captured_shows_behind_what_its_en
     def out_of_memory(error: Exception) -> bool:
         with pytest.raises(RuntimeError, match="invalidated") as told, capture():
             raise error
-        return machine.is_out_of_memory(told.value)
+        return memory.is_out_of_memory(told.value)
 
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not out_of_memory(RuntimeError("a mistake"))
@@ -237,7 +238,7 @@ def test_memory_that_was_out_while_a_graph_was_captured_shows_behind_what_its_en
 
 KEEPER = """
 import resource, psutil, torch
-from pyrovae import machine
+from pyrovae.system import memory
 
 def faults(size=2**24, rounds=10):  # by default of a size of which the C library keeps nothing by itself
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -246,21 +247,21 @@ def faults(size=2**24, rounds=10):  # by default of a size of which the C librar
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 held = psutil.Process().memory_info
-machine._LIBRARY.mallopt(machine._MMAP_THRESHOLD, 2**17)  # above which nothing is kept
+memory._LIBRARY.mallopt(memory._MMAP_THRESHOLD, 2**17)  # above which nothing is kept
 print(faults(2**22, 40), end=" ")
-with machine.freed_memory_kept():
+with memory.freed_memory_kept():
     pass
 faults(2**22)
 print(faults(2**22, 40), end=" ")
 outside = faults()
-with machine.freed_memory_kept():
+with memory.freed_memory_kept():
     faults()
     print(outside, faults(), held().rss, end=" ")
 print(held().rss)
 """
 
 
-@pytest.mark.skipif(not hasattr(machine._LIBRARY, "mallopt"), reason="this C library has nothing to set")
+@pytest.mark.skipif(not hasattr(memory._LIBRARY, "mallopt"), reason="this C library has nothing to set")
 def test_freed_memory_is_kept_inside_the_block_and_given_back_after_it() -> None:
     """In a process of its own: what others have freed before it may be kept too."""
     told = subprocess.run([sys.executable, "-c", KEEPER], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -271,8 +272,8 @@ def test_freed_memory_is_kept_inside_the_block_and_given_back_after_it() -> None
 
 
 def test_with_another_c_library_the_block_is_only_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_LIBRARY", None)
-    with machine.freed_memory_kept():
-        machine.give_back_memory()
-    with pytest.raises(KeyError), machine.freed_memory_kept():
+    monkeypatch.setattr(memory, "_LIBRARY", None)
+    with memory.freed_memory_kept():
+        memory.give_back_memory()
+    with pytest.raises(KeyError), memory.freed_memory_kept():
         raise KeyError

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from pyrovae import Study, run
-from pyrovae.experiment import evaluate_again
-from pyrovae.reporting import compare, draw_again
+from pyrovae.runner.experiment import evaluate_again
+from pyrovae.runner.reporting import compare, draw_again
 
 #: Of the growth after the first rounds, what may be the allocator's.
 SLACK = 16 * 2**20

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pyrovae.adam import Adam, rates
+from pyrovae.training.adam import Adam, rates
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.5])

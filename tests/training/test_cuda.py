@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrovae import Study, open_results, run, streams
+from pyrovae import Study, open_results, run
 from pyrovae.build import make_data
 from pyrovae.estimators import Annealing, annealed_log_likelihood, log_likelihood
 from pyrovae.estimators.likelihood import ImportanceWeighted
-from pyrovae.progress import Watch
-from pyrovae.train import Interrupted, Training
-from pyrovae.work import measure, start
+from pyrovae.runner.cohort import measure, start
+from pyrovae.system.progress import Watch
+from pyrovae.training import streams
+from pyrovae.training.trainer import Interrupted, Training
 
 pytestmark = [
     pytest.mark.usefixtures("few_figures"),
@@ -164,7 +165,7 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 def test_cohort_that_does_not_fit_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it runs out of memory on its way, which no reckoning had foreseen."""
     study = STUDY.replace(width=2048, depth=1, steps=20, beta=[0.1, 0.3, 0.5, 1], seed=0)  # of 51 MB of weights a run
-    monkeypatch.setattr("pyrovae.machine.check_memory", lambda *arguments, **settings: None)
+    monkeypatch.setattr("pyrovae.system.memory.check_memory", lambda *arguments, **settings: None)
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)

@@ -14,15 +14,20 @@ import torch
 from elsewhere import CPU, PLACE, Elsewhere
 from torch import Tensor
 
-from pyrovae import InputError, Study, lockstep, machine, run, streams, work
+from pyrovae import InputError, Study, run
 from pyrovae.build import make_data
 from pyrovae.estimators import likelihood, marginal
-from pyrovae.lockstep import Batch, captured
 from pyrovae.measures import codes
 from pyrovae.models.priors import aggregate
-from pyrovae.progress import Watch
-from pyrovae.train import Training, history
-from pyrovae.work import measure, start
+from pyrovae.programs.noise import derive_seed
+from pyrovae.runner import cohort as work
+from pyrovae.runner.cohort import measure, start
+from pyrovae.system import memory
+from pyrovae.system.device import device_name
+from pyrovae.system.progress import Watch
+from pyrovae.training import lockstep, streams
+from pyrovae.training.lockstep import Batch, captured
+from pyrovae.training.trainer import Training, history
 
 STUDY = Study.of(
     name="elsewhere", beta=[0.1, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
@@ -55,13 +60,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
 
     def alike(seed: int, stream: str, block: int = 0, place: torch.device = CPU) -> torch.Generator:
         made = Generator() if place == PLACE else torch.Generator()
-        return made.manual_seed(streams.key(seed, stream, block))
+        return made.manual_seed(derive_seed(seed, stream, block))
 
     monkeypatch.setattr(streams, "generator", alike)
     monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
     for sizes in (marginal.NUMBERS, likelihood.NUMBERS, codes.ENCODED, aggregate.IMAGES, aggregate.PAIRS):
         monkeypatch.setitem(sizes, PLACE.type, sizes["cpu"])
-    monkeypatch.setattr(machine, "free_memory", lambda place=None: 2**40)
+    monkeypatch.setattr(memory, "free_memory", lambda place=None: 2**40)
     return Elsewhere()
 
 
@@ -182,7 +187,7 @@ def test_ways_are_those_of_the_device_from_the_one_that_the_cohort_began_with(
 
 def test_provenance_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: "NVIDIA H200")
-    assert [machine.told(torch.device(name)) for name in ("cuda", "cpu")] == ["cuda (NVIDIA H200)", "cpu"]
+    assert [device_name(torch.device(name)) for name in ("cuda", "cpu")] == ["cuda (NVIDIA H200)", "cpu"]
 
 
 def test_tf32_is_trained_on_gpus_and_measured_anywhere(tmp_path: Path) -> None:

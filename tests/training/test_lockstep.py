@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae import Pair, Run, Study, build, make_pair, run
-from pyrovae.adam import Adam, rates
 from pyrovae.data import Dataset
-from pyrovae.evaluate import evaluate
 from pyrovae.guides import MeanField
-from pyrovae.lockstep import Batch, Lockstep
-from pyrovae.pair import Terms
-from pyrovae.streams import Streams
-from pyrovae.study import Measure
+from pyrovae.measures.evaluate import evaluate
+from pyrovae.programs.pair import Terms
+from pyrovae.study.grid import Measure
+from pyrovae.training.adam import Adam, rates
+from pyrovae.training.lockstep import Batch, Lockstep
+from pyrovae.training.streams import Streams
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae import InputError, Results, Study, checkpoint, open_results, run
-from pyrovae.analysis import tables
-from pyrovae.analysis.claims import claims
-from pyrovae.analysis.doubts import doubts
-from pyrovae.diagnose import diagnose_run
-from pyrovae.tree import SPLITS
+from pyrovae import InputError, Results, Study, open_results, run
+from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.claims import claims
+from pyrovae.analysis.report import tables
+from pyrovae.runner.diagnose import diagnose_run
+from pyrovae.store.schema import SPLITS
+from pyrovae.system import tensor_file
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -145,9 +146,9 @@ def test_class_that_is_empty_is_told(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_not_taken(tmp_path: Path) -> None:
     run(STUDY, tmp_path / "study", quiet=True)
     (file,) = tmp_path.glob("study/checkpoints/*")
-    groups, facts = checkpoint.load(file)
+    groups, facts = tensor_file.load(file)
     next(iter(groups["params"].values())).flatten(1)[:, 0] = torch.nan
-    checkpoint.save(file, groups, facts)
+    tensor_file.save(file, groups, facts)
     with pytest.raises(InputError, match="is missing, has another shape or is not finite"):
         open_results(tmp_path / "study").pair(beta=1)
     (tmp_path / "study" / "results.nc").unlink()
@@ -160,9 +161,9 @@ def test_run_that_has_diverged_is_not_diagnosed(factor: float, tmp_path: Path) -
     """Its weights are finite, but scales of its q(z|x) are infinite or 0."""
     run(STUDY, tmp_path / "study", quiet=True)
     (file,) = tmp_path.glob("study/checkpoints/*")
-    groups, facts = checkpoint.load(file)
+    groups, facts = tensor_file.load(file)
     for name, weights in groups["params"].items():
         weights[:] = factor if name.startswith("guide.") and name.endswith("bias") else weights
-    checkpoint.save(file, groups, facts)
+    tensor_file.save(file, groups, facts)
     with pytest.raises(InputError, match="expected a finite ELBO of these images, got none: the run has diverged"):
         diagnose_run(tmp_path / "study", {"beta": 1})

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from pyrovae import InputError, Pair, Run, Study, make_pair, run
-from pyrovae.adam import Adam, rates
-from pyrovae.lockstep import Batch, Lockstep
-from pyrovae.precision import layers, products
-from pyrovae.study import Precision
+from pyrovae.study.grid import Precision
+from pyrovae.training.adam import Adam, rates
+from pyrovae.training.lockstep import Batch, Lockstep
+from pyrovae.training.precision import layers, products
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 

@@ -13,15 +13,16 @@ from typing import Any
 
 from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster
 
-from pyrovae import files, machine, work
-from pyrovae.cluster import placement, worker
-from pyrovae.cluster.worker import INTERVAL, TOPIC, Offer, Task
 from pyrovae.errors import InputError, OutOfMemoryError
-from pyrovae.progress import Piece, Watch
-from pyrovae.results import Results
-from pyrovae.study import Cohort
-from pyrovae.train import Compile
-from pyrovae.work import MEMORY_SHARE
+from pyrovae.runner import cohort as work
+from pyrovae.runner.cluster import placement, worker
+from pyrovae.runner.cluster.worker import INTERVAL, TOPIC, Offer, Task
+from pyrovae.runner.cohort import MEMORY_SHARE
+from pyrovae.store.results import Results
+from pyrovae.study.grid import Cohort
+from pyrovae.system import atomic, memory
+from pyrovae.system.progress import Piece, Watch
+from pyrovae.training.trainer import Compile
 
 #: Workers that may die of a cohort before it is given up, unless it got from one checkpoint to the next meanwhile.
 MOST_DEATHS = 3
@@ -94,7 +95,7 @@ class Dispatch:
         self._client, self._results, self._watch = client, results, watch
         self._size, self._steps, self._device, self._compile = size, steps, device, compile
         self._token = uuid.uuid4().hex
-        self._holder = files.holder(results.folder)
+        self._holder = atomic.holder(results.folder)
         self._versions = worker.versions(results.study)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what other threads have this one do
         self._offers: dict[str, Offer] = {}
@@ -315,12 +316,12 @@ class Dispatch:
             outcome, content = result
             if content is not None:
                 places = work.Files.of(self._results, cohort)
-                files.write(places.checkpoint, content[0])
-                files.write(places.details, content[1])
+                atomic.write(places.checkpoint, content[0])
+                atomic.write(places.details, content[1])
             self._results.record(self._results.tree, cohort, outcome)
         elif isinstance(error, CancelledError):
             raise self._lost()
-        elif machine.is_out_of_memory(error):
+        elif memory.is_out_of_memory(error):
             self._queue[:0] = work.halves(self._results, cohort, work.reason(error), self._steps, self._watch)
         elif isinstance(error, InputError):
             raise InputError(f"worker {address}: {error}") from error

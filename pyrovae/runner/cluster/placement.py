@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Callable, Sequence
 
-from pyrovae.study import Cohort
+from pyrovae.study.grid import Cohort
 
 #: What a cohort costs beside its steps: at every step as much as another run, and where it is compiled and measured as
 #: much as so many steps of a run.

@@ -15,12 +15,15 @@ import psutil
 import torch
 from distributed import Status, Worker, WorkerPlugin, get_worker
 
-from pyrovae import files, machine, work
 from pyrovae.build import own_sources
-from pyrovae.results import Outcome
-from pyrovae.study import Cohort, Study
-from pyrovae.train import Compile, Interrupted
-from pyrovae.work import Files
+from pyrovae.runner import cohort as work
+from pyrovae.runner.cohort import Files
+from pyrovae.store.results import Outcome
+from pyrovae.study.grid import Cohort, Study
+from pyrovae.system import atomic
+from pyrovae.system.device import find_device
+from pyrovae.system.provenance import process_name, software_versions
+from pyrovae.training.trainer import Compile, Interrupted
 
 #: Under this topic workers tell how they get on, and so many seconds apart at the least.
 TOPIC, INTERVAL = "pyrovae", 1.0
@@ -61,7 +64,7 @@ class Task:
     Attributes:
         folder: of the study, on the machine that hands it out.
         places: where its files are there.
-        holder: what `files.holder` reads there, by which a worker knows whether it sees the same folder.
+        holder: what `atomic.holder` reads there, by which a worker knows whether it sees the same folder.
         token: tells what is said of this study from what is said of others.
     """
 
@@ -78,7 +81,7 @@ class Task:
 def versions(study: Study) -> str:
     """The versions that the numbers of a study depend on, with code of the user's own."""
     own = {source for cohort in study.cohorts() for source in own_sources(cohort.shared)}
-    return ", ".join([machine.versions(), *sorted(own)])
+    return ", ".join([software_versions(), *sorted(own)])
 
 
 def offer(study: Study, dask_worker: Worker) -> Offer:
@@ -108,9 +111,9 @@ def train(task: Task) -> tuple[Outcome, tuple[bytes, bytes] | None] | None:
     try:
         with _alone(told), _places(task, here, told) as places:
             torch.set_num_threads(here.state.nthreads)
-            device = machine.device(task.device)
+            device = find_device(task.device)
             outcome = work.run(task.study, task.cohort, places, device, task.compile, told)
-            provenance = outcome.provenance | {"worker": f"{here.address}, {machine.process()}"}
+            provenance = outcome.provenance | {"worker": f"{here.address}, {process_name()}"}
             content = None
             if places != task.places:
                 content = places.checkpoint.read_bytes(), places.details.read_bytes()
@@ -185,7 +188,7 @@ def _alone(told: _Telling) -> Iterator[None]:
 @contextmanager
 def _places(task: Task, here: Worker, told: _Telling) -> Iterator[Files]:
     """Where the files are: in the folder of the study if it is seen from here, or else in one that goes again."""
-    if files.holder(task.folder) == task.holder:
+    if atomic.holder(task.folder) == task.holder:
         yield task.places
         return
     told.note(

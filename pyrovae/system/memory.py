@@ -1,80 +1,22 @@
-"""The machine that a study runs on: its device, its memory, and the code and the versions that numbers depend on."""
+"""Free memory, and what keeps within it."""
 
 import ctypes
-import hashlib
-import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib import import_module, metadata
 from pathlib import Path
-from platform import node, python_version
 from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 
-from pyrovae.errors import InputError, OutOfMemoryError
+from pyrovae.errors import OutOfMemoryError
 
 #: The C library, where it may be GNU's, and what its mallopt calls its settings.
 _LIBRARY: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
-
-
-def device(name: str) -> torch.device:
-    """The device by name; "auto" is CUDA where there is any.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"unknown device '{name}'; valid: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: expected a CUDA device, but torch finds none; use --device cpu")
-    return torch.device(name)
-
-
-def told(place: torch.device) -> str:
-    """A device as provenance has it: "cpu", or "cuda" with the name of the GPU."""
-    return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type
-
-
-def moved(tensor: Tensor, place: torch.device) -> Tensor:
-    """A tensor on a device, where it arrives before the device needs it; the program does not wait for that."""
-    return (tensor.pin_memory() if place.type == "cuda" else tensor).to(place, non_blocking=True)
-
-
-def process() -> str:
-    """This process, as others know it."""
-    return f"process {os.getpid()} on {node()}"
-
-
-@cache
-def versions() -> str:
-    """The versions that numbers depend on, and a checksum of pyrovae's own source."""
-    pyrovae = f"pyrovae {metadata.version('pyrovae')} (source {_checksum_of_source()})"
-    packages = ("torch", "pyro-ppl", "numpy", "zuko")
-    return ", ".join(
-        [pyrovae, *(f"{name} {metadata.version(name)}" for name in packages), f"python {python_version()}"]
-    )
-
-
-def _checksum_of_source() -> str:
-    """Tells other code from this; what reads results and draws them makes no numbers."""
-    digest = hashlib.sha256()
-    apart = ("analysis", "guides", "models")  # which may or may not lie inside pyrovae's folder
-    for package in ("pyrovae", "pyrovae.guides", "pyrovae.models"):
-        (folder,) = map(Path, import_module(package).__path__)
-        for file in sorted(folder.rglob("*.py")):
-            if package != "pyrovae" or file.relative_to(folder).parts[0] not in apart:
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def free_memory(place: torch.device | None = None) -> int:
@@ -166,14 +108,3 @@ def give_back_memory() -> None:
     torch.cuda.empty_cache()  # nothing happens where none was used
     if hasattr(_LIBRARY, "malloc_trim"):
         _LIBRARY.malloc_trim(0)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Computes on one thread inside the block, which is faster where each operation is small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
