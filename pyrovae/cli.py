@@ -169,7 +169,7 @@ def compare(
 
     Example: 'pyrovae compare runs/quick runs/mine'.
     """
-    from pyrovae.analysis.findings.caveats import doubts
+    from pyrovae.analysis.findings.caveats import caveats
     from pyrovae.analysis.report import comparison, tables
     from pyrovae.runner import reporting
 
@@ -182,7 +182,7 @@ def compare(
     for table in tables.measured(together):
         console.print(table, soft_wrap=True)
     for name, tree in trees.items():
-        for doubt in doubts(tree):
+        for doubt in caveats(tree):
             _print(f"{name}: {doubt}")
     _print(f"report in {out / reporting.REPORT}")
 
@@ -243,7 +243,7 @@ def evaluate(
     elif temperatures is not None or chains is not None:
         raise InputError("--temperatures and --chains say how --ais works, which was not asked for: add --ais")
     given = {key: value for key, value in asked.items() if value is not None}
-    results, again = experiment.evaluate_again(
+    results, again = experiment.reevaluate(
         folder, prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
     name = str(again.name) if prior is None else f"{again.name}, {prior}"
@@ -368,7 +368,7 @@ def _counts(counts: dict[int, int]) -> str:
 
 def _report(tree: Any, folder: Path, again: Any = None) -> None:
     """Prints the tables of a tree, and of it or of a later measurement the claims and what casts doubt on them."""
-    from pyrovae.analysis.findings.caveats import doubts
+    from pyrovae.analysis.findings.caveats import caveats
     from pyrovae.analysis.findings.claims import claims
     from pyrovae.analysis.report import tables
     from pyrovae.runner.reporting import REPORT
@@ -377,7 +377,7 @@ def _report(tree: Any, folder: Path, again: Any = None) -> None:
     console = _console()
     for table in (*tables.measured(tree), tables.difficulty(told)):
         console.print(table, soft_wrap=True)
-    for line in [*tables.claims(claims(told)), *doubts(told)]:
+    for line in [*tables.claims(claims(told)), *caveats(told)]:
         _print(line)
     if drawn := sorted(figures.glob("*.png")):
         _print(f"figures in {figures}: {', '.join(figure.name for figure in drawn)}")

@@ -26,7 +26,7 @@ from PIL import Image
 
 from pyrovae import InputError, Study, open_results, run
 from pyrovae.analysis import figures
-from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.report import comparison, tables
 from pyrovae.build import make_data, make_pair
@@ -80,7 +80,7 @@ def shown(found: Any) -> None:
     """What every command shows of results."""
     for table in [*tables.measured(found), tables.difficulty(found), *tables.provenance(found)]:
         assert table.columns
-    assert all(line.isprintable() for line in [*tables.claims(claims(found)), *doubts(found)])
+    assert all(line.isprintable() for line in [*tables.claims(claims(found)), *caveats(found)])
 
 
 def _study(content: bytes, folder: Path) -> None:
@@ -135,7 +135,7 @@ def _checkpoints() -> list[bytes]:
 
 def _results(content: bytes, folder: Path) -> None:
     (folder / "results.nc").write_bytes(content)
-    with mock.patch.object(atomic, "unsealed", bytes):
+    with mock.patch.object(atomic, "without_checksum", bytes):
         found = schema.load(folder / "results.nc", SMALL)
     shown(found)
     trees = {"found": found, "good": Results.open(good(), make_pair).tree}
@@ -146,7 +146,7 @@ def _results(content: bytes, folder: Path) -> None:
 def _details(content: bytes, folder: Path) -> None:
     file = records.file_of(folder, "", "000")
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(atomic.sealed(content))
+    file.write_bytes(atomic.with_checksum(content))
     records._read.cache_clear()
     found = schema.load(good() / "results.nc", SMALL)
     schema.attach_details(found, SMALL, folder)
@@ -207,8 +207,8 @@ READERS: Mapping[str, Reader] = {
     ),
     "rows": Reader(_image_rows, lambda: [b"0:3", b"0,3,17", b"5:9,1"]),
     "checkpoint": Reader(_checkpoint, _checkpoints),
-    "results": Reader(_results, lambda: [atomic.unsealed((good() / "results.nc").read_bytes())]),
-    "details": Reader(_details, lambda: [atomic.unsealed((good() / "details/cohort-000.h5").read_bytes())]),
+    "results": Reader(_results, lambda: [atomic.without_checksum((good() / "results.nc").read_bytes())]),
+    "details": Reader(_details, lambda: [atomic.without_checksum((good() / "details/cohort-000.h5").read_bytes())]),
     "archive": Reader(_archive, _archives),
     "picture": Reader(_picture, _pictures),
     "idx": Reader(_idx_file, lambda: [IDX]),

@@ -94,7 +94,7 @@ def diagnose(
     except UnsupportedError as error:
         summary = summary.assign({name: ("image", np.full(len(x), np.nan)) for name in GAP})
         notes.append(f"the inference gap is not measured: {error}")
-    return Diagnosis(guide, exact, summary.assign_attrs(guide.attrs), (*doubts(summary), *notes))
+    return Diagnosis(guide, exact, summary.assign_attrs(guide.attrs), (*caveats(summary), *notes))
 
 
 def codes(data: xr.DataTree) -> xr.DataArray:
@@ -122,7 +122,7 @@ def _beside(guide: xr.DataArray, exact: xr.DataArray) -> xr.Dataset:
         )
 
 
-def doubts(summary: xr.Dataset) -> Iterator[str]:
+def caveats(summary: xr.Dataset) -> Iterator[str]:
     """What casts doubt on the posterior of some images, or on their gap, if anything does."""
     agreed = ((summary["rhat"] <= RHAT) & (summary["ess"] >= ESS)).all("latent")
     sound = agreed & (summary["diverging"] == 0)

@@ -82,7 +82,7 @@ def legend(ax: Axes) -> None:
         ax.legend(loc="best", fontsize=8)
     elif entries <= BESIDE:
         figure: Any = ax.figure
-        if _alone(ax):
+        if _exclusive(ax):
             figure.set_figwidth(1.5 * figure.get_figwidth())
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
 
@@ -101,7 +101,7 @@ def panels(ax: Axes, rows: int, columns: int, size: tuple[float, float], **share
     grid = ax.get_subplotspec()
     if grid is None:
         raise ValueError("ax: expected axes that subplots() made, got axes that were placed by hand")
-    if _alone(ax):
+    if _exclusive(ax):
         figure.set_size_inches(size)
     ax.spines[:].set_visible(False)
     ax.set_xticks([])
@@ -137,6 +137,6 @@ def write(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
     return written
 
 
-def _alone(ax: Axes) -> bool:
+def _exclusive(ax: Axes) -> bool:
     figure: Any = ax.figure
     return figure.axes == [ax]

@@ -12,7 +12,7 @@ from pyrovae.estimators.likelihood import MANY
 CONVERGED = 0.01
 
 
-def doubts(tree: xr.DataTree) -> list[str]:
+def caveats(tree: xr.DataTree) -> list[str]:
     """One line for everything that a reader of the numbers has to know: of a study, or of a later measurement of it.
 
     Runs that diverged or are not done; what is not measured and why; trainings that had not converged; bounds of
@@ -40,15 +40,15 @@ def unconverged(curves: xr.Dataset) -> xr.DataArray:
 
 
 def _of_runs(runs: xr.Dataset) -> Iterator[str]:
-    for place, run in runs.to_dataframe()[["status", "frozen_at"]].iterrows():
+    for place, run in runs.to_dataframe()[["status", "diverged_at"]].iterrows():
         names = zip(runs["status"].dims, place if isinstance(place, tuple) else (place,), strict=True)
         where = ", ".join(f"{name}={value}" for name, value in names)
-        if run["status"] == "frozen":
+        if run["status"] == "diverged":
             yield (
                 f"the run at {where} diverged at step {run['frozen_at']:,}; "
                 "its numbers are those of its last good checkpoint, and no claim counts it"
             )
-    yield from sorted(set(runs["unmeasured"].values.flatten()) - {""})
+    yield from sorted(set(runs["skipped"].values.flatten()) - {""})
     if len(set(runs["versions"].values.flatten()) - {""}) > 1:
         yield "not all runs were made by the same code and versions: see 'pyrovae show DIR --provenance'"
     if pending := int((runs["status"] == "pending").sum()):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from pyrovae.analysis.findings.memorisation import about_memory
+from pyrovae.analysis.findings.memorisation import about_memorisation
 from pyrovae.analysis.findings.priors import about_gamma, about_priors
 from pyrovae.analysis.findings.statistics import Claim, cells, claimed, growth_of_gap, is_loose
 from pyrovae.estimators.information import SATURATED
@@ -30,7 +30,7 @@ def claims(tree: xr.DataTree) -> list[Claim]:
         *_about_beta(distortion),
         *_about_depth(distortion),
         *_about_saturation(distortion, information),
-        *about_memory(images),
+        *about_memorisation(images),
     ]
 
 

@@ -7,7 +7,7 @@ import xarray as xr
 from pyrovae.analysis.findings.statistics import Claim, cells, claimed
 
 
-def about_memory(images: xr.Dataset) -> Iterator[Claim]:
+def about_memorisation(images: xr.Dataset) -> Iterator[Claim]:
     """Whether test images are reconstructed closer to training images by deep networks, and at β = 1 than below.
 
     An effect is a difference of distances ‖x̂ − x_n‖ of reconstructions to the nearest training image, in pixels of

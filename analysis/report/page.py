@@ -19,7 +19,7 @@ from rich.table import Table
 
 from pyrovae.analysis import figures
 from pyrovae.analysis.figures.style import COLOURS
-from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.report import tables
 from pyrovae.analysis.report.all_runs import NUMBERS, AllRuns, all_runs, study_of, written
@@ -44,7 +44,7 @@ class Part:
     heading: str
     description: str
     claims: Sequence[tuple[str, str, str, str]]
-    doubts: list[str]
+    caveats: list[str]
     tables: list["Sheet"]
 
 
@@ -218,7 +218,7 @@ def _parts(tree: xr.DataTree, name: str) -> Iterator[Part]:
 def _part(tree: xr.DataTree, heading: str, description: str) -> Part:
     found = [(claim.verdict, claim.text, claim.where, tables.effect(claim)) for claim in claims(tree)]
     shown = [*tables.measured(tree), tables.difficulty(tree)]
-    return Part(heading, description, found, doubts(tree), [Sheet.of(table) for table in shown])
+    return Part(heading, description, found, caveats(tree), [Sheet.of(table) for table in shown])
 
 
 def _set_up(study: Study) -> Sheet:

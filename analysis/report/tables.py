@@ -246,7 +246,7 @@ def provenance(tree: xr.DataTree) -> list[Table]:
     that measured them. What changed while a cohort was trained is told with the step at which it did.
     """
     tables = []
-    facts = {"trained": "way", "device": "device", "threads": "threads", "D": "distortion_kind", "R": "rate_kind"}
+    facts = {"trained": "mode", "device": "device", "threads": "threads", "D": "distortion_kind", "R": "rate_kind"}
     facts |= {"by": "worker"}
     for name in ("", *later(tree)):
         title = f"what made the numbers of {study_of(tree).name}{f', measured again as {name}' if name else ''}"

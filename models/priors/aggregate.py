@@ -16,7 +16,7 @@ from pyrovae.models.priors.prior import Prior
 IMAGES = {"cpu": 256, "cuda": 2**13}
 PAIRS = {"cpu": 2**18, "cuda": 2**26}
 #: Log density of what is left out; an infinite one would have no gradient.
-NOTHING = -1e30
+MASKED_LOG_PROB = -1e30
 
 
 class AggregatePosterior(Prior):
@@ -172,7 +172,7 @@ class BankMixture(TorchDistribution):
         for start in range(0, len(self.bank), columns):
             log_q = self.distribution(self.bank[start : start + columns].to(value.dtype)).log_prob(points)
             if self.left_out is not None:
-                log_q = log_q.masked_fill(self.left_out[..., start : start + columns], NOTHING)
+                log_q = log_q.masked_fill(self.left_out[..., start : start + columns], MASKED_LOG_PROB)
             part = log_q.logsumexp(-1)
             total = part if total is None else torch.logaddexp(total, part)
         assert total is not None, "the bank is not empty"

@@ -9,7 +9,7 @@ from arviz_stats.base import array_stats
 from torch import Tensor
 
 #: Fewest draws whose tail can be fitted: it has to hold five.
-FEWEST = 25
+MIN_TAIL = 25
 #: Largest weights within this many nats are called the same: rounding may be all that tells them apart.
 ALIKE = 0.01
 
@@ -67,7 +67,7 @@ def _of_image(log_w: np.ndarray) -> tuple[float, float]:
     if not np.isfinite(largest):
         return math.nan, math.nan
     log_w = log_w - largest
-    if len(log_w) < FEWEST:
+    if len(log_w) < MIN_TAIL:
         return math.nan, _size(log_w)
     # As many as the fit takes for its tail, and the one that it cuts at.
     tail = math.floor(3 * len(log_w) ** 0.5) if len(log_w) > 225 else len(log_w) // 5

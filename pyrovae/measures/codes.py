@@ -15,7 +15,7 @@ CHUNK = 256
 ENCODED = {"cpu": CHUNK, "cuda": 2**13}
 
 
-class Codes(NamedTuple):
+class Encodings(NamedTuple):
     """q(z|x) of all training and of all test images, batch shape [N] each, and p(z)."""
 
     train: Distribution
@@ -23,7 +23,7 @@ class Codes(NamedTuple):
     prior: Distribution
 
 
-def codes(pair: Pair, data: Dataset, **values: float | Tensor) -> Codes:
+def codes(pair: Pair, data: Dataset, **values: float | Tensor) -> Encodings:
     """Encodes all images of a data set.
 
     Args:
@@ -33,7 +33,7 @@ def codes(pair: Pair, data: Dataset, **values: float | Tensor) -> Codes:
         UnsupportedError: as `Pair.latent`, or q is of a kind that cannot be taken apart.
     """
     _, prior = pair.latent(as_input(data.train[:1]), **values)
-    return Codes(encode(pair, data.train, **values), encode(pair, data.test, **values), prior)
+    return Encodings(encode(pair, data.train, **values), encode(pair, data.test, **values), prior)
 
 
 @torch.no_grad()

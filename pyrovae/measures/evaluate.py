@@ -17,7 +17,7 @@ from pyrovae.measures.codes import CHUNK, codes
 from pyrovae.measures.difficulty import difficulty
 from pyrovae.measures.information import information
 from pyrovae.measures.likelihood import likelihood
-from pyrovae.measures.measure import Found, over_splits
+from pyrovae.measures.measure import MeasureResult, over_splits
 from pyrovae.measures.memorisation import memorisation, smoothed_mean
 from pyrovae.measures.pictures import latent_plane, samples, traversals
 from pyrovae.programs.pair import Pair, Terms
@@ -26,7 +26,7 @@ from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
 
 
-class Pixels(Protocol):
+class DistortionReference(Protocol):
     """What a likelihood knows of distortion."""
 
     def floor(self, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Pixels(Protocol):
         """Distortion of images under a likelihood with these means, ``[n]``; NaN where the means do not decide it."""
 
 
-class Measured(NamedTuple):
+class Evaluation(NamedTuple):
     """What evaluation gives.
 
     Attributes:
@@ -61,10 +61,10 @@ def evaluate(
     lockstep: Lockstep,
     streams: Streams,
     data: Dataset,
-    pixels: Pixels,
+    pixels: DistortionReference,
     measure: Measure,
     stepped: Callable[[], None] = lambda: None,
-) -> Measured:
+) -> Evaluation:
     """Measures each run on the images that ``measure`` names, in nats per image; the weights are only read.
 
     D = E_x E_q(z|x)[−log p(x|z)] and R = E_x KL(q(z|x) ‖ p(z)) on both splits, and what `measures` has. The standard
@@ -95,46 +95,46 @@ def evaluate(
         group: _stacked([each[group].pictures for each in found]) for group in found[0] if found[0][group].pictures
     }
     of_site = {site: _stacked([each[site] for each in levels]) for site in levels[0]}
-    return Measured(groups, notes, of_site, difficulty(data, measure), pictures)
+    return Evaluation(groups, notes, of_site, difficulty(data, measure), pictures)
 
 
 def _of_run(
     pair: Pair,
     data: Dataset,
     mean: Tensor,
-    pixels: Pixels,
+    pixels: DistortionReference,
     measure: Measure,
     seed: int,
     stepped: Callable[[], None],
     values: Mapping[str, Tensor],
-) -> tuple[dict[str, Found], str]:
+) -> tuple[dict[str, MeasureResult], str]:
     """What the measures find of a run, by group, and what is to be said of it: what was not measured, and why."""
     log_n = {"log_n": np.log(len(data.train))}
     found = {
         "likelihood": likelihood(pair, data, measure, seed, stepped, **values),
-        "samples": Found({}, pictures=samples(pair, data.event_shape, seed)),
-        "information": Found(log_n),
+        "samples": MeasureResult({}, pictures=samples(pair, data.event_shape, seed)),
+        "information": MeasureResult(log_n),
     }
     try:
         of_run = codes(pair, data, **values)
         measured = information(of_run, measure, seed)
     except UnsupportedError as error:
         return found, f"I, G and memorisation are not measured: {error}"
-    found["information"] = Found({**measured.cells, **log_n})
-    found["plane"] = Found({}, pictures=latent_plane(of_run.train, of_run.prior, seed))
+    found["information"] = MeasureResult({**measured.cells, **log_n})
+    found["plane"] = MeasureResult({}, pictures=latent_plane(of_run.train, of_run.prior, seed))
     try:
         memorised = memorisation(pair, of_run, data, mean, measure, seed, pixels.distortion_at, **values)
     except UnsupportedError as error:
         return found, f"memorisation is not measured: {error}"
     found["memorisation"] = memorised._replace(pictures={})
-    found["reconstructions"] = Found({}, pictures=memorised.pictures)
+    found["reconstructions"] = MeasureResult({}, pictures=memorised.pictures)
     along = traversals(pair, of_run.train, of_run.test, as_input(data.test[:1]), seed, **values)
-    found["traversals"] = Found({}, pictures=along)
+    found["traversals"] = MeasureResult({}, pictures=along)
     finite = np.isfinite(measured.cells["mutual_information"])
     return found, "" if finite else "I and G are not finite, because the codes are not"
 
 
-def _rate_distortion(run: int, floors: list[Tensor], terms: list[Terms], data: Dataset) -> Found:
+def _rate_distortion(run: int, floors: list[Tensor], terms: list[Terms], data: Dataset) -> MeasureResult:
     """Distortion, rate and their sum on both splits."""
     distortion, rate = ([getattr(each, name)[run] for each in terms] for name in ("distortion", "rate"))
     elbo = [-d - r for d, r in zip(distortion, rate, strict=True)]
@@ -143,7 +143,7 @@ def _rate_distortion(run: int, floors: list[Tensor], terms: list[Terms], data: D
     for name, (train, test) in sides.items():
         cells |= over_splits(name, train, test)
     cells["bits_per_dim"] = -cells["elbo"] / (data.event_shape.numel() * np.log(2))
-    return Found(cells, {name: (train, test) for name, (train, test) in sides.items() if name != "elbo"})
+    return MeasureResult(cells, {name: (train, test) for name, (train, test) in sides.items() if name != "elbo"})
 
 
 def terms_on(split: str, images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str, samples: int = 1) -> Terms:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from pyrovae import estimators
 from pyrovae.estimators.estimate import Kind
-from pyrovae.measures.codes import Codes
-from pyrovae.measures.measure import Found, numbers
+from pyrovae.measures.codes import Encodings
+from pyrovae.measures.measure import MeasureResult, numbers
 from pyrovae.programs.distributions import mapped
 from pyrovae.programs.noise import generator
 from pyrovae.study.grid import Measure
@@ -21,7 +21,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def information(codes: Codes, measure: Measure, seed: int) -> Found:
+def information(codes: Encodings, measure: Measure, seed: int) -> MeasureResult:
     """Mutual information, prior gap and their like, by the names of `KINDS`, in nats per image.
 
     I and G of the encodings of all training images, and of the encodings of all test images, of which another q(z) is
@@ -40,4 +40,4 @@ def information(codes: Codes, measure: Measure, seed: int) -> Found:
         unseen, codes.prior, samples=measure.samples, outer=outer, generator=draws
     )
     found = (mutual_information, prior_gap, marginal_rate, active_units, test_mutual_information, test_prior_gap)
-    return Found(numbers(dict(zip(KINDS, found, strict=True))))
+    return MeasureResult(numbers(dict(zip(KINDS, found, strict=True))))

@@ -10,7 +10,7 @@ from pyrovae import estimators
 from pyrovae.data import Dataset, as_input
 from pyrovae.estimators import Annealing
 from pyrovae.estimators.estimate import Kind
-from pyrovae.measures.measure import Found, numbers
+from pyrovae.measures.measure import MeasureResult, numbers
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.pair import Pair, latent_sites, observed_sites
 from pyrovae.study.grid import Measure
@@ -31,7 +31,7 @@ SIMULATED, PASSES = 16, 5
 
 def likelihood(
     pair: Pair, data: Dataset, measure: Measure, seed: int, stepped: Callable[[], None], **values: float | Tensor
-) -> Found:
+) -> MeasureResult:
     """Bounds of log p(x) of the first test images, by the names of `KINDS`, in nats per image.
 
     Importance weighting with its share of images whose k̂ is high and its effective number of draws; annealing, its gain
@@ -57,7 +57,7 @@ def likelihood(
             annealed_cells, images["annealed_log_likelihood"] = _annealed(pair, x, measure, stepped, values)
         gain = images["annealed_log_likelihood"] - weighted.bound
         cells |= annealed_cells | numbers({"annealed_gain": estimators.mean_over_images(gain, "approximate")})
-    return Found(cells, {name: (each[:0], each) for name, each in images.items()})
+    return MeasureResult(cells, {name: (each[:0], each) for name, each in images.items()})
 
 
 def _annealed(

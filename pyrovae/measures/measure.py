@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.estimators import Estimate, mean_over_images
 
 
-class Found(NamedTuple):
+class MeasureResult(NamedTuple):
     """What one measure finds of one run.
 
     Attributes:

@@ -12,8 +12,8 @@ from pyrovae.data import Dataset, as_input
 from pyrovae.estimators import memorising_decoder, mixing_share, nearest_point
 from pyrovae.estimators.estimate import Kind
 from pyrovae.estimators.marginal import draw, encodings
-from pyrovae.measures.codes import CHUNK, Codes
-from pyrovae.measures.measure import Found, over_splits
+from pyrovae.measures.codes import CHUNK, Encodings
+from pyrovae.measures.measure import MeasureResult, over_splits
 from pyrovae.measures.pictures import SAMPLES, as_bytes
 from pyrovae.programs.distributions import mean_of
 from pyrovae.programs.noise import generator
@@ -32,14 +32,14 @@ KINDS: Mapping[str, Kind] = {
 
 def memorisation(
     pair: Pair,
-    codes: Codes,
+    codes: Encodings,
     data: Dataset,
     mean: Tensor,
     measure: Measure,
     seed: int,
     distortion_at: Callable[[Tensor, Tensor], Tensor],
     **values: float | Tensor,
-) -> Found:
+) -> MeasureResult:
     """Reconstructions by the learned decoder and by that of infinite capacity, from the same draws z ~ q(z|x).
 
     By the names of `KINDS`: the distortion of the memorising decoder with a share ε of the mean image, the share of
@@ -76,7 +76,7 @@ def memorisation(
     for name, (train, test) in sides.items():
         cells |= over_splits(name, train, test)
     kept = ("memorising_distortion", "reconstruction_distance", "memorising_distance")
-    return Found(cells, {name: sides[name] for name in kept}, pictures)
+    return MeasureResult(cells, {name: sides[name] for name in kept}, pictures)
 
 
 def smoothed_mean(data: Dataset) -> Tensor:
@@ -96,7 +96,7 @@ def _first(q: Distribution, images: Tensor, measure: Measure, draws: torch.Gener
 
 
 def _fitted_share(
-    codes: Codes,
+    codes: Encodings,
     data: Dataset,
     measure: Measure,
     mean: Tensor,

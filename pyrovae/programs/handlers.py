@@ -39,7 +39,7 @@ class Noise(Messenger):
         msg["done"] = True
 
 
-class Codes(Messenger):
+class SubstituteLatent(Messenger):
     """Gives the first latent site of a model a value, whatever its name.
 
     Args:

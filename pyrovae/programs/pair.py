@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Independent
 from pyrovae.data import as_input
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.programs.distributions import closed_form_kl, kl, log_ratio, noise_shape
-from pyrovae.programs.handlers import Codes, LocalParams, Noise
+from pyrovae.programs.handlers import LocalParams, Noise, SubstituteLatent
 
 Site = dict[str, Any]
 #: How a model names what it tells of the rate beside its latent sites.
@@ -169,7 +169,7 @@ class Pair(nn.Module):
         Raises:
             UnsupportedError: there is not exactly one latent and one observed site.
         """
-        with LocalParams(), Codes(z):
+        with LocalParams(), SubstituteLatent(z):
             model = poutine.trace(self.model).get_trace(x, **_taken(self.model, self.guide, values))
         latent, observed = latent_sites(model), observed_sites(model)
         if (len(latent), len(observed)) != (1, 1):
@@ -187,7 +187,7 @@ class Pair(nn.Module):
             if len(latent_sites(model)) != 1 or not self._has_prior:
                 return model
             prior = self.model.prior()  # type: ignore[operator]
-            with Codes(prior.sample((len(x),))):
+            with SubstituteLatent(prior.sample((len(x),))):
                 return poutine.trace(self.model).get_trace(x, **_taken(self.model, self.guide, values))
 
     @property

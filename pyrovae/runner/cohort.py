@@ -12,18 +12,18 @@ from torch import Tensor
 from pyrovae.build import check_weights, make_data, make_likelihood, make_pair, own_sources
 from pyrovae.data import Dataset, as_input
 from pyrovae.errors import InputError, OutOfMemoryError, UnsupportedError
-from pyrovae.measures.evaluate import Measured, Pixels, evaluate
+from pyrovae.measures.evaluate import DistortionReference, Evaluation, evaluate
 from pyrovae.measures.likelihood import PASSES
 from pyrovae.programs.noise import fork_seed
 from pyrovae.programs.pair import Checked, Pair
 from pyrovae.store import records
-from pyrovae.store.results import Outcome, Results
+from pyrovae.store.results import CohortResult, Results
 from pyrovae.study.grid import PER_RUN, Cohort, Run, Study
 from pyrovae.system import atomic, memory
 from pyrovae.system.progress import Watch, Watching
 from pyrovae.system.provenance import process_name, software_versions
 from pyrovae.training.lockstep import Lockstep
-from pyrovae.training.precision import products
+from pyrovae.training.precision import matmul_precision
 from pyrovae.training.streams import Streams
 from pyrovae.training.trainer import Compile, Interrupted, Training, history
 
@@ -32,7 +32,7 @@ MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class Files:
+class CohortPaths:
     """Where the files of a cohort are.
 
     Attributes:
@@ -53,12 +53,12 @@ class Files:
 
     def elsewhere(self, folder: Path) -> "Files":
         """The same in another folder."""
-        return Files(folder / self.checkpoint.name, folder / self.details.name, folder / self.lock.name)
+        return CohortPaths(folder / self.checkpoint.name, folder / self.details.name, folder / self.lock.name)
 
 
 def run(
-    study: Study, cohort: Cohort, places: Files, device: torch.device, compile: Compile, watch: Watching
-) -> Outcome:
+    study: Study, cohort: Cohort, places: CohortPaths, device: torch.device, compile: Compile, watch: Watching
+) -> CohortResult:
     """Trains a cohort to its end, from its checkpoint if there is one, measures it, and writes its files.
 
     Raises:
@@ -81,8 +81,8 @@ def run(
 
 
 def _run(
-    study: Study, cohort: Cohort, places: Files, device: torch.device, compile: Compile, watch: Watching
-) -> Outcome:
+    study: Study, cohort: Cohort, places: CohortPaths, device: torch.device, compile: Compile, watch: Watching
+) -> CohortResult:
     check_precision(cohort, device)
     training, checked = start(study, cohort, make_data(cohort.shared).to(device))
     if places.checkpoint.exists():
@@ -97,7 +97,7 @@ def _run(
     for note in sorted(set(measured.notes) - {""}):
         watch.note(f"{label(study, cohort)}: {note}")
     provenance = checked.told() | history(training.made) | {"seconds": seconds, "worker": process_name()}
-    return Outcome.of(training, measured, provenance)
+    return CohortResult.of(training, measured, provenance)
 
 
 def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
@@ -159,8 +159,8 @@ def bytes_of_a_run(pair: Pair, cohort: Cohort, data: Dataset) -> int:
     return (4 + 3) * weights + 2 * held + 3 * kept
 
 
-@products("float32")
-def measure(study: Study, cohort: Cohort, training: Training, watch: Watching) -> Measured:
+@matmul_precision("float32")
+def measure(study: Study, cohort: Cohort, training: Training, watch: Watching) -> Evaluation:
     """What is measured on trained runs."""
     data, lockstep, steps = training.data, training.lockstep, count(1)
     lockstep.refresh(data.train)  # a run that diverged came back with the encodings of its last checkpoint
@@ -192,7 +192,7 @@ class _Unknown:
         return self.floor(x)
 
 
-def _pixels(run: Run, data: Dataset) -> Pixels:
+def _pixels(run: Run, data: Dataset) -> DistortionReference:
     return make_likelihood(run, data.event_shape) if run.pair is None else _Unknown()
 
 

@@ -15,7 +15,7 @@ from pyrovae.runner import cohort as work
 from pyrovae.runner import prior_swap, reporting
 from pyrovae.runner.validation import bank_size, check_names, check_prior
 from pyrovae.store import records
-from pyrovae.store.results import Outcome, Results, study_in
+from pyrovae.store.results import CohortResult, Results, study_in
 from pyrovae.store.schema import check_size
 from pyrovae.study.grid import Cohort, Study, check_trust
 from pyrovae.system import atomic, memory
@@ -135,7 +135,7 @@ def run(
             return cohort.shared.steps + work.annealing(study, cohort)
 
         def run_cohort(cohort: Cohort, watch: Watch) -> None:
-            outcome = work.run(study, cohort, work.Files.of(results, cohort), place, compile, watch)
+            outcome = work.run(study, cohort, work.CohortPaths.of(results, cohort), place, compile, watch)
             results.record(results.tree, cohort, outcome)
 
         given_up: Sequence[Cohort] = []
@@ -177,7 +177,7 @@ def _on_cluster(
         return Dispatch(client, results, size, steps, device, compile, watch).run(cohorts)
 
 
-def evaluate_again(
+def reevaluate(
     folder: str | Path,
     *,
     prior: str | None = None,
@@ -250,10 +250,10 @@ def evaluate_again(
             training, checked = work.start(study, cohort, make_data(cohort.shared).to(place))
             training.resume(results.checkpoint_file(cohort))
             measured = work.measure(study, cohort, training, watch)
-            here = training.circumstances().told() | {"worker": process_name()}
+            here = training.environment().told() | {"worker": process_name()}
             if own is not None:
                 records.save(results.details_file(own, cohort), study, cohort, measured)
-                results.record(own, cohort, Outcome.of(training, measured, checked.told() | here))
+                results.record(own, cohort, CohortResult.of(training, measured, checked.told() | here))
             if prior is not None:
                 fit = watch.begin(
                     f"{work.label(study, cohort)}, fit of {prior}", prior_swap.STEPS * len(cohort.runs), 0
@@ -263,7 +263,7 @@ def evaluate_again(
                 prior_swap.check_same_distortion(measured, again)
                 checked = work.checked(training.lockstep.pair(0), cohort, training.data)
                 records.save(results.details_file(asked, cohort), study, cohort, again)
-                results.record(asked, cohort, Outcome.of(training, again, checked.told() | here))
+                results.record(asked, cohort, CohortResult.of(training, again, checked.told() | here))
 
         _each(missing, results, steps, evaluate_cohort, quiet)
         figures.save(asked, Path(folder) / "figures" / str(asked.name))

@@ -12,21 +12,21 @@ from pyrovae.build import make_pair
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators.marginal import device_of
 from pyrovae.measures.codes import encode
-from pyrovae.measures.evaluate import Measured
+from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.distributions import mapped, noise_shape, reparameterize
 from pyrovae.programs.noise import generator
 from pyrovae.programs.pair import Pair
 from pyrovae.study.grid import Cohort
 from pyrovae.system.progress import Watcher
 from pyrovae.training.lockstep import Lockstep
-from pyrovae.training.precision import products
+from pyrovae.training.precision import matmul_precision
 from pyrovae.training.trainer import Training
 
 #: How a prior is fitted, by steps of Adam, draws of z a step, and the first step size, which falls to zero as a cosine.
 STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01
 
 
-@products("float32")
+@matmul_precision("float32")
 def with_prior(prior: str, cohort: Cohort, training: Training, watcher: Watcher) -> Lockstep:
     """The trained runs of a cohort with another prior, fitted to their encodings."""
     images, pairs = training.data.train, []
@@ -44,7 +44,7 @@ def with_prior(prior: str, cohort: Cohort, training: Training, watcher: Watcher)
         fit_prior(pair, q, run.seed, partial(_told, watcher, STEPS * number))
         pairs.append(pair)
     lockstep = Lockstep(pairs, training.lockstep.values)
-    lockstep.way = training.lockstep.way
+    lockstep.mode = training.lockstep.mode
     return lockstep
 
 
@@ -52,7 +52,7 @@ def _told(watcher: Watcher, before: int, step: int) -> None:
     watcher.stepped(before + step)
 
 
-def check_same_distortion(own: Measured, swapped: Measured) -> None:
+def check_same_distortion(own: Evaluation, swapped: Evaluation) -> None:
     """Raises RuntimeError if a swapped prior changed the distortion, which it has no part in."""
     before, after = own.groups["images"]["distortion"], swapped.groups["images"]["distortion"]
     if not np.allclose(before, after, rtol=1e-4, equal_nan=True):

@@ -25,7 +25,7 @@ def reading(file: Path, what: str) -> Iterator[h5py.File]:
     """
     memory.check_memory(2 * file.stat().st_size, f"{file}: the {what}")
     try:
-        content = atomic.unsealed(file.read_bytes())
+        content = atomic.without_checksum(file.read_bytes())
         with h5py.File(BytesIO(content)) as found:
             _check_extent(found, content)
             yield found

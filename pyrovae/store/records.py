@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from pyrovae.measures.evaluate import Measured
+from pyrovae.measures.evaluate import Evaluation
 from pyrovae.store import hdf
 from pyrovae.study.grid import Cohort, Study
 from pyrovae.system import atomic, memory
@@ -52,7 +52,7 @@ def file_of(folder: Path, measurement: str, cohort: str) -> Path:
     return folder / "details" / measurement / f"cohort-{cohort}.h5"
 
 
-def save(file: Path, study: Study, cohort: Cohort, measured: Measured) -> None:
+def save(file: Path, study: Study, cohort: Cohort, measured: Evaluation) -> None:
     """Writes the details of a cohort as HDF5: variables by group, as in `SIDES` after a dimension for the runs.
 
     Raises:
@@ -66,7 +66,7 @@ def save(file: Path, study: Study, cohort: Cohort, measured: Measured) -> None:
         for group, variables in {"images": images, **measured.pictures}.items():
             for name, values in variables.items():
                 file_in_memory[f"{group}/{name}"] = values
-    atomic.write(file, atomic.sealed(content.getbuffer()))
+    atomic.write(file, atomic.with_checksum(content.getbuffer()))
 
 
 def shapes(file: Path, study: Study) -> dict[str, dict[str, tuple[tuple[int, ...], np.dtype[Any]]]]:

@@ -12,19 +12,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyrovae.errors import InputError
-from pyrovae.measures.evaluate import Measured
+from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
 from pyrovae.study.grid import Cohort, Run, Study
 from pyrovae.system import atomic, tensor_file
-from pyrovae.training.trainer import Facts, Training, misfit, write_part
+from pyrovae.training.trainer import CheckpointHeader, Training, checkpoint_mismatch, split_checkpoint
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CohortResult:
     """What the runs of a cohort came to, as it travels from where they were trained to where it is written down.
 
     Attributes:
@@ -35,19 +35,19 @@ class Outcome:
         provenance: what is known of the whole cohort, by the names of ``/runs``.
     """
 
-    measured: Measured
+    measured: Evaluation
     curves: dict[str, NDArray[Any]]
-    frozen_at: NDArray[np.int64]
+    diverged_at: NDArray[np.int64]
     last_loss: NDArray[np.float32]
     provenance: dict[str, Any]
 
     @classmethod
-    def of(cls, training: Training, measured: Measured, provenance: dict[str, Any]) -> "Outcome":
+    def of(cls, training: Training, measured: Evaluation, provenance: dict[str, Any]) -> "Outcome":
         """The outcome of a training that is over."""
         curves = {name: torch.stack(points).numpy() for name, points in training.curves.items()}
         groups = {group: values for group, values in measured.groups.items() if group != "images"}
         light = measured._replace(groups=groups, pictures={})
-        return cls(light, curves, training.frozen_at.numpy(), training.last_loss.numpy(), provenance)
+        return cls(light, curves, training.diverged_at.numpy(), training.last_loss.numpy(), provenance)
 
 
 class Results:
@@ -127,7 +127,7 @@ class Results:
         if file.exists():
             with atomic.held(self.lock_file(cohort), lambda: True):
                 for half in halves:
-                    write_part(file, cohort, half, self.checkpoint_file(half))
+                    split_checkpoint(file, cohort, half, self.checkpoint_file(half))
                 file.unlink()
         return halves
 
@@ -146,12 +146,12 @@ class Results:
         """
         runs = measurement["runs"].to_dataset()
         places = [self.study.position(run) for run in cohort.runs]
-        if not all(runs["status"].values[place] in ("done", "frozen") for place in places):
+        if not all(runs["status"].values[place] in ("done", "diverged") for place in places):
             return False
         names = {runs["cohort"].values[place] for place in places}
         return all(records.file_of(self.folder, measurement.name or "", name).exists() for name in names)
 
-    def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: Outcome) -> None:
+    def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: CohortResult) -> None:
         """Enters the outcome of a cohort, whose details are written, into a measurement, and writes the file.
 
         Args:
@@ -167,13 +167,13 @@ class Results:
                 cells: Any = (slice(None), steps, *place)
                 for name in ("loss", "distortion", "rate"):
                     curves[name].values[cells] = outcome.curves[name][:, :, number].T
-            frozen = int(outcome.frozen_at[number])
+            frozen = int(outcome.diverged_at[number])
             facts = {
-                "status": "frozen" if frozen >= 0 else "done",
-                "frozen_at": frozen,
+                "status": "diverged" if frozen >= 0 else "done",
+                "diverged_at": frozen,
                 "last_loss": outcome.last_loss[number],
                 "cohort": cohort.name,
-                "unmeasured": outcome.measured.notes[number],
+                "skipped": outcome.measured.notes[number],
             }
             for name, value in (facts | outcome.provenance).items():
                 runs[name].values[place] = value
@@ -226,7 +226,7 @@ class Results:
             raise InputError(
                 f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its checkpoint is gone"
             ) from None
-        facts = Facts.of(told, cohort, file)
+        facts = CheckpointHeader.of(told, cohort, file)
         if facts.step < run.steps:
             raise InputError(f"{self.folder}: the run at {self.study.coordinates(run)} is not trained to its end yet")
         pair = self._make_pair(run, torch.Size(facts.event_shape))
@@ -234,14 +234,14 @@ class Results:
         for name, tensor in pair.state_dict(keep_vars=True).items():
             found = stacked.get(name)
             if found is None or found.dtype != tensor.dtype:
-                raise misfit(file, name)
+                raise checkpoint_mismatch(file, name)
             # A bank of encodings is still empty here.
             shape = tensor.shape if tensor.numel() else found.shape[1:]
             if found.shape != (len(cohort.runs), *shape):
-                raise misfit(file, name)
+                raise checkpoint_mismatch(file, name)
             tensor.data = found[cohort.runs.index(run)].clone()
             if not tensor.isfinite().all():
-                raise misfit(file, name)
+                raise checkpoint_mismatch(file, name)
         return pair.eval()
 
     def _find(self, coordinates: Mapping[str, Any]) -> tuple[Run, Cohort]:

@@ -16,7 +16,7 @@ from xarray.core import indexing
 from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
 from pyrovae.measures import information, likelihood, memorisation
-from pyrovae.measures.evaluate import Measured
+from pyrovae.measures.evaluate import Evaluation
 from pyrovae.store import hdf, records
 from pyrovae.study.grid import PER_RUN, Cohort, Study
 from pyrovae.system import atomic, memory
@@ -59,11 +59,11 @@ _LONG_NAMES = {
 #: What is known of every run, and how it says that it is not known yet.
 _RUN_FACTS: dict[str, Any] = {
     "status": np.array("pending", dtype=object),
-    "frozen_at": -1,
+    "diverged_at": -1,
     "last_loss": np.nan,
     "seconds": np.nan,
-    **{name: np.array("", dtype=object) for name in ("cohort", "rate_kind", "distortion_kind", "unmeasured")},
-    **{name: np.array("", dtype=object) for name in ("way", "device", "threads", "versions", "worker")},
+    **{name: np.array("", dtype=object) for name in ("cohort", "rate_kind", "distortion_kind", "skipped")},
+    **{name: np.array("", dtype=object) for name in ("mode", "device", "threads", "versions", "worker")},
 }
 #: Variables with a unit other than nats per image.
 _UNITS = {
@@ -201,7 +201,7 @@ def _attributes(name: str) -> dict[str, str]:
     return {"units": _UNITS.get(of, "nats per image"), "long_name": long_name, **kind}
 
 
-def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Measured) -> None:
+def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Evaluation) -> None:
     """Enters what was measured on the runs of a cohort, but for the details."""
     _add_levels(tree, study, list(measured.levels))
     of_group = {group: tree[group].to_dataset() for group in (*measured.groups, "difficulty", "levels")}
@@ -237,7 +237,7 @@ def save(tree: xr.DataTree, file: Path) -> None:
         OSError: the file cannot be written; what was there before is whole.
     """
     nodes = {node.path: node.to_dataset(inherit=False) for node in tree.subtree if node.name not in records.SIDES}
-    atomic.write(file, atomic.sealed(xr.DataTree.from_dict(nodes).to_netcdf(engine="h5netcdf")))
+    atomic.write(file, atomic.with_checksum(xr.DataTree.from_dict(nodes).to_netcdf(engine="h5netcdf")))
 
 
 def load(file: Path, study: Study) -> xr.DataTree:

@@ -49,12 +49,12 @@ def put(beside: Path, path: Path) -> None:
         _sync(path.parent, os.O_RDONLY)
 
 
-def sealed(content: bytes | memoryview) -> bytes:
+def with_checksum(content: bytes | memoryview) -> bytes:
     """Content with its checksum at the end, where readers of netCDF do not look."""
     return b"".join([content, _MARK, hashlib.sha256(content).hexdigest().encode()])
 
 
-def unsealed(content: bytes) -> bytes:
+def without_checksum(content: bytes) -> bytes:
     """What `sealed` was given.
 
     Raises:
@@ -68,7 +68,7 @@ def unsealed(content: bytes) -> bytes:
         ValueError: it was cut or changed since it was written
     """
     inside, _, _ = content.rpartition(_MARK)
-    if sealed(inside) != content:
+    if with_checksum(inside) != content:
         raise ValueError("it was cut or changed since it was written")
     return inside
 

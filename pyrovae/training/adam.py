@@ -35,7 +35,7 @@ class Adam(NamedTuple):
         """Before the first step."""
         return cls(*({name: torch.zeros_like(each) for name, each in params.items()} for _ in range(2)))
 
-    def update_(self, params: State, gradients: State, rates: Tensor) -> None:
+    def update_(self, params: State, gradients: State, step_sizes: Tensor) -> None:
         """Renews parameters and moments in place, by operations that a compiler fuses with what made the gradients.
 
         Args:
@@ -46,23 +46,23 @@ class Adam(NamedTuple):
         for name, gradient in gradients.items():
             mean = self.exp_avg[name].lerp_(gradient, 1 - DECAYS[0])
             square = self.exp_avg_sq[name].mul_(DECAYS[1]).add_((1 - DECAYS[1]) * gradient * gradient)
-            params[name] -= rates[0] * mean / (square.sqrt() + rates[1])
+            params[name] -= step_sizes[0] * mean / (square.sqrt() + step_sizes[1])
 
-    def update_fused_(self, params: State, gradients: State, rates: Tensor) -> None:
+    def update_fused_(self, params: State, gradients: State, step_sizes: Tensor) -> None:
         """The same by torch's own kernel, the fastest on a CPU where nothing is compiled. It takes numbers as rates."""
-        learning_rate, epsilon = rates.tolist()
+        learning_rate, epsilon = step_sizes.tolist()
         weights, means, squares = (
             [state[name] for name in gradients] for state in (params, self.exp_avg, self.exp_avg_sq)
         )
         slopes = [gradient.contiguous() for gradient in gradients.values()]  # the kernel looks at no strides
-        late = [torch.tensor(torch.inf, device=rates.device)] * len(gradients)  # when there is no bias to correct
+        late = [torch.tensor(torch.inf, device=step_sizes.device)] * len(gradients)  # when there is no bias to correct
         adam(
             weights, slopes, means, squares, [], late, fused=True, lr=learning_rate, eps=epsilon,
             beta1=DECAYS[0], beta2=DECAYS[1], weight_decay=0, amsgrad=False, maximize=False,
         )  # fmt: skip
 
 
-def rates(learning_rate: float, step: int) -> Tensor:
+def step_sizes(learning_rate: float, step: int) -> Tensor:
     """Step size and ε of step t, with which the moments need no correction: α √(1 − β₂ᵗ) / (1 − β₁ᵗ) and ε √(1 − β₂ᵗ).
 
     As at the end of section 2 of Kingma and Ba, where ε is left as it is. Inside the graph they would be computed anew

@@ -25,12 +25,12 @@ from pyrovae.programs.noise import fork_seed
 from pyrovae.programs.pair import Pair, Terms
 from pyrovae.study.grid import Precision
 from pyrovae.training.adam import Adam, State
-from pyrovae.training.precision import layers, products
+from pyrovae.training.precision import autocast_layers, matmul_precision
 
 #: How a cohort is computed: compiled kernels over all runs at once, which a GPU gets as one graph, or those as such, or
 #: eager ones, or one run after the other.
-Way = Literal["captured", "compiled", "lifted", "run by run"]
-WAYS: tuple[Way, ...] = get_args(Way)
+ExecutionMode = Literal["cuda_graph", "compiled", "vmapped", "sequential"]
+EXECUTION_MODES: tuple[ExecutionMode, ...] = get_args(ExecutionMode)
 #: Gradients by parameter, and the mean loss of each run.
 Gradients = tuple[State, Tensor]
 
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     rows: Tensor
     values: Mapping[str, Tensor]
     noise: Mapping[str, Tensor]
-    rates: Tensor
+    step_sizes: Tensor
     thresholds: Tensor | None = None
     keys: Sequence[int] = ()
 
@@ -72,7 +72,7 @@ class Lockstep:
     """
 
     def __init__(self, pairs: Sequence[Pair], values: Mapping[str, Tensor], precision: Precision = "float32") -> None:
-        self.way: Way | None = None
+        self.mode: ExecutionMode | None = None
         self.precision = precision
         params, self.buffers = stack_module_state(list(pairs))
         self.params: State = {name: value.detach() for name, value in params.items()}
@@ -95,7 +95,7 @@ class Lockstep:
                 tensor.copy_(state[name])
         return pair
 
-    @products("float32")
+    @matmul_precision("float32")
     def refresh(self, images: Tensor, keys: Sequence[int] | None = None) -> None:
         """Encodes training images anew for the parts of every run that hold encodings of them.
 
@@ -113,7 +113,7 @@ class Lockstep:
         for name, buffer in self.buffers.items():
             buffer.copy_(torch.stack([each[name] for each in renewed]))
 
-    def stepper(self, way: Way, adam: Adam, example: Batch) -> Callable[[Batch], Tensor]:
+    def stepper(self, mode: ExecutionMode, adam: Adam, example: Batch) -> Callable[[Batch], Tensor]:
         """Decides the way, and returns what takes a step: it renews parameters and moments in place.
 
         What it returns are the mean losses of the runs, ``[runs]``.
@@ -121,44 +121,44 @@ class Lockstep:
         Raises:
             Exception: whatever torch raises where the program cannot be lifted, or the graph not be compiled.
         """
-        self.way = way
+        self.mode = mode
 
         graph: Callable[..., Gradients] = self.gradients
-        if way == "lifted":  # make_fx counts arguments, and would count self
+        if mode == "vmapped":  # make_fx counts arguments, and would count self
             graph = make_fx(lambda *states: self.gradients(*states))(self.params, self.buffers, example)
 
-        fused = way != "compiled" and example.images.device.type == "cpu"
+        fused = mode != "compiled" and example.images.device.type == "cpu"
 
         def step(params: State, buffers: State, adam: Adam, batch: Batch) -> Tensor:
             gradients, losses = graph(params, buffers, batch)
-            (adam.update_fused_ if fused else adam.update_)(params, gradients, batch.rates)
+            (adam.update_fused_ if fused else adam.update_)(params, gradients, batch.step_sizes)
             return losses
 
         # torch's compiler ends validation for good, and advises TF32, which is the study's to choose.
-        with torch.no_grad(), products(self.precision), _plainly(), warnings.catch_warnings():
+        with torch.no_grad(), matmul_precision(self.precision), no_validation(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TensorFloat32")
-            if way in ("captured", "compiled"):
+            if mode in ("cuda_graph", "compiled"):
                 rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
                 # No guards: a step is called with the same shapes throughout, which the kernels themselves check.
                 step = torch.compile(make_fx(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
                 step(*rehearsal)
                 del rehearsal
             taken: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam)
-            if way == "captured":
+            if mode == "cuda_graph":
                 taken = captured(taken, example)
-        return torch.no_grad()(products(self.precision)(taken))
+        return torch.no_grad()(matmul_precision(self.precision)(taken))
 
     def gradients(self, params: State, buffers: State, batch: Batch) -> Gradients:
         """Gradients and losses of every run, lifted or run by run."""
         gradient: Callable[..., Gradients] = grad_and_value(self._batch_loss)
         stacked = (params, buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.thresholds)
-        with _plainly(), layers(self.precision):
-            if self.way == "run by run":
+        with no_validation(), autocast_layers(self.precision):
+            if self.mode == "sequential":
                 return self._each(batch.keys, lambda run: gradient(*_slice(run, stacked), batch.images))
             in_dims = (0, 0, 0, 0, 0, None if batch.thresholds is None else 0, None)
             return vmap(gradient, in_dims)(*stacked, batch.images)
 
-    @products("float32")
+    @matmul_precision("float32")
     def terms(self, x: Tensor, noise: Mapping[str, Tensor], keys: Sequence[int], index: Tensor | None = None) -> Terms:
         """Distortion, rate and loss of the same images under every run, ``[runs, batch]`` each.
 
@@ -174,8 +174,8 @@ class Lockstep:
 
         self.template.eval()
         stacked = (self.params, self.buffers, self.values, dict(noise))
-        with torch.no_grad(), _plainly():
-            if self.way == "run by run":
+        with torch.no_grad(), no_validation():
+            if self.mode == "sequential":
                 return self._each(keys, lambda run: one(*_slice(run, stacked)))
             return vmap(one)(*stacked)
 
@@ -233,6 +233,6 @@ def _slice(run: int, stacked: Any) -> Any:
     return tree_map(lambda tensor: None if tensor is None else tensor[run], stacked)
 
 
-def _plainly() -> Any:
+def no_validation() -> Any:
     """Validation would read values out of tensors, which a lifted program does not have."""
     return pyro.validation_enabled(False)

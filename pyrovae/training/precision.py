@@ -20,7 +20,7 @@ LAYERS = frozenset(
 
 
 @contextmanager
-def products(precision: Precision) -> Iterator[None]:
+def matmul_precision(precision: Precision) -> Iterator[None]:
     """Has a GPU multiply float32 numbers as they are inside the block, or, for "tf32", rounded to ten bits.
 
     By itself torch rounds them so in convolutions and not in matrix products.
@@ -35,7 +35,7 @@ def products(precision: Precision) -> Iterator[None]:
         matmul.allow_tf32, convolution.allow_tf32 = before
 
 
-def layers(precision: Precision) -> AbstractContextManager[Any]:
+def autocast_layers(precision: Precision) -> AbstractContextManager[Any]:
     """Has linear layers and convolutions compute in bfloat16 inside the block where ``precision`` says so.
 
     What they take and return is rounded to eight bits. All between and behind them is in float32: activations, draws,

@@ -44,7 +44,7 @@ class Streams:
         self.seeds = list(seeds)
         self.images = images
         self.batch_size = batch_size
-        self.liftable = None not in noise_shapes.values()
+        self.vmappable = None not in noise_shapes.values()
         self._shapes = {site: shape for site, shape in noise_shapes.items() if shape is not None}
         self._distinct = sorted(set(seeds))
         self._place = place

@@ -23,8 +23,8 @@ from pyrovae.system import tensor_file
 from pyrovae.system.device import device_name, to_device
 from pyrovae.system.memory import freed_memory_kept, is_out_of_memory
 from pyrovae.system.progress import Watcher
-from pyrovae.training.adam import Adam, rates
-from pyrovae.training.lockstep import WAYS, Batch, Lockstep, Way
+from pyrovae.training.adam import Adam, step_sizes
+from pyrovae.training.lockstep import EXECUTION_MODES, Batch, ExecutionMode, Lockstep
 from pyrovae.training.streams import Streams
 
 Compile = Literal["auto", "always", "never"]
@@ -36,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
     """The training was stopped; a checkpoint was saved."""
 
 
-class Circumstances(BaseModel):
+class Environment(BaseModel):
     """What the steps of a training depend on, other than its settings.
 
     Attributes:
@@ -45,7 +45,7 @@ class Circumstances(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     since: int
-    way: Way
+    mode: ExecutionMode
     device: str
     threads: int
     versions: str
@@ -55,7 +55,7 @@ class Circumstances(BaseModel):
         return {name: str(value) for name, value in self if name != "since"}
 
 
-def history(made: Sequence[Circumstances]) -> dict[str, str]:
+def history(made: Sequence[Environment]) -> dict[str, str]:
     """What the steps of a training depended on, by name; what changed on the way is told one after the other.
 
     Example:
@@ -72,7 +72,7 @@ def history(made: Sequence[Circumstances]) -> dict[str, str]:
     return told
 
 
-class Facts(BaseModel):
+class CheckpointHeader(BaseModel):
     """What a checkpoint says of itself.
 
     Attributes:
@@ -88,7 +88,7 @@ class Facts(BaseModel):
     runs: list[dict[str, Any]]
     event_shape: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(min_length=1, max_length=3)
     images: int
-    made: list[Circumstances]
+    made: list[Environment]
 
     @classmethod
     def of(cls, told: Any, cohort: Cohort, file: Path) -> "Facts":
@@ -106,11 +106,11 @@ class Facts(BaseModel):
             ) from error
         cohort.check(facts.runs, file)
         if facts.step > cohort.shared.steps:
-            raise misfit(file, "step")
+            raise checkpoint_mismatch(file, "step")
         return facts
 
 
-def misfit(file: Path, name: str) -> InputError:
+def checkpoint_mismatch(file: Path, name: str) -> InputError:
     """What is wrong with a checkpoint that lacks a tensor, or has another in its place."""
     return InputError(
         f"{file}: expected a checkpoint of this cohort, got one whose '{name}' is missing, has another shape or is not "
@@ -118,7 +118,7 @@ def misfit(file: Path, name: str) -> InputError:
     )
 
 
-def write_part(file: Path, cohort: Cohort, part: Cohort, to: Path) -> None:
+def split_checkpoint(file: Path, cohort: Cohort, part: Cohort, to: Path) -> None:
     """Writes a checkpoint of some of the runs of a cohort, of that of them all.
 
     Raises:
@@ -126,7 +126,7 @@ def write_part(file: Path, cohort: Cohort, part: Cohort, to: Path) -> None:
         InputError: it is damaged, or of another cohort.
     """
     groups, told = tensor_file.load(file)
-    Facts.of(told, cohort, file)
+    CheckpointHeader.of(told, cohort, file)
     first = cohort.runs.index(part.runs[0])
     rows = slice(first, first + len(part.runs))
 
@@ -169,8 +169,8 @@ class Training:
         self.measure = measure
         self.versions = versions
         self.step = 0
-        self.made: list[Circumstances] = []
-        self.frozen_at = torch.full((len(lockstep),), -1)
+        self.made: list[Environment] = []
+        self.diverged_at = torch.full((len(lockstep),), -1)
         self.last_loss = torch.full((len(lockstep),), float("nan"))
         self.curves: dict[str, list[Tensor]] = {"step": [], "loss": [], "distortion": [], "rate": []}
 
@@ -193,7 +193,7 @@ class Training:
                 self.save(file)
             if self.step < steps:
                 step = self.stepper(compile, watcher)
-            self._note_circumstances(watcher)
+            self._note_environment(watcher)
             while self.step < steps:
                 losses.append(step())
                 watcher.stepped(self.step)
@@ -208,7 +208,7 @@ class Training:
                     self.save(file)
                 if stopped:
                     raise Interrupted
-        self._restore_frozen(file)
+        self._restore_diverged(file)
 
     def stepper(self, compile: Compile, watcher: Watcher) -> Callable[[], Tensor]:
         """What takes a step with all runs and returns their losses, ``[runs]``; the way of it is decided here."""
@@ -225,14 +225,14 @@ class Training:
     def save(self, file: Path) -> None:
         """Writes the checkpoint. A frozen run keeps the numbers of its last good one."""
         weights = self._weights()
-        frozen = self.frozen_at >= 0
+        frozen = self.diverged_at >= 0
         if frozen.any():
             good, _ = tensor_file.load(file)
             for group, tensors in weights.items():
                 for name, tensor in tensors.items():
                     tensors[name] = tensor.cpu().clone()
                     tensors[name][frozen] = good[group][name][frozen]
-        record = {"frozen_at": self.frozen_at, "last_loss": self.last_loss}
+        record = {"diverged_at": self.diverged_at, "last_loss": self.last_loss}
         curves = {name: torch.stack(values) for name, values in self.curves.items() if values}
         groups = {**weights, **self._moments(), "record": record, "curves": curves}
         facts = {
@@ -252,7 +252,7 @@ class Training:
             InputError: it is damaged, of another cohort, or of one that began with other images.
         """
         groups, told = tensor_file.load(file)
-        facts = Facts.of(told, self.cohort, file)
+        facts = CheckpointHeader.of(told, self.cohort, file)
         if facts.images != self.checksum:
             raise InputError(
                 f"{file}: expected the images that this cohort began with, but the data set "
@@ -262,15 +262,15 @@ class Training:
         def taken(group: str, name: str, like: Tensor) -> Tensor:
             tensor = groups.get(group, {}).get(name)
             if tensor is None or (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
-                raise misfit(file, f"{group}/{name}")
+                raise checkpoint_mismatch(file, f"{group}/{name}")
             return tensor.to(like.device)
 
         for group, state in (self._weights() | self._moments()).items():
             for name, tensor in state.items():
                 tensor.copy_(taken(group, name, tensor))
                 if group == "params" and not tensor.isfinite().all():
-                    raise misfit(file, f"params/{name}")
-        self.frozen_at = taken("record", "frozen_at", self.frozen_at)
+                    raise checkpoint_mismatch(file, f"params/{name}")
+        self.diverged_at = taken("record", "diverged_at", self.diverged_at)
         self.last_loss = taken("record", "last_loss", self.last_loss)
         steps = [step for step in self._probed() if step <= facts.step]
         if steps:
@@ -279,7 +279,7 @@ class Training:
                 self.curves[name] = list(taken("curves", name, cells))
             self.curves["step"] = list(torch.tensor(steps))
         self.step, self.made = facts.step, facts.made
-        self.lockstep.way = self.made[-1].way if self.made else None
+        self.lockstep.mode = self.made[-1].mode if self.made else None
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
         """Parameters and buffers, without buffers that are the same constants in all pairs."""
@@ -294,16 +294,16 @@ class Training:
         """The steps at which the learning curves have a point."""
         return probe_steps(self.cohort.shared.steps, self.measure.points)
 
-    def circumstances(self) -> Circumstances:
+    def environment(self) -> Environment:
         """What steps done now would depend on."""
-        way = self.lockstep.way
-        assert way is not None, "it is decided before the first step"
+        mode = self.lockstep.mode
+        assert mode is not None, "it is decided before the first step"
         device, threads = device_name(self.data.train.device), torch.get_num_threads()
-        return Circumstances(since=self.step, way=way, device=device, threads=threads, versions=self.versions)
+        return Environment(since=self.step, mode=mode, device=device, threads=threads, versions=self.versions)
 
-    def _note_circumstances(self, watcher: Watcher) -> None:
+    def _note_environment(self, watcher: Watcher) -> None:
         """Records what the steps to come depend on, and says so where it is not what those before depended on."""
-        now = self.circumstances()
+        now = self.environment()
         if not self.made:
             self.made.append(now)
         before, after = self.made[-1].told(), now.told()
@@ -319,17 +319,17 @@ class Training:
             rows=self.streams.index(step),
             values={name: share * value for name, value in self.lockstep.values.items()},
             noise=self.streams.noise(step),
-            rates=to_device(rates(self.cohort.shared.learning_rate, step + 1), self.data.train.device),
+            step_sizes=to_device(step_sizes(self.cohort.shared.learning_rate, step + 1), self.data.train.device),
             thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]),
-            keys=self.streams.keys("draws", step) if self.lockstep.way == "run by run" else (),
+            keys=self.streams.keys("draws", step) if self.lockstep.mode == "sequential" else (),
         )
 
     def _prepared(self, steps: int, compile: Compile, watcher: Watcher) -> Callable[[Batch], Tensor]:
         """The function behind a step, computed as was asked for or in the next best way that works."""
         ways = self._ways(self.data.train.device, steps, compile, watcher)
-        for way, fallback in zip(ways, [*ways[1:], None], strict=True):
+        for mode, fallback in zip(ways, [*ways[1:], None], strict=True):
             try:
-                stepped = self.lockstep.stepper(way, self.adam, self._batch(self.step))
+                stepped = self.lockstep.stepper(mode, self.adam, self._batch(self.step))
                 break
             except Exception as error:
                 if fallback is None or is_out_of_memory(error):
@@ -337,20 +337,20 @@ class Training:
                 watcher.note(f"not {way}, so {fallback}: {_first_line(error)}")
         return stepped
 
-    def _ways(self, place: torch.device, steps: int, compile: Compile, watcher: Watcher) -> Sequence[Way]:
+    def _ways(self, place: torch.device, steps: int, compile: Compile, watcher: Watcher) -> Sequence[ExecutionMode]:
         """The ways to try, in this order. A resumed cohort goes on as it began, where the device can do that."""
-        if not self.streams.liftable:
+        if not self.streams.vmappable:
             watcher.note("not lifted, so run by run: the guide draws from a distribution that takes no normal noise")
-            return ["run by run"]
-        first: Way = "captured" if place.type == "cuda" else "compiled"
-        ways = WAYS[WAYS.index(first) :]
-        began = first if self.lockstep.way in ("captured", "compiled") else self.lockstep.way
+            return ["sequential"]
+        first: ExecutionMode = "cuda_graph" if place.type == "cuda" else "compiled"
+        ways = EXECUTION_MODES[EXECUTION_MODES.index(first) :]
+        began = first if self.lockstep.mode in ("cuda_graph", "compiled") else self.lockstep.mode
         if began is not None:
             if compile == "never" and began == first:
                 watcher.note(f"{began} as it began: a cohort that goes on does not change its way")
             return ways[ways.index(began) :]
         worth_it = compile == "always" or (compile == "auto" and steps >= WORTH_COMPILING)
-        return ways if worth_it else ways[ways.index("lifted") :]
+        return ways if worth_it else ways[ways.index("vmapped") :]
 
     def _refresh(self) -> None:
         """Renews encodings that the programs hold, at the steps at which it is due."""
@@ -381,19 +381,19 @@ class Training:
         states = [*self.lockstep.params.values(), *self.adam.exp_avg_sq.values()]
         sound = [value.reshape(len(value), -1).isfinite().all(1) for value in states]
         healthy = torch.stack(sound).all(0).cpu()
-        for run in (self.frozen_at < 0).nonzero().flatten().tolist():
+        for run in (self.diverged_at < 0).nonzero().flatten().tolist():
             finite = history[:, run].isfinite()
             if not finite.all():
-                self.frozen_at[run] = first + int(finite.int().argmin())
+                self.diverged_at[run] = first + int(finite.int().argmin())
             elif not healthy[run]:
-                self.frozen_at[run] = self.step
-            good = history[: self.frozen_at[run] - first, run] if self.frozen_at[run] >= 0 else history[:, run]
+                self.diverged_at[run] = self.step
+            good = history[: self.diverged_at[run] - first, run] if self.diverged_at[run] >= 0 else history[:, run]
             if len(good):
                 self.last_loss[run] = good[-1]
 
-    def _restore_frozen(self, file: Path) -> None:
+    def _restore_diverged(self, file: Path) -> None:
         """Gives frozen runs the weights of their last good checkpoint back."""
-        frozen = (self.frozen_at >= 0).nonzero().flatten()
+        frozen = (self.diverged_at >= 0).nonzero().flatten()
         if len(frozen):
             groups, _ = tensor_file.load(file)
             for group, state in self._weights().items():

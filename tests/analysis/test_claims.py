@@ -3,7 +3,7 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.report import tables
 
@@ -99,18 +99,18 @@ def test_padding_is_no_missing_image() -> None:
 def test_diverged_run_counts_for_nothing_and_is_told() -> None:
     tree = _tree(5.0)
     status = xr.full_like(tree["information"]["log_n"], "done", dtype=object)
-    status.loc[{"beta": 0.1, "seed": 1, "depth": 3}] = "frozen"
-    frozen_at = xr.where(status == "frozen", 1234, -1)
+    status.loc[{"beta": 0.1, "seed": 1, "depth": 3}] = "diverged"
+    diverged_at = xr.where(status == "diverged", 1234, -1)
     told = xr.full_like(status, "one site alone")
     tree["runs"] = xr.DataTree(
-        xr.Dataset({"status": status, "frozen_at": frozen_at, "unmeasured": told, "versions": told})
+        xr.Dataset({"status": status, "diverged_at": diverged_at, "skipped": told, "versions": told})
     )
     verdicts = {claim.where: claim.verdict for claim in claims(tree) if claim.text.startswith("Lowering")}
     assert verdicts == {"depth 1": "supported", "depth 3": "undecided"}
     tree["curves"] = xr.DataTree(
         xr.Dataset({"loss": (["split", "step"], [[9.0, 1, 1]])}, {"split": ["train"], "step": [0, 3, 4]})
     )
-    line, reason, *_ = doubts(tree)
+    line, reason, *_ = caveats(tree)
     assert line.startswith("the run at beta=0.1, seed=1, depth=3 diverged at step 1,234")
     assert reason == "one site alone"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from pyrovae import InputError, Pair, Run, Study, make_pair, run
-from pyrovae.analysis.diagnosis.diagnose import Diagnosis, codes, diagnose, doubts
+from pyrovae.analysis.diagnosis.diagnose import Diagnosis, caveats, codes, diagnose
 from pyrovae.analysis.diagnosis.exact_posterior import exact_posterior
 from pyrovae.analysis.diagnosis.predictive_checks import image_statistics, predictive_statistics
 from pyrovae.analysis.figures import diagnosis
@@ -156,7 +156,7 @@ def test_one_bad_latent_of_an_image_casts_doubt_on_it_alone(change: dict[str, fl
     )
     for name, value in change.items():
         summary[name][(1, 0)[: summary[name].ndim]] = value
-    told = list(doubts(summary))
+    told = list(caveats(summary))
     assert told == [] if doubtful is None else f"for image {doubtful}: " in told[0]
 
 

@@ -11,11 +11,11 @@ import pytest
 import xarray as xr
 
 from pyrovae import Results, Study, build, run
-from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.findings.statistics import is_loose
 from pyrovae.analysis.report import page, references, tables
-from pyrovae.runner.experiment import evaluate_again
+from pyrovae.runner.experiment import reevaluate
 from pyrovae.study.grid import PARTS, Run
 
 SMALL = {"steps": 8, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
@@ -29,7 +29,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     run(study, out=folder, quiet=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyrovae.runner.prior_swap.STEPS", 5)
-        return evaluate_again(folder, prior="mixture", particles=30)[0]
+        return reevaluate(folder, prior="mixture", particles=30)[0]
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def test_claims_doubts_and_tables_are_those_of_the_results(results: Results, tex
     cells = Page(text).cells
     for tree in (results.tree, results.tree.children["evaluation_1"], results.tree.children["evaluation_2"]):
         assert all(claim.text in cells and tables.effect(claim) in cells for claim in claims(tree))
-        assert doubts(tree)
-        assert set(doubts(tree)) <= set(cells)
+        assert caveats(tree)
+        assert set(caveats(tree)) <= set(cells)
         for table in tables.measured(tree):
             assert {str(cell) for column in table.columns for cell in column.cells} <= set(cells)
     assert any("mixture in the place of each run's own prior" in cell for cell in cells)
@@ -172,10 +172,10 @@ def test_training_that_stands_still_has_converged_and_one_that_falls_has_not(res
     steps = tree["curves"].step.values.astype(float)
     early = xr.DataArray(np.where(steps <= steps[-1] / 2, 100 - 100 * steps / steps[-1], 50), dims="step")
     tree["curves/loss"][:] = early.broadcast_like(tree["curves/loss"])
-    assert not [line for line in doubts(tree) if "converged" in line]
+    assert not [line for line in caveats(tree) if "converged" in line]
     late = xr.DataArray(100 - 100 * steps / steps[-1], dims="step")
     tree["curves/loss"].loc[{"seed": 1}] = late.broadcast_like(tree["curves/loss"].sel(seed=1))
-    (line,) = [line for line in doubts(tree) if "converged" in line]
+    (line,) = [line for line in caveats(tree) if "converged" in line]
     assert steps[0] == 1
     assert steps[-1] == 8
     assert line.startswith(

@@ -50,7 +50,7 @@ class Shape:
     precision: str = "float32"
 
     @property
-    def layers(self) -> list[tuple[int, int]]:
+    def autocast_layers(self) -> list[tuple[int, int]]:
         """Inputs and outputs of every linear layer, those of the decoder after those of the encoder."""
         hidden = [self.width] * self.depth
         halves = ([self.pixels, *hidden, 2 * LATENT], [LATENT, *hidden, self.pixels])
@@ -101,10 +101,10 @@ def matrix_products(shape: Shape) -> Work:
     """Of a step of lockstep: forward, and backward to weights and to inputs but those of the first layer."""
     import torch
 
-    from pyrovae.training.precision import products
+    from pyrovae.training.precision import matmul_precision
 
     made = []
-    for number, (inputs, outputs) in enumerate(shape.layers):
+    for number, (inputs, outputs) in enumerate(shape.autocast_layers):
         sizes = ((BATCH, inputs), (inputs, outputs), (BATCH, outputs))
         dtype = torch.bfloat16 if shape.precision == "bfloat16" else torch.float32
         x, w, y = (torch.randn(shape.runs, *sides, device=shape.device, dtype=dtype) for sides in sizes)
@@ -112,7 +112,7 @@ def matrix_products(shape: Shape) -> Work:
         if number:
             made.append((y, w.mT, torch.empty_like(x)))
 
-    @products(shape.precision)
+    @matmul_precision(shape.precision)
     def work(steps: int) -> None:
         for _ in range(steps):
             for left, right, out in made:
@@ -125,7 +125,7 @@ def adam(shape: Shape) -> Work:
     """28 bytes a parameter: weight, both moments read and written, the gradient read."""
     import torch
 
-    weights = shape.runs * sum(inputs * outputs + outputs for inputs, outputs in shape.layers)
+    weights = shape.runs * sum(inputs * outputs + outputs for inputs, outputs in shape.autocast_layers)
     sizes = torch.randn(3, 28 * weights // 12, device=shape.device)  # two are read, one is written
 
     def work(steps: int) -> None:
@@ -141,7 +141,7 @@ def plain_torch(shape: Shape, batches: str = "memory") -> Work:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from pyrovae.training.precision import layers, products
+    from pyrovae.training.precision import autocast_layers, matmul_precision
 
     encoder, decoder = _torch_networks(shape)
     images = torch.from_numpy(shape.floats()).to(shape.device)
@@ -155,10 +155,10 @@ def plain_torch(shape: Shape, batches: str = "memory") -> Work:
             else:
                 yield from (images[rows] for rows in torch.randperm(IMAGES, device=shape.device).split(BATCH))
 
-    @products(shape.precision)
+    @matmul_precision(shape.precision)
     def work(steps: int) -> None:
         for x in epochs(steps):
-            with layers(shape.precision):
+            with autocast_layers(shape.precision):
                 loc, log_scale = encoder(x).chunk(2, -1)
                 z = loc + log_scale.exp() * torch.randn_like(loc)
                 logits = decoder(z)
@@ -181,9 +181,9 @@ def _torch_networks(shape: Shape) -> tuple:
 
     made = []
     half = shape.depth + 1
-    for layers in (shape.layers[:half], shape.layers[half:]):
+    for autocast_layers in (shape.autocast_layers[:half], shape.autocast_layers[half:]):
         parts: list[nn.Module] = []
-        for sides in layers:
+        for sides in autocast_layers:
             parts += [nn.Linear(*sides), nn.ReLU()]
         made.append(nn.Sequential(*parts[:-1]).to(shape.device))
     return tuple(made)
@@ -199,7 +199,7 @@ def pyro_svi(shape: Shape) -> Work:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from pyrovae.training.precision import layers, products
+    from pyrovae.training.precision import autocast_layers, matmul_precision
 
     class VAE(nn.Module):
         def __init__(self) -> None:
@@ -222,11 +222,11 @@ def pyro_svi(shape: Shape) -> Work:
     svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), loss=Trace_ELBO())
     loader = DataLoader(TensorDataset(torch.from_numpy(shape.floats())), batch_size=BATCH, shuffle=True)
 
-    @products(shape.precision)
+    @matmul_precision(shape.precision)
     def work(steps: int) -> None:
         for _ in range(steps * BATCH // IMAGES):
             for (x,) in loader:
-                with layers(shape.precision):
+                with autocast_layers(shape.precision):
                     svi.step(x.to(shape.device))
 
     return work
@@ -243,22 +243,22 @@ def numpyro_jit(shape: Shape) -> Work:
     from numpyro import optim
     from numpyro.infer import SVI, Trace_ELBO
 
-    def network(layers: list[tuple[int, int]]) -> tuple:
+    def network(autocast_layers: list[tuple[int, int]]) -> tuple:
         parts = []
-        for _, outputs in layers:
+        for _, outputs in autocast_layers:
             parts += [stax.Dense(outputs), stax.Relu]
         return stax.serial(*parts[:-1])
 
     half = shape.depth + 1
 
     def model(x: jnp.ndarray) -> None:
-        decode = numpyro.module("decoder", network(shape.layers[half:]), (BATCH, LATENT))
+        decode = numpyro.module("decoder", network(shape.autocast_layers[half:]), (BATCH, LATENT))
         with numpyro.plate("batch", BATCH):
             z = numpyro.sample("z", dist.Normal(0, 1).expand([LATENT]).to_event(1))
             numpyro.sample("obs", dist.Bernoulli(logits=decode(z)).to_event(1), obs=x)
 
     def guide(x: jnp.ndarray) -> None:
-        encode = numpyro.module("encoder", network(shape.layers[:half]), (BATCH, shape.pixels))
+        encode = numpyro.module("encoder", network(shape.autocast_layers[:half]), (BATCH, shape.pixels))
         loc, log_scale = jnp.split(encode(x), 2, -1)
         with numpyro.plate("batch", BATCH):
             numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
@@ -299,20 +299,20 @@ def pythae_trainer(shape: Shape) -> Work:
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
             super().__init__()
-            self.layers, _ = _torch_networks(shape)
+            self.autocast_layers, _ = _torch_networks(shape)
 
         def forward(self, x: torch.Tensor) -> ModelOutput:
-            loc, log_variance = self.layers(x.flatten(1)).chunk(2, -1)
+            loc, log_variance = self.autocast_layers(x.flatten(1)).chunk(2, -1)
             return ModelOutput(embedding=loc, log_covariance=log_variance)
 
     class Decoder(BaseDecoder):
         def __init__(self) -> None:
             super().__init__()
-            _, layers = _torch_networks(shape)
-            self.layers = nn.Sequential(layers, nn.Sigmoid())
+            _, autocast_layers = _torch_networks(shape)
+            self.autocast_layers = nn.Sequential(autocast_layers, nn.Sigmoid())
 
         def forward(self, z: torch.Tensor) -> ModelOutput:
-            return ModelOutput(reconstruction=self.layers(z).view(-1, *shape.event))
+            return ModelOutput(reconstruction=self.autocast_layers(z).view(-1, *shape.event))
 
     config = VAEConfig(input_dim=shape.event, latent_dim=LATENT, reconstruction_loss="bce")
     images = torch.from_numpy(shape.floats()).view(-1, *shape.event)

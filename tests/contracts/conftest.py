@@ -7,8 +7,8 @@ import torch
 
 from pyrovae import Pair
 from pyrovae.data import as_input
-from pyrovae.training.adam import DECAYS, Adam, State, rates
-from pyrovae.training.lockstep import Batch, Lockstep, Way
+from pyrovae.training.adam import DECAYS, Adam, State, step_sizes
+from pyrovae.training.lockstep import Batch, ExecutionMode, Lockstep
 from pyrovae.training.streams import Streams
 
 
@@ -26,14 +26,14 @@ def assert_trains_in_lockstep() -> Callable[[Sequence[Pair], torch.Size], None]:
         lockstep = Lockstep(pairs, values)
         streams = Streams([0, 1], images=20, batch_size=10, noise_shapes=shapes)
         keys = streams.keys("draws", 0)
-        batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), rates(0, 1), keys=keys)
+        batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), step_sizes(0, 1), keys=keys)
 
-        def gradients(way: Way) -> State:
+        def gradients(mode: ExecutionMode) -> State:
             adam = Adam.of(lockstep.params)
-            lockstep.stepper(way, adam, batch)(batch)
+            lockstep.stepper(mode, adam, batch)(batch)
             return {name: mean / (1 - DECAYS[0]) for name, mean in adam.exp_avg.items()}
 
-        lifted, single = gradients("lifted"), gradients("run by run")
+        lifted, single = gradients("vmapped"), gradients("sequential")
         assert lifted.keys() == dict(pairs[0].named_parameters()).keys()
         for parameter, gradient in lifted.items():
             assert gradient.flatten(1).abs().amax(1).gt(0).all(), f"no gradient reaches {parameter}"

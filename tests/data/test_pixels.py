@@ -77,8 +77,8 @@ def test_beta_rises_to_its_value_and_ends_there() -> None:
     assert rise == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 
 
-@pytest.mark.parametrize("way", ["lifted", "run by run"])
-def test_step_is_adam_on_freshly_binarised_images_at_the_beta_of_the_step(way: str) -> None:
+@pytest.mark.parametrize("mode", ["vmapped", "sequential"])
+def test_step_is_adam_on_freshly_binarised_images_at_the_beta_of_the_step(mode: str) -> None:
     """Training in lockstep against three steps of torch's own Adam, written out for each run."""
     grey = torch.randint(256, (40, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = pixels.dynamic(Dataset(grey[:30], grey[30:]))
@@ -87,7 +87,7 @@ def test_step_is_adam_on_freshly_binarised_images_at_the_beta_of_the_step(way: s
     streams = Streams([run.seed for run in runs], len(data.train), 8, {"z": torch.Size([2])})
     lockstep = Lockstep([make_pair(run, EVENT) for run in runs], {"beta": torch.tensor([run.beta for run in runs])})
     training = Training(lockstep, streams, data, Cohort(index=0, runs=runs), Measure(), "")
-    stepped = lockstep.stepper(way, training.adam, training._batch(0))  # type: ignore[arg-type]
+    stepped = lockstep.stepper(mode, training.adam, training._batch(0))  # type: ignore[arg-type]
     for step in range(3):
         stepped(training._batch(step))
     for number, run in enumerate(runs):

@@ -21,7 +21,7 @@ from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
 from pyrovae.data import Dataset
 from pyrovae.estimators import memorising_decoder, mixing_share
-from pyrovae.measures.evaluate import Measured, evaluate
+from pyrovae.measures.evaluate import Evaluation, evaluate
 from pyrovae.measures.memorisation import smoothed_mean
 from pyrovae.models import VAE
 from pyrovae.study.grid import Measure
@@ -162,7 +162,7 @@ class Doubled(VAE):
                 pyro.sample(name, self.decode(z), obs=x)
 
 
-def measured(pair: Pair, images: Tensor) -> Measured:
+def measured(pair: Pair, images: Tensor) -> Evaluation:
     lockstep = Lockstep([pair], {"beta": torch.ones(1)})
     streams = Streams([0], images=200, batch_size=8, noise_shapes={"z": torch.Size([2])})
     measure = Measure(images=20, likelihood_images=20, reconstructions=20, particles=30)
@@ -218,13 +218,13 @@ def _tree(effect: float, reliable: bool = True) -> xr.DataTree:
     )
 
 
-def about_memory(tree: xr.DataTree) -> list[Claim]:
+def about_memorisation(tree: xr.DataTree) -> list[Claim]:
     return [claim for claim in claims(tree) if "closer to training images" in claim.text]
 
 
 @pytest.mark.parametrize(("effect", "verdict"), [(0.2, "supported"), (-0.2, "not supported"), (0.0, "undecided")])
 def test_verdict_on_memorisation_follows_the_effect(effect: float, verdict: str) -> None:
-    found = about_memory(_tree(effect))
+    found = about_memorisation(_tree(effect))
     assert [claim.verdict for claim in found] == [verdict] * 2
     assert [claim.where for claim in found] == ["", "depth 3"]
     assert all(abs(claim.effect - effect) < 0.05 for claim in found)
@@ -234,7 +234,7 @@ def test_verdict_on_memorisation_follows_the_effect(effect: float, verdict: str)
 def test_nothing_is_said_of_reconstructions_that_are_not_measured() -> None:
     tree = _tree(0.2)
     tree["images/reconstruction_distance"][:] = np.nan
-    assert about_memory(tree) == []
+    assert about_memorisation(tree) == []
 
 
 def printed(tree: xr.DataTree) -> list[str]:

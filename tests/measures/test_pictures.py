@@ -11,7 +11,7 @@ N = 2000
 X = torch.zeros(1, 1, 2, 2)
 
 
-class Pixels:
+class DistortionReference:
     """A pair whose pixels are the logits of z, one of them of none."""
 
     def likelihood(self, x: Tensor, z: Tensor, **values: Any) -> Distribution:
@@ -28,7 +28,7 @@ def test_traversals_run_over_q_along_the_latents_that_tell_images_most_apart() -
     spread, noise = torch.tensor([1.0, 0.0, 3.0]), torch.tensor([0.5, 1.0, 0.1])
     loc = spread * torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
     start = torch.tensor([[0.3, -0.2, 0.6]])
-    pair: Any = Pixels()
+    pair: Any = DistortionReference()
     found = traversals(pair, normal(loc, noise.expand(N, 3)), normal(start, torch.full((1, 3), 1e-6)), X, seed=0)
     assert found["latent"].tolist() == [2, 0, 1]
     between = spread**2 / (spread**2 + noise**2)

@@ -280,7 +280,7 @@ def test_interrupt_has_workers_write_their_checkpoints(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = LONG.replace(steps=100_000, checkpoint_every=100_000)
-    listen = dispatch.Dispatch._listen
+    listen = dispatch.Dispatch._process_events
 
     def interrupted(self: Any) -> None:
         listen(self)

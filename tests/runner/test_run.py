@@ -18,7 +18,7 @@ from pyrovae.estimators import LinearGaussian, active_units, marginal_rate, rate
 from pyrovae.programs.noise import generator
 from pyrovae.runner import cohort as work
 from pyrovae.runner import experiment
-from pyrovae.runner.experiment import evaluate_again
+from pyrovae.runner.experiment import reevaluate
 from pyrovae.training.trainer import Interrupted, Training
 
 
@@ -85,8 +85,8 @@ def test_compiled_and_eager_training_agree_in_every_cohort(tmp_path: Path) -> No
     compiled = run(study, tmp_path / "compiled", compile="always", quiet=True)
     assert counters["stats"]["unique_graphs"] == before + 2
     eager = run(study, tmp_path / "eager", compile="never", quiet=True)
-    for results, way in ((compiled, "compiled"), (eager, "lifted")):
-        assert set(results.tree["/runs/way"].values.flatten()) == {way}
+    for results, mode in ((compiled, "compiled"), (eager, "vmapped")):
+        assert set(results.tree["/runs/way"].values.flatten()) == {mode}
     for settings in ({"beta": 1, "noise_scale": scale} for scale in (0.5, 2.0)):
         one, other = compiled.pair(**settings), eager.pair(**settings)
         for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
@@ -114,7 +114,7 @@ def test_diverged_run_is_marked_and_its_neighbours_are_untouched(
     monkeypatch.setattr(work, "start", poisoned)
     results = run(small(), tmp_path / "ill", quiet=True)
     status = results.tree["/runs/status"].values.flatten().tolist()
-    assert status == ["done", "frozen", "done", "done", "done", "done"]
+    assert status == ["done", "diverged", "done", "done", "done", "done"]
     assert int(results.tree["/runs/frozen_at"].values.flatten()[1]) == 60
     assert all(torch.isfinite(value).all() for value in results.pair(beta=0.01, seed=1).parameters())
     for name in ("distortion", "rate"):
@@ -193,8 +193,8 @@ def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Pat
     results = run(small(), tmp_path / "study", quiet=True)
     (file,) = results.folder.glob("checkpoints/*")
     before = file.read_bytes()
-    _, same = evaluate_again(tmp_path / "study")
-    _, more = evaluate_again(tmp_path / "study", samples=20, outer=256)
+    _, same = reevaluate(tmp_path / "study")
+    _, more = reevaluate(tmp_path / "study", samples=20, outer=256)
     assert file.read_bytes() == before
     tree = open_results(tmp_path / "study").tree
     assert {"evaluation_1", "evaluation_2"} <= set(tree.children)
@@ -212,7 +212,7 @@ def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Pat
 def test_learning_curves_are_not_measured_again(setting: str, tmp_path: Path) -> None:
     run(small(steps=2), tmp_path / "study", quiet=True)
     with pytest.raises(InputError, match=f"{setting}: expected a setting of what is measured after training"):
-        evaluate_again(tmp_path / "study", **{setting: 9})
+        reevaluate(tmp_path / "study", **{setting: 9})
 
 
 def test_aggregate_prior_memorises_and_leaving_one_out_narrows_the_difference(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def _every_prior() -> Study:
 @pytest.mark.long
 def test_every_prior_measures_the_same_again(tmp_path: Path) -> None:
     results = run(_every_prior(), tmp_path / "study", quiet=True)
-    _, again = evaluate_again(tmp_path / "study")
+    _, again = reevaluate(tmp_path / "study")
     for group in ("rate_distortion", "information", "images"):
         xr.testing.assert_equal(again[group].to_dataset(), results.tree[group].to_dataset())
 
@@ -281,7 +281,7 @@ def test_swapped_prior_changes_the_rate_by_the_gap_and_leaves_the_distortion(tmp
     )
     before, codes = (results.tree[group].to_dataset() for group in ("rate_distortion", "information"))
     for number, prior in enumerate(("aggregate", "mixture")):
-        _, again = evaluate_again(tmp_path / "study", prior=prior, samples=4)
+        _, again = reevaluate(tmp_path / "study", prior=prior, samples=4)
         # The numbers of the pairs' own prior, by 4 samples too, are the first.
         assert (again.name, again.attrs["prior"]) == (f"evaluation_{number + 2}", prior)
         own = open_results(tmp_path / "study").tree["evaluation_1"]
@@ -314,7 +314,7 @@ def test_prior_that_cannot_be_swapped_in_is_told(tmp_path: Path) -> None:
         ("x", "valid"),
     ):
         with pytest.raises(InputError, match=told):
-            evaluate_again(tmp_path / "study", prior=prior)
+            reevaluate(tmp_path / "study", prior=prior)
     assert not [name for name in open_results(tmp_path / "study").tree.children if name.startswith("evaluation")]
 
 
@@ -352,7 +352,7 @@ def test_unfinished_study_is_not_evaluated(tmp_path: Path) -> None:
     results = run(small(steps=2), tmp_path / "study", quiet=True)
     (results.folder / "results.nc").unlink()
     with pytest.raises(InputError, match="expected a finished study, but 1 of its 1 cohorts are not"):
-        evaluate_again(tmp_path / "study")
+        reevaluate(tmp_path / "study")
 
 
 def test_trained_linear_pair_ends_on_the_curve_of_the_theory(tmp_path: Path) -> None:

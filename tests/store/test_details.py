@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from pyrovae import InputError, Study, open_results, run
-from pyrovae.runner.experiment import evaluate_again
+from pyrovae.runner.experiment import reevaluate
 from pyrovae.store import records
 from pyrovae.system import atomic
 
@@ -35,7 +35,7 @@ STUDY = Study.of(
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with mock.patch("pyrovae.analysis.figures.FIGURES", ()):
         run(STUDY, tmp_path_factory.mktemp("details") / "study", quiet=True)
-        evaluate_again(tmp_path_factory.getbasetemp() / "details0/study", samples=2)
+        reevaluate(tmp_path_factory.getbasetemp() / "details0/study", samples=2)
     return tmp_path_factory.getbasetemp() / "details0/study"
 
 
@@ -119,7 +119,7 @@ def test_missing_details_are_measured_again(study: Path, whole: Path) -> None:
 @pytest.mark.parametrize("kind", ["cut", "changed", "of another study", "of other shape"])
 def test_damaged_details_are_told_and_no_others_are_lost(kind: str, study: Path) -> None:
     file = study / "details/cohort-001.h5"
-    content = atomic.unsealed(file.read_bytes())
+    content = atomic.without_checksum(file.read_bytes())
     file.write_bytes(content)
     with h5py.File(file, "r+") as opened:
         if kind == "of another study":
@@ -127,7 +127,7 @@ def test_damaged_details_are_told_and_no_others_are_lost(kind: str, study: Path)
         elif kind == "of other shape":
             del opened["images/rate"]
             opened["images/rate"] = [1.0, 2.0]
-    written = file.read_bytes() if kind == "changed" else atomic.sealed(file.read_bytes())
+    written = file.read_bytes() if kind == "changed" else atomic.with_checksum(file.read_bytes())
     file.write_bytes(written[: len(written) // 2] if kind == "cut" else written)
     tree = open_results(study).tree
     assert np.isfinite(tree["images/rate"].sel(depth=1)).all()
@@ -138,11 +138,11 @@ def test_damaged_details_are_told_and_no_others_are_lost(kind: str, study: Path)
 
 def test_pictures_of_another_size_are_left_out(study: Path) -> None:
     file = study / "details/cohort-001.h5"
-    file.write_bytes(atomic.unsealed(file.read_bytes()))
+    file.write_bytes(atomic.without_checksum(file.read_bytes()))
     with h5py.File(file, "r+") as opened:
         del opened["samples/image"]
         opened["samples/image"] = np.ones((2, 8, 1, 4, 4), np.uint8)
-    file.write_bytes(atomic.sealed(file.read_bytes()))
+    file.write_bytes(atomic.with_checksum(file.read_bytes()))
     images = open_results(study).tree["samples/image"]
     assert images.sel(depth=1).values.any()
     assert not images.sel(depth=2).values.any()
@@ -161,9 +161,9 @@ def test_cohort_that_was_cut_after_it_was_measured_is_still_measured(study: Path
 
 def test_name_of_a_cohort_leads_nowhere_else(study: Path) -> None:
     file = study / "results.nc"
-    file.write_bytes(atomic.unsealed(file.read_bytes()))
+    file.write_bytes(atomic.without_checksum(file.read_bytes()))
     with h5py.File(file, "r+") as opened:
         opened["runs/cohort"][0] = "/../../elsewhere"
-    file.write_bytes(atomic.sealed(file.read_bytes()))
+    file.write_bytes(atomic.with_checksum(file.read_bytes()))
     with pytest.raises(InputError, match="expected the name of a cohort, got '/"):
         open_results(study)

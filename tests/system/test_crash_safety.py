@@ -30,7 +30,7 @@ from pyrovae.build import make_data
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.runner import cohort as work
 from pyrovae.runner.diagnose import diagnose_run
-from pyrovae.runner.experiment import evaluate_again
+from pyrovae.runner.experiment import reevaluate
 from pyrovae.runner.reporting import REPORT, draw_again
 from pyrovae.store.results import Results
 from pyrovae.system import atomic, provenance
@@ -188,7 +188,7 @@ def _go_on(recording: Path, phase: str, number: int, place: Path, rng: np.random
         content = file.read_bytes()
         file.write_bytes(content[: rng.integers(len(content) + 1)])
     run(STUDY, place, quiet=True)
-    evaluate_again(place, samples=2)
+    reevaluate(place, samples=2)
     same(recording / "whole", place)
 
 
@@ -291,7 +291,7 @@ def test_full_disk_is_one_line_and_loses_nothing(trained: Path, tmp_path: Path) 
         diagnose_run, folder, {"depth": 1}, [0], chains=2, draws=10, warmup=10, annealing=Annealing(5, 2),
         optimisation=Optimisation(5),
     )  # fmt: skip
-    for command in (partial(evaluate_again, folder, samples=2), partial(draw_again, folder), diagnosis):
+    for command in (partial(reevaluate, folder, samples=2), partial(draw_again, folder), diagnosis):
         with largest_file(100_000), pytest.raises(OSError, match="File too large"):
             command()
         readable(folder)
@@ -462,11 +462,11 @@ def test_evaluation_that_was_interrupted_goes_on(whole: Path, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Results, "record", recorded)
         with pytest.raises(KeyboardInterrupt):
-            evaluate_again(tmp_path / "study", samples=3)
-    _, again = evaluate_again(tmp_path / "study", samples=3)
+            reevaluate(tmp_path / "study", samples=3)
+    _, again = reevaluate(tmp_path / "study", samples=3)
     assert measured == [0, 1]
     assert again.name == "evaluation_2"
-    _, once_more = evaluate_again(tmp_path / "study", samples=3)
+    _, once_more = reevaluate(tmp_path / "study", samples=3)
     assert measured == [0, 1]
     xr.testing.assert_identical(once_more, again)
 

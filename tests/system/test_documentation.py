@@ -98,7 +98,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(5))
     monkeypatch.setattr("pyrovae.runner.diagnose.CHECKED", 16)
     monkeypatch.setattr("pyrovae.runner.prior_swap.STEPS", 5)
-    monkeypatch.setattr("pyrovae.training.trainer.Training._ways", lambda *_: ["run by run"])
+    monkeypatch.setattr("pyrovae.training.trainer.Training._ways", lambda *_: ["sequential"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
     monkeypatch.setattr("pyrovae.runner.cluster.dispatch.connected", _threads)
     monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", ())

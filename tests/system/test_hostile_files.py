@@ -335,10 +335,10 @@ def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tm
                          (inner_circle, "more than it does"), (link, "is a link"),
                          (soft, "is a link"), (outside, "in another place")):  # fmt: skip
         file = tmp_path / "results.nc"
-        file.write_bytes(atomic.unsealed((good / "results.nc").read_bytes()))
+        file.write_bytes(atomic.without_checksum((good / "results.nc").read_bytes()))
         with h5py.File(file, "r+") as opened:
             change(opened)
-        file.write_bytes(atomic.sealed(file.read_bytes()))
+        file.write_bytes(atomic.with_checksum(file.read_bytes()))
         with pytest.raises(InputError, match=told):
             schema.load(file, STUDY)
 
@@ -346,7 +346,7 @@ def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tm
 def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_path: Path) -> None:
     """A thousand texts of 100 kB in a file of 300."""
     file = tmp_path / "results.nc"
-    file.write_bytes(atomic.unsealed((good / "results.nc").read_bytes()))
+    file.write_bytes(atomic.without_checksum((good / "results.nc").read_bytes()))
     with h5py.File(file, "r+") as opened:
         texts = opened.create_dataset("texts", (1000,), h5py.string_dtype())
         texts[0] = "x" * 10**5
@@ -356,7 +356,7 @@ def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_pa
     file.write_bytes(content)
     with h5py.File(file) as opened:
         assert len(opened["texts"][999]) == 10**5
-    file.write_bytes(atomic.sealed(content))
+    file.write_bytes(atomic.with_checksum(content))
     with pytest.raises(InputError, match="more than it does"):
         schema.load(file, STUDY)
 
@@ -365,7 +365,7 @@ def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_pa
     ("name", "value", "told"),
     [
         ("status", "\x1b[31mdone", "expected text"),
-        ("frozen_at", 1j, "expected int64, got complex128"),
+        ("diverged_at", 1j, "expected int64, got complex128"),
         ("last_loss", "none", "expected float64, got object"),
     ],
 )

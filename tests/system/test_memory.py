@@ -17,7 +17,7 @@ from pyrovae import InputError, Results, Study, open_results, run
 from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
 from pyrovae.runner.cohort import bytes_of_a_run, start
-from pyrovae.runner.experiment import evaluate_again
+from pyrovae.runner.experiment import reevaluate
 from pyrovae.system import atomic, memory, tensor_file
 from pyrovae.training.adam import Adam
 from pyrovae.training.lockstep import Batch, Lockstep
@@ -83,7 +83,7 @@ def test_cohort_that_does_not_fit_is_cut_before_it_begins(
     before = {file: file.stat().st_mtime_ns for file in results.folder.rglob("*.safetensors")}
     run(STUDY, tmp_path / "study", quiet=True)
     assert before == {file: file.stat().st_mtime_ns for file in results.folder.rglob("*.safetensors")}
-    results, again = evaluate_again(tmp_path / "study", samples=2)
+    results, again = reevaluate(tmp_path / "study", samples=2)
     assert set(again["runs/cohort"].values.flatten()) == {"000-0", "000-1-0", "000-1-1"}
 
 
@@ -91,9 +91,9 @@ def _short(step: int, most: int, error: Exception, monkeypatch: pytest.MonkeyPat
     """Has memory run out at a step where more runs are in lockstep than some."""
     stepper = Lockstep.stepper
 
-    def failing(self: Lockstep, way: Any, adam: Adam, example: Batch) -> Callable[[Batch], Any]:
+    def failing(self: Lockstep, mode: Any, adam: Adam, example: Batch) -> Callable[[Batch], Any]:
         calls = [0]
-        taken = stepper(self, way, adam, example)
+        taken = stepper(self, mode, adam, example)
 
         def short(batch: Batch) -> Any:
             calls[0] += 1

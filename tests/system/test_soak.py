@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from pyrovae import Study, run
-from pyrovae.runner.experiment import evaluate_again
+from pyrovae.runner.experiment import reevaluate
 from pyrovae.runner.reporting import compare, draw_again
 
 #: Of the growth after the first rounds, what may be the allocator's.
@@ -28,7 +28,7 @@ def test_memory_is_flat_over_many_studies(tmp_path: Path) -> None:
         (folder / "results.nc").unlink(missing_ok=True)
         (folder / "checkpoints/cohort-001.safetensors").unlink(missing_ok=True)
         run(study, folder, quiet=True)
-        evaluate_again(folder, samples=2)
+        reevaluate(folder, samples=2)
         draw_again(folder)
         if number % 2:
             compare([folder, tmp_path / "0"], tmp_path / "both")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pyrovae.training.adam import Adam, rates
+from pyrovae.training.adam import Adam, step_sizes
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.5])
@@ -22,7 +22,7 @@ def test_is_torchs_adam_to_the_last_digits(update_: Callable[..., None], learnin
         gradients = {
             name: torch.randn(each.shape, dtype=each.dtype, generator=generator) for name, each in ours.items()
         }
-        update_(adam, ours, gradients, rates(learning_rate, step).double())
+        update_(adam, ours, gradients, step_sizes(learning_rate, step).double())
         for name, gradient in gradients.items():
             theirs[name].grad = gradient
         optimizer.step()
@@ -37,7 +37,7 @@ def test_weight_with_an_infinite_square_stays_and_its_neighbours_move(update_: C
     params = {"w": torch.zeros(3)}
     adam = Adam.of(params)
     for step, gradient in ((1, [1e30, 1e20, 1.0]), (2, [1.0, 1.0, 1.0])):
-        update_(adam, params, {"w": torch.tensor(gradient)}, rates(0.1, step))
+        update_(adam, params, {"w": torch.tensor(gradient)}, step_sizes(0.1, step))
     assert adam.exp_avg_sq["w"].isfinite().tolist() == [False, True, True]
     assert params["w"][0] == 0
     torch.testing.assert_close(params["w"][1:], torch.tensor([-0.1670, -0.2]), atol=1e-3, rtol=0)
@@ -48,6 +48,6 @@ def test_gradient_may_be_a_view(update_: Callable[..., None]) -> None:
     params = {"w": torch.zeros(2, 2), "b": torch.zeros(5)}
     gradients = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T, "b": torch.ones(()).expand(5)}
     adam = Adam.of(params)
-    update_(adam, params, gradients, rates(0.1, 1))
+    update_(adam, params, gradients, step_sizes(0.1, 1))
     for name, gradient in gradients.items():
         torch.testing.assert_close(adam.exp_avg[name], 0.1 * gradient)

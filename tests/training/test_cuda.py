@@ -79,7 +79,7 @@ def test_first_steps_are_those_of_the_cpu(parts: dict[str, Any]) -> None:
         for _ in range(50):
             step()
         trained[place.type] = stacked(found) - before
-        assert found.lockstep.way == ("captured" if place == GPU else "lifted")
+        assert found.lockstep.mode == ("cuda_graph" if place == GPU else "vmapped")
     assert (trained["cuda"] - trained["cpu"]).norm() < 0.01 * trained["cpu"].norm()
 
 
@@ -90,7 +90,7 @@ def test_step_waits_for_nothing(parts: dict[str, Any], compile: Any) -> None:
     found = training(STUDY.replace(**parts, refresh=1000), GPU)
     step = found.stepper(compile, Watch(0, quiet=True).begin("", 0, 0))
     step()  # before which encodings are renewed, which waits
-    assert found.lockstep.way == ("captured" if compile == "always" else "lifted")
+    assert found.lockstep.mode == ("cuda_graph" if compile == "always" else "vmapped")
     try:
         torch.cuda.set_sync_debug_mode("error")
         for _ in range(100):  # over the end of an epoch, and of a block of noise
@@ -105,7 +105,7 @@ def test_study_ends_within_the_errors_of_that_of_the_cpu(tmp_path: Path) -> None
     for precision in ("float32", "tf32", "bfloat16"):
         study = STUDY.replace(precision=precision)
         theirs = run(study, tmp_path / precision, device="cuda", quiet=True, compile="always")
-        assert set(theirs.tree["runs/way"].values.flatten()) == {"captured"}
+        assert set(theirs.tree["runs/way"].values.flatten()) == {"cuda_graph"}
         assert all(told.startswith("cuda (") for told in theirs.tree["runs/device"].values.flatten())
         for name in ("distortion", "rate"):
             one, other = (each.tree["rate_distortion"].to_dataset() for each in (ours, theirs))

@@ -83,7 +83,7 @@ def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[s
         with device:
             found = training(study, place)
             step = found.stepper("never", Watch(0, quiet=True).begin("", 0, 0))
-            assert found.lockstep.way == "lifted"
+            assert found.lockstep.mode == "vmapped"
             step()  # before which a prior renews its encodings
             device.waited.clear()
             losses = step() + step()
@@ -166,22 +166,22 @@ def test_what_a_captured_step_works_on_stays_where_it_is(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("place", "compile", "way", "ways"),
+    ("place", "compile", "mode", "ways"),
     [
-        ("cuda", "always", None, ["captured", "compiled", "lifted", "run by run"]),
-        ("cpu", "always", None, ["compiled", "lifted", "run by run"]),
-        ("cuda", "never", None, ["lifted", "run by run"]),
-        ("cuda", "never", "captured", ["captured", "compiled", "lifted", "run by run"]),
-        ("cpu", "always", "captured", ["compiled", "lifted", "run by run"]),
-        ("cuda", "always", "lifted", ["lifted", "run by run"]),
-        ("cuda", "always", "compiled", ["captured", "compiled", "lifted", "run by run"]),
+        ("cuda", "always", None, ["cuda_graph", "compiled", "vmapped", "sequential"]),
+        ("cpu", "always", None, ["compiled", "vmapped", "sequential"]),
+        ("cuda", "never", None, ["vmapped", "sequential"]),
+        ("cuda", "never", "cuda_graph", ["cuda_graph", "compiled", "vmapped", "sequential"]),
+        ("cpu", "always", "cuda_graph", ["compiled", "vmapped", "sequential"]),
+        ("cuda", "always", "vmapped", ["vmapped", "sequential"]),
+        ("cuda", "always", "compiled", ["cuda_graph", "compiled", "vmapped", "sequential"]),
     ],
 )
 def test_ways_are_those_of_the_device_from_the_one_that_the_cohort_began_with(
-    place: str, compile: Any, way: Any, ways: list[str]
+    place: str, compile: Any, mode: Any, ways: list[str]
 ) -> None:
     found = training(STUDY, CPU)
-    found.lockstep.way = way
+    found.lockstep.mode = mode
     assert list(found._ways(torch.device(place), 8, compile, Watch(0, quiet=True).begin("", 0, 0))) == ways
 
 
@@ -197,6 +197,8 @@ def test_tf32_is_trained_on_gpus_and_measured_anywhere(tmp_path: Path) -> None:
     assert not (tmp_path / "study").exists()
     (_, cohort) = study.cohorts()
     with pytest.raises(InputError, match="precision: tf32"):  # as on a worker that has none
-        work.run(study, cohort, work.Files(*[tmp_path / name for name in "cdl"]), CPU, "never", Watch(0, quiet=True))
+        work.run(
+            study, cohort, work.CohortPaths(*[tmp_path / name for name in "cdl"]), CPU, "never", Watch(0, quiet=True)
+        )
     trained, _ = start(study, cohort, make_data(cohort.shared))
     assert np.isfinite(measure(study, cohort, trained, Watch(0, quiet=True)).groups["rate_distortion"]["rate"]).all()

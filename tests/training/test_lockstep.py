@@ -17,7 +17,7 @@ from pyrovae.guides import MeanField
 from pyrovae.measures.evaluate import evaluate
 from pyrovae.programs.pair import Terms
 from pyrovae.study.grid import Measure
-from pyrovae.training.adam import Adam, rates
+from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.streams import Streams
 
@@ -60,16 +60,16 @@ def test_lifted_terms_are_those_of_each_pair_by_itself(pairs: list[Pair], stream
 def test_gradients_agree_run_by_run_and_lifted(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
     lockstep = lockstep_of(pairs)
     keys = streams.keys("draws", 0)
-    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), rates(0, 1), keys=keys)
+    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), step_sizes(0, 1), keys=keys)
     gradients, losses = {}, {}
-    for way in ("lifted", "run by run"):
+    for mode in ("vmapped", "sequential"):
         adam = Adam.of(lockstep.params)
-        losses[way] = lockstep.stepper(way, adam, batch)(batch)  # type: ignore[arg-type]
-        gradients[way] = adam.exp_avg
-    torch.testing.assert_close(losses["lifted"], losses["run by run"])
-    for name, gradient in gradients["lifted"].items():
+        losses[mode] = lockstep.stepper(mode, adam, batch)(batch)  # type: ignore[arg-type]
+        gradients[mode] = adam.exp_avg
+    torch.testing.assert_close(losses["vmapped"], losses["sequential"])
+    for name, gradient in gradients["vmapped"].items():
         assert gradient.abs().max() > 0
-        torch.testing.assert_close(gradient, gradients["run by run"][name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, gradients["sequential"][name], rtol=1e-4, atol=1e-6)
 
 
 def test_compiling_leaves_validation_as_it_was(
@@ -81,7 +81,7 @@ def test_compiling_leaves_validation_as_it_was(
 
     monkeypatch.setattr(torch, "compile", compiled)
     lockstep = lockstep_of(pairs)
-    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), rates(0, 1))
+    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), step_sizes(0, 1))
     lockstep.stepper("compiled", Adam.of(lockstep.params), batch)(batch)
     assert Distribution._validate_args
 
@@ -180,7 +180,7 @@ def test_program_that_cannot_be_lifted_trains_run_by_run_and_says_so(
     results = run(tiny(guide="exotic", prior="exotic"), tmp_path / "study")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "so run by run" in line]
     assert reason in line
-    assert set(results.tree["/runs/way"].values.flatten()) == {"run by run"}
+    assert set(results.tree["/runs/mode"].values.flatten()) == {"sequential"}
     assert (results.tree["/rate_distortion/rate"] > 0).all()
 
 
@@ -193,4 +193,4 @@ def test_without_a_compiler_training_goes_on_eagerly_and_says_so(
     monkeypatch.setattr(torch, "compile", no_compiler)
     results = run(tiny(), tmp_path / "study", compile="always")
     assert "not compiled, so lifted: RuntimeError: no C++ compiler found\n" in capsys.readouterr().out
-    assert set(results.tree["/runs/way"].values.flatten()) == {"lifted"}
+    assert set(results.tree["/runs/mode"].values.flatten()) == {"vmapped"}

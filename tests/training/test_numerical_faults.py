@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyrovae import InputError, Results, Study, open_results, run
-from pyrovae.analysis.findings.caveats import doubts
+from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.report import tables
 from pyrovae.runner.diagnose import diagnose_run
@@ -28,8 +28,8 @@ def _ran(folder: Path, **settings: Any) -> Results:
     """The results of a study, in which every number that is none is told."""
     results = run(STUDY.replace(**settings), folder, quiet=True, compile="never")
     runs, cells = results.tree["runs"].to_dataset(), results.tree["rate_distortion"].to_dataset()
-    frozen = runs["status"] == "frozen"
-    assert sum("diverged at step" in line for line in doubts(results.tree)) == int(frozen.sum())
+    frozen = runs["status"] == "diverged"
+    assert sum("diverged at step" in line for line in caveats(results.tree)) == int(frozen.sum())
     assert set(runs["status"].values[~frozen.values]) <= {"done"}
     # The last good checkpoint of a frozen run is good in that its weights are finite, and in no more.
     for name in ("distortion", "rate"):
@@ -58,7 +58,7 @@ def test_run_that_leaps_ends_in_numbers_or_is_told(settings: dict[str, Any], tmp
 
 
 @pytest.mark.parametrize(
-    ("settings", "frozen"),
+    ("settings", "diverged"),
     [
         ({"learning_rate": 1e300}, [True, True]),
         # Squares of these gradients are infinite, so that Adam would leave the weights as they were.
@@ -70,7 +70,7 @@ def test_run_that_leaps_ends_in_numbers_or_is_told(settings: dict[str, Any], tmp
 )
 def test_run_that_cannot_go_on_is_frozen(settings: dict[str, Any], frozen: list[bool], tmp_path: Path) -> None:
     results = _ran(tmp_path / "study", **settings)
-    assert (results.tree["runs/status"] == "frozen").values.flatten().tolist() == frozen
+    assert (results.tree["runs/status"] == "diverged").values.flatten().tolist() == frozen
     kept = results.tree["runs/frozen_at"].values.flatten()
     assert ((kept >= 0) == frozen).all()
     assert (kept <= 10).all(), "it is found at the first checkpoint"

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from pyrovae import InputError, Pair, Run, Study, make_pair, run
 from pyrovae.study.grid import Precision
-from pyrovae.training.adam import Adam, rates
+from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.lockstep import Batch, Lockstep
-from pyrovae.training.precision import layers, products
+from pyrovae.training.precision import autocast_layers, matmul_precision
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -39,15 +39,15 @@ def before(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = usual
 
 
-@products("tf32")
+@matmul_precision("tf32")
 def rounded_then_not() -> list[tuple[bool, bool]]:
     told = [flags()]
-    with products("float32"):
+    with matmul_precision("float32"):
         told.append(flags())
     return [*told, flags()]
 
 
-@products("tf32")
+@matmul_precision("tf32")
 def broken() -> None:
     raise KeyError
 
@@ -67,14 +67,14 @@ def test_products_are_rounded_inside_the_block_and_as_before_behind_it(before: t
 )
 def test_layers_round_what_they_take_and_return(layer: nn.Module) -> None:
     x = torch.randn(5, *((16,) if isinstance(layer, nn.Linear) else (2, *(7,) * (layer.weight.dim() - 2))))
-    with layers("bfloat16"):
+    with autocast_layers("bfloat16"):
         rounded = layer(x)
     exact = layer(x)
     assert rounded.dtype == torch.float32
     assert torch.equal(rounded, rounded.bfloat16().float())
     error = (rounded - exact).abs().max() / exact.abs().max()
     assert 0 < error < 2**-5
-    with layers("float32"), layers("tf32"):
+    with autocast_layers("float32"), autocast_layers("tf32"):
         assert torch.equal(layer(x), exact)
 
 
@@ -82,7 +82,7 @@ def test_products_of_the_programs_are_not_rounded() -> None:
     """Such as that of a full-rank guide, whose draws would miss their density."""
     x, y = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
     exact = x @ y
-    with layers("bfloat16"):
+    with autocast_layers("bfloat16"):
         assert torch.equal(x @ y, exact)
         assert torch.equal(torch.einsum("bij,bjk->bik", x, y), torch.einsum("bij,bjk->bik", x, y))
         assert not torch.equal(functional.linear(x[0], y[0].T), exact[0])
@@ -93,17 +93,17 @@ def test_step_in_bfloat16_is_that_in_float32_but_for_what_is_rounded(network: st
     """Lifted, and run by run; weights, moments and losses stay float32."""
     run = Run(network=network, guide=guide, depth=2, width=32, latent_size=3)
     found = {}
-    for precision, way in (("float32", "lifted"), ("bfloat16", "lifted"), ("bfloat16", "run by run")):
+    for precision, mode in (("float32", "vmapped"), ("bfloat16", "vmapped"), ("bfloat16", "sequential")):
         pairs = [make_pair(run.model_copy(update={"seed": seed}), EVENT) for seed in (0, 1)]
         lockstep = Lockstep(pairs, {"beta": torch.tensor([0.5, 1.0])}, precision)  # type: ignore[arg-type]
         draws = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (64, *EVENT), dtype=torch.uint8, generator=draws)
         rows, noise = torch.arange(64).expand(2, 64), {"z": torch.randn(2, 64, 3, generator=draws)}
         adam = Adam.of(lockstep.params)
-        batch = Batch(images, rows, lockstep.values, noise, rates(0, 1), keys=[0, 1])
-        losses = lockstep.stepper(way, adam, batch)(batch)  # type: ignore[arg-type]
+        batch = Batch(images, rows, lockstep.values, noise, step_sizes(0, 1), keys=[0, 1])
+        losses = lockstep.stepper(mode, adam, batch)(batch)  # type: ignore[arg-type]
         assert {each.dtype for each in (losses, *lockstep.params.values(), *adam.exp_avg.values())} == {torch.float32}
-        found[precision, way] = torch.cat([losses, *(each.flatten() for each in adam.exp_avg.values())])
+        found[precision, mode] = torch.cat([losses, *(each.flatten() for each in adam.exp_avg.values())])
     exact, lifted, alone = found.values()
     for other, least, most in ((exact, 1e-5, 0.05), (alone, 0, 0.02)):
         assert least <= (lifted - other).norm() / other.norm() < most
@@ -128,8 +128,8 @@ def test_steps_are_rounded_and_what_is_measured_is_not(
     for each in both:
         lockstep = Lockstep([make_pair(Run(width=8, latent_size=3), EVENT)], {"beta": torch.ones(1)}, each)
         found[each] = lockstep.terms(x, noise, [0])
-        batch = Batch(x, torch.arange(8)[None], lockstep.values, noise, rates(0, 1), keys=[0])
-        lockstep.stepper("run by run", Adam.of(lockstep.params), batch)(batch)
+        batch = Batch(x, torch.arange(8)[None], lockstep.values, noise, step_sizes(0, 1), keys=[0])
+        lockstep.stepper("sequential", Adam.of(lockstep.params), batch)(batch)
     assert torch.equal(found[precision].loss, found["float32"].loss)
     assert seen == [(False, False)] * 3 + [(precision == "tf32",) * 2]
     assert flags() == before

@@ -51,7 +51,7 @@ def connected(address: str) -> Iterator[Client]:
                 ) as cluster,
                 Client(cluster, set_as_default=False) as client,
             ):
-                client.register_plugin(worker.Undisturbed())
+                client.register_plugin(worker.IgnoreSigint())
                 yield client
             return
         # Not the default client: xarray would lock files and compute by it.
@@ -120,8 +120,8 @@ class Dispatch:
             self._begin(cohorts)
             while self._queue or self._running:
                 self._look()
-                self._hand_out()
-                self._listen()
+                self._assign()
+                self._process_events()
         finally:
             self._stop()
         return self._given_up
@@ -185,7 +185,7 @@ class Dispatch:
         except OSError:  # the scheduler is too busy to answer: it is asked again
             return
         for address, in_good_order in gone.items():
-            (self._release if in_good_order else self._bury)(address)
+            (self._release if in_good_order else self._on_worker_lost)(address)
         self._offers = {address: offer for address, offer in self._offers.items() if address in alive}
         for address, offer in found.items():
             if isinstance(offer, OSError):
@@ -226,7 +226,7 @@ class Dispatch:
             return ""
         return f"expected {', '.join(expected)} as here, got {', '.join(got)}; install the same versions there"
 
-    def _hand_out(self) -> None:
+    def _assign(self) -> None:
         """Gives every worker that is free a cohort that fits it: the costliest, to the one with the least memory."""
         free = sorted(
             (self._memory(offer), address)
@@ -249,7 +249,7 @@ class Dispatch:
             results.study,
             cohort,
             results.folder.resolve(),
-            work.Files.of(results, cohort),
+            work.CohortPaths.of(results, cohort),
             self._holder,
             self._device,
             self._compile,
@@ -275,7 +275,7 @@ class Dispatch:
             error = raised
         self._inbox.put(partial(self._take, address, future, result, error))
 
-    def _listen(self) -> None:
+    def _process_events(self) -> None:
         """Takes in what workers have to say, waiting a while for the first of it."""
         with suppress(Empty):
             self._inbox.get(timeout=INTERVAL)()
@@ -302,7 +302,7 @@ class Dispatch:
         if self._running.get(address, (None, None))[1] is not future:
             return  # it is elsewhere by now
         if isinstance(error, KilledWorker):
-            self._bury(address)
+            self._on_worker_lost(address)
             return
         if error is None and result is None:
             self._release(address)
@@ -315,7 +315,7 @@ class Dispatch:
         if error is None:
             outcome, content = result
             if content is not None:
-                places = work.Files.of(self._results, cohort)
+                places = work.CohortPaths.of(self._results, cohort)
                 atomic.write(places.checkpoint, content[0])
                 atomic.write(places.details, content[1])
             self._results.record(self._results.tree, cohort, outcome)
@@ -336,7 +336,7 @@ class Dispatch:
         self._watch.note(f"{work.label(self._results.study, cohort)}: worker {address} leaves, so it goes to another")
         self._again(cohort)
 
-    def _bury(self, address: str) -> None:
+    def _on_worker_lost(self, address: str) -> None:
         """A worker died: its cohort goes elsewhere, unless others died of it before."""
         cohort, future = self._running.pop(address)
         future.cancel()

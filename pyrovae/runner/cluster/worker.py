@@ -17,8 +17,8 @@ from distributed import Status, Worker, WorkerPlugin, get_worker
 
 from pyrovae.build import own_sources
 from pyrovae.runner import cohort as work
-from pyrovae.runner.cohort import Files
-from pyrovae.store.results import Outcome
+from pyrovae.runner.cohort import CohortPaths
+from pyrovae.store.results import CohortResult
 from pyrovae.study.grid import Cohort, Study
 from pyrovae.system import atomic
 from pyrovae.system.device import find_device
@@ -34,7 +34,7 @@ _FREE = threading.Lock()
 _LEAVING = {Status.closing, Status.closing_gracefully, Status.closed, Status.stopping, Status.stopped}
 
 
-class Undisturbed(WorkerPlugin):
+class IgnoreSigint(WorkerPlugin):
     """Has a worker on this machine let the process at home decide what an interrupt means, which reaches both."""
 
     def setup(self, worker: Worker) -> None:
@@ -71,7 +71,7 @@ class Task:
     study: Study
     cohort: Cohort
     folder: Path
-    places: Files
+    places: CohortPaths
     holder: str
     device: str
     compile: Compile
@@ -99,7 +99,7 @@ def offer(study: Study, dask_worker: Worker) -> Offer:
     return Offer(versions(study), memory, cuda)
 
 
-def train(task: Task) -> tuple[Outcome, tuple[bytes, bytes] | None] | None:
+def train(task: Task) -> tuple[CohortResult, tuple[bytes, bytes] | None] | None:
     """Trains and measures a cohort.
 
     Returns:
@@ -109,7 +109,7 @@ def train(task: Task) -> tuple[Outcome, tuple[bytes, bytes] | None] | None:
     here = get_worker()
     told = _Telling(here, task)
     try:
-        with _alone(told), _places(task, here, told) as places:
+        with _exclusive(told), _paths(task, here, told) as places:
             torch.set_num_threads(here.state.nthreads)
             device = find_device(task.device)
             outcome = work.run(task.study, task.cohort, places, device, task.compile, told)
@@ -172,7 +172,7 @@ class _Telling:
 
 
 @contextmanager
-def _alone(told: _Telling) -> Iterator[None]:
+def _exclusive(told: _Telling) -> Iterator[None]:
     """Waits until the process is free of cohorts, such as those of another study on the same cluster."""
     while not _FREE.acquire(timeout=INTERVAL):
         if told.stopped():
@@ -186,7 +186,7 @@ def _alone(told: _Telling) -> Iterator[None]:
 
 
 @contextmanager
-def _places(task: Task, here: Worker, told: _Telling) -> Iterator[Files]:
+def _paths(task: Task, here: Worker, told: _Telling) -> Iterator[CohortPaths]:
     """Where the files are: in the folder of the study if it is seen from here, or else in one that goes again."""
     if atomic.holder(task.folder) == task.holder:
         yield task.places
