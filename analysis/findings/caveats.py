@@ -45,7 +45,7 @@ def _of_runs(runs: xr.Dataset) -> Iterator[str]:
         where = ", ".join(f"{name}={value}" for name, value in names)
         if run["status"] == "diverged":
             yield (
-                f"the run at {where} diverged at step {run['frozen_at']:,}; "
+                f"the run at {where} diverged at step {run['diverged_at']:,}; "
                 "its numbers are those of its last good checkpoint, and no claim counts it"
             )
     yield from sorted(set(runs["skipped"].values.flatten()) - {""})

@@ -46,12 +46,12 @@ class CohortPaths:
     lock: Path
 
     @classmethod
-    def of(cls, results: Results, cohort: Cohort) -> "Files":
+    def of(cls, results: Results, cohort: Cohort) -> "CohortPaths":
         """In the folder of the study."""
         checkpoint, details = results.checkpoint_file(cohort), results.details_file(results.tree, cohort)
         return cls(checkpoint.resolve(), details.resolve(), results.lock_file(cohort).resolve())
 
-    def elsewhere(self, folder: Path) -> "Files":
+    def elsewhere(self, folder: Path) -> "CohortPaths":
         """The same in another folder."""
         return CohortPaths(folder / self.checkpoint.name, folder / self.details.name, folder / self.lock.name)
 

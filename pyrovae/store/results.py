@@ -30,7 +30,7 @@ class CohortResult:
     Attributes:
         measured: what was measured, without the details, which have a file of their own.
         curves: the learning curves, by name, ``[points]`` or ``[points, split, runs]``.
-        frozen_at: steps done when each run diverged, ``[runs]``; −1 where it did not.
+        diverged_at: steps done when each run diverged, ``[runs]``; −1 where it did not.
         last_loss: last finite loss of each run, ``[runs]``.
         provenance: what is known of the whole cohort, by the names of ``/runs``.
     """
@@ -42,7 +42,7 @@ class CohortResult:
     provenance: dict[str, Any]
 
     @classmethod
-    def of(cls, training: Training, measured: Evaluation, provenance: dict[str, Any]) -> "Outcome":
+    def of(cls, training: Training, measured: Evaluation, provenance: dict[str, Any]) -> "CohortResult":
         """The outcome of a training that is over."""
         curves = {name: torch.stack(points).numpy() for name, points in training.curves.items()}
         groups = {group: values for group, values in measured.groups.items() if group != "images"}

@@ -62,7 +62,7 @@ def history(made: Sequence[Environment]) -> dict[str, str]:
         >>> first = Circumstances(since=0, way="lifted", device="cpu", threads=1, versions="pyrovae 1")
         >>> later = first.model_copy(update={"since": 500, "threads": 2})
         >>> history([first, later])
-        {'way': 'lifted', 'device': 'cpu', 'threads': '1, from step 500 on 2', 'versions': 'pyrovae 1'}
+        {'mode': 'vmapped', 'device': 'cpu', 'threads': '1, from step 500 on 2', 'versions': 'pyrovae 1'}
     """
     told = made[0].told()
     for before, after in pairwise(made):
@@ -91,7 +91,7 @@ class CheckpointHeader(BaseModel):
     made: list[Environment]
 
     @classmethod
-    def of(cls, told: Any, cohort: Cohort, file: Path) -> "Facts":
+    def of(cls, told: Any, cohort: Cohort, file: Path) -> "CheckpointHeader":
         """The facts in a checkpoint of a cohort.
 
         Raises:
@@ -153,7 +153,7 @@ class Training:
     Attributes:
         step: steps done.
         made: the circumstances that these were done under.
-        frozen_at: steps done when a run's loss was first not finite, ``[runs]``; −1 where it always was.
+        diverged_at: steps done when a run's loss was first not finite, ``[runs]``; −1 where it always was.
         last_loss: last finite loss of each run, ``[runs]``.
         curves: by name, one tensor a point: steps, and loss, distortion and rate, ``[split, runs]`` each.
     """
@@ -334,7 +334,7 @@ class Training:
             except Exception as error:
                 if fallback is None or is_out_of_memory(error):
                     raise
-                watcher.note(f"not {way}, so {fallback}: {_first_line(error)}")
+                watcher.note(f"not {mode}, so {fallback}: {_first_line(error)}")
         return stepped
 
     def _ways(self, place: torch.device, steps: int, compile: Compile, watcher: Watcher) -> Sequence[ExecutionMode]:

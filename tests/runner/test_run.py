@@ -115,7 +115,7 @@ def test_diverged_run_is_marked_and_its_neighbours_are_untouched(
     results = run(small(), tmp_path / "ill", quiet=True)
     status = results.tree["/runs/status"].values.flatten().tolist()
     assert status == ["done", "diverged", "done", "done", "done", "done"]
-    assert int(results.tree["/runs/frozen_at"].values.flatten()[1]) == 60
+    assert int(results.tree["/runs/diverged_at"].values.flatten()[1]) == 60
     assert all(torch.isfinite(value).all() for value in results.pair(beta=0.01, seed=1).parameters())
     for name in ("distortion", "rate"):
         ours, theirs = (

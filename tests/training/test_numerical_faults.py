@@ -71,7 +71,7 @@ def test_run_that_leaps_ends_in_numbers_or_is_told(settings: dict[str, Any], tmp
 def test_run_that_cannot_go_on_is_frozen(settings: dict[str, Any], frozen: list[bool], tmp_path: Path) -> None:
     results = _ran(tmp_path / "study", **settings)
     assert (results.tree["runs/status"] == "diverged").values.flatten().tolist() == frozen
-    kept = results.tree["runs/frozen_at"].values.flatten()
+    kept = results.tree["runs/diverged_at"].values.flatten()
     assert ((kept >= 0) == frozen).all()
     assert (kept <= 10).all(), "it is found at the first checkpoint"
 
