@@ -19,6 +19,7 @@ from pyrovae.store.results import CohortResult, Results, study_in
 from pyrovae.store.schema import check_size
 from pyrovae.study.grid import Cohort, Study, check_trust
 from pyrovae.system import atomic, memory
+from pyrovae.system.device import find_device
 from pyrovae.system.progress import Watch
 from pyrovae.system.provenance import process_name
 from pyrovae.training.trainer import Compile
@@ -115,7 +116,7 @@ def run(
         [('beta', 2), ('seed', 1), ('split', 2)]
         >>> pair = results.pair(beta=1)
     """
-    place = device.device(device if scheduler is None else "cpu")
+    place = find_device(device if scheduler is None else "cpu")
     folder = Path("runs") / study.name if out is None else Path(out)
     plan(study)
     for cohort in study.cohorts() if scheduler is None else ():
@@ -216,7 +217,7 @@ def reevaluate(
         >>> again.name, dict(again["information"].sizes)
         ('evaluation_1', {'beta': 3, 'seed': 1})
     """
-    place = device.device(device)
+    place = find_device(device)
     study_in(Path(folder))  # or else the lock would make the folder
     with atomic.locked(Path(folder)):
         results = open_results(folder, trust)

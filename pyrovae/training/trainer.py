@@ -59,7 +59,7 @@ def history(made: Sequence[Environment]) -> dict[str, str]:
     """What the steps of a training depended on, by name; what changed on the way is told one after the other.
 
     Example:
-        >>> first = Circumstances(since=0, way="lifted", device="cpu", threads=1, versions="pyrovae 1")
+        >>> first = Circumstances(since=0, mode="vmapped", device="cpu", threads=1, versions="pyrovae 1")
         >>> later = first.model_copy(update={"since": 500, "threads": 2})
         >>> history([first, later])
         {'mode': 'vmapped', 'device': 'cpu', 'threads': '1, from step 500 on 2', 'versions': 'pyrovae 1'}
@@ -340,7 +340,9 @@ class Training:
     def _ways(self, place: torch.device, steps: int, compile: Compile, watcher: Watcher) -> Sequence[ExecutionMode]:
         """The ways to try, in this order. A resumed cohort goes on as it began, where the device can do that."""
         if not self.streams.vmappable:
-            watcher.note("not lifted, so run by run: the guide draws from a distribution that takes no normal noise")
+            watcher.note(
+                "cannot vmap: the guide is not reparameterized from normal noise; training the runs one by one"
+            )
             return ["sequential"]
         first: ExecutionMode = "cuda_graph" if place.type == "cuda" else "compiled"
         ways = EXECUTION_MODES[EXECUTION_MODES.index(first) :]

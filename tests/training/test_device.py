@@ -128,7 +128,7 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
         assert batch.images is images
 
         def again() -> Tensor:
-            weights.add_(batch.images[batch.rows].sum(1) + batch.noise["z"] + batch.values["beta"] + batch.rates)
+            weights.add_(batch.images[batch.rows].sum(1) + batch.noise["z"] + batch.values["beta"] + batch.step_sizes)
             return losses.copy_(weights)
 
         taken.append(again)

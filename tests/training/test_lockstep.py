@@ -168,8 +168,12 @@ def tiny(**settings: Any) -> Study:
 @pytest.mark.parametrize(
     ("guide", "prior", "reason"),
     [
-        (GammaGuide, GammaPrior, "not lifted, so run by run: the guide draws from a distribution"),
-        (Branching, build.PRIORS["standard_normal"], "not lifted, so run by run: RuntimeError"),
+        (
+            GammaGuide,
+            GammaPrior,
+            "cannot vmap: the guide is not reparameterized from normal noise; training the runs one by one",
+        ),
+        (Branching, build.PRIORS["standard_normal"], "not vmapped, so sequential: RuntimeError"),
     ],
 )
 def test_program_that_cannot_be_lifted_trains_run_by_run_and_says_so(
@@ -178,7 +182,7 @@ def test_program_that_cannot_be_lifted_trains_run_by_run_and_says_so(
     monkeypatch.setitem(build.GUIDES, "exotic", guide)
     monkeypatch.setitem(build.PRIORS, "exotic", prior)
     results = run(tiny(guide="exotic", prior="exotic"), tmp_path / "study")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "so run by run" in line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "one by one" in line or "so sequential" in line]
     assert reason in line
     assert set(results.tree["/runs/mode"].values.flatten()) == {"sequential"}
     assert (results.tree["/rate_distortion/rate"] > 0).all()
@@ -192,5 +196,5 @@ def test_without_a_compiler_training_goes_on_eagerly_and_says_so(
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     results = run(tiny(), tmp_path / "study", compile="always")
-    assert "not compiled, so lifted: RuntimeError: no C++ compiler found\n" in capsys.readouterr().out
+    assert "not compiled, so vmapped: RuntimeError: no C++ compiler found\n" in capsys.readouterr().out
     assert set(results.tree["/runs/mode"].values.flatten()) == {"vmapped"}
