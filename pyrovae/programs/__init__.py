@@ -1,1 +1,1 @@
-"""Pyro programs: a model and a guide as one pair, its trace queries, handlers and distributions."""
+"""Pyro programs: the pair of a model and a guide, trace queries, effect handlers and distributions."""

@@ -1,6 +1,6 @@
-"""What torch's distributions lack: draws from given noise, a part of a batch, and KL divergences.
+"""Operations that torch's distributions lack: samples from injected noise, indexing of a batch, further KL divergences.
 
-All of it is dispatched on the type of the distribution. A type that is not torch's own says it itself, as `FromNoise`.
+They are dispatched on the type of the distribution. Other distributions than torch's implement `FromNoise`.
 """
 
 from collections.abc import Callable
@@ -25,23 +25,23 @@ from pyrovae.errors import UnsupportedError
 
 @runtime_checkable
 class FromNoise(Protocol):
-    """A distribution that can be drawn from given noise and be cut, and knows itself how."""
+    """A distribution that can be sampled from injected noise and whose parameters can be mapped."""
 
     noise_shape: torch.Size
-    """Shape of the standard normal noise behind one draw, batch shape first."""
+    """Shape of the standard normal noise of one draw, batch shape first."""
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """One draw as a differentiable function of standard normal noise."""
         ...
 
     def mapped(self, function: Callable[..., Tensor], *others: Self) -> Self:
-        """The same with parameters that are a function of its own, and of those of others of its type."""
+        """A distribution of this type whose parameters are ``function`` of those of ``self`` and ``others``."""
         ...
 
 
 @singledispatch
 def base_normal(q: Distribution) -> Normal | MultivariateNormal | None:
-    """The normal distribution that ``q`` transforms, or None if it is made of something else."""
+    """The normal distribution that ``q`` transforms, or None if its base is not normal."""
     return None
 
 
@@ -62,7 +62,7 @@ def _(q: Independent | Transformed) -> Normal | MultivariateNormal | None:
 
 
 def noise_shape(q: Distribution) -> torch.Size | None:
-    """Shape of the standard normal noise that `reparameterize` needs for one draw from ``q``, if any can do."""
+    """Shape of the standard normal noise of one draw from ``q``, or None if `reparameterize` does not support it."""
     if isinstance(q, FromNoise):
         return q.noise_shape
     base = base_normal(q)
@@ -109,10 +109,10 @@ def _(q: Transformed, noise: Tensor) -> Tensor:
 
 @singledispatch
 def mapped(q: Distribution, function: Callable[..., Tensor], *others: Distribution) -> Distribution:
-    """A distribution whose parameters are ``function`` of the parameters of ``q`` and of ``others``, all of one type.
+    """A distribution whose parameters are ``function`` of the parameters of ``q`` and ``others``, all of one type.
 
     Raises:
-        UnsupportedError: the type is not known here.
+        UnsupportedError: the type is not supported.
     """
     if isinstance(q, FromNoise):
         return q.mapped(function, *others)  # type: ignore[arg-type]
@@ -121,15 +121,15 @@ def mapped(q: Distribution, function: Callable[..., Tensor], *others: Distributi
 
 @mapped.register
 def _(q: Normal, function: Callable[..., Tensor], *others: Normal) -> Normal:
-    alike = (q, *others)
-    return Normal(function(*(each.loc for each in alike)), function(*(each.scale for each in alike)), False)
+    each_q = (q, *others)
+    return Normal(function(*(each.loc for each in each_q)), function(*(each.scale for each in each_q)), False)
 
 
 @mapped.register
 def _(q: MultivariateNormal, function: Callable[..., Tensor], *others: MultivariateNormal) -> MultivariateNormal:
-    alike = (q, *others)
-    scale_tril = function(*(each.scale_tril for each in alike))
-    return MultivariateNormal(function(*(each.loc for each in alike)), scale_tril=scale_tril, validate_args=False)
+    each_q = (q, *others)
+    scale_tril = function(*(each.scale_tril for each in each_q))
+    return MultivariateNormal(function(*(each.loc for each in each_q)), scale_tril=scale_tril, validate_args=False)
 
 
 @mapped.register
@@ -140,10 +140,10 @@ def _(q: Independent, function: Callable[..., Tensor], *others: Independent) -> 
 
 @singledispatch
 def unconstrained(q: Distribution) -> tuple[list[Tensor], Callable[..., Distribution]]:
-    """Numbers free of any constraint that say which of its family ``q`` is, and what makes a distribution of them.
+    """Unconstrained parameters of ``q``, and the function from them to a distribution of its family.
 
     Raises:
-        UnsupportedError: the type is not known here.
+        UnsupportedError: the type is not supported.
 
     Example:
         >>> values, distribution = unconstrained(Normal(torch.zeros(2), torch.ones(2)))
@@ -152,7 +152,7 @@ def unconstrained(q: Distribution) -> tuple[list[Tensor], Callable[..., Distribu
     """
     values: list[Tensor] = []
 
-    def noted(value: Tensor) -> Tensor:
+    def collect(value: Tensor) -> Tensor:
         values.append(value)
         return value
 
@@ -160,7 +160,7 @@ def unconstrained(q: Distribution) -> tuple[list[Tensor], Callable[..., Distribu
         rest = iter(others)
         return mapped(q, lambda _: next(rest))
 
-    mapped(q, noted)  # what is not torch's own has parameters without constraints, or is not known
+    mapped(q, collect)  # the parameters of a FromNoise have no constraints
     return values, distribution
 
 
@@ -186,7 +186,7 @@ def _(q: Independent) -> tuple[list[Tensor], Callable[..., Distribution]]:
 
 
 def concatenated(parts: list[Distribution]) -> Distribution:
-    """One distribution whose batch holds those of ``parts`` one after the other.
+    """One distribution with the batches of ``parts`` concatenated.
 
     Example:
         >>> import torch
@@ -198,10 +198,10 @@ def concatenated(parts: list[Distribution]) -> Distribution:
 
 @register_kl(MultivariateNormal, Independent)
 def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
-    """KL(N(μ, L Lᵀ) ‖ N(m, diag s²)), which torch leaves out and a full-rank guide needs."""
+    """KL(N(μ, L Lᵀ) ‖ N(m, diag s²)), which torch lacks and a full-rank guide needs."""
     if not (isinstance(p.base_dist, Normal) and p.event_shape == q.event_shape):
-        # The protocol of kl_divergence: whoever calls it, Pyro too, goes on by Monte Carlo.
-        raise NotImplementedError("no formula for this pair")
+        # kl_divergence expects this error, and its callers (Pyro too) fall back on Monte Carlo.
+        raise NotImplementedError("no closed form for this pair")
     m, s = p.base_dist.loc, p.base_dist.scale
     spread = (q.scale_tril / s.unsqueeze(-1)).square().sum((-2, -1))
     distance = ((q.loc - m) / s).square().sum(-1)
@@ -210,7 +210,7 @@ def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
 
 
 def mean_of(p: Distribution) -> Tensor | None:
-    """E[x] under p where it is known, else None: torch's distributions tell by NotImplementedError.
+    """E[x] under p, or None if torch has no formula for it.
 
     Example:
         >>> from torch.distributions import SigmoidTransform
@@ -224,7 +224,7 @@ def mean_of(p: Distribution) -> Tensor | None:
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p) where a formula is registered for it, else None: kl_divergence tells by NotImplementedError."""
+    """KL(q ‖ p), or None if no closed form is registered."""
     try:
         return kl_divergence(q, p)
     except NotImplementedError:
@@ -232,7 +232,7 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
-    """KL(q ‖ p) in closed form, or else its unbiased estimate log q(z) − log p(z) at z ~ q."""
+    """KL(q ‖ p) in closed form, or its unbiased estimate log q(z) − log p(z) at z ~ q."""
     exact = closed_form_kl(q, p)
     return log_ratio(q, p, z) if exact is None else exact
 

@@ -1,4 +1,4 @@
-"""Effect handlers that let a Pyro program run inside ``torch.func`` transforms."""
+"""Effect handlers that make a Pyro program compatible with ``torch.func`` transforms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from pyrovae.programs.distributions import reparameterize
 
 
 class LocalParams(Messenger):
-    """Answers every ``pyro.param`` with the module's own tensor, so that Pyro's store stays empty."""
+    """Resolves every ``pyro.param`` to the module's own tensor, so that the param store stays empty."""
 
     def _pyro_param(self, msg: dict[str, Any]) -> None:
         msg["value"] = msg["args"][1]
@@ -19,13 +19,13 @@ class LocalParams(Messenger):
 
 
 class Noise(Messenger):
-    """Draws latent sites from noise that is passed in, as in z = μ + σ ε, instead of from a generator.
+    """Samples latent sites from injected noise, z = μ + σ ε, instead of from a generator.
 
-    It belongs around the guide alone: around the model it would overwrite the replayed z.
+    Wrap only the guide in it: around the model, it would overwrite the replayed z.
 
     Args:
         noise: standard normal draws by site name, each in the shape that `noise_shape` gives.
-            A site without noise is drawn as Pyro draws it.
+            Pyro samples the sites without noise.
     """
 
     def __init__(self, noise: Mapping[str, Tensor]) -> None:
@@ -40,10 +40,10 @@ class Noise(Messenger):
 
 
 class SubstituteLatent(Messenger):
-    """Gives the first latent site of a model a value, whatever its name.
+    """Sets the value of the first latent site of a model, whatever its name.
 
     Args:
-        z: the value, in the shape of the site.
+        z: the value, with the shape of the site.
     """
 
     def __init__(self, z: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers by key: generators whose seeds are derived from the seed of a run."""
+"""Keyed random numbers: generators whose seeds are derived from the seed of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def derive_seed(seed: int, stream: str, block: int = 0) -> int:
-    """The 63-bit key of one block of one stream.
+    """The 63-bit seed of one block of one random stream.
 
     Example:
         >>> derive_seed(0, "noise", 1) == derive_seed(0, "noise", 1) != derive_seed(0, "noise", 2)
@@ -21,15 +21,15 @@ def derive_seed(seed: int, stream: str, block: int = 0) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def generator(seed: int, stream: str, block: int = 0, place: torch.device = CPU) -> torch.Generator:
-    """A generator that stands at the start of one block."""
-    return torch.Generator(place).manual_seed(derive_seed(seed, stream, block))
+def generator(seed: int, stream: str, block: int = 0, device: torch.device = CPU) -> torch.Generator:
+    """A generator at the start of one block of one random stream."""
+    return torch.Generator(device).manual_seed(derive_seed(seed, stream, block))
 
 
 @contextmanager
-def fork_seed(value: int) -> Iterator[None]:
-    """Seeds torch's global generators inside the block, and puts them back behind it."""
-    used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(used):  # of all GPUs it would ask which
-        torch.manual_seed(value)
+def fork_seed(seed: int) -> Iterator[None]:
+    """Seeds torch's global generators inside the block, and restores them afterwards."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):  # by default it warns if there are several GPUs
+        torch.manual_seed(seed)
         yield
