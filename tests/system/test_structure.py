@@ -1,6 +1,5 @@
-"""The architecture: what may import what, and what is installed."""
+"""The layout: what the wheel installs, and what may import what."""
 
-import ast
 import os
 import shutil
 import subprocess
@@ -11,93 +10,71 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# From the top down; a layer imports what stands below it, or beside it.
-LAYERS = (
-    {"cli"},
-    {"experiment", "diagnose"},
-    {"cluster"},
-    {"checks", "swap", "reporting", "work"},
-    {"build"},
-    {"results"},
-    {"tree"},
-    {"details"},
-    {"train", "evaluate", "analysis"},
-    {"measures"},
-    {"lockstep", "estimators", "progress"},
-    {"pair", "study", "data", "streams", "precision", "checkpoint", "hdf"},
-    {"handlers"},
-    {"adam", "distributions", "files", "errors", "machine", "networks"},
-)
-HEIGHT = {name: -number for number, names in enumerate(LAYERS) for name in names}
+#: Folders of the checkout, all of which are installed in `pyrovae`.
+FOLDERS = ("models", "guides", "analysis")
+PIP = (sys.executable, "-m", "pip")
+SMALL = ("steps=2", "width=8", "depth=1", "beta=1", "seed=0", "train_images=64", "test_images=64")
 
 
-def _imports(file: Path) -> set[str]:
-    """Parts of pyrovae that a file imports when it is loaded or run."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "pyrovae":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyrovae."):
-            names.add(str(node.module).split(".")[1])
-    return names
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy that holds nothing of an earlier build."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "copy"
+    for name in ("pyrovae", *FOLDERS):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    _run(*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, copy)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
-def test_imports_run_downwards() -> None:
-    files = [
-        file for file in (ROOT / "pyrovae").rglob("*.py") if file.name != "__init__.py" or file.parent.name == "data"
-    ]
-    parts = {file: file.relative_to(ROOT / "pyrovae").parts[0].removesuffix(".py") for file in files}
-    parts |= dict.fromkeys((ROOT / "analysis").glob("*.py"), "analysis")
-    assert {"cli", "build", "data", "analysis"} <= set(parts.values())
-    for file, part in parts.items():
-        for name in _imports(file) & HEIGHT.keys():
-            assert HEIGHT[name] <= HEIGHT[part], f"{file.name} imports {name}"
+@pytest.fixture(scope="module")
+def site(wheel: Path) -> Path:
+    """The folder that the wheel is installed in."""
+    site = wheel.parent / "site"
+    _run(*PIP, "install", "-q", "--no-deps", "--target", site, wheel)
+    return site
 
 
-@pytest.mark.parametrize("folder", ["models", "guides"])
-def test_models_and_guides_know_nothing_of_the_engine(folder: str) -> None:
-    for file in (ROOT / folder).rglob("*.py"):
-        assert _imports(file) <= {folder, "networks"}, file.name
+def test_wheel_installs_pyrovae_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    code = {file.relative_to(ROOT) for file in (ROOT / "pyrovae").rglob("*") if file.suffix in (".py", ".yaml")}
+    code |= {"pyrovae" / file.relative_to(ROOT) for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")}
+    code |= {Path("pyrovae/analysis/report", name) for name in ("report.html", "references.bib")}
+    code -= {Path("pyrovae/analysis/docs/conf.py")}
+    assert names == {*map(str, code), "pyrovae/py.typed"}
 
 
-def test_only_build_knows_models_and_guides() -> None:
-    knowing = {file.name for file in (ROOT / "pyrovae").rglob("*.py") if _imports(file) & {"models", "guides"}}
-    assert knowing == {"build.py"}
+def test_wheel_runs_a_study_in_an_empty_folder(site: Path, tmp_path: Path) -> None:
+    code = "import pyrovae; print(pyrovae.__file__); from pyrovae.cli import main; main()"
+    arguments = ["run", *(word for setting in SMALL for word in ("--set", setting))]
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    printed = _run(sys.executable, "-c", code, *arguments, cwd=tmp_path, env=environment)
+    assert printed.startswith(str(site))
+    assert (tmp_path / "runs/quick/figures/rate_distortion.png").exists()
+
+
+def test_imports_keep_the_contracts(site: Path) -> None:
+    """The contracts are in pyproject.toml."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-logo", ROOT / "pyproject.toml"]
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_pyrovae_imports_in_the_parent_folder_of_the_clone() -> None:
+    """There, Python could take the folder of the clone for a namespace package."""
+    _run(sys.executable, "-c", "import pyrovae.models, pyrovae.guides, pyrovae.analysis", cwd=ROOT.parent)
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys, pyrovae.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    _run(sys.executable, "-c", "import sys, pyrovae.cli; sys.exit('torch' in sys.modules)")
 
 
-def test_wheel_holds_pyrovae_alone_and_runs_from_an_empty_folder(tmp_path: Path) -> None:
-    # A copy, because what an earlier build left beside the sources would get into the wheel.
-    copy = tmp_path / "copy"
-    for name in ("pyrovae", "models", "guides", "analysis"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(copy)]
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert {name.split("/")[0] for name in names} == {"pyrovae"}
-    folders = ("models", "guides", "analysis")
-    expected = {f"pyrovae/{f.relative_to(ROOT)}" for folder in folders for f in (ROOT / folder).rglob("*.py")}
-    expected.remove("pyrovae/analysis/docs/conf.py")
-    expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "pyrovae").rglob("*") if f.suffix in (".py", ".yaml")}
-    expected |= {"pyrovae/analysis/report/report.html", "pyrovae/analysis/report/references.bib"}
-    assert names - {"pyrovae/py.typed"} == expected
-    target, empty = tmp_path / "site", tmp_path / "empty"
-    empty.mkdir()
-    subprocess.run([*command[:3], "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True)
-    code = "import pyrovae; print(pyrovae.__file__); from pyrovae.cli import main; main()"
-    small = ("steps=2", "width=8", "depth=1", "beta=1", "seed=0", "train_images=64", "test_images=64")
-    arguments = ["run", *(word for setting in small for word in ("--set", setting))]
-    environment = os.environ | {"PYTHONPATH": str(target)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=empty, env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith(str(target))
-    assert (empty / "runs/quick/figures/rate_distortion.png").exists()
+def _run(*command: str | Path, **options: object) -> str:
+    """What a command prints."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
