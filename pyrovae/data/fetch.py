@@ -17,7 +17,7 @@ import platformdirs
 
 from pyrovae.data import vision
 from pyrovae.errors import InputError
-from pyrovae.system.atomic import part, put
+from pyrovae.system.atomic import move_into_place, partial_path
 
 #: Seconds after which a server that says nothing is given up.
 TIMEOUT = 30.0
@@ -79,15 +79,15 @@ class Remote:
         raise ConnectionError("; ".join(reasons))
 
     def _retrieve(self, url: str) -> None:
-        beside = part(self.path)
-        # torchvision takes what a killed process has left for the whole file.
-        beside.unlink(missing_ok=True)
+        partial = partial_path(self.path)
+        # torchvision would take the partial file of a killed process for a complete download.
+        partial.unlink(missing_ok=True)
         with _timeout(TIMEOUT):
-            vision.datasets().utils.download_url(url, beside.parent, beside.name)
-        if difference := self._difference(beside):
-            beside.unlink()
+            vision.datasets().utils.download_url(url, partial.parent, partial.name)
+        if difference := self._difference(partial):
+            partial.unlink()
             raise RuntimeError(f"what came has {difference}")
-        put(beside, self.path)
+        move_into_place(partial, self.path)
 
     def _difference(self, path: Path) -> str:
         with path.open("rb") as file:

@@ -1,1 +1,1 @@
-"""What a study leaves on disk."""
+"""Results, records and checkpoints of a study on disk."""

@@ -1,4 +1,4 @@
-"""The results of a study: an xarray DataTree, on disk as one netCDF file beside the checkpoints."""
+"""The results of a study: an xarray DataTree, stored as one netCDF file next to the checkpoints."""
 
 import json
 from collections.abc import Callable, Mapping, Set
@@ -15,7 +15,7 @@ from pyrovae.errors import InputError
 from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
-from pyrovae.study.grid import Cohort, Run, Study
+from pyrovae.study import Cohort, Run, Study
 from pyrovae.system import atomic, tensor_file
 from pyrovae.training.trainer import CheckpointHeader, Training, checkpoint_mismatch, split_checkpoint
 
@@ -25,14 +25,14 @@ MakePair = Callable[[Run, torch.Size], Pair]
 
 @dataclass(frozen=True)
 class CohortResult:
-    """What the runs of a cohort came to, as it travels from where they were trained to where it is written down.
+    """The results of a trained cohort, as a worker returns them.
 
     Attributes:
-        measured: what was measured, without the details, which have a file of their own.
+        measured: measured numbers, without per-image values and pictures, which are stored separately.
         curves: the learning curves, by name, ``[points]`` or ``[points, split, runs]``.
-        diverged_at: steps done when each run diverged, ``[runs]``; −1 where it did not.
-        last_loss: last finite loss of each run, ``[runs]``.
-        provenance: what is known of the whole cohort, by the names of ``/runs``.
+        diverged_at: the step at which each run diverged, ``[runs]``; −1 where it did not.
+        last_loss: the last finite loss of each run, ``[runs]``.
+        provenance: provenance of the cohort, by variable of ``/runs``.
     """
 
     measured: Evaluation
@@ -43,7 +43,7 @@ class CohortResult:
 
     @classmethod
     def of(cls, training: Training, measured: Evaluation, provenance: dict[str, Any]) -> "CohortResult":
-        """The outcome of a training that is over."""
+        """Collects the results of a finished training."""
         curves = {name: torch.stack(points).numpy() for name, points in training.curves.items()}
         groups = {group: values for group, values in measured.groups.items() if group != "images"}
         light = measured._replace(groups=groups, pictures={})
@@ -51,16 +51,16 @@ class CohortResult:
 
 
 class Results:
-    """What a study leaves behind in its folder.
+    """The results of a study in its folder.
 
     Attributes:
-        folder: holds study.yaml, results.nc, details/, checkpoints/ and figures/.
-        study: the study, resolved.
+        folder: contains study.yaml, results.nc, details/, checkpoints/ and figures/.
+        study: the study, with all defaults filled in.
         tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image, ``/levels`` with
-            the rate of each latent site, ``/information`` with mutual information, prior gap and their like,
-            ``/likelihood`` with bounds of log p(x), ``/memorisation`` with the decoder of infinite capacity,
-            ``/difficulty`` with sizes and distances to the training images, ``/curves`` over step, ``/runs`` with the
-            state of every run; in nats per image where no other unit is told.
+            the rate of each latent site, ``/information`` with mutual information and prior gap, ``/likelihood`` with
+            bounds on log p(x), ``/memorisation`` with the infinite-capacity decoder, ``/difficulty`` with sizes and
+            distances to the training images, ``/curves`` over steps, ``/runs`` with the status of every run. Units are
+            nats per image unless ``attrs["units"]`` says otherwise.
     """
 
     def __init__(self, folder: Path, study: Study, content: xr.DataTree, make_pair: MakePair) -> None:
@@ -74,7 +74,7 @@ class Results:
         """Opens the results in a folder.
 
         Raises:
-            InputError: the folder holds no study, or a file in it is damaged.
+            InputError: the folder contains no study, or one of its files is damaged.
         """
         folder = Path(folder)
         study = study_in(folder)
@@ -84,31 +84,31 @@ class Results:
 
     @classmethod
     def create(cls, folder: str | Path, study: Study, make_pair: MakePair) -> "Results":
-        """Opens the results of a study in its folder, or makes the folder.
+        """Opens the results of a study, after creating the folder where there is none.
 
         Raises:
-            InputError: the folder holds another study, or a file in it is damaged.
+            InputError: the folder contains another study, or one of its files is damaged.
         """
         folder = Path(folder)
         if not (folder / "study.yaml").exists():
             atomic.write(folder / "study.yaml", study.to_yaml().encode())
-        elif (before := study_in(folder).to_yaml()) != study.to_yaml():
+        elif (existing := study_in(folder).to_yaml()) != study.to_yaml():
             raise InputError(
-                f"{folder}: expected the same study, got other settings: {study.difference(before)}; "
+                f"{folder}: expected the same study, got other settings: {study.difference(existing)}; "
                 "choose another --out, or delete the folder"
             )
         return cls.open(folder, make_pair)
 
     def checkpoint_file(self, cohort: Cohort) -> Path:
-        """Where the weights of a cohort are."""
+        """The checkpoint of a cohort."""
         return self.folder / "checkpoints" / f"cohort-{cohort.name}.safetensors"
 
     def lock_file(self, cohort: Cohort) -> Path:
-        """Which tells other processes that one is at work on a cohort."""
+        """The lock that a process holds while it trains a cohort."""
         return self.folder / ".locks" / f".{cohort.name}"
 
     def cohorts(self) -> list[Cohort]:
-        """The cohorts of the study, those that did not fit into memory in the parts that they were trained in."""
+        """The cohorts of the study; one that did not fit into memory is replaced by the parts it was split into."""
         parts = [file.stem.split("-")[1:] for file in self.folder.glob("checkpoints/cohort-*-*.safetensors")]
         cut = {"-".join(part[:end]) for part in parts for end in range(1, len(part))}
         return [part for cohort in self.study.cohorts() for part in self._parts(cohort, cut)]
@@ -119,40 +119,40 @@ class Results:
         return [part for half in cohort.halves() for part in self._parts(half, cut)]
 
     def cut(self, cohort: Cohort) -> list[Cohort]:
-        """The halves of a cohort, and for each the checkpoint that it goes on from, if there is one of the whole.
+        """Splits a cohort, and its checkpoint if there is one, into halves.
 
-        A process that is still at work on the whole is waited for: it would write the checkpoint again.
+        Waits for a process that still trains the whole cohort, because it would write the checkpoint again.
         """
         halves, file = cohort.halves(), self.checkpoint_file(cohort)
         if file.exists():
-            with atomic.held(self.lock_file(cohort), lambda: True):
+            with atomic.exclusive(self.lock_file(cohort), lambda: True):
                 for half in halves:
                     split_checkpoint(file, cohort, half, self.checkpoint_file(half))
                 file.unlink()
         return halves
 
     def has(self, cohort: Cohort) -> bool:
-        """Whether all runs of a cohort were measured, and their weights are there."""
+        """Whether all runs of a cohort are measured and their weights exist."""
         return self.checkpoint_file(cohort).exists() and self.is_measured(self.tree, cohort)
 
     def details_file(self, measurement: xr.DataTree, cohort: Cohort) -> Path:
-        """Where the details of a cohort go, of the study's own measurement or of a later one."""
+        """The file with per-image values and pictures of a cohort, for the study's own measurement or a later one."""
         return records.file_of(self.folder, measurement.name or "", cohort.name)
 
     def is_measured(self, measurement: xr.DataTree, cohort: Cohort) -> bool:
-        """Whether a measurement, the study's own or a later one, has all runs of a cohort, and their details.
+        """Whether a measurement, the study's own or a later one, is complete for a cohort, details included.
 
-        These are in the file of the cohort that the runs were measured in, which may have been cut since.
+        The details are in the file of the cohort that the runs were measured in, which may have been split since.
         """
         runs = measurement["runs"].to_dataset()
-        places = [self.study.position(run) for run in cohort.runs]
-        if not all(runs["status"].values[place] in ("done", "diverged") for place in places):
+        cells = [self.study.position(run) for run in cohort.runs]
+        if not all(runs["status"].values[cell] in ("done", "diverged") for cell in cells):
             return False
-        names = {runs["cohort"].values[place] for place in places}
+        names = {runs["cohort"].values[cell] for cell in cells}
         return all(records.file_of(self.folder, measurement.name or "", name).exists() for name in names)
 
     def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: CohortResult) -> None:
-        """Enters the outcome of a cohort, whose details are written, into a measurement, and writes the file.
+        """Adds the results of a cohort to a measurement and saves it. The file with its details must exist.
 
         Args:
             measurement: the study's own or a later one.
@@ -161,38 +161,38 @@ class Results:
         runs = measurement["runs"].to_dataset()
         curves = measurement["curves"].to_dataset() if "curves" in measurement.children else None
         for number, run in enumerate(cohort.runs):
-            place = self.study.position(run)
+            cell = self.study.position(run)
             if curves is not None:
                 steps = np.isin(curves["step"].values, outcome.curves["step"])
-                cells: Any = (slice(None), steps, *place)
+                cells: Any = (slice(None), steps, *cell)
                 for name in ("loss", "distortion", "rate"):
                     curves[name].values[cells] = outcome.curves[name][:, :, number].T
-            frozen = int(outcome.diverged_at[number])
-            facts = {
-                "status": "diverged" if frozen >= 0 else "done",
-                "diverged_at": frozen,
+            diverged_at = int(outcome.diverged_at[number])
+            state = {
+                "status": "diverged" if diverged_at >= 0 else "done",
+                "diverged_at": diverged_at,
                 "last_loss": outcome.last_loss[number],
                 "cohort": cohort.name,
                 "skipped": outcome.measured.notes[number],
             }
-            for name, value in (facts | outcome.provenance).items():
-                runs[name].values[place] = value
+            for name, value in (state | outcome.provenance).items():
+                runs[name].values[cell] = value
         if not measurement.children.keys() & records.PICTURED:
             self._attach_details(measurement)
         self.save()
 
     def mark(self, cohort: Cohort, status: str) -> None:
-        """Enters that the runs of a cohort have a status, and nothing else is known of them."""
+        """Sets the status of runs that have no results."""
         for run in cohort.runs:
             self.tree["runs"].to_dataset()["status"].values[self.study.position(run)] = status
         self.save()
 
     def evaluation(self, study: Study, prior: str | None = None) -> xr.DataTree:
-        """The later measurement with these settings: one that was begun or finished, or a new one.
+        """The later measurement with these settings, existing or new.
 
         Args:
-            study: the study, with the settings that are measured with now.
-            prior: the prior that is put in the place of the pairs' own, if any.
+            study: the study with the measure settings in use.
+            prior: the prior that replaces that of each pair, if any.
         """
         new = schema.evaluation(study, prior)
         names = [name for name in self.tree.children if name.startswith("evaluation_")]
@@ -205,15 +205,15 @@ class Results:
         return self.tree.children[name]
 
     def run(self, /, **coordinates: Any) -> Run:
-        """The run at one point of the grid, trained or not; arguments and errors as of `pair`."""
+        """The run at one point of the grid, trained or not; arguments and errors as for `pair`."""
         return self._find(coordinates)[0]
 
     def pair(self, /, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.
 
         Args:
-            coordinates: a value for each axis, such as ``beta=1, depth=3, seed=0``; one may be left out where an
-                axis has one value.
+            coordinates: a value for each axis, such as ``beta=1, depth=3, seed=0``; optional for an axis with only
+                one value.
 
         Raises:
             InputError: an axis or a value is not in the grid, or the run is not trained yet.
@@ -221,21 +221,22 @@ class Results:
         run, cohort = self._find(coordinates)
         file = self.checkpoint_file(cohort)
         try:
-            groups, told = tensor_file.load(file)
+            groups, metadata = tensor_file.load(file)
         except FileNotFoundError:
             raise InputError(
-                f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its checkpoint is gone"
+                f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its checkpoint is "
+                "missing"
             ) from None
-        facts = CheckpointHeader.of(told, cohort, file)
-        if facts.step < run.steps:
-            raise InputError(f"{self.folder}: the run at {self.study.coordinates(run)} is not trained to its end yet")
-        pair = self._make_pair(run, torch.Size(facts.event_shape))
+        header = CheckpointHeader.of(metadata, cohort, file)
+        if header.step < run.steps:
+            raise InputError(f"{self.folder}: the training of the run at {self.study.coordinates(run)} is not finished")
+        pair = self._make_pair(run, torch.Size(header.event_shape))
         stacked = groups.get("params", {}) | groups.get("buffers", {})
         for name, tensor in pair.state_dict(keep_vars=True).items():
             found = stacked.get(name)
             if found is None or found.dtype != tensor.dtype:
                 raise checkpoint_mismatch(file, name)
-            # A bank of encodings is still empty here.
+            # In a new pair, the bank of encodings is empty.
             shape = tensor.shape if tensor.numel() else found.shape[1:]
             if found.shape != (len(cohort.runs), *shape):
                 raise checkpoint_mismatch(file, name)
@@ -258,29 +259,29 @@ class Results:
             for run in cohort.runs:
                 if all(getattr(run, key) == value for key, value in coordinates.items()):
                     return run, cohort
-        raise AssertionError("a grid holds every combination of its values")
+        raise AssertionError("a grid contains every combination of its values")
 
     def _attach_details(self, measurement: xr.DataTree) -> None:
-        """Puts what there is of each image and to see into a measurement."""
-        told = json.loads(measurement.attrs.get("measure", "{}"))
-        study = self.study.replace(**{f"measure.{key}": value for key, value in told.items()})
+        """Attaches per-image values and pictures to a measurement, to be loaded on demand."""
+        measure = json.loads(measurement.attrs.get("measure", "{}"))
+        study = self.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
         schema.attach_details(measurement, study, self.folder, measurement.name or "")
 
     def save(self) -> None:
-        """Writes the results, and the study that they are of if its file is gone."""
+        """Writes results.nc, and study.yaml if it is missing."""
         if not (self.folder / "study.yaml").exists():
             atomic.write(self.folder / "study.yaml", self.study.to_yaml().encode())
         schema.save(self.tree, self.folder / "results.nc")
 
 
 def study_in(folder: Path) -> Study:
-    """The study whose folder it is.
+    """The study in a folder.
 
     Raises:
-        InputError: the folder holds no study.
+        InputError: the folder contains no study.
     """
-    atomic.check_plain(folder)
+    atomic.check_no_links(folder)
     if not (folder / "study.yaml").is_file():
-        lacking = "it has no study.yaml" if folder.exists() else "there is no such folder"
-        raise InputError(f"{folder}: expected the folder of a study, but {lacking}")
+        problem = "it has no study.yaml" if folder.exists() else "there is no such folder"
+        raise InputError(f"{folder}: expected the folder of a study, but {problem}")
     return Study.load(folder / "study.yaml", trust=None)

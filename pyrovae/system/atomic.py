@@ -1,4 +1,4 @@
-"""Files that a kill, a full disk or a power failure leaves whole, and folders that one process has at a time."""
+"""Atomic file writes, checksums, and locks on folders and work."""
 
 import hashlib
 import os
@@ -12,121 +12,121 @@ import filelock
 
 from pyrovae.errors import InputError
 
-#: In the folder of a study, who is at work there.
+#: File in the folder of a study that names the process at work there.
 _HOLDER = ".holder"
 _MARK = b"\npyrovae sha256 "
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
-    """Puts a file in its place all at once: written beside it, safe on disk, and renamed.
+    """Writes a file atomically: to a temporary file in the same folder, synced to disk and renamed.
 
     Raises:
-        OSError: it cannot be written; what was there before is whole.
+        OSError: the file cannot be written; an earlier file of this name is unchanged.
     """
-    beside = part(path)
+    partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        put(beside, path)
+        partial.write_bytes(content)
+        move_into_place(partial, path)
     except OSError as error:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         raise OSError(
-            f"{path}: expected to write it, got: {error.strerror or error}; what was there before is whole"
+            f"{path}: expected to write it, got: {error.strerror or error}; an earlier version is unchanged"
         ) from error
 
 
-def part(path: Path) -> Path:
-    """Where a file is written that is not yet whole."""
+def partial_path(path: Path) -> Path:
+    """The temporary file in which the content of `path` is written."""
     return path.with_name(f".{path.name}.part")
 
 
-def put(beside: Path, path: Path) -> None:
-    """Gives a file that is whole its name, once it is safe on disk."""
-    _sync(beside, os.O_RDWR)
-    os.replace(beside, path)
-    if os.name == "posix":  # where a folder can be opened
+def move_into_place(partial: Path, path: Path) -> None:
+    """Syncs a complete file to disk and renames it."""
+    _sync(partial, os.O_RDWR)
+    os.replace(partial, path)
+    if os.name == "posix":  # elsewhere, folders cannot be opened
         _sync(path.parent, os.O_RDONLY)
 
 
 def with_checksum(content: bytes | memoryview) -> bytes:
-    """Content with its checksum at the end, where readers of netCDF do not look."""
+    """Appends a SHA-256 checksum, where readers of netCDF do not look."""
     return b"".join([content, _MARK, hashlib.sha256(content).hexdigest().encode()])
 
 
 def without_checksum(content: bytes) -> bytes:
-    """What `sealed` was given.
+    """Verifies and removes the checksum that `with_checksum` appended.
 
     Raises:
-        ValueError: it is not what `sealed` gave.
+        ValueError: the checksum is missing or wrong.
 
     Example:
-        >>> unsealed(sealed(b"numbers"))
+        >>> without_checksum(with_checksum(b"numbers"))
         b'numbers'
-        >>> unsealed(sealed(b"numbers").replace(b"n", b"m"))
+        >>> without_checksum(with_checksum(b"numbers").replace(b"n", b"m"))
         Traceback (most recent call last):
-        ValueError: it was cut or changed since it was written
+        ValueError: it was truncated or changed after it was written
     """
     inside, _, _ = content.rpartition(_MARK)
     if with_checksum(inside) != content:
-        raise ValueError("it was cut or changed since it was written")
+        raise ValueError("it was truncated or changed after it was written")
     return inside
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder; the lock goes with the process, however it ends.
+    """Locks a folder against other processes, and removes the partial files of a killed one.
 
-    What a killed process left half-written is removed.
+    The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        InputError: another process has the folder, it cannot be written to, or something in it leads out of it.
+        InputError: another process has locked the folder, it is not writable, or it contains links.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        check_plain(folder)
+        check_no_links(folder)
         lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
-        holder = folder / _HOLDER
-        holder.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
-        for left in folder.rglob(part(Path("*")).name):
-            if left.is_file() and not left.parent.name.startswith("."):  # there a diagnosis may be under way
-                left.unlink()
+        holder_file = folder / _HOLDER
+        holder_file.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+        for partial in folder.rglob(partial_path(Path("*")).name):
+            if partial.is_file() and not partial.parent.name.startswith("."):  # a diagnosis may be writing there
+                partial.unlink()
     except filelock.Timeout:
-        raise InputError(f"{folder}: expected a free folder, but {_holder(folder)}") from None
+        raise InputError(f"{folder}: expected a free folder, but {_describe_holder(folder)}") from None
     except OSError as error:
-        raise InputError(f"{folder}: expected a folder that can be written to, got: {error.strerror}") from error
+        raise InputError(f"{folder}: expected a writable folder, got: {error.strerror}") from error
     with lock:
         try:
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            holder_file.unlink(missing_ok=True)
 
 
 @contextmanager
-def held(lock: Path, wait: Callable[[], bool]) -> Iterator[bool]:
-    """Keeps other processes from the same work, on this machine and on those that share a folder.
+def exclusive(lock: Path, wait: Callable[[], bool]) -> Iterator[bool]:
+    """Waits for a lock that is shared by all processes on this machine and on others that see the folder.
 
     Args:
-        lock: a file that stands for the work.
-        wait: is asked again and again while another process is at it, and says whether to go on waiting.
+        lock: the lock file.
+        wait: polled while another process has the lock; False stops waiting.
 
     Yields:
-        Whether this process may do it now.
+        Whether this process has the lock.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        taken = filelock.FileLock(lock).acquire(poll_interval=0.2, cancel_check=lambda: not wait())
+        acquired = filelock.FileLock(lock).acquire(poll_interval=0.2, cancel_check=lambda: not wait())
     except filelock.Timeout:
         yield False
         return
-    with taken:
+    with acquired:
         yield True
 
 
 def holder(folder: Path) -> str:
-    """What the process that has a folder wrote there of itself; empty where there is none to be seen.
+    """The process that has locked a folder, as it identifies itself; empty where none is found.
 
-    A process on another machine that reads the same sees the same folder.
+    Two machines that read the same text see the same folder.
     """
     try:
         return (folder / _HOLDER).read_text(encoding="utf-8")
@@ -134,26 +134,26 @@ def holder(folder: Path) -> str:
         return ""
 
 
-def check_plain(folder: Path) -> None:
-    """Raises InputError if there are other things in a folder than files and folders: a link leads out of it."""
+def check_no_links(folder: Path) -> None:
+    """Raises InputError if a folder contains links, pipes or devices: they lead out of it."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            got = f"a link to {path.readlink()}" if path.is_symlink() else "something else"
-            raise InputError(f"{path}: expected nothing but files and folders in the folder of a study, got {got}")
+            got = f"a link to {path.readlink()}" if path.is_symlink() else "a special file"
+            raise InputError(f"{path}: expected only files and folders in the folder of a study, got {got}")
 
 
-def _holder(folder: Path) -> str:
-    """What is known of the process that has a folder."""
+def _describe_holder(folder: Path) -> str:
+    """The holder for a message; a file that was tampered with is not quoted."""
     try:
         with (folder / _HOLDER).open(encoding="utf-8") as file:
-            told = re.fullmatch(r"(\d{1,9}) ([\w.-]{1,64})", file.read(100))
+            match = re.fullmatch(r"(\d{1,9}) ([\w.-]{1,64})", file.read(100))
     except (OSError, UnicodeDecodeError):
-        told = None
-    return f"{'another process' if told is None else f'process {told[1]} on {told[2]}'} is at work in it"
+        match = None
+    return f"{'another process' if match is None else f'process {match[1]} on {match[2]}'} is at work in it"
 
 
 def _sync(path: Path, flags: int) -> None:
-    """Returns once a file or a folder is safe on disk."""
+    """Flushes a file or folder to disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
