@@ -1,4 +1,4 @@
-"""Estimators: pure functions of distributions and tensors, in nats, each with its error and its kind."""
+"""Estimators: functions of distributions and tensors that return a value in nats, its standard error, and its kind."""
 
 from pyrovae.estimators.annealing import (
     Annealed,

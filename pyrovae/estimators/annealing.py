@@ -1,9 +1,9 @@
-"""The log-likelihood of images by annealed importance sampling, and bounds of it from both sides.
+"""Bounds of log p(x) by annealed importance sampling (AIS), and from both sides by bidirectional Monte Carlo (BDMC).
 
-The bridge from the prior to the posterior is p_t(z) ∝ p(z) p(x|z)^b_t with inverse temperatures b_0 = 0 < … < b_T = 1.
-At every b_t Hamiltonian Monte Carlo moves all chains of all images at once. A first pass adapts a step size for every
-image and temperature, and the spacing of the temperatures; a second, with draws of its own, keeps both fixed, as the
-bounds demand.
+The path from the prior to the posterior is p_t(z) ∝ p(z) p(x|z)^b_t with inverse temperatures b_0 = 0 < … < b_T = 1.
+At every b_t, Hamiltonian Monte Carlo (HMC) moves all chains of all images at once. A first pass adapts the step size
+of each image and temperature, and the spacing of the temperatures. A second pass with independent draws keeps both
+fixed, because the estimates are bounds only under fixed transitions.
 """
 
 import math
@@ -18,24 +18,32 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.estimators.estimate import Estimate, mean_over_images
-from pyrovae.estimators.likelihood import at_once
+from pyrovae.estimators.likelihood import images_per_chunk
 
 #: (images ``[n, *event_shape]``, codes ``[n, *latent_shape]``) → log p(x|z), ``[n]``.
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
-#: Acceptance that step sizes are adapted to, how fast, the step size they start from, and how far each step strays.
-ACCEPTANCE, SPEED, START, JITTER = 0.8, 0.2, 0.5, 0.5
-#: Share of the temperatures that is spaced as in the first pass, whatever that finds.
-AS_BEFORE = 0.2
+#: Acceptance probability that step sizes are adapted to.
+TARGET_ACCEPTANCE = 0.8
+#: Change of a log step size per unit of acceptance above or below the target.
+AIS_STEP_GAIN = 0.2
+INITIAL_STEP_SIZE = 0.5
+#: Relative range of the uniform noise on each step size.
+STEP_SIZE_JITTER = 0.5
+#: Share of the temperatures that keeps the spacing of the first pass.
+SCHEDULE_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Annealing:
-    """How much work annealing is.
+    """Settings of annealed importance sampling.
 
     Attributes:
-        temperatures: steps T from the prior to the posterior.
-        chains: independent chains an image, at least 2.
-        leapfrog: gradients a move.
+        temperatures: number of steps T from the prior to the posterior.
+        chains: independent chains per image, at least 2.
+        leapfrog: leapfrog steps per HMC move.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     temperatures: int = 200
@@ -43,24 +51,24 @@ class Annealing:
     leapfrog: int = 5
 
     def __post_init__(self) -> None:
-        for name, least in (("temperatures", 1), ("chains", 2), ("leapfrog", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        for name, minimum in (("temperatures", 1), ("chains", 2), ("leapfrog", 1)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
 
     @property
     def schedule(self) -> Tensor:
-        """Inverse temperatures of the first pass, b = (t/T)⁴, densest where log p(x|z) varies most, ``[T + 1]``."""
+        """Inverse temperatures of the first pass, ``[T + 1]``: b = (t/T)⁴, dense where log p(x|z) varies most."""
         return torch.linspace(0, 1, self.temperatures + 1, dtype=torch.float64) ** 4
 
 
 @dataclass(frozen=True, eq=False)
 class Annealed:
-    """Bounds of log p(x), ``[n]`` each.
+    """Lower bounds of log p(x) by annealing, ``[n]`` each.
 
     Attributes:
         bound: log of the mean weight over chains, in nats.
-        se: its standard error over chains, by the delta method: too small where a few chains hold all the weight.
-        acceptance: share of moves that were accepted.
+        se: standard error over chains by the delta method; too small where a few chains dominate the weights.
+        acceptance: mean acceptance probability of the HMC moves.
     """
 
     bound: Tensor
@@ -69,20 +77,20 @@ class Annealed:
 
     @property
     def estimate(self) -> Estimate:
-        """Mean over images, a lower bound of E_x log p(x)."""
+        """Mean over images, a lower bound of E_x log p(x), with the acceptance as a note."""
         return mean_over_images(self.bound, "lower bound", f"acceptance {self.acceptance.mean():.2f}")
 
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """Bounds of log p(x) from below and from above, ``[n]`` each, in nats."""
+    """Lower and upper bounds of log p(x), ``[n]`` each, in nats."""
 
     lower: Tensor
     upper: Tensor
 
     @property
     def gap(self) -> Estimate:
-        """Mean of upper − lower over images, an upper bound of how far either is from log p(x), in expectation."""
+        """Mean of upper − lower over images, an upper bound of the expected error of either bound."""
         return mean_over_images(self.upper - self.lower, "upper bound")
 
 
@@ -93,23 +101,24 @@ def annealed_log_likelihood(
     annealing: Annealing = Annealing(),
     stepped: Callable[[], None] = lambda: None,
 ) -> Annealed:
-    """The bound of log p(x) by annealed importance sampling, a lower one in expectation.
+    """Bound of log p(x) by annealed importance sampling, a lower bound in expectation.
 
-    log (1/M) Σ_m w_m over M chains with w = ∏_t p(x|z_{t−1})^(b_t − b_{t−1}), where z_0 ~ p(z) and z_t is moved from
-    z_{t−1} by Hamiltonian Monte Carlo, which leaves p(z) p(x|z)^b_t as it is. It comes to log p(x) as T grows, whatever
-    the guide: a second opinion where q(z|x) is too narrow for importance weighting.
+    log (1/M) Σ_m w_m over M chains with w = ∏_t p(x|z_{t−1})^(b_t − b_{t−1}), where z_0 ~ p(z) and z_t follows from
+    z_{t−1} by an HMC move that leaves p(z) p(x|z)^b_t invariant. The bound converges to log p(x) as T grows and does
+    not depend on the guide, so it checks importance weighting where q(z|x) is too narrow.
 
     Args:
         prior: p(z), one distribution, differentiable.
         log_likelihood: images and codes → log p(x|z), differentiable in z.
         x: images, ``[batch, *event_shape]``.
-        annealing: how much work to do.
-        stepped: called after every temperature of either pass.
+        annealing: temperatures, chains and leapfrog steps.
+        stepped: called after each temperature of both passes.
 
     Returns:
-        Nats per image in float64, and the acceptance in the second pass. Draws come from torch's global generator.
+        The bound in nats per image, in float64, and the acceptance in the second pass. Draws come from torch's global
+        generator.
 
-    Cost: 2 · T · leapfrog gradients of log p(x|z) for each chain and image, of bounded size.
+    Cost: 2 · T · leapfrog gradients of log p(x|z) per chain and image, in chunks of bounded size.
 
     Source: Neal 2001, Annealed importance sampling; for decoders Wu et al. 2017, On the quantitative analysis of
     decoder-based generative models, section 3.
@@ -121,9 +130,9 @@ def annealed_log_likelihood(
         >>> x = torch.tensor([[0.0], [2.0]])  # x ~ N(z, 0.1²)
         >>> _ = torch.manual_seed(0)
         >>> log_p = lambda x, z: Normal(z, 0.1).log_prob(x).sum(1)
-        >>> found = annealed_log_likelihood(prior, log_p, x, Annealing(chains=100))
+        >>> annealed = annealed_log_likelihood(prior, log_p, x, Annealing(chains=100))
         >>> truth = Normal(0.0, 1.01**0.5).log_prob(x[:, 0])
-        >>> bool((found.bound - truth).abs().max() < 0.1)
+        >>> bool((annealed.bound - truth).abs().max() < 0.1)
         True
     """
     bridge = _Bridge(prior, log_likelihood, x, annealing, stepped)
@@ -141,16 +150,18 @@ def bidirectional_log_likelihood(
     annealing: Annealing = Annealing(),
     stepped: Callable[[], None] = lambda: None,
 ) -> Sandwich:
-    """Bounds of log p(x) from both sides, for data simulated from the model (Grosse et al. 2015; Wu et al. 2017).
+    """Lower and upper bounds of log p(x), for data simulated from the model.
 
-    The lower bound is that of `annealed_log_likelihood`. For the upper one chains start at the z behind each x, which
-    is an exact draw from the posterior, and run back to the prior: their mean weight is an unbiased estimate of
+    The lower bound is that of `annealed_log_likelihood`. For the upper bound, chains start at the z that generated x,
+    which is an exact draw from the posterior, and run back to the prior; their mean weight is an unbiased estimate of
     1 / p(x).
 
     Args:
         prior, log_likelihood, annealing, stepped: as in `annealed_log_likelihood`.
         x: images drawn from the model, ``[batch, *event_shape]``.
-        z: the codes that they were drawn from, ``[batch, *latent_shape]``.
+        z: the codes that generated them, ``[batch, *latent_shape]``.
+
+    Source: Grosse et al. 2015, Sandwiching the marginal likelihood using bidirectional Monte Carlo; Wu et al. 2017.
 
     Example:
         >>> import torch
@@ -171,7 +182,7 @@ def bidirectional_log_likelihood(
 
 
 class _State(NamedTuple):
-    """Codes with log p(z), log p(x|z) and the gradients of both: ``[chains, n]`` and ``[chains, n, *latent_shape]``."""
+    """Codes ``[chains, n, *latent_shape]`` with log p(z), log p(x|z) and the gradients of both."""
 
     z: Tensor
     log_prior: Tensor
@@ -191,14 +202,14 @@ class _State(NamedTuple):
 
 
 class _Path(NamedTuple):
-    """Inverse temperatures ``[T + 1]``, and step sizes at all but the first, ``[T, n]``."""
+    """Inverse temperatures ``[T + 1]``, and step sizes at all but the first ``[T, n]``."""
 
     schedule: Tensor
     steps: Tensor
 
 
 class _Bridge:
-    """The densities between p(z) and p(z|x), for some images, and moves that leave them as they are."""
+    """The annealing path from p(z) to p(z|x) for a set of images, with its HMC moves."""
 
     def __init__(
         self,
@@ -215,17 +226,17 @@ class _Bridge:
         self.stepped = stepped
 
     def from_prior(self) -> _State:
-        """Chains that start at draws of p(z)."""
+        """Chains at draws from p(z)."""
         chains, images = self.annealing.chains, len(self.x)
         z = self.prior.sample((chains * images,))
         return self.at(z.reshape(chains, images, *self.prior.event_shape))
 
     def at(self, z: Tensor) -> _State:
-        """Chains at given codes ``[chains, n, *latent_shape]``, in pieces of bounded size."""
-        size = at_once(self.x)
+        """Chains at the codes ``[chains, n, *latent_shape]``, evaluated in chunks."""
+        size = images_per_chunk(self.x)
         rows = torch.arange(len(self.x), device=z.device).repeat(len(z))
-        pieces = zip(z.flatten(0, 1).split(size), rows.split(size), strict=True)
-        parts = [self._at(codes, self.x[images]) for codes, images in pieces]
+        chunks = zip(z.flatten(0, 1).split(size), rows.split(size), strict=True)
+        parts = [self._at(codes, self.x[images]) for codes, images in chunks]
         return _State(*(torch.cat(values).unflatten(0, z.shape[:2]) for values in zip(*parts, strict=True)))
 
     @torch.enable_grad()
@@ -237,29 +248,29 @@ class _Bridge:
         return _State(z.detach(), log_prior.detach(), log_likelihood.detach(), grad_prior, grad_likelihood)
 
     def adapted(self) -> _Path:
-        """Inverse temperatures and step sizes, from a pass that serves for nothing else.
+        """Inverse temperatures and step sizes, from a separate pass.
 
-        Temperatures are laid so that between neighbours the log weight has the same standard deviation.
+        The temperatures are spaced so that each step adds the same standard deviation to the log weight.
         """
         schedule = self.annealing.schedule
-        state, size = self.from_prior(), self.x.new_full((len(self.x),), math.log(START))
+        state, size = self.from_prior(), self.x.new_full((len(self.x),), math.log(INITIAL_STEP_SIZE))
         sizes, spreads = [], [state.spread()]
         for b in schedule[1:].tolist():
             state, accepted = self._move(state, b, size.exp())
-            size = size + SPEED * (accepted.mean(0) - ACCEPTANCE)
+            size = size + AIS_STEP_GAIN * (accepted.mean(0) - TARGET_ACCEPTANCE)
             sizes.append(size)
             spreads.append(state.spread())
             self.stepped()
-        even = _spaced(schedule, torch.stack(spreads).cpu())
-        nearest = torch.searchsorted(schedule[1:].contiguous(), even[1:]).clamp(max=len(sizes) - 1)
-        return _Path(even, torch.stack(sizes).exp()[nearest.to(self.x.device)])
+        adapted = _spaced(schedule, torch.stack(spreads).cpu())
+        nearest = torch.searchsorted(schedule[1:].contiguous(), adapted[1:]).clamp(max=len(sizes) - 1)
+        return _Path(adapted, torch.stack(sizes).exp()[nearest.to(self.x.device)])
 
     def anneal(self, state: _State, schedule: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Log weights ``[chains, n]`` of chains that move along inverse temperatures, and their acceptance ``[n]``.
+        """Log weights ``[chains, n]`` of chains along a schedule, and their mean acceptance ``[n]``.
 
         Args:
-            schedule: from 0 to 1, or from 1 to 0; the last one is arrived at and not moved under.
-            steps: step sizes in the order from 0 to 1.
+            schedule: inverse temperatures from 0 to 1 or from 1 to 0; no move is made at the last one.
+            steps: step sizes, ordered from 0 to 1.
         """
         temperatures = schedule.tolist()
         forward = temperatures[0] < temperatures[-1]
@@ -275,12 +286,9 @@ class _Bridge:
         return log_w, torch.stack(acceptance).mean(0) if acceptance else log_w.new_ones(len(self.x))
 
     def _move(self, state: _State, b: float, size: Tensor) -> tuple[_State, Tensor]:
-        """One move of Hamiltonian Monte Carlo under p(z) p(x|z)^b: the new state, and the probabilities of acceptance.
-
-        A proposal that is not finite is refused.
-        """
+        """One HMC move under p(z) p(x|z)^b: the new state and the acceptance probabilities, 0 where not finite."""
         latent = [1] * (state.z.dim() - 2)
-        size = (size * (1 + JITTER * (2 * torch.rand_like(state.log_prior) - 1))).unflatten(-1, (-1, *latent))
+        size = (size * (1 + STEP_SIZE_JITTER * (2 * torch.rand_like(state.log_prior) - 1))).unflatten(-1, (-1, *latent))
         start = momentum = torch.randn_like(state.z)
         proposal = state
         for _ in range(self.annealing.leapfrog):
@@ -299,13 +307,13 @@ class _Bridge:
 
 
 def _spaced(schedule: Tensor, spread: Tensor) -> Tensor:
-    """Inverse temperatures between which ∫ spread db is the same, but for a share that is spaced as they were.
+    """Inverse temperatures with equal ∫ spread db between neighbours, except for `SCHEDULE_SHARE` of them.
 
-    A spread that is not finite counts for nothing.
+    A non-finite spread counts as zero.
     """
     even = torch.linspace(0, 1, len(schedule), dtype=schedule.dtype)
     length = torch.cat([even[:1], torch.cumulative_trapezoid(spread.nan_to_num(0, 0), schedule)])
-    length = (1 - AS_BEFORE) * length / length[-1].clamp(min=1e-300) + AS_BEFORE * even
+    length = (1 - SCHEDULE_SHARE) * length / length[-1].clamp(min=1e-300) + SCHEDULE_SHARE * even
     return torch.from_numpy(np.interp(even, length / length[-1], schedule))
 
 

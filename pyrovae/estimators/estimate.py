@@ -1,23 +1,23 @@
-"""What an estimator returns: a number, its error, and what it is a bound of."""
+"""The result of an estimator: a value, its standard error, and whether it is a bound."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-#: What the expectation of an estimate is to the quantity it is named after.
+#: How the expectation of an estimate relates to the quantity that it is named after.
 Kind = Literal["exact", "unbiased", "lower bound", "upper bound", "approximate"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number in nats per image, unless it says otherwise.
+    """An estimate, in nats per image unless stated otherwise.
 
     Attributes:
         value: the estimate.
         se: standard error over images.
-        kind: what it is an estimate of: the quantity itself, or a bound on it.
-        notes: what a reader has to know to make use of it, such as "saturated at log N".
+        kind: whether it estimates the quantity itself or a bound on it.
+        notes: caveats, such as "saturated at log N".
 
     Example:
         >>> print(Estimate(8.318, 0.0002, "unbiased", ("saturated at log N",)))
@@ -34,6 +34,6 @@ class Estimate:
 
 
 def mean_over_images(values: Tensor, kind: Kind, *notes: str) -> Estimate:
-    """The mean of one value an image, ``[n]``, with its standard error s / √n; NaN from a single image."""
+    """The mean of one value per image, ``[n]``, with its standard error s / √n (NaN for a single image)."""
     se = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
     return Estimate(values.mean().item(), se, kind, notes)

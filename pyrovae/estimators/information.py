@@ -1,13 +1,13 @@
-"""Where the information goes: mutual information, prior gap, and rates of images the mixture has not seen.
+"""The rate and its parts: mutual information, prior gap, and the rate of unseen images under the inference marginal.
 
-The encodings q(z|x_n) of the N training images make up the inference marginal q(z) = (1/N) Σ_n q(z|x_n), and the
-rate splits into R = I + G (Hoffman & Johnson 2016, ELBO surgery):
+The encodings q(z|x_n) of the N training images define the inference marginal q(z) = (1/N) Σ_n q(z|x_n). The rate is
+R = I + G (Hoffman & Johnson 2016, ELBO surgery) with
 
-    I = (1/N) Σ_n KL(q(z|x_n) ‖ q(z)),  the mutual information of n and z, at most log N: their index-code information;
-    G = KL(q(z) ‖ p(z)),                the prior gap: their marginal KL to the prior.
+    I = (1/N) Σ_n KL(q(z|x_n) ‖ q(z)) ≤ log N,  the mutual information of n and z ("index-code information");
+    G = KL(q(z) ‖ p(z)),                        the prior gap ("marginal KL to the prior").
 
-The inner mixture always holds all N encodings. A subsample of it would bias the result, by nats where the rate is
-high; a subsample of the outer points costs only precision.
+The inner mixture always contains all N encodings: a subsample would bias I, by nats where the rate is high. A
+subsample of the outer points only costs precision.
 """
 
 import math
@@ -22,16 +22,16 @@ from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
 from pyrovae.estimators.marginal import device_of, draw, encodings, log_marginal
 from pyrovae.programs.distributions import base_normal, closed_form_kl, mapped
 
-#: Mutual information this close to log N, in nats, is called saturated.
+#: Mutual information within this many nats of log N is called saturated.
 SATURATED = 0.1
-#: Variance of the posterior mean over images above which a latent dimension is called active.
+#: Variance of the posterior mean over images above which a latent dimension is active.
 ACTIVE = 0.01
-#: Draws an image in each of two means, where the mean has no closed form.
-DRAWS = 32
+#: Draws per image for each of two estimates of a posterior mean without closed form.
+MEAN_DRAWS = 32
 
 
 class RateTerms(NamedTuple):
-    """The rate and the two parts of it, from the same draws, so that rate = information + gap."""
+    """The rate and its two parts from the same draws, so that rate = information + gap."""
 
     rate: Estimate
     mutual_information: Estimate
@@ -50,31 +50,31 @@ def rate_terms(
 ) -> RateTerms:
     """R, I and G of the empirical inference marginal, by Monte Carlo over z ~ q(z|x_n).
 
-    Per image: R = log q(z|x_n) − log p(z), I = log q(z|x_n) − log q(z), G = log q(z) − log p(z); unbiased each.
+    Per image, R = log q(z|x_n) − log p(z), I = log q(z|x_n) − log q(z) and G = log q(z) − log p(z), each unbiased.
 
-    With ``leave_one_out`` the mixture of image n is over the others, (1/(N−1)) Σ_{m≠n} q(z|x_m). Its I is above that of
-    the training set, always; and for images drawn independently, of each other and of the encoder, its expectation is
-    above the information of the whole population, that of the inclusive I below (Poole et al. 2019, On variational
-    bounds of mutual information, section 2.5). An encoder that was trained on these images can break the second
-    bound. G is bounded the other way round. Both are loose by nats where the rate exceeds log N.
+    With ``leave_one_out``, the mixture for image n is over the other images, (1/(N−1)) Σ_{m≠n} q(z|x_m). This I is an
+    upper bound on that of the training set. For images drawn independently of each other and of the encoder, its
+    expectation is also an upper bound on the information of the population, and that of the inclusive I a lower bound
+    (Poole et al. 2019, On variational bounds of mutual information, section 2.5); an encoder trained on these images
+    can violate this. For G, the bounds are reversed. Both are loose by nats where the rate exceeds log N.
 
     Args:
-        q: encodings of the training set, batch shape [N]: diagonal or full-rank normal distributions.
-        prior: p(z), on the same event shape.
-        samples: draws of z an image.
-        outer: images to take the mean over, a random subset; all N by default.
-        leave_one_out: leave each image's own encoding out of its mixture.
-        generator: for the subset and the draws; torch's own by default.
+        q: encodings of the training set, batch shape [N]: diagonal or full-rank normal distributions, or flows.
+        prior: p(z), with the same event shape.
+        samples: draws of z per image.
+        outer: number of images to average over, a random subset; all N by default.
+        leave_one_out: exclude each image's own encoding from its mixture.
+        generator: for the subset and the draws; torch's default generator if None.
 
     Returns:
-        Estimates in nats per image. The standard errors are over images; when the mean is over all N, they are wider
-        than what Monte Carlo alone leaves open about this training set. No gradient flows through any of it.
+        Estimates in nats per image, without gradients. The standard errors are over images; where the mean is over all
+        N, they overstate the Monte Carlo error for this training set.
 
     Raises:
-        UnsupportedError: ``q`` is of a kind that this cannot take apart.
-        ValueError: a number is out of range, or ``prior`` is not one distribution on the event shape of ``q``.
+        UnsupportedError: ``q`` is neither a normal distribution nor a flow.
+        ValueError: a number is out of range, or ``prior`` is not one distribution with the event shape of ``q``.
 
-    Cost: ``samples · outer · N`` densities, and memory for ``samples · outer`` draws beside the encodings.
+    Cost: ``samples · outer · N`` densities, and memory for ``samples · outer`` draws and the encodings.
 
     Example:
         >>> import torch
@@ -111,14 +111,14 @@ def mutual_information(
 ) -> Estimate:
     """The mutual information I = (1/N) Σ_n KL(q(z|x_n) ‖ q(z)) of image and code, unbiased, in nats.
 
-    I ≤ log N always; within 0.1 nats of it the estimate is noted as saturated: what the code tells beyond which
-    image it is of cannot be seen from N images. Arguments, errors, cost and sources are those of `rate_terms`.
+    I ≤ log N. Within 0.1 nats of log N, a note says that it is saturated: the codes identify the images, and N images
+    cannot show whether they carry more. Arguments, errors, cost and sources are those of `rate_terms`.
 
     Example:
         >>> import torch
         >>> from torch.distributions import Independent, Normal
         >>> q = Independent(Normal(torch.zeros(100, 2), torch.ones(100, 2)), 1)
-        >>> abs(mutual_information(q).value) < 1e-9  # the code tells nothing
+        >>> abs(mutual_information(q).value) < 1e-9  # all images have the same code
         True
     """
     log_q, log_marginal_z, _ = _at_draws(q, samples, outer, leave_one_out, generator)
@@ -163,8 +163,8 @@ def marginal_rate(
 ) -> Estimate:
     """The rate of unseen images under the inference marginal, E_x KL(q(z|x) ‖ q(z)), unbiased, in nats per image.
 
-    This is the rate that test images would have if the training set's q(z) were the prior. A test image has no
-    encoding of its own in the mixture, so that nothing bounds it by log N.
+    This is the rate that test images would have with the training set's q(z) as the prior. Test images are not part of
+    the mixture, so log N is not a bound.
 
     Args:
         q: encodings of the unseen images, batch shape [n].
@@ -195,13 +195,13 @@ def rate(
 ) -> Estimate:
     """The rate R = E_x KL(q(z|x) ‖ p(z)), in nats per image (Kingma & Welling 2014).
 
-    In closed form where there is one, and then "exact" for the images at hand; else the mean of
-    log q(z|x) − log p(z) over draws, "unbiased". `rate_terms` gives the Monte Carlo value in either case.
+    The closed form where there is one ("exact" for these images), otherwise the mean of log q(z|x) − log p(z) over
+    draws ("unbiased"). `rate_terms` always gives the Monte Carlo value.
 
     Args:
         q: encodings, batch shape [n].
         prior: p(z).
-        samples: draws of z an image, where there is no closed form.
+        samples: draws of z per image, where there is no closed form.
         generator: for the draws.
 
     Example:
@@ -224,16 +224,15 @@ def rate(
 def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, ...]:
     """The rate of each latent dimension, E_x KL(q(z_d|x) ‖ p(z_d)), in nats per image, in closed form.
 
-    Where q and p are both diagonal they add up to R; under a full-rank q the sum leaves out what the dimensions
-    tell about each other.
+    Where q is diagonal, their sum is R; under a full-rank q, the sum omits the correlations between dimensions.
 
     Args:
         q: encodings, batch shape [n].
         prior: p(z), a diagonal normal distribution.
 
     Raises:
-        UnsupportedError: a distribution is not normal, so that its margins are not known.
-        ValueError: ``prior`` is not one distribution on the event shape of ``q``.
+        UnsupportedError: a distribution is not normal, so its marginals are unknown.
+        ValueError: ``prior`` is not one distribution with the event shape of ``q``.
 
     Example:
         >>> import torch
@@ -244,7 +243,7 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
     """
     _check_alike(q, prior, "prior")
     if base_normal(q) is None:
-        raise UnsupportedError(f"q: expected a normal distribution, whose margins are known, got {type(q).__name__}")
+        raise UnsupportedError(f"q: expected a normal distribution, whose marginals are known, got {type(q).__name__}")
     q = encodings(q)
     p = mapped(prior, Tensor.double)
     kl = kl_divergence(Normal(q.mean, q.stddev), Normal(p.mean, p.stddev))
@@ -255,15 +254,15 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
 def active_units(q: Distribution, *, generator: torch.Generator | None = None) -> Estimate:
     """The number of latent dimensions d with Var_x(E_q[z_d]) > 0.01 (Burda et al. 2016, section 5.2).
 
-    Where q has no mean in closed form, as a flow has none, the variance is the covariance over images of the means of
-    two independent sets of 32 draws, which is unbiased for it.
+    Where the mean of q has no closed form (flows), the variance is estimated without bias as the covariance over images
+    between the means of two independent sets of 32 draws.
 
     Args:
         q: encodings, batch shape [n].
         generator: for the draws.
 
     Returns:
-        A count; for the images at hand it is exact, with standard error 0, but for a flow. NaN where a mean is not
+        A count, "exact" for these images with standard error 0, or "approximate" for a flow. NaN where a mean is not
         finite.
 
     Raises:
@@ -276,28 +275,28 @@ def active_units(q: Distribution, *, generator: torch.Generator | None = None) -
         1.0
     """
     if q.batch_shape.numel() < 2:
-        raise ValueError(f"q: expected at least 2 encodings, whose means can vary, got {q.batch_shape.numel()}")
+        raise ValueError(f"q: expected at least 2 encodings, to take a variance over them, got {q.batch_shape.numel()}")
     q = encodings(q)
     sampled = base_normal(q) is None
     first, second = (_sampled_mean(q, generator) if sampled else q.mean for _ in range(2))
     variance = ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / (len(first) - 1)
     count = float((variance > ACTIVE).sum()) if variance.isfinite().all() else math.nan
     if sampled:
-        return Estimate(count, math.nan, "approximate", (f"from variances by {2 * DRAWS} draws an image",))
+        return Estimate(count, math.nan, "approximate", (f"variances from {2 * MEAN_DRAWS} draws per image",))
     return Estimate(count, 0.0, "exact")
 
 
 def _sampled_mean(q: Distribution, generator: torch.Generator | None) -> Tensor:
-    """Mean of some draws of each encoding, a part of the encodings at a time."""
+    """Mean of `MEAN_DRAWS` draws of each encoding, in chunks."""
     rows = torch.arange(q.batch_shape.numel()).split(1024)
-    return torch.cat([draw(encodings(q, part), DRAWS, generator).mean(0) for part in rows])
+    return torch.cat([draw(encodings(q, chunk), MEAN_DRAWS, generator).mean(0) for chunk in rows])
 
 
 def _check_alike(q: Distribution, p: Distribution, name: str, one: bool = True) -> None:
-    """Raises ValueError if ``p`` is on another event shape, or more than one distribution where one is expected."""
+    """Raises ValueError if ``p`` has another event shape, or is a batch where one distribution is expected."""
     if p.event_shape != q.event_shape:
         raise ValueError(
-            f"{name}: expected event shape {list(q.event_shape)}, that of q, got {list(p.event_shape)}; "
+            f"{name}: expected the event shape {list(q.event_shape)} of q, got {list(p.event_shape)}; "
             "a diagonal normal distribution needs .to_event(1)"
         )
     if one and p.batch_shape not in ((), (1,)):
@@ -307,16 +306,16 @@ def _check_alike(q: Distribution, p: Distribution, name: str, one: bool = True) 
 def _at_draws(
     q: Distribution, samples: int, outer: int | None, leave_one_out: bool, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log q(z|x_n) and log q(z), ``[samples, outer]`` each, and the z that they are taken at."""
+    """log q(z|x_n) and log q(z) at draws z, ``[samples, outer]`` each, and these draws."""
     q_outer, rows = _outer(q, outer, generator)
     if leave_one_out and q.batch_shape.numel() < 2:
-        raise ValueError("q: expected at least 2 encodings to leave one out, got 1")
+        raise ValueError("q: expected at least 2 encodings for leave_one_out, got 1")
     z = draw(q_outer, samples, generator)
     return q_outer.log_prob(z), log_marginal(z, encodings(q), rows if leave_one_out else None), z
 
 
 def _outer(q: Distribution, outer: int | None, generator: torch.Generator | None) -> tuple[Distribution, Tensor]:
-    """The encodings to take the mean over, and their rows in ``q``."""
+    """The encodings to average over, and their rows in ``q``."""
     size = q.batch_shape.numel()
     if outer is None or outer == size:
         rows = torch.arange(size)

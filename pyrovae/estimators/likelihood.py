@@ -1,4 +1,4 @@
-"""The log-likelihood of images, by importance weighting."""
+"""Importance-weighted bounds on the log-likelihood of images."""
 
 import math
 from collections.abc import Callable
@@ -10,23 +10,23 @@ from torch import Tensor
 from pyrovae.estimators.estimate import Estimate, mean_over_images
 from pyrovae.estimators.psis import importance_diagnostics, pareto_k_threshold
 
-#: Numbers in the images that are decoded at once: on a CPU larger temporaries would cost more to get than to fill.
-NUMBERS = {"cpu": 2**20, "cuda": 2**26}
-#: What an image counts for at the least, because of what networks hold of it.
-SMALLEST = 64
-#: Share of images with k̂ above its threshold from which on a number is called unreliable.
-MANY = 0.1
+#: Pixels decoded per chunk; on a CPU, larger temporaries cost more to allocate than to fill.
+CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
+#: Pixels that the smallest image counts as: hidden layers take memory too.
+MIN_IMAGE_ELEMENTS = 64
+#: Share of images with high k̂ above which a bound is reported as unreliable.
+HIGH_K_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class ImportanceWeighted:
-    """Bounds of log p(x) with what tells how tight they can be, ``[n]`` each.
+    """Lower bounds of log p(x) with diagnostics of their weights, ``[n]`` each.
 
     Attributes:
         bound: log (1/K) Σ_k w_k, in nats.
         pareto_k: k̂ of the weights.
-        ess: their effective sample size, at most K.
-        particles: K.
+        ess: effective sample size of the weights, at most K.
+        particles: number of weights K.
     """
 
     bound: Tensor
@@ -36,50 +36,50 @@ class ImportanceWeighted:
 
     @property
     def high_pareto_k(self) -> float:
-        """Share of images with k̂ above `pareto_k_threshold`; NaN where k̂ is not known."""
+        """Share of images with k̂ above `pareto_k_threshold`; NaN where any k̂ is NaN."""
         if self.pareto_k.isnan().any():
             return math.nan
         return float((self.pareto_k > pareto_k_threshold(self.particles)).double().mean())
 
     @property
     def estimate(self) -> Estimate:
-        """Mean over images, a lower bound of E_x log p(x); notes say where it is not to be trusted."""
+        """Mean over images, a lower bound of E_x log p(x), with a note where many images have high k̂."""
         share, threshold = self.high_pareto_k, pareto_k_threshold(self.particles)
-        notes = [f"k̂ above {threshold:.2f} for {share:.0%} of the images"] if share > MANY else []
+        notes = [f"k̂ above {threshold:.2f} for {share:.0%} of the images"] if share > HIGH_K_SHARE else []
         return mean_over_images(self.bound, "lower bound", *notes)
 
 
-def at_once(x: Tensor) -> int:
-    """Images like these, ``[n, *event_shape]``, that are decoded in one piece of work."""
-    return max(1, NUMBERS[x.device.type] // max(x[0].numel(), SMALLEST))
+def images_per_chunk(x: Tensor) -> int:
+    """How many images of this shape to decode at once, given ``[n, *event_shape]``."""
+    return max(1, CHUNK_ELEMENTS[x.device.type] // max(x[0].numel(), MIN_IMAGE_ELEMENTS))
 
 
-def portions(draws: int, x: Tensor) -> list[int]:
-    """Draws of all images, ``[n, *event_shape]``, in pieces of bounded size if one draw of all is."""
-    most = max(1, at_once(x) // len(x))
+def draws_per_chunk(draws: int, x: Tensor) -> list[int]:
+    """Splits draws for each of the images ``[n, *event_shape]`` into chunks of bounded size, at least one draw each."""
+    most = max(1, images_per_chunk(x) // len(x))
     return [min(most, draws - first) for first in range(0, draws, most)]
 
 
 @torch.no_grad()
 def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, particles: int) -> ImportanceWeighted:
-    """The importance-weighted bound of log p(x), a lower one in expectation (Burda et al. 2016, eq. 8).
+    """Importance-weighted bound of log p(x), a lower bound in expectation (Burda et al. 2016, eq. 8).
 
-    L_K = log (1/K) Σ_k w_k with w_k = p(x, z_k) / q(z_k|x) and z_k ~ q(z|x). E[L_K] rises with K to log p(x), slowly
-    where q is much narrower than the posterior, as at small β; k̂ tells such images. It is the raw mean: smoothed
-    weights would give no bound.
+    L_K = log (1/K) Σ_k w_k with w_k = p(x, z_k) / q(z_k|x) and z_k ~ q(z|x). E[L_K] increases with K towards
+    log p(x), but slowly where q is much narrower than the posterior, as at small β; k̂ identifies such images. The
+    weights are not smoothed, because their smoothed mean is not a bound.
 
     Args:
-        log_weights: images ``[n, *event_shape]`` and a number K → log w, ``[K, n]``, as `Pair.log_weights`.
+        log_weights: images ``[n, *event_shape]`` and a number K → log w, ``[K, n]``, such as `Pair.log_weights`.
         x: images, ``[batch, *event_shape]``.
-        particles: draws K an image, at least 2.
+        particles: draws K per image, at least 2.
 
     Returns:
-        Nats per image in float64, with k̂ and effective sample size; NaN where a weight is NaN.
+        The bound in nats per image, in float64, with k̂ and effective sample size; NaN where a weight is NaN.
 
     Raises:
         ValueError: K is below 2.
 
-    Cost: K passes through the decoder for each image, in pieces of bounded size.
+    Cost: K passes through the decoder for each image, in chunks of bounded size.
 
     Example:
         >>> import torch
@@ -93,9 +93,8 @@ def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, part
     """
     if particles < 2:
         raise ValueError(f"particles: expected at least 2, got {particles}")
-    images = max(1, at_once(x) // particles)
-    most = max(1, at_once(x) // images)
-    counts = [min(most, particles - done) for done in range(0, particles, most)]
+    images = max(1, images_per_chunk(x) // particles)
+    counts = draws_per_chunk(particles, x[:images])
     found = []
     for part in x.split(images):
         log_w = torch.cat([log_weights(part, count).double() for count in counts]).T

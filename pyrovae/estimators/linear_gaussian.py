@@ -1,4 +1,4 @@
-"""The linear-Gaussian pair, for which everything that is estimated elsewhere has a closed form."""
+"""Closed forms for the linear-Gaussian pair, against which the estimators are tested."""
 
 import math
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from torch.distributions import MultivariateNormal
 class LinearGaussian:
     """Data x ~ N(0, C), the model z ~ N(0, I), x|z ~ N(W z, σ² I), and the guide that minimises D + β R.
 
-    That guide is q(z|x) = N(A x, S) with S = (I + WᵀW / (σ²β))⁻¹ and A = S Wᵀ / (σ²β), so that the inference marginal
-    over the population is q(z) = N(0, V) with V = A C Aᵀ + S. At β = 1 it is the exact posterior. All values are
-    of the population, in nats per image, computed in float64.
+    The guide is q(z|x) = N(A x, S) with S = (I + WᵀW / (σ²β))⁻¹ and A = S Wᵀ / (σ²β); at β = 1 it is the exact
+    posterior. The inference marginal of the population is q(z) = N(0, V) with V = A C Aᵀ + S. All values are those of
+    the population, in nats per image, computed in float64.
 
     Args:
         covariance: C, ``[D, D]``.
@@ -24,7 +24,7 @@ class LinearGaussian:
         beta: β.
 
     Raises:
-        ValueError: a shape does not fit, C is no covariance, or σ or β is not positive.
+        ValueError: a shape does not match, C is not a covariance matrix, or σ or β is not positive.
 
     Example:
         >>> import torch
@@ -54,11 +54,10 @@ class LinearGaussian:
 
     @classmethod
     def best(cls, covariance: Tensor, latent_size: int, scale: float = 1.0, beta: float = 1.0) -> Self:
-        """The pair whose decoder, too, minimises D + β R.
+        """The pair whose decoder minimises D + β R as well.
 
-        W = U_d (Λ_d − σ²β I)₊^½ with the d largest eigenvalues Λ_d of C and their eigenvectors U_d: at β = 1
-        probabilistic PCA with σ fixed (Tipping & Bishop 1999, Probabilistic principal component analysis), at other β
-        the same with noise σ²β.
+        W = U_d (Λ_d − σ²β I)₊^½ with the d largest eigenvalues Λ_d of C and their eigenvectors U_d: probabilistic PCA
+        with fixed noise σ²β (Tipping & Bishop 1999, Probabilistic principal component analysis).
         """
         variance, axes = torch.linalg.eigh(covariance.double())
         length = (variance[-latent_size:] - scale**2 * beta).clamp(min=0).sqrt()
@@ -81,7 +80,7 @@ class LinearGaussian:
 
     @property
     def marginal(self) -> MultivariateNormal:
-        """The inference marginal q(z) over the population."""
+        """The inference marginal q(z) of the population."""
         A = self.encoder
         V = A @ self.covariance @ A.T + self.posterior_covariance
         return MultivariateNormal(V.new_zeros(len(V)), V)
@@ -113,7 +112,7 @@ class LinearGaussian:
 
     @property
     def log_likelihood(self) -> float:
-        """E_x log p(x) = −[D log 2π + log det M + tr(M⁻¹ C)] / 2 with M = W Wᵀ + σ² I; β has no part in it."""
+        """E_x log p(x) = −[D log 2π + log det M + tr(M⁻¹ C)] / 2 with M = W Wᵀ + σ² I, for any β."""
         C, W = self.covariance, self.weight
         M = W @ W.T + self.scale**2 * torch.eye(len(C), dtype=C.dtype)
         return float(-(len(C) * math.log(2 * math.pi) + M.logdet() + torch.linalg.solve(M, C).trace()) / 2)

@@ -1,7 +1,7 @@
-"""Encodings q(z|x_n) of a set of images: draws from them, and the inference marginal that they make up.
+"""Encodings q(z|x_n) of a set of images: draws from them, and the density of their mixture, the inference marginal.
 
-A distribution with batch shape [N] stands for N encodings. All arithmetic is in float64: at σ = 1e-6 a z in float32
-would miss its own encoding by many σ.
+A distribution with batch shape [N] holds N encodings. All arithmetic is in float64, because at σ = 1e-6 the rounding
+of a float32 z amounts to many σ.
 """
 
 import math
@@ -13,15 +13,15 @@ from torch.distributions import Distribution, Independent, Normal
 
 from pyrovae.programs.distributions import base_normal, mapped, noise_shape, reparameterize
 
-#: Rows of one piece of work, and numbers in it: on a CPU its temporaries have to stay in the cache.
-ROWS = 64
-NUMBERS = {"cpu": 2**18, "cuda": 2**26}
-#: Numbers that the networks of a flow hold for each that a normal density holds.
-FLOW = 16
+#: Points per chunk, and elements of its temporaries, which should stay in a CPU's cache.
+CHUNK_ROWS = 64
+CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**26}
+#: Elements that a flow holds for each element of a normal density.
+FLOW_ELEMENTS = 16
 
 
 def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
-    """Encodings in float64, those at some rows if asked.
+    """Encodings in float64, optionally at some rows only.
 
     Raises:
         UnsupportedError: ``q`` is neither a diagonal or full-rank normal distribution nor a flow.
@@ -39,46 +39,46 @@ def draw(q: Distribution, samples: int, generator: torch.Generator | None = None
     """Draws of z from each encoding: ``[samples, n, *event_shape]``, in float64.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: there are no draws or no encodings.
     """
     if samples < 1 or not q.batch_shape.numel():
         raise ValueError(f"expected at least 1 draw of at least 1 encoding, got {samples} of {q.batch_shape.numel()}")
     shape = noise_shape(q)
-    assert shape is not None, "encodings are made from normal noise"
+    assert shape is not None, "encodings are reparameterized from normal noise"
     noise = torch.randn(samples, *shape, generator=generator, dtype=torch.float64)
     return reparameterize(q, noise.to(device_of(q)))
 
 
 def device_of(q: Distribution) -> torch.device:
-    """Where the parameters of encodings are."""
+    """Device of the parameters of encodings."""
     devices: list[torch.device] = []
 
-    def look(parameter: Tensor) -> Tensor:
+    def record(parameter: Tensor) -> Tensor:
         devices.append(parameter.device)
         return parameter
 
-    mapped(q, look)
+    mapped(q, record)
     return devices[0]
 
 
 def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tensor:
-    """Log density of the inference marginal, log q(z) = log (1/N) Σ_m q(z|x_m), with every m and in float64.
+    """Log density of the inference marginal, log q(z) = log (1/N) Σ_m q(z|x_m), over all m and in float64.
 
     Args:
         z: points, ``[..., *event_shape]``.
         q: the N encodings, float64.
-        own: row of each point's own encoding, in the shape of the points' batch, to be left out of the mixture:
+        own: row of each point's own encoding, in the batch shape of the points, to exclude from the mixture:
             log 1/(N−1) Σ_{m≠own} q(z|x_m).
 
-    Cost: a density for each point and encoding, in pieces, so that memory does not grow with N. Differences z − μ_m
-    are taken before they are squared: expanded into a matrix product they would lose z²/σ² · 1e-16 nats.
+    Cost: one density per point and encoding, in chunks, so that memory does not grow with N. (z − μ_m)² is not
+    expanded into a matrix product, which would lose z²/σ² · 1e-16 nats.
     """
     event = len(q.event_shape)
     batch = z.shape[: z.dim() - event]
     points = z.reshape(-1, *q.event_shape)
-    owners = [None] * len(points) if own is None else own.expand(batch).reshape(-1).split(ROWS)
+    owners = [None] * len(points) if own is None else own.expand(batch).reshape(-1).split(CHUNK_ROWS)
     totals = []
-    for rows, owner in zip(points.split(ROWS), owners, strict=False):
+    for rows, owner in zip(points.split(CHUNK_ROWS), owners, strict=False):
         total = rows.new_full((len(rows),), -torch.inf)
         for log_q in log_densities(rows, q, owner):
             total = torch.logaddexp(total, log_q.logsumexp(1))
@@ -88,14 +88,15 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
 
 
 def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iterator[Tensor]:
-    """log q(z|x_m) of some points under the encodings, a piece of the N columns at a time: ``[n, columns]``.
+    """log q(z|x_m) of points under the encodings, in chunks of columns: ``[n, columns]`` each.
 
     Args:
-        z: points, ``[n, *event_shape]``, `ROWS` of them or fewer.
+        z: points, ``[n, *event_shape]``, at most `CHUNK_ROWS`.
         q: the N encodings, float64.
-        own: row of each point's own encoding, ``[n]``, whose density is given as −∞.
+        own: row of each point's own encoding, ``[n]``, whose log density is set to −∞.
     """
-    columns = max(1, NUMBERS[z.device.type] // (ROWS * q.event_shape.numel() * (1 if base_normal(q) else FLOW)))
+    elements = q.event_shape.numel() * (1 if base_normal(q) else FLOW_ELEMENTS)
+    columns = max(1, CHUNK_ELEMENTS[z.device.type] // (CHUNK_ROWS * elements))
     for start in range(0, q.batch_shape[0], columns):
         part = mapped(q, lambda parameter, at=start: parameter[at : at + columns])
         log_q = _log_density(z, part)
@@ -106,7 +107,7 @@ def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iter
 
 
 def _log_density(z: Tensor, q: Distribution) -> Tensor:
-    """log q(z|x_m), ``[n, N]``; of a diagonal normal in a quarter of the time that its own method takes."""
+    """log q(z|x_m), ``[n, N]``; for a diagonal normal, four times as fast as its `log_prob`."""
     if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.event_shape):
         return q.log_prob(z.unsqueeze(1))
     loc, scale = q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)

@@ -1,4 +1,4 @@
-"""The decoder of infinite capacity, which does best on the training images and knows nothing else."""
+"""The infinite-capacity decoder, which is optimal on the training images and memorises them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,20 +9,20 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.data import as_input
-from pyrovae.estimators.marginal import ROWS, encodings, log_densities
+from pyrovae.estimators.marginal import CHUNK_ROWS, encodings, log_densities
 
-#: Codes and training images in one piece of work.
-CODES, COLUMNS = 512, 2048
-#: Least share of the mean image that is tried, as a power of ten.
-LEAST = -12.0
+#: Codes and training images per chunk.
+CHUNK_CODES, CHUNK_IMAGES = 512, 2048
+#: log₁₀ of the smallest mixing share.
+MIN_LOG10_SHARE = -12.0
 
 
 class Memorised(NamedTuple):
-    """What the decoder of infinite capacity makes of codes.
+    """Reconstructions by the infinite-capacity decoder.
 
     Attributes:
         image: x̂(z), ``[n, *event_shape]``, in float64.
-        perplexity: exp of the entropy of the weights, ``[n]``: of how many training images x̂(z) is made.
+        perplexity: exp of the entropy of the weights, ``[n]``: the effective number of training images in x̂(z).
     """
 
     image: Tensor
@@ -31,81 +31,81 @@ class Memorised(NamedTuple):
 
 @torch.no_grad()
 def memorising_decoder(z: Tensor, q: Distribution, images: Tensor, own: Tensor | None = None) -> Memorised:
-    """The decoder of infinite capacity, x̂(z) = Σ_n w_n(z) x_n with w_n(z) = q(z|x_n) / Σ_m q(z|x_m).
+    """The infinite-capacity decoder, x̂(z) = Σ_n w_n(z) x_n with w_n(z) = q(z|x_n) / Σ_m q(z|x_m).
 
-    It is the mean of the training images under p(n|z). Where the mean decides the distortion, as under a Bernoulli
-    likelihood or a Gaussian one of fixed σ, no decoder has a lower training distortion with this guide. What a trained
-    decoder does better on unseen images it owes to its limits.
+    x̂(z) is the posterior mean of the training image given z. Where the distortion depends on the mean alone, as under
+    a Bernoulli likelihood or a Gaussian one with fixed σ, no decoder has a lower training distortion with this guide.
+    A trained decoder that does better on unseen images does so because of its limited capacity.
 
     Args:
         z: codes, ``[n, *latent_shape]``.
         q: encodings of the training images, batch shape [N].
         images: the training images, ``[N, *event_shape]``; uint8 is scaled to [0, 1].
-        own: row of each code's own training image, ``[n]``, to be left out.
+        own: row of each code's own training image, ``[n]``, to exclude.
 
     Raises:
         UnsupportedError: ``q`` is neither normal nor a flow.
-        ValueError: its batch shape is not [N].
+        ValueError: the batch shape of ``q`` is not [N].
 
     Source: Rezende & Viola 2018, Taming VAEs (the optimal decoder); Bozkurt et al. 2021.
 
-    Cost: n · N densities and n · N products with images, in pieces, in float64: a weight may be as small as e⁻⁷⁰⁰.
+    Cost: n · N densities and n · N products with images, in chunks and in float64, as weights may be as small as e⁻⁷⁰⁰.
 
     Example:
         >>> import torch
         >>> from torch.distributions import Independent, Normal
         >>> q = Independent(Normal(torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1)), 1)
-        >>> found = memorising_decoder(torch.tensor([[0.0], [9.0]]), q, torch.tensor([[0.0], [1.0]]))
-        >>> found.image.round(decimals=3).flatten().tolist(), found.perplexity.round(decimals=3).tolist()
+        >>> decoded = memorising_decoder(torch.tensor([[0.0], [9.0]]), q, torch.tensor([[0.0], [1.0]]))
+        >>> decoded.image.round(decimals=3).flatten().tolist(), decoded.perplexity.round(decimals=3).tolist()
         ([0.5, 1.0], [2.0, 1.0])
     """
     q, z = encodings(q), z.double()
     image, perplexity = [], []
-    for start in range(0, len(z), CODES):
-        codes = slice(start, start + CODES)
+    for start in range(0, len(z), CHUNK_CODES):
+        codes = slice(start, start + CHUNK_CODES)
         w = _weights(z[codes], q, None if own is None else own[codes])
         perplexity.append(torch.special.entr(w).sum(1).exp())
         x_hat = w.new_zeros(len(w), images[0].numel())
-        for at in range(0, len(images), COLUMNS):
-            x_hat += w[:, at : at + COLUMNS] @ as_input(images[at : at + COLUMNS]).double().flatten(1)
+        for at in range(0, len(images), CHUNK_IMAGES):
+            x_hat += w[:, at : at + CHUNK_IMAGES] @ as_input(images[at : at + CHUNK_IMAGES]).double().flatten(1)
         image.append(x_hat.unflatten(1, images.shape[1:]))
     return Memorised(torch.cat(image), torch.cat(perplexity))
 
 
 @torch.no_grad()
 def mixing_share(distortion: Callable[[Tensor], Tensor], image: Tensor, mean: Tensor) -> float:
-    """The share ε at which the mean of the distortion of (1 − ε) x̂ + ε x̄ is least, in [10⁻¹², 1].
+    """The mixing share ε in [10⁻¹², 1] that minimises the mean distortion of (1 − ε) x̂ + ε x̄.
 
-    Without it a single pixel that is lit in an image and in none of those that x̂ is made of makes its Bernoulli
-    distortion infinite. Fitted to training images of which each is left out of its own x̂: else ε would be 0.
+    Under x̂ alone, one lit pixel that is dark in all weighted training images makes the Bernoulli distortion infinite.
+    Fit ε to training images, and exclude each from its own x̂; otherwise the minimum is at ε = 0.
 
     Args:
-        distortion: mean images → distortion of the images at hand, ``[n, *event_shape] → [n]``; convex.
+        distortion: mean images → distortion of the images, ``[n, *event_shape] → [n]``; convex.
         image: x̂ of these images, ``[n, *event_shape]``.
-        mean: x̄, a mean image in which no pixel is 0 or 1, ``[*event_shape]``.
+        mean: x̄, a mean image in which no pixel is exactly 0 or 1, ``[*event_shape]``.
 
     Example:
         >>> import torch
         >>> x, x_hat = torch.tensor([[1.0], [1.0], [1.0], [0.0]]).double(), torch.ones(4, 1).double()
         >>> def distortion(mean: torch.Tensor) -> torch.Tensor:
         ...     return -(x * mean.log() + (1 - x) * (1 - mean).log()).sum(1)
-        >>> round(mixing_share(distortion, x_hat, torch.full((1,), 0.5)), 2)  # a quarter of the pixels is dark
+        >>> round(mixing_share(distortion, x_hat, torch.full((1,), 0.5)), 2)  # a quarter of the pixels are dark
         0.5
     """
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda power: float(distortion(torch.lerp(image, mean.to(image), 10.0**power)).mean()),
-        bounds=(LEAST, 0.0),
+        bounds=(MIN_LOG10_SHARE, 0.0),
         method="bounded",
         options={"xatol": 0.01},
     )
-    return 10.0 ** float(found.x)
+    return 10.0 ** float(optimum.x)
 
 
 def _weights(z: Tensor, q: Distribution, own: Tensor | None) -> Tensor:
     """w_n(z), ``[n, N]``."""
-    owners = [None] * len(z) if own is None else own.split(ROWS)
+    owners = [None] * len(z) if own is None else own.split(CHUNK_ROWS)
     log_q = [
         torch.cat(list(log_densities(rows, q, owner)), dim=1)
-        for rows, owner in zip(z.split(ROWS), owners, strict=False)
+        for rows, owner in zip(z.split(CHUNK_ROWS), owners, strict=False)
     ]
     return torch.cat(log_q).softmax(1)

@@ -1,16 +1,16 @@
-"""How far images are from the training set: a measure of how hard it is to generalize to them."""
+"""Distances from images to the training set, which show how hard a split is."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-#: Points and training points in one piece of work.
-ROWS, COLUMNS = 1024, 4096
+#: Points and training points per chunk.
+CHUNK_ROWS, CHUNK_COLUMNS = 1024, 4096
 
 
 class Nearest(NamedTuple):
-    """Distance of each point to the nearest training point, and the row of that, ``[n]`` each."""
+    """Distance to the nearest training point and that point's row, ``[n]`` each."""
 
     distance: Tensor
     row: Tensor
@@ -18,17 +18,17 @@ class Nearest(NamedTuple):
 
 @torch.no_grad()
 def nearest_point(points: Tensor, training: Tensor, own: Tensor | None = None) -> Nearest:
-    """The nearest training point of each point, and its distance minₙ ‖x − xₙ‖₂.
+    """Nearest training point of each point, with its distance minₙ ‖x − xₙ‖₂.
 
     Args:
         points: ``[n, ...]``; trailing dimensions are flattened. uint8 is scaled to [0, 1].
         training: ``[N, ...]``, in the same units.
-        own: row of each point in ``training``, ``[n]``, to be left out where the points are training points.
+        own: row of each point in ``training``, ``[n]``, to exclude where the points are training points themselves.
 
     Returns:
-        Distances in the units of a pixel's range [0, 1], or of the factors; NaN for a point that is not finite.
+        Distances in the units of the points (pixels in [0, 1], or factors); NaN for a point that is not finite.
 
-    Cost: n · N distances by matrix products, in pieces; the distance to the one that is found is then taken exactly.
+    Cost: n · N distances by matrix products, in chunks; the distance to the nearest point is then computed exactly.
 
     Example:
         >>> import torch
@@ -39,10 +39,10 @@ def nearest_point(points: Tensor, training: Tensor, own: Tensor | None = None) -
         tensor([5., 5.])
     """
     rows = [
-        _nearest(part, training, None if own is None else own[at : at + ROWS])
-        for at, part in zip(range(0, len(points), ROWS), points.split(ROWS), strict=True)
+        _nearest(part, training, None if own is None else own[at : at + CHUNK_ROWS])
+        for at, part in zip(range(0, len(points), CHUNK_ROWS), points.split(CHUNK_ROWS), strict=True)
     ]
-    found = [_flat(x) - _flat(training[at]) for x, at in zip(points.split(ROWS), rows, strict=True)]
+    found = [_flat(x) - _flat(training[at]) for x, at in zip(points.split(CHUNK_ROWS), rows, strict=True)]
     return Nearest(torch.cat([difference.norm(dim=1) for difference in found]), torch.cat(rows))
 
 
@@ -51,9 +51,9 @@ def _nearest(points: Tensor, training: Tensor, own: Tensor | None) -> Tensor:
     x = _flat(points)
     best = x.new_full((len(x),), torch.inf)
     row = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    for start in range(0, len(training), COLUMNS):
-        y = _flat(training[start : start + COLUMNS])
-        # ‖x − y‖² but for ‖x‖², which is the same for every y.
+    for start in range(0, len(training), CHUNK_COLUMNS):
+        y = _flat(training[start : start + CHUNK_COLUMNS])
+        # ‖x − y‖² without ‖x‖², which is the same for every y.
         distance = y.square().sum(1) - 2 * x @ y.T
         if own is not None:
             itself = own[:, None] == torch.arange(start, start + len(y), device=x.device)

@@ -1,4 +1,4 @@
-"""Annealed importance sampling, on models whose log p(x) is a closed form or a sum over a grid."""
+"""Annealed importance sampling on models whose log p(x) is known in closed form or by quadrature."""
 
 from functools import partial
 from itertools import count
@@ -40,13 +40,13 @@ def truth(x: Tensor) -> Tensor:
 
 
 def log_weights(x: Tensor, particles: int) -> Tensor:
-    """Of the guide that is best at β = 0.01, and much narrower than the posterior."""
+    """Log weights under the optimal guide at β = 0.01, which is much narrower than the posterior."""
     q = BEST.posterior(x)
     z = q.sample((particles,))
     return log_p(x, z.float()) + standard(4).log_prob(z.float()) - q.log_prob(z)
 
 
-def test_annealing_comes_within_a_tenth_of_a_nat_where_importance_weighting_misses_by_nats() -> None:
+def test_annealing_is_tight_where_importance_weighting_is_loose() -> None:
     torch.manual_seed(0)
     x = torch.randn(256, 6) @ torch.linalg.cholesky(linear.covariance()).T.float()
     weighted = log_likelihood(log_weights, x, 100)
@@ -58,7 +58,7 @@ def test_annealing_comes_within_a_tenth_of_a_nat_where_importance_weighting_miss
 
 
 @pytest.mark.parametrize("temperatures", [5, 100])
-def test_bounds_from_both_sides_bracket_the_truth(temperatures: int) -> None:
+def test_bidirectional_bounds_bracket_log_likelihood(temperatures: int) -> None:
     torch.manual_seed(0)
     z = standard(4).sample((400,))
     x = z @ W.T + torch.randn(400, 6)
@@ -72,7 +72,7 @@ def test_bounds_from_both_sides_bracket_the_truth(temperatures: int) -> None:
     assert (above.mean() > TWO_SIDED * above.std() / 400**0.5) == loose
 
 
-def test_weights_are_unbiased_for_p_x_forwards_and_for_its_inverse_backwards() -> None:
+def test_forward_and_backward_weights_are_unbiased() -> None:
     torch.manual_seed(0)
     z = standard(1).sample((4000,))
     x = z + 0.5 * torch.randn(4000, 1)
@@ -87,14 +87,14 @@ def test_weights_are_unbiased_for_p_x_forwards_and_for_its_inverse_backwards() -
 
 
 @pytest.mark.parametrize("name", sorted(build.PRIORS))
-def test_log_p_x_under_any_prior_is_that_of_a_sum_over_a_grid(name: str) -> None:
+def test_log_likelihood_under_every_prior_matches_quadrature(name: str) -> None:
     event = torch.Size([1, 1, 4])
     run = Run(prior=name, network="linear", likelihood="gaussian", noise_scale=0.5, latent_size=1, components=5)
     images = torch.rand(20, *event, generator=torch.Generator().manual_seed(0))
     pair = make_pair(run, event, images=images)
     with torch.no_grad():
         for parameter in pair.model.prior.parameters():
-            parameter.mul_(0.3)  # flows start with many modes, between which no chain could move
+            parameter.mul_(0.3)  # a flow starts multimodal, and chains cannot move between modes
     pair.refresh(images)
     x = images[:10]
     prior = pair.latent(x)[1]
@@ -113,11 +113,11 @@ def test_log_p_x_under_any_prior_is_that_of_a_sum_over_a_grid(name: str) -> None
     assert abs((annealed.bound - expected).mean()) < 0.05
 
 
-def test_codes_that_the_likelihood_cannot_take_are_refused_and_no_more() -> None:
+def test_proposals_with_nan_density_are_rejected() -> None:
     torch.manual_seed(0)
     x = torch.zeros(50, 1)
 
-    def log_p(x: Tensor, z: Tensor) -> Tensor:  # as of a decoder that overflows
+    def log_p(x: Tensor, z: Tensor) -> Tensor:  # like a decoder that overflows
         return torch.where(z[:, 0] > 1, torch.nan, Normal(z, 0.5).log_prob(x).sum(1))
 
     bridge = _Bridge(standard(1), log_p, x, Annealing(20, 4), lambda: None)
@@ -129,10 +129,10 @@ def test_codes_that_the_likelihood_cannot_take_are_refused_and_no_more() -> None
     assert state.z.std() > 0.1
 
 
-def test_pieces_of_any_size_and_steps_that_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bound_is_independent_of_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     x, bounds = torch.randn(7, 6, generator=torch.Generator().manual_seed(0)), []
     for numbers in (2**20, 64 * 5, 1):
-        monkeypatch.setattr("pyrovae.estimators.likelihood.NUMBERS", {"cpu": numbers})
+        monkeypatch.setattr("pyrovae.estimators.likelihood.CHUNK_ELEMENTS", {"cpu": numbers})
         torch.manual_seed(0)
         steps = count()
         annealed = annealed_log_likelihood(standard(4), log_p, x, Annealing(10, 3), partial(next, steps))
@@ -142,13 +142,13 @@ def test_pieces_of_any_size_and_steps_that_are_told(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(bounds[0], bounds[2], rtol=1e-4, atol=1e-3)
 
 
-def test_nonsense_is_refused() -> None:
+def test_settings_below_their_minimum_raise() -> None:
     for work in ((0, 8), (10, 1), (10, 8, 0)):
         with pytest.raises(ValueError, match="expected at least"):
             Annealing(*work)
 
 
-def test_generated_codes_are_those_behind_the_images() -> None:
+def test_generate_returns_images_with_their_codes() -> None:
     pair = make_pair(
         Run(network="linear", likelihood="gaussian", noise_scale=0.01, latent_size=2), torch.Size([1, 2, 3])
     )
@@ -163,7 +163,7 @@ def test_generated_codes_are_those_behind_the_images() -> None:
     assert 0.5 < z.std() < 2
 
 
-def test_likelihood_of_more_than_one_site_is_refused() -> None:
+def test_likelihood_with_two_latent_sites_raises() -> None:
     pair = make_pair(Run(model="hierarchical", guide="hierarchical", width=8), torch.Size([1, 2, 3]))
     with pytest.raises(UnsupportedError, match="expected one latent and one observed site"):
         pair.likelihood(torch.rand(5, 1, 2, 3), torch.zeros(5, 10))

@@ -1,3 +1,5 @@
+"""Approximation and amortisation gap on linear-Gaussian models, whose posterior is known."""
+
 import math
 
 import pytest
@@ -39,7 +41,7 @@ def evidence(x: Tensor) -> Tensor:
     return MultivariateNormal(torch.zeros(3), W @ W.T + SCALE**2 * torch.eye(3)).log_prob(x)
 
 
-def test_amortisation_gap_is_the_divergence_from_a_posterior_that_the_family_holds(
+def test_amortisation_gap_is_kl_when_family_contains_posterior(
     x: Tensor, prior: Independent, posterior: MultivariateNormal
 ) -> None:
     q = MultivariateNormal(posterior.loc + 0.2, scale_tril=1.3 * posterior.scale_tril)
@@ -52,10 +54,10 @@ def test_amortisation_gap_is_the_divergence_from_a_posterior_that_the_family_hol
     assert gap.approximation_se.max() < 0.05 < truth.min()
 
 
-def test_approximation_gap_is_what_a_mean_field_cannot_follow(
+def test_approximation_gap_of_mean_field_matches_closed_form(
     x: Tensor, prior: Independent, posterior: MultivariateNormal
 ) -> None:
-    """The best diagonal q has the precision's diagonal: KL(q* ‖ p) = (Σ log Λ_dd − log det Λ) / 2."""
+    """The optimal diagonal q has the diagonal of the precision Λ: KL(q* ‖ p) = (Σ log Λ_dd − log det Λ) / 2."""
     precision = posterior.precision_matrix[0]
     truth = (precision.diagonal().log().sum() - precision.logdet()) / 2
     q = Independent(Normal(posterior.loc, precision.diagonal().rsqrt()), 1)
@@ -66,17 +68,17 @@ def test_approximation_gap_is_what_a_mean_field_cannot_follow(
     assert gap.approximation_se.max() < truth / 4
 
 
-def test_standard_error_of_annealing_covers_its_error(x: Tensor, prior: Independent) -> None:
+def test_standard_error_of_annealing_is_calibrated(x: Tensor, prior: Independent) -> None:
     torch.manual_seed(0)
     few = [annealed_log_likelihood(prior, log_p, x[:1], Annealing(20, chains=100)) for _ in range(60)]
     bounds, errors = (torch.stack([getattr(each, name) for each in few]) for name in ("bound", "se"))
-    # The spread over repetitions is known to 1 / √(2 · 59), and so is its ratio to the mean error, or better.
+    # A standard deviation from 60 repetitions has a relative error of 1 / √(2 · 59).
     ratio = float(bounds.std() / errors.mean())
     assert abs(math.log(ratio)) < TWO_SIDED / math.sqrt(2 * 59)
     assert ((bounds.mean() - evidence(x[:1])).abs() < TWO_SIDED * bounds.std() / 60**0.5).all()
 
 
-def test_gradients_of_the_model_stay_as_they_are(x: Tensor, prior: Independent) -> None:
+def test_inference_gap_leaves_model_gradients_untouched(x: Tensor, prior: Independent) -> None:
     weight = W.clone().requires_grad_()
     loc = torch.zeros(4, 2, requires_grad=True)
     q = Independent(Normal(loc, torch.ones(4, 2)), 1)
@@ -91,6 +93,6 @@ def test_gradients_of_the_model_stay_as_they_are(x: Tensor, prior: Independent) 
     assert len(steps) == 5 + 2 * 5
 
 
-def test_other_distributions_are_refused(x: Tensor, prior: Independent) -> None:
+def test_unsupported_distribution_raises(x: Tensor, prior: Independent) -> None:
     with pytest.raises(UnsupportedError, match="got Laplace"):
         inference_gap(Independent(Laplace(torch.zeros(4, 2), 1.0), 1), prior, log_p, x)

@@ -1,4 +1,4 @@
-"""Information estimators against brute force, quadrature, higher precision and closed forms."""
+"""Information estimators, compared with brute force, quadrature, higher precision and closed forms."""
 
 import math
 
@@ -21,7 +21,7 @@ from pyrovae.estimators import (
 )
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
 
-#: Standard errors that a normal variable exceeds on either side with probability 2e-5, and on one side.
+#: Failure rate 2e-5, two-sided and one-sided.
 TWO_SIDED, ONE_SIDED = 4.27, 4.11
 
 
@@ -61,10 +61,10 @@ def log_mixture_by_mpmath(z: Tensor, loc: Tensor, scale: Tensor, skip: int = -1)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full rank"])
-def test_inference_marginal_is_that_of_a_loop(kind: str) -> None:
+def test_inference_marginal_matches_a_loop_over_encodings(kind: str) -> None:
     q = encodings(some(kind))
     z = draw(q, 2, seeded())
-    # torch's own density, one encoding after the other, in float64.
+    # torch's density of each encoding separately, in float64.
     singles = [encodings(some(kind), torch.tensor([m])) for m in range(200)]
     expected = torch.stack([single.log_prob(z) for single in singles]).logsumexp(0) - math.log(200)
     torch.testing.assert_close(log_marginal(z, q), expected, rtol=1e-12, atol=1e-10)
@@ -74,18 +74,18 @@ def test_inference_marginal_is_that_of_a_loop(kind: str) -> None:
     torch.testing.assert_close(left_out, others.logsumexp(0) - math.log(199), rtol=1e-12, atol=1e-10)
 
 
-def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inference_marginal_is_independent_of_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     q = encodings(some("diagonal"))
     z = draw(q, 1, seeded())
     whole = log_marginal(z, q), log_marginal(z, q, torch.arange(200))
-    monkeypatch.setattr("pyrovae.estimators.marginal.ROWS", 7)
-    monkeypatch.setattr("pyrovae.estimators.marginal.NUMBERS", {"cpu": 7 * 3 * 11})
+    monkeypatch.setattr("pyrovae.estimators.marginal.CHUNK_ROWS", 7)
+    monkeypatch.setattr("pyrovae.estimators.marginal.CHUNK_ELEMENTS", {"cpu": 7 * 3 * 11})
     for ours, expected in zip((log_marginal(z, q), log_marginal(z, q, torch.arange(200))), whole, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("sigma", [1.0, 1e-2, 1e-4, 1e-6])
-def test_densities_hold_to_higher_precision_at_any_width(sigma: float) -> None:
+def test_inference_marginal_matches_mpmath_at_any_scale(sigma: float) -> None:
     loc = 5 * torch.randn(12, 10, generator=seeded(4))
     loc[1] = loc[0] + sigma  # a neighbour that overlaps
     scale = sigma * (0.5 + torch.rand(12, 10, generator=seeded(5)))
@@ -100,7 +100,7 @@ def test_densities_hold_to_higher_precision_at_any_width(sigma: float) -> None:
 
 
 @pytest.mark.parametrize("sigma", [1e-4, 1e-6])
-def test_information_of_narrow_codes_is_log_n_and_the_gap_holds_the_rest(sigma: float) -> None:
+def test_information_of_narrow_encodings_is_log_n(sigma: float) -> None:
     n, d = 500, 20
     q = diagonal(torch.randn(n, d, generator=seeded(6)), torch.full((n, d), sigma))
     prior = standard_normal(d)
@@ -114,7 +114,7 @@ def test_information_of_narrow_codes_is_log_n_and_the_gap_holds_the_rest(sigma: 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full rank"])
 @pytest.mark.parametrize("leave_one_out", [False, True])
-def test_rate_is_information_plus_gap_of_the_same_samples(kind: str, leave_one_out: bool) -> None:
+def test_rate_is_information_plus_gap(kind: str, leave_one_out: bool) -> None:
     q, prior = some(kind), standard_normal(3)
     terms = rate_terms(q, prior, samples=3, outer=50, leave_one_out=leave_one_out, generator=seeded())
     assert abs(terms.rate.value - terms.mutual_information.value - terms.prior_gap.value) < 1e-10
@@ -123,7 +123,7 @@ def test_rate_is_information_plus_gap_of_the_same_samples(kind: str, leave_one_o
     assert prior_gap(q, prior, samples=3, outer=50, leave_one_out=leave_one_out, generator=seeded()) == terms.prior_gap
 
 
-def test_information_and_gap_are_those_of_quadrature() -> None:
+def test_information_and_gap_match_quadrature() -> None:
     loc, scale = torch.tensor([[-2.0], [-1.5], [0.0], [0.1], [3.0]]), torch.tensor([[0.3], [0.8], [0.5], [0.2], [1.0]])
     q, prior = diagonal(loc, scale), standard_normal(1)
     wide = encodings(q)
@@ -144,7 +144,7 @@ def test_information_and_gap_are_those_of_quadrature() -> None:
     terms = rate_terms(q, prior, samples=20_000, generator=seeded())
     for estimate, density in ((terms.mutual_information, information), (terms.prior_gap, gap)):
         truth, _ = integrate.quad(density, -12, 12, limit=400, epsabs=1e-10)
-        # 100,000 draws; the error over five images says nothing of them, so their own is taken.
+        # The standard error over five images says little about 100,000 draws, so compute theirs.
         z = draw(wide, 20_000, seeded())
         log_q, log_m, log_p = wide.log_prob(z), log_marginal(z, wide), prior.log_prob(z)
         values = log_q - log_m if density is information else log_m - log_p
@@ -152,7 +152,7 @@ def test_information_and_gap_are_those_of_quadrature() -> None:
         assert abs(estimate.value - truth) < TWO_SIDED * monte_carlo
 
 
-def test_standard_error_of_a_subsample_is_the_spread_over_subsamples() -> None:
+def test_standard_error_is_the_spread_over_subsamples() -> None:
     q, prior = some("diagonal", n=2000), standard_normal(3)
     estimates = [rate_terms(q, prior, outer=50, generator=seeded(seed)) for seed in range(300)]
     truth = rate_terms(q, prior, samples=40, generator=seeded(1000))
@@ -175,7 +175,7 @@ def vectors(pair: LinearGaussian, n: int, seed: int) -> Tensor:
     return torch.randn(n, 4, generator=seeded(seed), dtype=torch.float64) @ pair.covariance.sqrt()
 
 
-def test_inclusive_and_leave_one_out_bracket_the_population() -> None:
+def test_inclusive_and_leave_one_out_bracket_population_information() -> None:
     pair, prior = linear(0.05), standard_normal(2)
     inclusive, excluded = [], []
     for seed in range(100):
@@ -196,7 +196,7 @@ def test_inclusive_and_leave_one_out_bracket_the_population() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0, 10.0])
-def test_where_information_is_small_it_is_that_of_the_population(beta: float) -> None:
+def test_small_information_matches_population(beta: float) -> None:
     pair, prior = linear(beta), standard_normal(2)
     assert math.exp(pair.mutual_information) < 50  # the bias is of the order of exp(I) / N
     n, values = 4000, []
@@ -210,20 +210,20 @@ def test_where_information_is_small_it_is_that_of_the_population(beta: float) ->
         assert abs(mean - getattr(pair, name)) < TWO_SIDED * error + bias
 
 
-def test_information_vanishes_when_the_code_ignores_the_image() -> None:
+def test_information_vanishes_when_code_ignores_image() -> None:
     q = diagonal(torch.ones(300, 2), torch.ones(300, 2))
     terms = rate_terms(q, standard_normal(2), samples=5, generator=seeded())
     assert abs(terms.mutual_information.value) < 1e-12
     assert abs(terms.prior_gap.value - 1) < TWO_SIDED * terms.prior_gap.se
 
 
-def test_marginal_rate_of_the_training_set_itself_is_its_information() -> None:
+def test_marginal_rate_of_training_set_is_its_information() -> None:
     q = some("diagonal")
     ours = marginal_rate(q, q, samples=3, generator=seeded())
     assert abs(ours.value - mutual_information(q, samples=3, generator=seeded()).value) < 1e-12
 
 
-def test_marginal_rate_of_unseen_images_may_exceed_log_n() -> None:
+def test_marginal_rate_of_unseen_images_can_exceed_log_n() -> None:
     pair = linear(0.01)
     q = pair.posterior(vectors(pair, 64, 0))
     unseen = pair.posterior(vectors(pair, 400, 1))
@@ -236,7 +236,7 @@ def test_marginal_rate_of_unseen_images_may_exceed_log_n() -> None:
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full rank"])
-def test_closed_form_rate_agrees_with_monte_carlo(kind: str) -> None:
+def test_closed_form_rate_matches_monte_carlo(kind: str) -> None:
     q, prior = some(kind), diagonal(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.7]))
     exact = rate(q, prior)
     sampled = rate_terms(q, prior, samples=400, generator=seeded()).rate
@@ -248,22 +248,22 @@ def test_closed_form_rate_agrees_with_monte_carlo(kind: str) -> None:
     assert rate(q, mixture, generator=seeded()).kind == "unbiased"
 
 
-def test_rate_per_dimension_adds_up_to_the_rate() -> None:
+def test_rates_per_dimension_sum_to_rate() -> None:
     q, prior = some("diagonal"), diagonal(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.7]))
     parts = rate_per_dimension(q, prior)
     assert len(parts) == 3
     assert abs(sum(part.value for part in parts) - rate(q, prior).value) < 1e-10
 
 
-def test_active_units_are_those_whose_means_move() -> None:
+def test_active_units_count_dimensions_with_varying_means() -> None:
     loc = torch.randn(1000, 4, generator=seeded()) * torch.tensor([1.0, 0.2, 0.05, 0.0])
     assert active_units(diagonal(loc, torch.ones(1000, 4))).value == 2
 
 
-def test_saturation_is_noted_within_a_tenth_of_a_nat_of_log_n_and_not_before() -> None:
+def test_saturation_is_noted_within_tenth_of_nat_of_log_n() -> None:
     apart = 100 * torch.arange(50.0)[:, None]
     for twins, notes in ((0, ("saturated at log N",)), (3, ("saturated at log N",)), (4, ())):
-        # Each pair of equal codes loses 2 log 2 / N nats.
+        # Each pair of equal encodings lowers I by 2 log 2 / N nats.
         loc = apart.clone()
         loc[:twins] = loc[twins : 2 * twins]
         q = diagonal(loc, torch.ones(50, 1))
@@ -273,13 +273,13 @@ def test_saturation_is_noted_within_a_tenth_of_a_nat_of_log_n_and_not_before() -
         assert bool(terms.prior_gap.notes) == bool(notes)
 
 
-def test_active_units_of_codes_that_are_not_finite_are_not_counted() -> None:
+def test_active_units_of_non_finite_encodings_are_nan() -> None:
     loc = torch.randn(100, 3, generator=seeded())
     loc[0, 0] = math.nan
     assert math.isnan(active_units(Independent(Normal(loc, 1.0, validate_args=False), 1)).value)
 
 
-def test_no_graph_is_kept() -> None:
+def test_estimators_keep_no_autograd_graph() -> None:
     loc = torch.randn(50, 2, generator=seeded(), requires_grad=True)
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
@@ -292,12 +292,12 @@ def test_no_graph_is_kept() -> None:
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        (Normal(torch.zeros(3), 1.0), r"prior: expected event shape \[3\], that of q, got \[\]"),
-        (standard_normal(1), r"expected event shape \[3\]"),
+        (Normal(torch.zeros(3), 1.0), r"prior: expected the event shape \[3\] of q, got \[\]"),
+        (standard_normal(1), r"expected the event shape \[3\]"),
         (standard_normal(3).expand([3]), "prior: expected one distribution"),
     ],
 )
-def test_prior_on_another_shape_is_refused(function: object, prior: Distribution, message: str) -> None:
+def test_prior_with_another_shape_raises(function: object, prior: Distribution, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         function(some("diagonal", n=3), prior)  # type: ignore[operator]
 
@@ -311,9 +311,9 @@ def test_prior_on_another_shape_is_refused(function: object, prior: Distribution
         (lambda: mutual_information(some("diagonal", n=1), leave_one_out=True), ValueError, "at least 2 encodings"),
         (lambda: mutual_information(some("diagonal"), samples=0), ValueError, "at least 1 draw"),
         (lambda: active_units(some("diagonal", n=1)), ValueError, "at least 2 encodings"),
-        (lambda: marginal_rate(some("diagonal"), standard_normal(2)), ValueError, "training: expected event shape"),
+        (lambda: marginal_rate(some("diagonal"), standard_normal(2)), ValueError, "training: expected the event shape"),
     ],
 )
-def test_what_cannot_be_measured_is_told(call: object, error: type[Exception], message: str) -> None:
+def test_invalid_input_raises(call: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Importance-weighted bounds and what says how far to trust them, on pairs whose log p(x) is a closed form."""
+"""Importance-weighted bounds and their diagnostics, on pairs whose log p(x) has a closed form."""
 
 import math
 
@@ -17,7 +17,7 @@ TWO_SIDED = 4.27
 
 
 def linear(**settings: str) -> tuple[Pair, Tensor, Tensor]:
-    """A linear pair, some images, and log p(x) of these."""
+    """A linear pair, images, and their log p(x)."""
     pair = make_pair(Run(network="linear", likelihood="gaussian", latent_size=2, **settings), EVENT)  # type: ignore[arg-type]
     x = torch.randn(20, *EVENT, generator=torch.Generator().manual_seed(0))
     pair.refresh(torch.rand(50, *EVENT))
@@ -29,7 +29,7 @@ def linear(**settings: str) -> tuple[Pair, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("model", ["vae", "gap"])
-def test_bound_is_a_lower_one_rises_with_k_and_comes_to_the_truth(model: str) -> None:
+def test_iwae_bound_increases_with_k_to_log_likelihood(model: str) -> None:
     pair, x, truth = linear(model=model)
     with torch.no_grad():
         for parameter in pair.guide.parameters():
@@ -48,7 +48,7 @@ def test_bound_is_a_lower_one_rises_with_k_and_comes_to_the_truth(model: str) ->
     assert abs(means[2] - truth.mean()) < TWO_SIDED * errors[2] + 0.01
 
 
-def test_every_weight_is_p_x_where_the_guide_is_the_posterior() -> None:
+def test_weights_equal_likelihood_when_guide_is_posterior() -> None:
     pair, x, truth = linear(guide="full_rank")
     W, b = pair.model.decoder[0].weight.detach(), pair.model.decoder[0].bias.detach()
     S = torch.linalg.inv(torch.eye(2) + W.T @ W)
@@ -66,7 +66,7 @@ def test_every_weight_is_p_x_where_the_guide_is_the_posterior() -> None:
 
 
 @pytest.mark.parametrize("model", ["vae", "hierarchical"])
-def test_weights_of_single_draws_are_the_elbo(model: str) -> None:
+def test_mean_log_weight_is_the_elbo(model: str) -> None:
     pair = make_pair(
         Run(model=model, guide="hierarchical" if model == "hierarchical" else "mean_field", width=8), EVENT
     )
@@ -74,7 +74,7 @@ def test_weights_of_single_draws_are_the_elbo(model: str) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in pair.parameters():
-            parameter.mul_(0.3)  # or else a few draws would weigh more than all others
+            parameter.mul_(0.3)  # otherwise, a few draws dominate the mean
         log_w = pair.log_weights(x, 20_000)
         terms = pair(x.repeat(20_000, 1, 1, 1))
     elbo = (-terms.distortion - terms.rate).unflatten(0, (20_000, 5))
@@ -82,7 +82,7 @@ def test_weights_of_single_draws_are_the_elbo(model: str) -> None:
     assert ((log_w.mean(0) - elbo.mean(0)).abs() < TWO_SIDED * error).all()
 
 
-def test_guide_runs_once_for_all_draws_of_an_image() -> None:
+def test_guide_runs_once_per_image() -> None:
     pair, x, _ = linear()
     seen = []
     encode = pair.guide.posterior
@@ -91,11 +91,11 @@ def test_guide_runs_once_for_all_draws_of_an_image() -> None:
     assert seen == [20]
 
 
-def test_pieces_of_any_size_give_the_same_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bound_is_independent_of_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, x, _ = linear()
     found = []
     for numbers in (2**20, 64 * 40, 1):
-        monkeypatch.setattr("pyrovae.estimators.likelihood.NUMBERS", {"cpu": numbers})
+        monkeypatch.setattr("pyrovae.estimators.likelihood.CHUNK_ELEMENTS", {"cpu": numbers})
         log_w = log_likelihood(lambda part, draws: part.flatten(1).sum(1).expand(draws, -1), x, particles=30)
         found.append(log_w.bound)
         assert log_likelihood(pair.log_weights, x, particles=30).bound.isfinite().all()
@@ -105,19 +105,19 @@ def test_pieces_of_any_size_give_the_same_bound(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
-def test_pareto_k_is_the_shape_of_a_pareto_distribution(shape: float) -> None:
+def test_pareto_k_recovers_the_shape_of_a_pareto_distribution(shape: float) -> None:
     draws = torch.empty(10, 50_000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
     found = importance_diagnostics(shape * draws)  # w = exp(shape · E) is Pareto with that shape
     tail = 3 * 50_000**0.5
-    # The fit is drawn towards 1/2 as by ten draws.
+    # The fit has a prior at 1/2 that counts as ten draws.
     bias, error = 10 / (tail + 10) * abs(shape - 0.5), (1 + shape) / (10 * tail) ** 0.5
     assert abs(found.pareto_k.mean() - shape) < bias + TWO_SIDED * error
 
 
-def test_weights_that_tell_nothing_are_told_apart() -> None:
+def test_diagnostics_handle_degenerate_weights() -> None:
     noise = torch.randn(3, 100, dtype=torch.float64)
     noise[0, 5], noise[1, 5] = math.nan, math.inf
-    noise[2, :40] = -math.inf  # draws of no weight, of which there may be any number
+    noise[2, :40] = -math.inf  # draws with weight zero
     found = importance_diagnostics(noise)
     assert found.pareto_k.isnan().tolist() == found.ess.isnan().tolist() == [True, True, False]
     assert found.ess[2] < 60
@@ -128,7 +128,7 @@ def test_weights_that_tell_nothing_are_told_apart() -> None:
     assert few.ess.item() == pytest.approx(10)
 
 
-def test_high_k_is_counted_from_its_threshold_on() -> None:
+def test_high_pareto_k_is_the_share_above_the_threshold() -> None:
     k = torch.tensor([0.6, 0.68, 0.72, 2.0])
     assert ImportanceWeighted(k, k, k, particles=1000).high_pareto_k == 0.75
     assert ImportanceWeighted(k, k, k, particles=10**6).high_pareto_k == 0.5
@@ -136,7 +136,7 @@ def test_high_k_is_counted_from_its_threshold_on() -> None:
     assert math.isnan(ImportanceWeighted(k, k, k, particles=1000).high_pareto_k)
 
 
-def test_estimate_says_for_how_many_images_k_is_high() -> None:
+def test_estimate_notes_the_share_of_high_pareto_k() -> None:
     heavy = torch.arange(20) < 7
 
     def log_weights(x: Tensor, draws: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Closed forms of the linear-Gaussian pair against what they have to satisfy."""
+"""Closed forms of the linear-Gaussian pair, compared with definitions, gradients and simulation."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ def pair(beta: float = 1.0, latent: int = 3) -> LinearGaussian:
 
 
 def loss(of: LinearGaussian, A: Tensor, S: Tensor) -> Tensor:
-    """D + β R of any linear encoder, by torch's own densities."""
+    """D + β R of any linear encoder N(A x, S)."""
     W, C, d = of.weight, of.covariance, of.weight.shape[1]
     residual = torch.eye(len(C), dtype=C.dtype) - W @ A
     squares = (residual @ C @ residual.T).trace() + (W @ S @ W.T).trace()
@@ -40,7 +40,7 @@ def test_encoder_minimises_the_loss(beta: float, latent: int) -> None:
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_rate_is_information_plus_gap_of_gaussians(beta: float) -> None:
+def test_closed_form_rate_is_information_plus_gap(beta: float) -> None:
     of = pair(beta)
     V = of.marginal
     zero = torch.zeros(3, dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_rate_is_information_plus_gap_of_gaussians(beta: float) -> None:
     assert abs(of.rate - of.mutual_information - of.prior_gap) < 1e-9
 
 
-def test_bound_is_tight_at_beta_one_and_only_there() -> None:
+def test_elbo_is_tight_only_at_beta_one() -> None:
     gaps = {beta: pair(beta).log_likelihood + pair(beta).distortion + pair(beta).rate for beta in BETAS}
     assert abs(gaps[1.0]) < 1e-9
     assert all(gap > 1e-3 for beta, gap in gaps.items() if beta != 1)
@@ -65,7 +65,7 @@ def test_bound_is_tight_at_beta_one_and_only_there() -> None:
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_slope_of_the_curve_is_minus_beta(beta: float) -> None:
+def test_slope_of_rate_distortion_curve_is_minus_beta(beta: float) -> None:
     def best(at: float) -> LinearGaussian:
         return LinearGaussian.best(pair().covariance, 3, 0.6, at)
 
@@ -77,7 +77,7 @@ def test_slope_of_the_curve_is_minus_beta(beta: float) -> None:
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_best_decoder_minimises_the_loss_too(beta: float) -> None:
+def test_best_decoder_minimises_the_loss(beta: float) -> None:
     best = LinearGaussian.best(pair().covariance, 3, 0.6, beta)
     generator = torch.Generator().manual_seed(2)
     for size in (1e-3, 1e-1, 1.0):
@@ -95,6 +95,6 @@ def test_best_decoder_minimises_the_loss_too(beta: float) -> None:
         ({"covariance": -torch.eye(5)}, "positive semidefinite"),
     ],
 )
-def test_nonsense_is_refused(change: dict[str, object], message: str) -> None:
+def test_invalid_parameters_raise(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(pair(), **change)  # type: ignore[arg-type]
