@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.guides.mean_field import MeanField
-from pyrovae.networks import MLP
+from pyrovae.networks import MLP, Count
 
 
 class Hierarchical(MeanField):
@@ -32,7 +32,7 @@ class Hierarchical(MeanField):
           (μ, log σ)(z1) = MLP(2 → 8 → 4)
     """
 
-    def __init__(self, encoder: nn.Module, latent_size: int, width: int) -> None:
+    def __init__(self, encoder: nn.Module, latent_size: int, width: Count = 512) -> None:
         super().__init__(encoder, latent_size)
         self.above = MLP((latent_size,), (width,), 2 * latent_size)
 

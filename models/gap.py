@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyrovae.models.priors import AggregatePosterior
 from pyrovae.models.vae import VAE
+from pyrovae.networks import Count
 
 
 class GapVAE(VAE):
@@ -46,7 +47,7 @@ class GapVAE(VAE):
         likelihood: nn.Module,
         encode: Callable[[Tensor], Tensor],
         distribution: Callable[[Tensor], dist.Distribution],
-        refresh: int,
+        refresh: Count = 50,
     ) -> None:
         super().__init__(prior, decoder, likelihood)
         (size,) = prior.event_shape  # type: ignore[misc]

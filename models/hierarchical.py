@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.models.vae import VAE
-from pyrovae.networks import MLP
+from pyrovae.networks import MLP, Count
 
 
 class HierarchicalVAE(VAE):
@@ -26,7 +26,7 @@ class HierarchicalVAE(VAE):
         >>> from pyrovae.models import HierarchicalVAE
         >>> from pyrovae.models.likelihoods import Bernoulli
         >>> from pyrovae.models.priors import StandardNormal
-        >>> from pyrovae.networks import MLP
+        >>> from pyrovae.networks import MLP, Count
         >>> HierarchicalVAE(StandardNormal(2), MLP((2,), (16,), 64), Bernoulli((1, 8, 8)), width=8)
         HierarchicalVAE: p(z2) p(z1|z2) p(x|z1)
           z2 ~ StandardNormal [2]
@@ -36,7 +36,7 @@ class HierarchicalVAE(VAE):
           decoder = MLP(2 → 16 → 64)
     """
 
-    def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: nn.Module, width: int) -> None:
+    def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: nn.Module, width: Count = 512) -> None:
         super().__init__(prior, decoder, likelihood)
         (size,) = prior.event_shape  # type: ignore[misc]
         self.below = MLP((size,), (width,), 2 * size)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrovae.build import make_data, make_pair, open_results
+    from pyrovae.build import make_data, make_pair
     from pyrovae.errors import InputError
     from pyrovae.programs.pair import Pair
     from pyrovae.runner.experiment import run
+    from pyrovae.runner.open import open_results
     from pyrovae.store.results import Results
-    from pyrovae.study.grid import Run, Study
+    from pyrovae.study import Run, Study
 
 # In a checkout, models/, guides/ and analysis/ are next to this folder instead of in it.
 if not (Path(__file__).parent / "models").is_dir():
@@ -23,11 +24,11 @@ _HOMES = {
     "InputError": "pyrovae.errors",
     "Pair": "pyrovae.programs.pair",
     "Results": "pyrovae.store.results",
-    "Run": "pyrovae.study.grid",
-    "Study": "pyrovae.study.grid",
+    "Run": "pyrovae.study",
+    "Study": "pyrovae.study",
     "make_data": "pyrovae.build",
     "make_pair": "pyrovae.build",
-    "open_results": "pyrovae.build",
+    "open_results": "pyrovae.runner.open",
     "run": "pyrovae.runner.experiment",
 }
 

@@ -6,14 +6,21 @@ it reproduces the mean image.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae.errors import InputError
+
+#: How many of something: a bound that no machine reaches, so that a slip of the keyboard is caught by name.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+#: Hidden layers.
+Depth = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Sizes(NamedTuple):
@@ -71,12 +78,13 @@ class MLP(nn.Sequential):
 
 
 class ConvEncoder(nn.Sequential):
-    """Two convolutions with stride 2 and a hidden layer, all with ReLU units.
+    """Two convolutions with stride 2 and hidden layers, all with ReLU units.
 
     Args:
         image: channels, height and width of an image; the sides are divisible by 4.
-        channels: channels after the first convolution; twice as many after the second, 16 times in the hidden layer.
+        channels: channels after the first convolution; twice as many after the second, 16 times in a hidden layer.
         outputs: number of features that come out.
+        depth: number of hidden layers.
 
     Shapes: ``[..., *image] → [..., outputs]``, over any leading dimensions.
 
@@ -86,7 +94,7 @@ class ConvEncoder(nn.Sequential):
         torch.Size([5, 4])
     """
 
-    def __init__(self, image: Sequence[int], channels: int, outputs: int) -> None:
+    def __init__(self, image: Sequence[int], channels: int, outputs: int, depth: int = 1) -> None:
         colours, height, width = _image(image)
         super().__init__(
             nn.Conv2d(colours, channels, kernel_size=4, stride=2, padding=1),
@@ -96,6 +104,7 @@ class ConvEncoder(nn.Sequential):
             nn.Flatten(),
             nn.Linear(2 * channels * height // 4 * width // 4, 16 * channels),
             nn.ReLU(),
+            *_hidden(16 * channels, depth - 1),
             nn.Linear(16 * channels, outputs),
         )
         self.image = torch.Size(image)
@@ -115,6 +124,7 @@ class ConvDecoder(nn.Sequential):
         channels: as in `ConvEncoder`.
         outputs: number of features that come out, a multiple of the number of pixels.
         image: channels, height and width of an image; the sides are divisible by 4.
+        depth: number of hidden layers.
 
     Shapes: ``[..., latent] → [..., outputs]``, over any leading dimensions.
 
@@ -127,7 +137,7 @@ class ConvDecoder(nn.Sequential):
         torch.Size([5, 1568])
     """
 
-    def __init__(self, latent: int, channels: int, outputs: int, image: Sequence[int]) -> None:
+    def __init__(self, latent: int, channels: int, outputs: int, image: Sequence[int], depth: int = 1) -> None:
         _, height, width = _image(image)
         if outputs % (height * width):
             raise ValueError(f"outputs: expected a multiple of {height} × {width}, got {outputs}")
@@ -135,6 +145,7 @@ class ConvDecoder(nn.Sequential):
         super().__init__(
             nn.Linear(latent, 16 * channels),
             nn.ReLU(),
+            *_hidden(16 * channels, depth - 1),
             nn.Linear(16 * channels, torch.Size(inner).numel()),
             nn.ReLU(),
             nn.Unflatten(1, inner),
@@ -143,6 +154,7 @@ class ConvDecoder(nn.Sequential):
             nn.ConvTranspose2d(channels, outputs // (height * width), kernel_size=4, stride=2, padding=1, bias=False),
             nn.Flatten(),
         )
+        self.channels = channels
         self.output_bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -150,24 +162,36 @@ class ConvDecoder(nn.Sequential):
         return outputs.reshape(*inputs.shape[:-1], -1) + self.output_bias
 
     def __repr__(self) -> str:
-        return f"ConvDecoder({self[0].in_features} → {len(self.output_bias)}, {self[5].out_channels} channels)"
+        return f"ConvDecoder({self[0].in_features} → {len(self.output_bias)}, {self.channels} channels)"
+
+
+def _hidden(width: int, depth: int) -> list[nn.Module]:
+    return [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())]
 
 
 def linear(sizes: Sizes) -> tuple[MLP, MLP]:
     """Encoder and decoder without hidden layers."""
-    return mlp(sizes, depth=0, width=0)
+    return _mlp(sizes, ())
 
 
-def mlp(sizes: Sizes, depth: int, width: int) -> tuple[MLP, MLP]:
-    """Multilayer perceptrons with ``depth`` hidden layers of ``width`` units on both sides."""
-    hidden = (width,) * depth
+def mlp(sizes: Sizes, depth: Depth = 1, width: Count = 512) -> tuple[MLP, MLP]:
+    """Encoder and decoder with ``depth`` hidden layers of ``width`` ReLU units each."""
+    return _mlp(sizes, (width,) * depth)
+
+
+def _mlp(sizes: Sizes, hidden: Sequence[int]) -> tuple[MLP, MLP]:
     return MLP(sizes.image, hidden, sizes.encoder), MLP((sizes.latent,), hidden, sizes.decoder)
 
 
-def conv(sizes: Sizes, channels: int) -> tuple[ConvEncoder, ConvDecoder]:
-    """Convolutional encoder and decoder, whose capacity is set by the number of channels."""
-    encoder = ConvEncoder(sizes.image, channels, sizes.encoder)
-    return encoder, ConvDecoder(sizes.latent, channels, sizes.decoder, sizes.image)
+def conv(sizes: Sizes, channels: Count = 16, depth: Depth = 1) -> tuple[ConvEncoder, ConvDecoder]:
+    """Encoder and decoder with two convolutions and ``depth`` hidden layers; ``channels`` sets the width of both."""
+    encoder = ConvEncoder(sizes.image, channels, sizes.encoder, depth)
+    return encoder, ConvDecoder(sizes.latent, channels, sizes.decoder, sizes.image, depth)
+
+
+conv_small = partial(conv, channels=16)
+conv_medium = partial(conv, channels=32)
+conv_large = partial(conv, channels=64)
 
 
 def zuko_flows() -> ModuleType:

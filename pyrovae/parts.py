@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -53,15 +54,15 @@ SHIPPED: dict[str, dict[str, str]] = {
     },
     "prior": {
         "aggregate": "pyrovae.models.priors.aggregate:AggregatePosterior",
-        "aggregate_leave_one_out": "pyrovae.models.priors.aggregate:LeaveOneOut",
-        "aggregate_subsampled": "pyrovae.models.priors.aggregate:Subsampled",
+        "aggregate_leave_one_out": "pyrovae.models.priors.aggregate:leave_one_out",
+        "aggregate_subsampled": "pyrovae.models.priors.aggregate:AggregatePosterior.subsampled",
         "diagonal": "pyrovae.models.priors.diagonal:Diagonal",
         "flow": "pyrovae.models.priors.flow:Flow",
-        "flow_maf": "pyrovae.models.priors.flow:AffineFlow",
+        "flow_maf": "pyrovae.models.priors.flow:flow_maf",
         "mixture": "pyrovae.models.priors.mixture:Mixture",
         "standard_normal": "pyrovae.models.priors.standard_normal:StandardNormal",
         "vamp": "pyrovae.models.priors.vamp:VampPrior",
-        "vamp_random": "pyrovae.models.priors.vamp:RandomVampPrior",
+        "vamp_random": "pyrovae.models.priors.vamp:vamp_random",
     },
     "likelihood": {
         "bernoulli": "pyrovae.models.likelihoods.bernoulli:Bernoulli",
@@ -176,13 +177,16 @@ def written(value: Value) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
 
 
-@cache
 def names(kind: str) -> Mapping[str, str]:
     """The components of a kind by name, those of installed distributions included, with their import paths."""
-    installed = metadata.entry_points(group=ENTRY_POINTS)
     prefix = f"{kind}."
-    added = {each.name.removeprefix(prefix): each.value for each in installed if each.name.startswith(prefix)}
-    return dict(sorted(added.items())) | SHIPPED[kind]
+    added = {name.removeprefix(prefix): path for name, path in _installed().items() if name.startswith(prefix)}
+    return added | SHIPPED[kind]
+
+
+@cache
+def _installed() -> Mapping[str, str]:
+    return {entry.name: entry.value for entry in metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def check_name(kind: str, name: str) -> None:
@@ -214,7 +218,7 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
     check_name(kind, name)
     module, _, attribute = names(kind).get(name, name).partition(":")
     try:
-        component = getattr(import_module(module), attribute)
+        component = attrgetter(attribute)(import_module(module))
     except Exception as error:  # whatever the module raises
         reason = " ".join(str(error).split())
         raise InputError(f"{kind}: expected '{name}' to be importable, got {type(error).__name__}: {reason}") from error
@@ -235,7 +239,12 @@ def settings_of(kind: str, name: str) -> dict[str, Setting]:
     """
     if kind == "data" and is_path(name):
         return {}
-    parameters = inspect.signature(resolve(kind, name), eval_str=True).parameters.values()
+    return _settings(resolve(kind, name))
+
+
+@cache
+def _settings(component: Callable[..., Any]) -> dict[str, Setting]:
+    parameters = inspect.signature(component, eval_str=True).parameters.values()
     return {
         each.name: Setting(each.annotation, each.default)
         for each in parameters

@@ -125,9 +125,7 @@ class DiscretisedLogistic(Likelihood):
     """
 
     support = Levels()
-
-    def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__(event_shape, per_pixel=2)
+    per_pixel = 2
 
     def forward(self, h: Tensor) -> dist.Distribution:
         loc, log_scale = h.unflatten(-1, (2, *self.event_shape)).unbind(-1 - len(self.event_shape))

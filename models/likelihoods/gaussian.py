@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import pyro.distributions as dist
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -44,7 +46,9 @@ class Gaussian(_Gaussian):
         torch.Size([7])
     """
 
-    def __init__(self, event_shape: Sequence[int], noise_scale: float = 1.0) -> None:
+    def __init__(
+        self, event_shape: Sequence[int], noise_scale: Annotated[float, Field(ge=1e-15, le=1e15)] = 1.0
+    ) -> None:
         super().__init__(event_shape)
         self.noise_scale = noise_scale
 
@@ -112,8 +116,7 @@ class GaussianPerPixel(_Gaussian):
         torch.Size([7])
     """
 
-    def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__(event_shape, per_pixel=2)
+    per_pixel = 2
 
     def forward(self, h: Tensor) -> dist.Distribution:
         loc, log_scale = h.chunk(2, dim=-1)

@@ -14,19 +14,20 @@ class Likelihood(nn.Module, ABC):
 
     Args:
         event_shape: shape of one image.
-        per_pixel: features that the decoder gives for every pixel.
 
     Attributes:
         features: numbers that the decoder has to give for one image.
         support: values that a pixel can take.
+        per_pixel: features that the decoder gives for each pixel.
     """
 
     support: constraints.Constraint
+    per_pixel = 1
 
-    def __init__(self, event_shape: Sequence[int], per_pixel: int = 1) -> None:
+    def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
         self.event_shape = torch.Size(event_shape)
-        self.features = per_pixel * self.event_shape.numel()
+        self.features = self.per_pixel * self.event_shape.numel()
 
     @abstractmethod
     def forward(self, h: Tensor) -> dist.Distribution:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Self
 
 import pyro.distributions as dist
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.models.priors.prior import Prior
+from pyrovae.networks import Count
 
 #: Images encoded at once, and densities of pairs of a z and an encoding evaluated at once.
 IMAGES = {"cpu": 256, "cuda": 2**13}
@@ -72,8 +74,8 @@ class AggregatePosterior(Prior):
         latent_size: int,
         encode: Callable[[Tensor], Tensor],
         distribution: Callable[[Tensor], dist.Distribution],
-        refresh: int,
-        others: int | None = None,
+        refresh: Count = 50,
+        others: Count | None = None,
         leave_one_out: bool = False,
     ) -> None:
         super().__init__(latent_size)
@@ -91,8 +93,8 @@ class AggregatePosterior(Prior):
         latent_size: int,
         encode: Callable[[Tensor], Tensor],
         distribution: Callable[[Tensor], dist.Distribution],
-        refresh: int,
-        components: int,
+        refresh: Count = 50,
+        components: Count = 100,
     ) -> Self:
         """The prior that holds a training image to ``components`` others alone, for large training sets."""
         return cls(latent_size, encode, distribution, refresh, others=components)
@@ -131,6 +133,9 @@ class AggregatePosterior(Prior):
     def _check_filled(self) -> None:
         if not len(self.bank):
             raise RuntimeError("expected a bank of encodings, but it is empty: call refresh() on training images first")
+
+
+leave_one_out = partial(AggregatePosterior, leave_one_out=True)
 
 
 class BankMixture(TorchDistribution):

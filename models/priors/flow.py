@@ -1,7 +1,8 @@
 """The normalizing flow prior."""
 
 from copy import deepcopy
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -33,7 +34,7 @@ class Flow(Prior):
 
     transforms = 3
 
-    def __init__(self, latent_size: int, kind: str = "NSF") -> None:
+    def __init__(self, latent_size: int, kind: Literal["NSF", "MAF"] = "NSF") -> None:
         super().__init__(latent_size)
         zuko = zuko_flows()
         with torch.device("cpu"):  # its masks are computed from numbers, which a meta device has not
@@ -45,6 +46,9 @@ class Flow(Prior):
 
     def forward(self) -> dist.Distribution:
         return _Flowed(self.flow)
+
+
+flow_maf = partial(Flow, kind="MAF")
 
 
 class _Flowed(TorchDistribution):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models.priors.prior import Prior
+from pyrovae.networks import Count
 
 
 class Mixture(Prior):
@@ -26,7 +27,7 @@ class Mixture(Prior):
         torch.Size([10])
     """
 
-    def __init__(self, latent_size: int, components: int) -> None:
+    def __init__(self, latent_size: int, components: Count = 100) -> None:
         super().__init__(latent_size)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_size))

@@ -1,12 +1,15 @@
 """The VampPrior: a mixture of the guide at learned pseudo-inputs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyrovae.models.priors.prior import Prior
+from pyrovae.networks import Count
 
 #: How near to the ends of the data's range pseudo-inputs start: at the ends themselves they could not move.
 MARGIN = 0.01
@@ -47,9 +50,9 @@ class VampPrior(Prior):
         latent_size: int,
         posterior: Callable[[Tensor], dist.Distribution],
         event_shape: Sequence[int],
-        components: int,
+        components: Count = 100,
         images: Callable[[int], Tensor] | None = None,
-        start: str = "images",
+        start: Literal["images", "random"] = "images",
     ) -> None:
         super().__init__(latent_size)
         self.posterior = posterior
@@ -71,3 +74,6 @@ class VampPrior(Prior):
 
     def forward(self) -> dist.Distribution:
         return dist.MixtureSameFamily(dist.Categorical(logits=self.uniform), self.posterior(self.pseudo_inputs))
+
+
+vamp_random = partial(VampPrior, start="random")

@@ -1,40 +1,46 @@
-"""Ways to divide a data set, which set how hard the generalization problem is.
+"""Splits into training and test images, which set the difficulty of the generalization problem.
 
-A split takes a data set, and those settings of a run that its signature names; it returns which images are train,
-bool ``[size]``.
+A split is a function of a `Source` and its settings that returns whether each image is a training image, bool
+``[size]``.
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from pyrovae.data import Source
 from pyrovae.errors import InputError
 
+#: Share of the images that are training images.
+Ratio = Annotated[float, Field(gt=0, lt=1)]
 
-def random(source: Source, train_ratio: float | None = None) -> Tensor:
-    """Any image may be train, half of them by default: test images lie between training images."""
+
+def random(source: Source, train_ratio: Ratio = 0.5) -> Tensor:
+    """A random share of the images is train: test images interpolate between training images."""
     shuffled = torch.randperm(source.size, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(source.size, dtype=torch.bool)
-    mask[shuffled[: round((train_ratio or 0.5) * source.size)]] = True
+    mask[shuffled[: round(train_ratio * source.size)]] = True
     return mask
 
 
 def published(source: Source) -> Tensor:
-    """Training and test images as the authors of the data set divided them.
+    """The published split of the data set into training and test images.
 
     Raises:
-        InputError: they did not.
+        InputError: the data set has no published split.
     """
     if source.published is None:
-        raise InputError(f"split: 'published' needs a set that its authors divided, and '{source.name}' is not")
+        raise InputError(f"split: 'published' needs a data set with a published split, and '{source.name}' has none")
     return source.published
 
 
 def held_out(source: Source, held_out: str | None = None) -> Tensor:
-    """All images of some classes are test, those of the others train (Bozkurt et al. 2018, their digit 9).
+    """All images of the held-out classes are test, all others train (Bozkurt et al. 2018 hold out the digit 9).
 
     Raises:
-        InputError: no class is named, or one that the data set does not have.
+        InputError: ``held_out`` is not a comma-separated list of classes of the data set.
     """
     if source.labels is None:
         raise InputError(f"split: 'held_out' needs classes, and '{source.name}' has none")
@@ -49,22 +55,22 @@ def held_out(source: Source, held_out: str | None = None) -> Tensor:
 
 
 def checkerboard(source: Source) -> Tensor:
-    """Each factor's range is halved; images whose half-indices sum to an even number are train.
+    """Each factor's range is halved, and images whose half-indices have an even sum are train.
 
     Raises:
-        InputError: the factors are not known.
+        InputError: the data set has no known factors of variation.
     """
     return (_factors(source, "checkerboard") >= 0.5).sum(1) % 2 == 0
 
 
-def cropped(source: Source, train_ratio: float | None = None) -> Tensor:
-    """Each factor's range is shrunk about its middle; what lies inside is train: test images extrapolate.
+def cropped(source: Source, train_ratio: Ratio = 0.5) -> Tensor:
+    """Images within the central part of each factor's range are train: test images extrapolate.
 
     Raises:
-        InputError: the factors are not known.
+        InputError: the data set has no known factors of variation.
     """
     factors = _factors(source, "cropped")
-    side = (train_ratio or 0.5) ** (1 / factors.shape[1])
+    side = train_ratio ** (1 / factors.shape[1])
     return ((factors - 0.5).abs() <= side / 2).all(1)
 
 

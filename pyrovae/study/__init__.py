@@ -1,1 +1,33 @@
-"""A study: settings of a run, the grid, study files, and the studies that ship."""
+"""A study: the settings of its runs, the grid that they make up, study files, and the studies that ship."""
+
+from pyrovae.study.components import check_settings, component_settings
+from pyrovae.study.files import parse_yaml
+from pyrovae.study.grid import (
+    ALWAYS_AXES,
+    DATA_SETTINGS,
+    DIMENSIONS,
+    PER_RUN,
+    Cohort,
+    Study,
+    check_trust,
+    shipped,
+)
+from pyrovae.study.settings import KINDS, Measure, Precision, Run
+
+__all__ = [
+    "ALWAYS_AXES",
+    "DATA_SETTINGS",
+    "DIMENSIONS",
+    "KINDS",
+    "PER_RUN",
+    "Cohort",
+    "Measure",
+    "Precision",
+    "Run",
+    "Study",
+    "check_settings",
+    "check_trust",
+    "component_settings",
+    "parse_yaml",
+    "shipped",
+]

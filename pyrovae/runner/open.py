@@ -1,0 +1,54 @@
+"""Opening the results of a study."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyrovae.build import assemble, check_weights, theory
+from pyrovae.programs.pair import Pair
+from pyrovae.store.results import Results
+from pyrovae.study import PER_RUN, Run, check_trust
+
+
+def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
+    """Opens the results of a study.
+
+    Args:
+        trust: modules whose code may run, where the study names components of its user's own.
+
+    Raises:
+        InputError: the folder holds no study, or a file in it is damaged.
+
+    Example:
+        >>> open_results("nowhere")
+        Traceback (most recent call last):
+        pyrovae.errors.InputError: nowhere: expected the folder of a study, but there is no such folder
+    """
+
+    def trusted_pair(run: Run, event_shape: torch.Size) -> Pair:
+        check_trust(run.model_dump(), trust)
+        check_weights(run, event_shape)
+        return assemble(run, event_shape)
+
+    results = Results.open(folder, trusted_pair)
+    attach_theory(results)
+    return results
+
+
+def attach_theory(results: Results) -> None:
+    """Adds the closed forms of a study, where there are any, over a fine grid of β, as the group "theory"."""
+    study = results.study
+    betas = np.geomspace(min(study.axes["beta"]), max(study.axes["beta"]), 100)
+    pieces = []
+    for cohort in study.cohorts():
+        curve = [theory(cohort.shared.model_copy(update={"beta": float(beta)})) for beta in betas]
+        if None in curve:
+            return
+        names = ("rate", "distortion", "mutual_information", "prior_gap")
+        values = {name: ("beta", [getattr(point, name) for point in curve]) for name in names}
+        place = {key: [value] for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
+        pieces.append(xr.Dataset(values, {"beta": betas}).expand_dims(place))
+    results.tree["theory"] = xr.DataTree(xr.combine_by_coords(pieces))  # type: ignore[arg-type]
