@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import pyrovae
 from pyrovae.cli import app as commands
-from pyrovae.study.grid import Measure, Run, Study
+from pyrovae.study import Measure, Run, Study
 
 project = "pyrovae"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
