@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from pyrovae.errors import InputError
 
 app = typer.Typer(
     help="Rate–distortion and generalization studies of variational autoencoders.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # joins the lines of a paragraph
 )
@@ -25,8 +25,8 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 Folder = Annotated[Path, typer.Argument(help="The folder of a study.")]
 
 
-def _look_here(modules: list[str] | None) -> list[str] | None:
-    """A module that is trusted may lie in the current folder."""
+def _from_current_folder(modules: list[str] | None) -> list[str] | None:
+    """Trusted modules may be in the current folder."""
     if modules:
         sys.path.append(os.getcwd())
     return modules
@@ -36,13 +36,13 @@ Trust = Annotated[
     list[str] | None,
     typer.Option(
         metavar="MODULE",
-        callback=_look_here,
-        help="A module whose code may run, where a study names parts as module:Class.",
+        callback=_from_current_folder,
+        help="A module whose code may run, where a study names components as module:Class.",
     ),
 ]
-#: What annealed importance sampling takes unless it is told otherwise: test images, and steps.
+#: Defaults of annealed importance sampling: test images, and steps.
 ANNEALED, TEMPERATURES = 16, 200
-#: Most images that a guide is held to exact posteriors of: each takes a minute or two.
+#: Most images whose exact posteriors are sampled: each takes a minute or two.
 MOST_ROWS = 1000
 STUDY_HELP = "A study that ships (see 'pyrovae studies'), or the path of a YAML file."
 
@@ -83,16 +83,16 @@ def run_study(
         ),
     ] = None,
     trust: Trust = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, without doing it.")] = False,
 ) -> None:
-    """Run a study, or go on with one that was interrupted.
+    """Run a study, or resume one that was interrupted.
 
-    Trains every pair of the grid, measures rate and distortion on train and test, and leaves results.nc, details of
-    images, checkpoints, figures and report.html in the output folder.
+    Trains every pair of the grid, measures rate and distortion on train and test, and writes results.nc, values per
+    image, checkpoints, figures and report.html to the output folder.
 
     Examples: 'pyrovae run', 'pyrovae run quick --set steps=3000 --set beta=[0.1,1]', 'pyrovae run mine.yaml --plan'.
     """
-    from pyrovae.study.grid import Study
+    from pyrovae.study import Study
 
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
@@ -109,7 +109,8 @@ def run_study(
                 _print(f"    {side} images of each class: {_counts(counts)}")
         if line.bank is not None:
             _print(
-                f"    each training image is held to {line.bank:,} encodings, renewed every {line.refresh:,} steps: "
+                f"    each training image is scored against {line.bank.size:,} cached encodings, refreshed every "
+                f"{line.bank.refresh:,} steps: "
                 f"{line.densities[0]:,} densities a step, {line.densities[1]:,} to measure R and log p(x)"
             )
     if plan:
@@ -117,7 +118,7 @@ def run_study(
     try:
         results = experiment.run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler)
     except KeyboardInterrupt:
-        _print(f"stopped; what was done is in {folder}, and the same command goes on from there")
+        _print(f"stopped; finished work is in {folder}, and the same command resumes from there")
         raise typer.Exit(130) from None
     _report(results.tree, folder)
 
@@ -126,15 +127,16 @@ def run_study(
 def show(
     folder: Folder,
     provenance: Annotated[
-        bool, typer.Option("--provenance", help="Print instead what made the numbers: code, versions, device, cohort.")
+        bool,
+        typer.Option("--provenance", help="Print instead how the numbers were made: code, versions, device, cohort."),
     ] = False,
 ) -> None:
-    """Print the tables and the claims of a study again.
+    """Print the tables and findings of a study.
 
     Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --provenance'.
     """
     from pyrovae.analysis.report import tables
-    from pyrovae.build import open_results
+    from pyrovae.runner.open import open_results
 
     tree = open_results(folder).tree
     if provenance:
@@ -146,10 +148,10 @@ def show(
 
 @app.command()
 def report(folder: Folder) -> None:
-    """Write report.html and the figures of a study again.
+    """Draw the figures and report.html of a study again.
 
-    The report is one file that needs no network: the claims, a rate–distortion plane in which every run can be pointed
-    at, tables that sort, the figures, what made the numbers, and what to cite. 'pyrovae run' writes it too.
+    The report is one file that needs no network: findings, an interactive rate–distortion plane, sortable tables,
+    figures, provenance and references. 'pyrovae run' writes it too.
 
     Example: 'pyrovae report runs/quick'.
     """
@@ -160,12 +162,12 @@ def report(folder: Folder) -> None:
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of two studies or more.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of two or more studies.")],
     out: Annotated[Path, typer.Option(help="Folder for figures and report.html.")] = Path("runs/comparison"),
 ) -> None:
-    """Put several studies in one table and one plane, and say where they differ in set-up.
+    """Compare studies in one table and one plane, and list the settings in which they differ.
 
-    Studies may have different grids: one that does not run over an axis stands at the value that its runs share.
+    Studies may have different grids: one without an axis is placed at the value that all of its runs share.
 
     Example: 'pyrovae compare runs/quick runs/mine'.
     """
@@ -192,20 +194,20 @@ def evaluate(
     folder: Folder,
     images: Annotated[
         int | None,
-        typer.Option(help="Images of each split on which D and R are measured, and test images on which log p(x) is."),
+        typer.Option(help="Images of each split for D and R, and test images for log p(x)."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Draws of z an image.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Draws of z per image.")] = None,
     outer: Annotated[
         int | None,
         typer.Option(help="Images of each split over which I, G and rates under q(z) are averaged."),
     ] = None,
-    particles: Annotated[int | None, typer.Option(help="Draws of z an image behind the bound of log p(x).")] = None,
+    particles: Annotated[int | None, typer.Option(help="Draws of z per image for the bound of log p(x).")] = None,
     ais: Annotated[
         bool,
         typer.Option(
             "--ais",
-            help="Bound log p(x) by annealed importance sampling too: minutes, where importance weighting takes "
-            f"seconds, so on {ANNEALED} test images unless --images says otherwise.",
+            help="Bound log p(x) by annealed importance sampling too, which takes minutes instead of seconds: on "
+            f"{ANNEALED} test images unless --images is given.",
         ),
     ] = False,
     temperatures: Annotated[
@@ -215,20 +217,23 @@ def evaluate(
         ),
     ] = None,
     chains: Annotated[
-        int | None, typer.Option(help="Chains of --ais an image.", show_default="as in the study")
+        int | None, typer.Option(help="Chains of --ais per image.", show_default="as in the study")
     ] = None,
     prior: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A prior to swap in: fitted to the encodings, all else stays as trained."),
+        typer.Option(
+            metavar="NAME",
+            help="A prior to swap in, fitted to the frozen encodings; encoder and decoder stay as trained.",
+        ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
     trust: Trust = None,
 ) -> None:
-    """Measure a finished study again, with more effort or another prior where asked, and without training.
+    """Re-evaluate a finished study with more samples or another prior, without retraining.
 
-    The tables show the new numbers beside the study's own; both stay in results.nc, the new ones as /evaluation_1,
-    /evaluation_2 and so on. The claims and the figures, in figures/evaluation_1 and so on, are of the new numbers. The
-    same command again goes on with what was interrupted, and measures nothing twice.
+    The tables show the new numbers next to the study's own. Both stay in results.nc, the new ones as /evaluation_1,
+    /evaluation_2 and so on; findings and figures (in figures/evaluation_1 and so on) use the new numbers. The same
+    command again resumes an interrupted evaluation and measures nothing twice.
 
     Examples: 'pyrovae evaluate runs/quick --samples 8 --outer 4096', 'pyrovae evaluate runs/quick --ais', 'pyrovae
     evaluate runs/quick --prior vamp'.
@@ -241,7 +246,7 @@ def evaluate(
         asked |= {"temperatures": TEMPERATURES if temperatures is None else temperatures, "chains": chains}
         asked["likelihood_images"] = ANNEALED if images is None else images
     elif temperatures is not None or chains is not None:
-        raise InputError("--temperatures and --chains say how --ais works, which was not asked for: add --ais")
+        raise InputError("--temperatures and --chains are options of --ais: add --ais")
     given = {key: value for key, value in asked.items() if value is not None}
     results, again = experiment.reevaluate(
         folder, prior=prior, device=device.value, trust=trust or (), quiet=False, **given
@@ -249,9 +254,7 @@ def evaluate(
     name = str(again.name) if prior is None else f"{again.name}, {prior}"
     _report(side_by_side({"before": results.tree, name: again}), folder, again)
     if prior is not None:
-        _print(
-            f"{prior} is in the place of each run's own prior, fitted to its encodings; D is the same, image by image"
-        )
+        _print(f"{prior} replaces the prior of each run, fitted to its encodings; D is unchanged for every image")
 
 
 @app.command()
@@ -261,25 +264,25 @@ def diagnose(
         str,
         typer.Option(
             metavar="AXIS=VALUE,…",
-            help="The run, by a value for each axis of the grid that has several, as in beta=1,depth=3; the first seed "
-            "unless one is given.",
+            help="The run: a value for each axis of the grid with several, as in beta=1,depth=3; the first seed by "
+            "default.",
         ),
     ] = "",
     images: Annotated[
-        str, typer.Option(metavar="ROWS", help="Images, by their rows in the split, as in 0:3 or 0,3,17.")
+        str, typer.Option(metavar="ROWS", help="Rows of the images in the split, as in 0:3 or 0,3,17.")
     ] = "0:3",
-    split: Annotated[Split, typer.Option(help="The split that the images are of.")] = Split.TEST,
-    chains: Annotated[int, typer.Option(min=2, help="Chains of each image.")] = 4,
-    draws: Annotated[int, typer.Option(min=10, help="Draws of each chain.")] = 200,
-    warmup: Annotated[int, typer.Option(min=10, help="Steps before these, in which a chain adapts.")] = 200,
+    split: Annotated[Split, typer.Option(help="The split that the images are from.")] = Split.TEST,
+    chains: Annotated[int, typer.Option(min=2, help="Chains per image.")] = 4,
+    draws: Annotated[int, typer.Option(min=10, help="Draws per chain.")] = 200,
+    warmup: Annotated[int, typer.Option(min=10, help="Warm-up steps per chain.")] = 200,
     trust: Trust = None,
 ) -> None:
-    """Hold the guide of a trained run to exact posteriors: is q(z|x) any good?
+    """Compare a trained guide q(z|x) with exact posteriors (NUTS).
 
-    Draws p(z|x) of a few images by Hamiltonian Monte Carlo (Pyro's NUTS) through the decoder, half of the chains from
-    the guide and half from the prior, and sets the guide beside it; splits log p(x) − ELBO into approximation gap and
-    amortisation gap; and checks statistics of images drawn from the model. It takes a minute or two an image with
-    three hidden layers, and leaves files that ArviZ reads, and figures, in diagnosis_1 and so on.
+    Samples p(z|x) of a few images by Hamiltonian Monte Carlo (Pyro's NUTS) through the decoder, half of the chains
+    started from the guide and half from the prior; splits log p(x) − ELBO into approximation gap and amortisation gap;
+    and runs prior and posterior predictive checks. It takes a minute or two per image with three hidden layers, and
+    writes files that ArviZ reads, and figures, to diagnosis_1 and so on.
 
     Examples: 'pyrovae diagnose runs/quick --select beta=1,depth=3', 'pyrovae diagnose runs/quick --select
     beta=0.01,depth=1,seed=2 --images 0,3,17 --draws 500'.
@@ -309,11 +312,33 @@ def diagnose(
 @app.command()
 def studies() -> None:
     """List the studies that ship."""
-    from pyrovae.study.grid import shipped
+    from pyrovae.study import shipped
 
     listed = shipped()
     for name, description in listed.items():
         _print(f"{name:{max(map(len, listed))}} {description}")
+
+
+@app.command("parts")
+def list_parts(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind, such as prior.", show_default="all")] = None,
+) -> None:
+    """List the components that studies can name, with their settings and defaults.
+
+    A setting is given as in '--set components=10', or '--set prior.components=10' where several components have it. Along
+    an axis, components may bring their own: '--set "prior=[vamp, mixture(components=10)]"'.
+
+    Examples: 'pyrovae parts', 'pyrovae parts prior'.
+    """
+    from pyrovae import parts
+
+    if kind is not None and kind not in parts.SHIPPED:
+        raise InputError(f"unknown kind of component {kind!r:.200}; valid: {', '.join(parts.SHIPPED)}")
+    for each in parts.SHIPPED if kind is None else [kind]:
+        table = Table(each, "settings", "", box=None, pad_edge=False)
+        for name in sorted(parts.names(each)):
+            table.add_row(name, *parts.description(each, name))
+        Console(highlight=False, markup=False).print(table, "")
 
 
 def _version(wanted: bool) -> None:
@@ -337,10 +362,10 @@ def _setting(text: str, option: str = "--set") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"{option}: expected KEY=VALUE, got '{text}'")
-    from pyrovae.study.grid import parsed
+    from pyrovae.study import parse_yaml
 
     try:
-        return key.strip(), parsed(value)
+        return key.strip(), parse_yaml(value)
     except ValueError:
         raise InputError(f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
 
@@ -360,14 +385,14 @@ def _rows(text: str) -> list[int]:
 
 
 def _counts(counts: dict[int, int]) -> str:
-    """Images of each class, one number a class where these are few."""
+    """Images per class, or their range where there are many classes."""
     if len(counts) <= 20:
         return " ".join(f"{label}: {count:,}" for label, count in counts.items())
     return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
 
 
 def _report(tree: Any, folder: Path, again: Any = None) -> None:
-    """Prints the tables of a tree, and of it or of a later measurement the claims and what casts doubt on them."""
+    """Prints the tables of a tree, and the findings and caveats of it or of a later evaluation."""
     from pyrovae.analysis.findings.caveats import caveats
     from pyrovae.analysis.findings.claims import claims
     from pyrovae.analysis.report import tables
@@ -386,7 +411,7 @@ def _report(tree: Any, folder: Path, again: Any = None) -> None:
 
 
 def _console() -> Console:
-    """A console for tables: a narrower one would cut digits off."""
+    """A console wide enough that no digits are cut off."""
     return Console(highlight=False, markup=False, width=max(Console().width, 160))
 
 
@@ -395,27 +420,27 @@ def _print(text: str) -> None:
 
 
 def main() -> None:
-    """Runs the command line; what the user can mend is one line on stderr and exit status 2."""
-    # Large tensors on large pages, which torch asks the environment about when it makes its first.
+    """Runs the command line; an error that the user can fix is one line on stderr and exit status 2."""
+    # Large pages for large tensors: torch reads this when it allocates its first tensor.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # What is asked to stop, by a person or by a cluster, stops in the same way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.showwarning = lambda message, *_: typer.echo(f"pyrovae: {message}", err=True)
-    # What a library has to tell its programmers is nothing that a user can mend.
     warnings.simplefilter("ignore", FutureWarning)
     try:
         sys.exit(app(standalone_mode=False))
-    except USAGE_ERROR as error:
-        # Without a command the message is the help itself.
+    except USAGE_ERROR as error:  # without a command, its message is the help
         typer.echo(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", err=True)
         sys.exit(2)
     except typer.Abort:
-        typer.echo("pyrovae: stopped; what was finished is kept, and the same command can be given again", err=True)
+        typer.echo("pyrovae: stopped; finished work is kept, and the same command resumes", err=True)
         sys.exit(130)
     except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:
             raise
-        # One line, whatever came from a file or a library.
         text = " ".join(str(error).split()) or type(error).__name__
         typer.echo("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -252,6 +252,19 @@ def _settings(component: Callable[..., Any]) -> dict[str, Setting]:
     }
 
 
+def description(kind: str, name: str) -> tuple[str, str]:
+    """The settings of a component with their defaults, and the first line of its docstring, for a person to read."""
+    try:
+        component, settings = resolve(kind, name), settings_of(kind, name)
+    except InputError as error:
+        return "", str(error)
+    defaults = (f"{key}={written(setting.default)}" for key, setting in settings.items() if setting.default is not None)
+    unset = (key for key, setting in settings.items() if setting.default is None)
+    return ", ".join([*defaults, *unset]), (inspect.getdoc(getattr(component, "func", component)) or "").partition(
+        "\n"
+    )[0]
+
+
 def _is_plain(annotation: Any) -> bool:
     """Whether an annotation is one of a number, a string or a boolean, perhaps with bounds or None."""
     if get_origin(annotation) is Annotated:
