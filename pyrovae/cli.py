@@ -325,8 +325,8 @@ def list_parts(
 ) -> None:
     """List the components that studies can name, with their settings and defaults.
 
-    A setting is given as in '--set components=10', or '--set prior.components=10' where several components have it. Along
-    an axis, components may bring their own: '--set "prior=[vamp, mixture(components=10)]"'.
+    Set one with '--set components=10', or '--set prior.components=10' where several components have it. Along an axis,
+    components may bring their own: '--set "prior=[vamp, mixture(components=10)]"'.
 
     Examples: 'pyrovae parts', 'pyrovae parts prior'.
     """

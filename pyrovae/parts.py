@@ -253,16 +253,14 @@ def _settings(component: Callable[..., Any]) -> dict[str, Setting]:
 
 
 def description(kind: str, name: str) -> tuple[str, str]:
-    """The settings of a component with their defaults, and the first line of its docstring, for a person to read."""
+    """For a person to read: the settings of a component with their defaults, and the first line of its docstring."""
     try:
         component, settings = resolve(kind, name), settings_of(kind, name)
     except InputError as error:
         return "", str(error)
-    defaults = (f"{key}={written(setting.default)}" for key, setting in settings.items() if setting.default is not None)
-    unset = (key for key, setting in settings.items() if setting.default is None)
-    return ", ".join([*defaults, *unset]), (inspect.getdoc(getattr(component, "func", component)) or "").partition(
-        "\n"
-    )[0]
+    shown = (key if each.default is None else f"{key}={written(each.default)}" for key, each in settings.items())
+    docstring = inspect.getdoc(getattr(component, "func", component)) or ""
+    return ", ".join(shown), docstring.partition("\n")[0].replace("`", "")
 
 
 def _is_plain(annotation: Any) -> bool:
