@@ -19,12 +19,12 @@ class Hierarchical(MeanField):
     Args:
         encoder: features of x; the first half is the μ of z1, the second its log σ.
         latent_size: number of latent dimensions of either level.
-        width: units of the hidden layer from z1 to z2.
+        level_width: units of the hidden layer from z1 to z2.
 
     Example:
         >>> from pyrovae.guides import Hierarchical
         >>> from pyrovae.networks import MLP
-        >>> Hierarchical(MLP((1, 8, 8), (16,), 4), 2, width=8)
+        >>> Hierarchical(MLP((1, 8, 8), (16,), 4), 2, level_width=8)
         Hierarchical: q(z1|x) q(z2|z1)
           z1 ~ Normal(μ(x), σ(x)) [2]
           z2 ~ Normal(μ(z1), σ(z1)) [2]
@@ -32,9 +32,9 @@ class Hierarchical(MeanField):
           (μ, log σ)(z1) = MLP(2 → 8 → 4)
     """
 
-    def __init__(self, encoder: nn.Module, latent_size: int, width: Count = 512) -> None:
+    def __init__(self, encoder: nn.Module, latent_size: int, level_width: Count = 512) -> None:
         super().__init__(encoder, latent_size)
-        self.above = MLP((latent_size,), (width,), 2 * latent_size)
+        self.above = MLP((latent_size,), (level_width,), 2 * latent_size)
 
     def forward(self, x: Tensor, beta: float | Tensor = 1.0, **of_the_model: Any) -> Tensor:
         """Runs the program on images ``x`` ``[batch, *event_shape]``."""

@@ -20,14 +20,14 @@ class HierarchicalVAE(VAE):
         prior: called without arguments, returns p(z2).
         decoder: features of z1.
         likelihood: called with these features, returns p(x|z1).
-        width: units of the hidden layer from z2 to z1.
+        level_width: units of the hidden layer from z2 to z1.
 
     Example:
         >>> from pyrovae.models import HierarchicalVAE
         >>> from pyrovae.models.likelihoods import Bernoulli
         >>> from pyrovae.models.priors import StandardNormal
         >>> from pyrovae.networks import MLP, Count
-        >>> HierarchicalVAE(StandardNormal(2), MLP((2,), (16,), 64), Bernoulli((1, 8, 8)), width=8)
+        >>> HierarchicalVAE(StandardNormal(2), MLP((2,), (16,), 64), Bernoulli((1, 8, 8)), level_width=8)
         HierarchicalVAE: p(z2) p(z1|z2) p(x|z1)
           z2 ~ StandardNormal [2]
           z1 ~ Normal(μ(z2), σ(z2)) [2]
@@ -36,10 +36,10 @@ class HierarchicalVAE(VAE):
           decoder = MLP(2 → 16 → 64)
     """
 
-    def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: nn.Module, width: Count = 512) -> None:
+    def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: nn.Module, level_width: Count = 512) -> None:
         super().__init__(prior, decoder, likelihood)
         (size,) = prior.event_shape  # type: ignore[misc]
-        self.below = MLP((size,), (width,), 2 * size)
+        self.below = MLP((size,), (level_width,), 2 * size)
 
     def forward(  # type: ignore[override]
         self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1

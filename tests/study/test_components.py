@@ -63,8 +63,8 @@ def test_shipped_settings_accept_their_defaults(kind: str) -> None:
         ({"train_ratio": 1.5}, r"split\.train_ratio: input should be less than 1, got 1\.5"),
         ({"prior": "flow(kind=RNN)"}, r"prior\.kind: input should be 'NSF' or 'MAF', got 'RNN'"),
         (
-            {"model": "hierarchical", "guide": "hierarchical", "width": 8},
-            r"width: ambiguous, .*; valid: model\.width, guide\.width, network\.width",
+            {"model": "hierarchical", "guide": "hierarchical", "level_width": 8},
+            r"level_width: ambiguous, .*; valid: model\.level_width, guide\.level_width",
         ),
         ({"network": "mlp(depth=2)", "depth": 3}, r"depth: set twice, by the study and by 'mlp\(depth=2\)'"),
         ({"prior": ["mixture", "mixture(components=100)"]}, "prior: expected values that differ, got"),
@@ -100,9 +100,9 @@ def test_axis_values_keep_only_settings_that_say_more_than_the_name() -> None:
 
 
 def test_ambiguous_settings_keep_the_kinds_of_their_components() -> None:
-    resolved = study(model="hierarchical", guide="hierarchical", **{"model.width": 8}).resolved()
+    resolved = study(model="hierarchical", guide="hierarchical", **{"model.level_width": 8}).resolved()
     assert resolved.base.settings == {
-        "train_ratio": 0.5, "depth": 1, "model.width": 8, "guide.width": 512, "network.width": 512
+        "train_ratio": 0.5, "depth": 1, "width": 512, "model.level_width": 8, "guide.level_width": 512
     }  # fmt: skip
 
 
