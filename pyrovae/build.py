@@ -58,7 +58,7 @@ def make_data(run: Run) -> Dataset:
     """The images of a run, in memory."""
     source, train, test = make_rows(run)
     factors = None if source.factors is None else (source.factors[train], source.factors[test])
-    return instantiate("pixels", run, Dataset(source.chosen(train), source.chosen(test), factors=factors))
+    return instantiate("pixels", run, Dataset(source.load(train), source.load(test), factors=factors))
 
 
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:

@@ -1,13 +1,13 @@
-"""What a user can mend, told in one line."""
+"""Errors that the user can fix, reported in one line."""
 
 
 class InputError(ValueError):
-    """What was expected, what came, and the likely cause; the command line prints it and exits with 2."""
+    """Invalid input: what was expected, what was given, and the likely cause. The command line exits with status 2."""
 
 
 class OutOfMemoryError(InputError):
-    """Something would take more memory than there is."""
+    """A computation needs more memory than is free."""
 
 
 class UnsupportedError(TypeError):
-    """A distribution or program of a kind that a computation has no way to deal with."""
+    """A distribution or program that a computation does not support."""

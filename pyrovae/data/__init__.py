@@ -1,4 +1,4 @@
-"""Data sets, one file each, and what they have in common."""
+"""Data sets: `Source` (before the split), `Dataset` (the images of a run), and how one becomes the other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +12,18 @@ from pyrovae.errors import InputError
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before it is divided: how many images, what is known of them, and how to get some of them.
+    """A data set before it is split: its size, how to load images, and what is known about them.
 
     Attributes:
+        name: for messages and results.
         size: number of images.
-        images: rows [n] → images ``[n, *event_shape]``: uint8, or floats that are taken as they are.
-        factors: known factors of variation, each scaled to [0, 1], ``[size, factors]``; None if there are none.
-        labels: class of each image, integers from 0 up, ``[size]``; None if there are none.
-        published: which images the set's authors put into training, ``[size]`` of bool; None if they did not say.
+        images: rows ``[n]`` → images ``[n, *event_shape]``, uint8 in [0, 255] or float32, which is used unscaled.
+        factors: known factors of variation, each scaled to [0, 1], float ``[size, factors]``, or None.
+        labels: class of each image, integers ≥ 0, ``[size]``, or None.
+        published: whether an image is in the published training set, bool ``[size]``, or None.
+
+    Raises:
+        InputError: factors, labels or published have another type, or another length than ``size``.
     """
 
     name: str
@@ -30,41 +34,41 @@ class Source:
     published: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Raises InputError if what is known of the images is not known of each, in the type that is told above."""
         for name, kind in (("factors", "float"), ("labels", "int"), ("published", "bool")):
-            known = getattr(self, name)
-            if known is not None and (len(known) != self.size or not str(known.dtype).startswith(f"torch.{kind}")):
+            column = getattr(self, name)
+            if column is not None and (len(column) != self.size or not str(column.dtype).startswith(f"torch.{kind}")):
                 raise InputError(
-                    f"{self.name}: expected {name} of type {kind} for {self.size} images, got {_told(known)}"
+                    f"{self.name}: expected {name} of type {kind} for {self.size} images, got {_describe(column)}"
                 )
 
-    def chosen(self, rows: Tensor) -> Tensor:
-        """The images at some rows.
+    def load(self, rows: Tensor) -> Tensor:
+        """The images at some rows, checked.
 
         Raises:
-            InputError: what the data set gives are no images.
+            InputError: they are not a uint8 or float32 tensor of one image per row, or not finite.
         """
         images = self.images(rows)
-        kinds = (torch.uint8, torch.float32)
-        if not isinstance(images, Tensor) or images.dtype not in kinds or len(images) != len(rows):
+        dtypes = (torch.uint8, torch.float32)
+        if not isinstance(images, Tensor) or images.dtype not in dtypes or len(images) != len(rows):
             raise InputError(
-                f"{self.name}: expected {len(rows)} images as a uint8 or float32 tensor, got {_told(images)}"
+                f"{self.name}: expected {len(rows)} images as a uint8 or float32 tensor, got {_describe(images)}"
             )
         if images.is_floating_point() and not (finite := images.flatten(1).isfinite().all(1)).all():
             raise InputError(
-                f"{self.name}: expected finite numbers, got others in {int((~finite).sum())} of {len(images)} images"
+                f"{self.name}: expected finite pixels, got NaN or ∞ in {int((~finite).sum())} of {len(images)} images"
             )
         return images
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in memory, uint8 or float, in random order: ``[n, *event_shape]`` for train and test.
+    """The images of a run in memory, in random order.
 
     Attributes:
-        grey: where training images are binarised anew at every step, what they are binarised from: uint8, in the
-            order of ``train``, which is then one binarisation to measure on.
-        factors: known factors of variation of both sides, ``[n, factors]`` each; None if there are none.
+        train, test: images ``[n, *event_shape]``, uint8 or float32.
+        grey: under dynamic binarisation, the grey training images, uint8 in the order of ``train``; each step binarises
+            them afresh, and ``train`` is one fixed binarisation for measuring. None otherwise.
+        factors: known factors of variation of train and test, ``[n, factors]`` each, or None.
     """
 
     train: Tensor
@@ -77,13 +81,13 @@ class Dataset:
         return self.train.shape[1:]
 
     def mean(self) -> Tensor:
-        """Mean training image, as `as_input` sees it."""
+        """Mean training image, ``[*event_shape]``, scaled by `as_input`."""
         images = self.train if self.grey is None else self.grey
         totals = [as_input(chunk).sum(0, dtype=torch.float64) for chunk in images.split(4096)]
         return (torch.stack(totals).sum(0) / len(images)).float()
 
     def checksum(self) -> int:
-        """A number that tells other images from these."""
+        """CRC-32 of all images."""
         number = 0
         for images in (self.train, self.test, *([] if self.grey is None else [self.grey])):
             for chunk in images.split(4096):
@@ -91,7 +95,7 @@ class Dataset:
         return number
 
     def splits(self) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
-        """Both sides by name."""
+        """The images of each split, by name."""
         return ("train", self.train), ("test", self.test)
 
     def to(self, device: torch.device) -> "Dataset":
@@ -101,11 +105,12 @@ class Dataset:
 
 
 def as_input(images: Tensor, thresholds: Tensor | None = None) -> Tensor:
-    """Images as a program takes them: uint8 as floats in [0, 1], floats as they are.
+    """Images as the input of a program: uint8 is scaled to [0, 1], or binarised; floats are unchanged.
 
     Args:
-        thresholds: where there are any, uint8 from 0 to 254, pixels are binarised: 1 where the threshold is below the
-            pixel. Under uniform thresholds a pixel is lit with the probability that its grey value x / 255 names.
+        images: ``[..., *event_shape]``.
+        thresholds: uint8 in [0, 254], in the shape of the images. A pixel becomes 1 where it exceeds its threshold, so
+            that under uniform thresholds a grey value x is lit with probability x / 255.
 
     Example:
         >>> as_input(torch.tensor([0, 51, 255], dtype=torch.uint8))
@@ -125,19 +130,20 @@ def divide(
     test_images: int | None = None,
     images_per_class: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the training and of the test images, each in random order, the same at every call.
+    """Rows of the training and the test images, each in random order; deterministic.
 
     Args:
-        train: which images are train, bool ``[size]``.
-        train_images, test_images: the most to use of either side.
-        images_per_class: training images to use of each class that the training side has.
+        source: the data set.
+        train: whether an image may be used for training, bool ``[size]``.
+        train_images, test_images: number of images to use of either split; None for all.
+        images_per_class: number of training images to use of each class; None for all.
 
     Raises:
-        InputError: the mask is none, or a side has fewer images than asked for, or than two.
+        InputError: ``train`` is not such a mask, or a split has fewer images than requested, or fewer than two.
     """
     if not isinstance(train, Tensor) or train.dtype != torch.bool or train.shape != (source.size,):
         raise InputError(
-            f"split: expected which images are train, torch.bool of shape [{source.size}], got {_told(train)}"
+            f"split: expected which images are train, torch.bool of shape [{source.size}], got {_describe(train)}"
         )
     order = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
     rows, unseen = order[train[order]], order[~train[order]]
@@ -147,37 +153,37 @@ def divide(
 
 
 def class_counts(source: Source, rows: Tensor) -> dict[int, int] | None:
-    """Images of each class of the set among some rows; None where classes are not known."""
+    """Number of images of each class among some rows; None for a data set without classes."""
     if source.labels is None:
         return None
-    classes, place = source.labels.unique(return_inverse=True)
-    counts = place[rows].bincount(minlength=len(classes))
+    classes, class_index = source.labels.unique(return_inverse=True)
+    counts = class_index[rows].bincount(minlength=len(classes))
     return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
-def _told(value: object) -> str:
-    """What came, for a message."""
+def _describe(value: object) -> str:
+    """Type of a value and shape of a tensor, for messages."""
     return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _first_of_each_class(rows: Tensor, source: Source, number: int) -> Tensor:
     if source.labels is None:
         raise InputError(f"images_per_class: expected a data set with classes, and '{source.name}' has none")
-    _, place, counts = source.labels[rows].unique(return_inverse=True, return_counts=True)
+    _, class_index, counts = source.labels[rows].unique(return_inverse=True, return_counts=True)
     if counts.min() < number:
         raise InputError(
             f"images_per_class: expected at most the {counts.min()} training images of the smallest class, got {number}"
         )
-    # Sorted by class, stably, each class begins where those before it end.
-    by_class = place.argsort(stable=True)
-    rank = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[place[by_class]]
+    # In a stable sort by class, an image's rank within its class is its position minus the start of the class.
+    by_class = class_index.argsort(stable=True)
+    rank = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[class_index[by_class]]
     return rows[by_class[rank < number].sort().values]
 
 
 def _first(rows: Tensor, limit: int | None, side: str) -> Tensor:
     if len(rows) < max(2, limit or 0):
         raise InputError(
-            f"{side}_images: expected at most the {len(rows)} images that the split leaves on the {side} side, and two "
-            f"at the least, got {limit or 'null, for all'}; {side}_images=null takes all there are"
+            f"{side}_images: expected at least 2 and at most the {len(rows)} {side} images of the split, got "
+            f"{limit or 'null (all)'}; {side}_images=null uses all of them"
         )
     return rows[:limit]

@@ -1,4 +1,4 @@
-"""Images that were rendered once, kept in the platform's cache folder."""
+"""A cache of rendered images in the platform's cache folder."""
 
 import warnings
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from pyrovae.system import tensor_file
 
 
 def cached(name: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
-    """What ``make`` returns, uint8 of that shape, from the cache if it is there.
+    """Images from the cache, or else from ``make``, which are then cached; uint8 of the given shape.
 
-    A cache that cannot be read is made anew; one that cannot be written costs a warning.
+    A damaged cache is replaced. A cache that cannot be written only causes a warning.
     """
     path = Path(platformdirs.user_cache_dir("pyrovae")) / "images" / f"{name}.safetensors"
     if (images := _read(path, shape)) is not None:
@@ -32,7 +32,7 @@ def cached(name: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
 
 
 def _read(path: Path, shape: torch.Size) -> Tensor | None:
-    """The images in the cache, if they are there and whole."""
+    """The cached images; None if there are none, or with a warning if they are damaged."""
     try:
         groups, _ = tensor_file.load(path)
         images = groups["images"]["all"]
@@ -41,6 +41,6 @@ def _read(path: Path, shape: torch.Size) -> Tensor | None:
     except (InputError, KeyError):
         images = None
     if images is None or (images.shape, images.dtype) != (shape, torch.uint8):
-        warnings.warn(f"the cache {path} is damaged and is made anew", stacklevel=3)
+        warnings.warn(f"the cache {path} is damaged and will be replaced", stacklevel=3)
         return None
     return images

@@ -1,4 +1,4 @@
-"""Files of known data sets: where they lie, and how they get there."""
+"""Files of published data sets: where they are stored, and how they are downloaded and checked."""
 
 import gzip
 import hashlib
@@ -19,25 +19,25 @@ from pyrovae.data import vision
 from pyrovae.errors import InputError
 from pyrovae.system.atomic import move_into_place, partial_path
 
-#: Seconds after which a server that says nothing is given up.
+#: Seconds to wait for a server to respond.
 TIMEOUT = 30.0
 
 
 def folder() -> Path:
-    """Where data sets lie: ``$PYROVAE_DATA``, or else ``datasets`` in pyrovae's cache folder."""
+    """The folder of data sets: ``$PYROVAE_DATA``, or ``datasets`` in pyrovae's cache folder."""
     default = Path(platformdirs.user_cache_dir("pyrovae")) / "datasets"
     return Path(os.environ.get("PYROVAE_DATA") or default).expanduser()
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file as it is distributed.
+    """A file to download.
 
     Attributes:
-        path: where it belongs.
-        urls: where it can be downloaded, the best address first.
-        md5: of the file.
-        unpacked_md5: of what is packed in it, if known; then a file will do that others packed in their own way.
+        path: local path.
+        urls: addresses to download it from, in order of preference.
+        md5: checksum of the file.
+        unpacked_md5: checksum of the unpacked content, if known; the same content packed differently is then accepted.
     """
 
     path: Path
@@ -45,8 +45,8 @@ class Remote:
     md5: str
     unpacked_md5: str | None = None
 
-    def is_here(self) -> bool:
-        """Whether the file is there, and is the one expected."""
+    def is_present(self) -> bool:
+        """Whether the file exists and has the expected checksum."""
         return vision.datasets().utils.check_integrity(self.path, self.md5) or self._is_repacked()
 
     def _is_repacked(self) -> bool:
@@ -59,21 +59,21 @@ class Remote:
     def __str__(self) -> str:
         if not self.path.is_file():
             return self.path.name
-        return f"{self.path.name} (what is there has {self._difference(self.path)})"
+        return f"{self.path.name} (the present file has {self._difference(self.path)})"
 
     def download(self) -> None:
-        """Downloads the file from the first address that has it, unless another process has just done so.
+        """Downloads the file from the first address that works, unless another process has just done so.
 
         Raises:
-            ConnectionError: no address has it, with the reason for each.
-            OSError: nothing can be written where it belongs.
+            ConnectionError: no address works, with the reason for each.
+            OSError: the file cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         reasons = []
         with filelock.FileLock(self.path.parent / ".lock"):
             for url in self.urls:
                 try:
-                    return None if self.is_here() else self._retrieve(url)
+                    return None if self.is_present() else self._retrieve(url)
                 except (OSError, HTTPException, RuntimeError) as error:
                     reasons.append(f"{url}: {reason(error)}")
         raise ConnectionError("; ".join(reasons))
@@ -86,44 +86,44 @@ class Remote:
             vision.datasets().utils.download_url(url, partial.parent, partial.name)
         if difference := self._difference(partial):
             partial.unlink()
-            raise RuntimeError(f"what came has {difference}")
+            raise RuntimeError(f"the downloaded file has {difference}")
         move_into_place(partial, self.path)
 
     def _difference(self, path: Path) -> str:
         with path.open("rb") as file:
             got = md5(file)
-        return "" if got == self.md5 else f"md5 {got}, not {self.md5}"
+        return "" if got == self.md5 else f"md5 {got}, expected {self.md5}"
 
 
-def fetch(name: str, files: Sequence[Remote], instead: str = "") -> None:
-    """Downloads those of a data set's files that are not there.
+def fetch(name: str, files: Sequence[Remote], alternative: str = "") -> None:
+    """Downloads the missing or damaged files of a data set.
 
     Args:
         name: the data set.
-        files: what it is made of, in one folder.
-        instead: what would do as well, for the message.
+        files: its files, in one folder.
+        alternative: which other files would be accepted, for the message.
 
     Raises:
         InputError: a download failed.
     """
-    missing = [file for file in files if not file.is_here()]
+    missing = [file for file in files if not file.is_present()]
     for done, file in enumerate(missing):
         try:
             file.download()
         except ConnectionError as error:
             raise InputError(
-                f"{name}: expected {', '.join(map(str, missing[done:]))}{instead} in {file.path.parent}, "
-                f"and the download failed ({error}); put there what is missing or damaged, or try again"
+                f"{name}: expected {', '.join(map(str, missing[done:]))}{alternative} in {file.path.parent}, "
+                f"and the download failed ({error}); put the files there by hand, or try again"
             ) from error
 
 
 def md5(file: BufferedIOBase) -> str:
-    """The checksum of a file's content, in hexadecimal."""
+    """MD5 of a file's content, in hexadecimal."""
     return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line.
+    """The message of an error on one line, or else its type.
 
     Example:
         >>> reason(OSError("no\\n  route")), reason(TimeoutError())

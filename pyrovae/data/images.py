@@ -1,4 +1,4 @@
-"""Images of one's own: a folder of image files, or an ``.npz`` file of arrays."""
+"""A user's own images: a folder of image files, or an ``.npz`` file of arrays."""
 
 import warnings
 import zipfile
@@ -21,7 +21,7 @@ from pyrovae.errors import InputError
 from pyrovae.system.memory import check_memory
 
 _CHANNELS = (1, 3)
-#: What an ``.npz`` file may tell of its images: kinds of number, dimensions, and both in words.
+#: Optional arrays of an ``.npz`` file: NumPy kinds, number of dimensions, and a description for messages.
 _COLUMNS: Mapping[str, tuple[str, int, str]] = MappingProxyType(
     {
         "labels": ("iu", 1, "integers [N]"),
@@ -32,15 +32,15 @@ _COLUMNS: Mapping[str, tuple[str, int, str]] = MappingProxyType(
 
 
 def from_folder(path: str | Path) -> Source:
-    """All images in a folder and the folders in it, in the order of their names.
+    """All images in a folder and its subfolders, sorted by path.
 
-    They are grey, ``[1, H, W]``, if all are, and else RGB, ``[3, H, W]``; transparency is dropped, and hidden files
-    are passed over. If they lie in more than one folder, an image's label is the number of its folder in the order of
-    the folders' names.
+    If all images are grey, they are loaded as ``[1, H, W]``, otherwise as RGB, ``[3, H, W]``. Transparency is dropped
+    and hidden files are skipped. If there is more than one folder with images, a label is the index of the image's
+    folder, sorted by name.
 
     Raises:
-        InputError: no folder, or none with images; an image that cannot be read, of more than 8 bits a channel, or of
-            another size than the first.
+        InputError: there is no such folder, or it has no images; or an image cannot be read, has more than 8 bits per
+            channel, or another size than the first.
     """
     folder = Path(path)
     files = _image_files(folder)
@@ -75,14 +75,14 @@ def _image_files(folder: Path) -> list[Path]:
 def _is_grey(file: Path) -> bool:
     with _opened(file) as image:
         if image.mode.startswith(("I", "F")):
-            raise InputError(f"{file}: expected 8 bits a channel, got more (mode {image.mode}); convert it")
+            raise InputError(f"{file}: expected 8 bits per channel, got more (mode {image.mode}); convert it")
         return image.mode in ("1", "L", "LA")
 
 
 def _pixels(file: Path, mode: str) -> Tensor:
-    """The image as ``[C, H, W]``."""
+    """The image as uint8 ``[C, H, W]``."""
     with _opened(file) as image:
-        check_memory(8 * image.width * image.height, f"{file}: the image")  # as RGBA, and as the array that it becomes
+        check_memory(8 * image.width * image.height, f"{file}: the image")  # as RGBA and as an array
         pixels = torch.from_numpy(np.array(image.convert(mode)))
     return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
 
@@ -95,8 +95,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
             yield image
     except InputError:
         raise
-    except Exception as error:  # Pillow's readers raise errors of many kinds about what is damaged.
-        raise InputError(f"{file}: expected an image, got one that cannot be read: {reason(error)}") from error
+    except Exception as error:  # Pillow's readers raise many types of errors for damaged files
+        raise InputError(f"{file}: expected a readable image, got: {reason(error)}") from error
 
 
 def _size(pixels: Tensor) -> str:
@@ -109,16 +109,16 @@ def _folder_labels(files: list[Path]) -> Tensor | None:
 
 
 def from_npz(path: str | Path) -> Source:
-    """Images and what is known of them, from arrays that `numpy.savez` wrote.
+    """Images, with optional labels, factors and split, from an ``.npz`` file written by `numpy.savez`.
 
-    - ``images``: ``[N, H, W]``, ``[N, C, H, W]`` or ``[N, H, W, C]`` with C of 1 or 3, and where both would do the
-      channels are first; uint8, or floats in [0, 1], which are taken as they are, in float32.
-    - ``labels``, if there: integers from 0 up, ``[N]``.
-    - ``factors``, if there: numbers ``[N, F]``; each column is scaled to [0, 1].
-    - ``train``, if there: bool ``[N]``, which images belong to training.
+    - ``images``: ``[N, H, W]``, ``[N, C, H, W]`` or ``[N, H, W, C]`` with C of 1 or 3 (channels first where ambiguous);
+      uint8, or floats in [0, 1], which are converted to float32.
+    - ``labels`` (optional): integers ≥ 0, ``[N]``.
+    - ``factors`` (optional): numbers ``[N, F]``; each column is scaled to [0, 1].
+    - ``train`` (optional): bool ``[N]``, whether an image is in the published training set.
 
     Raises:
-        InputError: no such file, or one whose arrays are not these.
+        InputError: there is no such file, or its arrays are invalid.
 
     Example:
         >>> import numpy as np, torch
@@ -143,22 +143,22 @@ def from_npz(path: str | Path) -> Source:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file() or not zipfile.is_zipfile(path):
-        got = "one of another kind, or damaged" if path.exists() else "no such file"
-        raise InputError(f"{path}: expected an .npz file, as numpy.savez writes it, got {got}")
+        got = "another type of file, or a damaged one" if path.exists() else "no such file"
+        raise InputError(f"{path}: expected an .npz file written by numpy.savez, got {got}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            members, found = file.zip.namelist(), ", ".join(file) or "none"
+            members, names = file.zip.namelist(), ", ".join(file) or "none"
             arrays = {name: _array(path, file.zip, name) for name in ("images", *_COLUMNS) if f"{name}.npy" in members}
-    # zipfile raises RuntimeError where members are encrypted, or packed in a way that it does not know.
+    # zipfile raises RuntimeError for encrypted members and unknown compression methods.
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: expected arrays, got some that cannot be read: {reason(error)}") from error
+        raise InputError(f"{path}: expected readable arrays, got: {reason(error)}") from error
     if "images" not in arrays:
-        raise InputError(f"{path}: expected an array 'images', got the arrays {found}")
+        raise InputError(f"{path}: expected an array 'images', got the arrays {names}")
     return arrays
 
 
 def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """An array of an archive, whose size is known before memory is taken for it."""
+    """Reads an array after checking its size against the free memory."""
     packed = archive.getinfo(f"{name}.npy")
     check_memory(2 * packed.file_size, f"{path}: '{name}'")
     with archive.open(packed.filename) as file:
@@ -166,7 +166,7 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
     if prod(shape) * kind.itemsize > packed.file_size and not kind.hasobject:
-        raise ValueError(f"'{name}' says that it holds more than it does")
+        raise ValueError(f"'{name}' declares more data than it has")
     with archive.open(packed.filename) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -183,13 +183,13 @@ def _images(path: Path, array: np.ndarray) -> Tensor:
     if images.dtype not in (np.uint8, np.float32):
         raise _wrong(path, "images", "uint8, or floats in [0, 1]", array)
     if images.dtype == np.uint8 and images.max() <= 1:
-        raise InputError(f"{path}: 'images': expected uint8 from 0 to 255, got none above 1; multiply them by 255")
+        raise InputError(f"{path}: 'images': expected uint8 from 0 to 255, got only 0 and 1; multiply them by 255")
     return torch.from_numpy(np.ascontiguousarray(images))
 
 
 def _in_range(path: Path, images: np.ndarray) -> np.ndarray:
     low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 1):  # NaN, too, is out of range.
+    if not (low >= 0 and high <= 1):  # also true for NaN
         raise InputError(
             f"{path}: 'images': expected finite floats in [0, 1], got values from {low:g} to {high:g}; "
             "divide them by their largest possible value, or store them as uint8"
@@ -198,19 +198,19 @@ def _in_range(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def _column(path: Path, name: str, array: np.ndarray, size: int) -> Tensor:
-    """What is known of each image, as a `Source` has it."""
+    """An optional array, checked and converted to the type that `Source` expects."""
     kinds, dimensions, expected = _COLUMNS[name]
     if array.dtype.kind not in kinds or array.ndim != dimensions or len(array) != size:
         raise _wrong(path, name, f"{expected} for N = {size} images", array)
     if name == "factors":
         return _scaled(path, array.astype(np.float64))
     if name == "labels" and not 0 <= array.min() <= array.max() <= np.iinfo(np.int64).max:
-        raise _wrong(path, name, "integers from 0 up", array)
+        raise _wrong(path, name, "integers ≥ 0", array)
     return torch.from_numpy(array.astype(bool if name == "train" else np.int64))
 
 
 def _scaled(path: Path, factors: np.ndarray) -> Tensor:
-    """Each column from 0 to 1; one that is constant is 0."""
+    """Scales each column to [0, 1]; a constant column becomes 0."""
     if not np.isfinite(factors).all():
         raise InputError(f"{path}: 'factors': expected finite numbers, got {factors[~np.isfinite(factors)][0]}")
     spread = np.ptp(factors, axis=0)

@@ -1,4 +1,4 @@
-"""Gaussian vectors x ~ N(0, C), for which a linear pair has closed forms."""
+"""Gaussian vectors x ~ N(0, C), for which the linear pair has closed forms."""
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def covariance() -> Tensor:
 
 
 def source() -> Source:
-    """The data set: 32,768 vectors of 6 numbers."""
+    """Linear: 32,768 Gaussian vectors of 6 numbers."""
     draws = torch.randn(SIZE, len(VARIANCES), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     vectors = (draws * torch.tensor(VARIANCES, dtype=torch.float64).sqrt() @ _axes().T).float()
     return Source("linear", SIZE, lambda rows: vectors[rows])

@@ -1,4 +1,4 @@
-"""What becomes of grey pixels: taken as they are, or binarised once or anew at every step."""
+"""Treatment of grey pixels: unchanged, binarised once, or binarised afresh at every training step."""
 
 from dataclasses import replace
 
@@ -10,30 +10,30 @@ from pyrovae.errors import InputError
 
 
 def continuous(data: Dataset) -> Dataset:
-    """Grey values in [0, 1] as they are."""
+    """Grey values in [0, 1], unchanged."""
     return data
 
 
 def static(data: Dataset) -> Dataset:
-    """Every image binarised once, with a fixed seed: x ~ Bernoulli(grey value), and then it stays.
+    """All images binarised once with a fixed seed, x ~ Bernoulli(grey value).
 
     Raises:
-        InputError: the images do not have 256 grey values.
+        InputError: the images are not uint8.
     """
     return replace(data, train=_binarised(data.train, seed=0), test=_binarised(data.test, seed=1))
 
 
 def dynamic(data: Dataset) -> Dataset:
-    """Training images binarised anew at every step; what is measured is measured on the static binarisation.
+    """Training images binarised afresh at every step; measurements use the static binarisation.
 
     Raises:
-        InputError: the images do not have 256 grey values.
+        InputError: the images are not uint8.
     """
     return replace(static(data), grey=data.train)
 
 
 def _binarised(images: Tensor, seed: int) -> Tensor:
-    """Images of 0 and 255: a pixel x is lit with probability x / 255."""
+    """Images of 0 and 255; a grey value x becomes 255 with probability x / 255."""
     if images.dtype != torch.uint8:
         raise InputError("pixels: expected images with 256 grey values (uint8) to binarise, got floats")
     generator = torch.Generator().manual_seed(seed)
@@ -42,5 +42,5 @@ def _binarised(images: Tensor, seed: int) -> Tensor:
 
 
 def thresholds(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Uniform thresholds for `as_input`, 0 to 254, on the device of the generator."""
+    """Uniform uint8 thresholds in [0, 254] for `as_input`, on the generator's device."""
     return torch.randint(255, shape, dtype=torch.uint8, generator=generator, device=generator.device)

@@ -1,7 +1,7 @@
-"""Tetrominoes: one J tetromino on 32×32 RGB, with five continuous factors of variation.
+"""Tetrominoes: 32×32 RGB images of a J tetromino with five continuous factors of variation.
 
-The data set of Bozkurt et al. (AISTATS 2021): 163,840 images, one uniform draw of the factors in each
-cell of a 16×8×5×16×16 grid.
+The data set of Bozkurt et al. (AISTATS 2021): 163,840 images, one uniform draw of the factors in each cell of a
+16×8×5×16×16 grid.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
 BINS = (16, 8, 5, 16, 16)
 # Corners of the J in cells, relative to the centre (1, 1.5) of its box, y downwards.
 _CORNERS = torch.tensor([[1, 0], [2, 0], [2, 3], [0, 3], [0, 2], [1, 2]]) - torch.tensor([1, 1.5])
-# Images in one piece of work: small enough for its temporaries to stay in the processor's cache.
+# Images per chunk, whose temporaries should fit in a CPU's cache.
 _CHUNK = 32
 
 
@@ -46,13 +46,13 @@ def sample_factors(seed: int = 0) -> Tensor:
 
 
 def render(factors: Tensor) -> Tensor:
-    """Renders tetrominoes exactly: a pixel's value is the area of it that the figure covers.
+    """Renders tetrominoes exactly: a pixel's value is the area that the figure covers.
 
     Args:
         factors: ``[N, 5]``: angle in degrees, colour (hue in [0, 1]), scale in pixels per cell, and x, y in pixels.
 
     Returns:
-        ``[N, 3, 32, 32]`` in [0, 1]: HSV with that hue, saturation 1, and the covered area as value.
+        ``[N, 3, 32, 32]`` in [0, 1]: HSV with the given hue, saturation 1, and the covered area as value.
 
     Raises:
         ValueError: the factors are not of shape [N, 5].

@@ -1,7 +1,7 @@
-"""Data sets that torchvision knows: training images, followed by test images.
+"""Published data sets with torchvision's file layout; training images come before test images.
 
-They are downloaded when they are first asked for, into the layout of torchvision below `pyrovae.data.fetch.folder`;
-files put there by hand serve as well. Nothing is read that has not been checked.
+A data set is downloaded on first use to `pyrovae.data.fetch.folder`, where files can also be put by hand. Every file
+is checked before it is read.
 """
 
 import gzip
@@ -31,7 +31,7 @@ Parts = Sequence[Tensor]
 
 SIDE = 28
 _EMNIST_PARTS = ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
-#: Training and test images of the sets that come as idx files.
+#: Numbers of training and test images of the data sets in idx format.
 SIZES: Mapping[str, tuple[int, int]] = MappingProxyType(
     {
         "MNIST": (60_000, 10_000),
@@ -40,7 +40,7 @@ SIZES: Mapping[str, tuple[int, int]] = MappingProxyType(
         "EMNIST": (112_800, 18_800),
     }
 )
-#: Their md5 once unpacked, in the order of `Parts`, where it is known.
+#: MD5 of the unpacked idx files, in the order of `Parts`, where known.
 UNPACKED_MD5: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "MNIST": (
@@ -64,41 +64,41 @@ def mnist() -> Source:
     """MNIST: 70,000 handwritten digits, ``[1, 28, 28]``.
 
     Raises:
-        InputError: the files are neither there nor to be downloaded, or are not those expected; so for all sets here.
+        InputError: a file is damaged, or missing and cannot be downloaded. (The same holds for all data sets here.)
     """
     return _source("mnist", partial(_gzipped, "MNIST"))
 
 
 @cache
 def fashion_mnist() -> Source:
-    """Fashion-MNIST: 70,000 pieces of clothing of 10 kinds, ``[1, 28, 28]``."""
+    """Fashion-MNIST: 70,000 pieces of clothing in 10 classes, ``[1, 28, 28]``."""
     return _source("fashion_mnist", partial(_gzipped, "FashionMNIST"))
 
 
 @cache
 def kmnist() -> Source:
-    """Kuzushiji-MNIST: 70,000 cursive Japanese characters of 10 kinds, ``[1, 28, 28]``."""
+    """Kuzushiji-MNIST: 70,000 cursive Japanese characters in 10 classes, ``[1, 28, 28]``."""
     return _source("kmnist", partial(_gzipped, "KMNIST"))
 
 
 @cache
 def emnist() -> Source:
-    """EMNIST's balanced split: 131,600 handwritten digits and letters of 47 kinds, upright, ``[1, 28, 28]``."""
+    """EMNIST's balanced split: 131,600 handwritten digits and letters in 47 classes, ``[1, 28, 28]``."""
     return _source("emnist", _emnist)
 
 
 @cache
 def omniglot() -> Source:
-    """Omniglot: 32,460 drawings of 1,623 characters, white on black, ``[1, 28, 28]``; its background set is training.
+    """Omniglot: 32,460 drawings of 1,623 characters, white on black, ``[1, 28, 28]``; the background set is train.
 
-    A label is the character's place among those of both sets, in alphabetical order.
+    Labels number the characters of the background set, then those of the evaluation set, each sorted by name.
     """
     return _source("omniglot", _omniglot)
 
 
 @cache
 def cifar10() -> Source:
-    """CIFAR-10: 60,000 photographs of 10 kinds of things, ``[3, 32, 32]``."""
+    """CIFAR-10: 60,000 photographs in 10 classes, ``[3, 32, 32]``."""
     return _source("cifar10", _cifar10)
 
 
@@ -120,23 +120,23 @@ def _source(name: str, read: Callable[[str], Parts]) -> Source:
 
 
 def _gzipped(kind: str, name: str) -> Parts:
-    """Four idx files, each one packed by itself."""
+    """MNIST and similar sets: four gzipped idx files."""
     known, raw = getattr(vision.datasets(), kind), folder() / kind / "raw"
     files = [
         Remote(raw / file, [mirror + file for mirror in known.mirrors], checksum, unpacked)
         for (file, checksum), unpacked in zip(known.resources, _unpacked_md5(kind), strict=True)
     ]
-    unpacked = [file for file in files if file.path.with_suffix("").exists() and not file.is_here()]
+    unpacked = [file for file in files if file.path.with_suffix("").exists() and not file.is_present()]
     fetch(name, [file for file in files if file not in unpacked], " (or the same unpacked)")
     return _parsed(kind, [file.path.with_suffix("") if file in unpacked else file.path for file in files])
 
 
 def _emnist(name: str) -> Parts:
-    """Four idx files, each one packed by itself, and all in one archive with those of the other splits."""
+    """Four gzipped idx files in one archive with those of EMNIST's other splits, or unpacked."""
     known, raw = vision.datasets().EMNIST, folder() / "EMNIST" / "raw"
     parts = [f"emnist-balanced-{part}-ubyte" for part in _EMNIST_PARTS]
     archive = Remote(raw / known.url.rpartition("/")[2], [known.url], known.md5)
-    if all((raw / part).exists() for part in parts) and not archive.is_here():
+    if all((raw / part).exists() for part in parts) and not archive.is_present():
         train, train_labels, test, test_labels = _parsed("EMNIST", [raw / part for part in parts])
     else:
         fetch(name, [archive], f" (or, unpacked from it, {', '.join(parts)})")
@@ -157,7 +157,7 @@ def _parsed(kind: str, paths: Sequence[Path | zipfile.Path]) -> Parts:
 
 
 def _idx(path: Path | zipfile.Path, shape: tuple[int, ...], expected_md5: str | None) -> Tensor:
-    """The bytes of an idx file that has this shape and, if it is known, this md5."""
+    """Content of an idx file, after checking its shape and, where known, its MD5."""
     header = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
     size = len(header) + math.prod(shape)
     with path.open("rb") as packed, gzip.open(packed) if path.suffix == ".gz" else nullcontext(packed) as file:
@@ -167,18 +167,18 @@ def _idx(path: Path | zipfile.Path, shape: tuple[int, ...], expected_md5: str | 
         raise _damaged(path, f"{size} bytes, an idx file of shape {list(shape)}", got)
     got = md5(io.BytesIO(content))
     if got != expected_md5 and (expected_md5 or got in chain(*UNPACKED_MD5.values())):
-        raise _damaged(path, f"md5 {expected_md5 or 'of no other set'}", f"md5 {got}")
+        raise _damaged(path, f"md5 {expected_md5 or 'of no other data set'}", f"md5 {got}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=len(header)).view(shape)
 
 
 def _damaged(path: Path | zipfile.Path, expected: str, got: str) -> InputError:
     return InputError(
-        f"{path}: expected {expected}, got {got}; it is damaged or another file: delete it, and it is fetched anew"
+        f"{path}: expected {expected}, got {got}; the file is damaged or another one; delete it to download it again"
     )
 
 
 def _omniglot(name: str) -> Parts:
-    """Two archives with a folder for each character, read as they are: unpacked, nothing says whether all is there."""
+    """Two archives with a folder per character, read without unpacking: only archives have a checksum."""
     known, root = vision.datasets().Omniglot, folder() / vision.datasets().Omniglot.folder
     files = [
         Remote(root / f"{part}.zip", [f"{known.download_url_prefix}/{part}.zip"], known.zips_md5[part])
@@ -190,7 +190,7 @@ def _omniglot(name: str) -> Parts:
 
 
 def _drawings(path: Path) -> tuple[Tensor, Tensor]:
-    """Drawings of an archive and the number of the folder that each lies in."""
+    """Drawings of an archive, labelled by the index of their folder."""
     with zipfile.ZipFile(path) as archive:
         files = sorted(file for file in archive.namelist() if file.endswith(".png"))
         images = [_drawing(archive.read(file)) for file in files]
@@ -199,18 +199,18 @@ def _drawings(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _drawing(content: bytes) -> np.ndarray:
-    # Pillow's filters widen with the reduction, so that thin strokes turn grey and do not vanish.
+    # Pillow's filters widen with the reduction, so thin strokes turn grey instead of vanishing.
     image = Image.open(io.BytesIO(content)).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return 255 - np.asarray(image)
 
 
 def _cifar10(name: str) -> Parts:
-    """Pickled batches, which are read only if they have their md5."""
+    """Pickled batches, unpickled only if their MD5 matches."""
     known, utils, root = vision.datasets().CIFAR10, vision.datasets().utils, folder()
     batches = [*known.train_list, *known.test_list, (known.meta["filename"], known.meta["md5"])]
     wrong = [file for file, checksum in batches if not utils.check_integrity(root / known.base_folder / file, checksum)]
     with warnings.catch_warnings():
-        # Of NumPy, about the age of the pickles, and of tarfile, about the missing filter.
+        # NumPy warns about old pickles, tarfile about the missing filter.
         warnings.simplefilter("ignore")
         if wrong:
             archive = Remote(root / known.filename, [known.url], known.tgz_md5)
@@ -222,7 +222,7 @@ def _cifar10(name: str) -> Parts:
 
 
 def _svhn(name: str) -> Parts:
-    """Two MATLAB files, which are read only if they have their md5."""
+    """Two MATLAB files, read only if their MD5 matches."""
     known, root = vision.datasets().SVHN, folder()
     lines = [known.split_list[part] for part in ("train", "test")]
     fetch(name, [Remote(root / file, [url], checksum) for url, file, checksum in lines])

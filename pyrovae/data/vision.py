@@ -1,4 +1,4 @@
-"""torchvision, also beside a torch without the CUDA that its wheels are linked to."""
+"""Imports torchvision, whose wheels are linked against CUDA, with a CPU build of torch as well."""
 
 import sys
 from functools import cache
@@ -13,7 +13,7 @@ def datasets() -> ModuleType:
 
     Raises:
         ImportError: torchvision is not installed.
-        RuntimeError: torchvision does not fit the installed torch in another way than the one mended here.
+        RuntimeError: torchvision is incompatible with the installed torch for another reason.
     """
     try:
         return import_module("torchvision.datasets")
@@ -28,6 +28,6 @@ def datasets() -> ModuleType:
 
 @cache
 def _define_operators() -> None:
-    """Defines the schemas of the compiled operators that torchvision looks for when it is imported, once a process."""
+    """Defines, once per process, the schemas of the compiled operators that torchvision needs at import."""
     for name in ("nms", "qnms"):
         library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -1,3 +1,5 @@
+"""Downloaded data sets and users' own images, including damaged files and failing downloads."""
+
 import gzip
 import hashlib
 import io
@@ -31,7 +33,7 @@ from pyrovae.data import Source, fetch, vision
 from pyrovae.data import torchvision_datasets as sets
 from pyrovae.data.images import from_folder, from_npz
 from pyrovae.errors import InputError
-from pyrovae.study.grid import Run
+from pyrovae.study import Run
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -52,7 +54,7 @@ MNIST_LIKE = {"MNIST": sets.mnist, "FashionMNIST": sets.fashion_mnist, "KMNIST":
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the data sets, empty, with no address to download from."""
+    """An empty folder of data sets; all download addresses are unreachable."""
     monkeypatch.setenv("PYROVAE_DATA", str(tmp_path / "data"))
     known = vision.datasets()
     for kind in MNIST_LIKE:
@@ -82,7 +84,7 @@ def packed(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def line(call: Callable[[], object]) -> str:
-    """The one line that a call fails with."""
+    """The message of the InputError that a call raises, which is one line."""
     with pytest.raises(InputError) as error:
         call()
     assert "\n" not in str(error.value)
@@ -101,7 +103,7 @@ def everything(source: Source) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass
 class Tiny:
-    """A set in MNIST's format with 6 training and 4 test images, its sizes and checksums taken for the real ones."""
+    """A data set in MNIST's format with 6 training and 4 test images."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -111,7 +113,7 @@ class Tiny:
     def packed(self) -> dict[str, bytes]:
         return packed(self.files)
 
-    def shown_by(self, source: Source) -> bool:
+    def equals(self, source: Source) -> bool:
         images, labels, published = everything(source)
         assert published.tolist() == [True] * 6 + [False] * 4
         return images.equal(torch.tensor(self.images)[:, None]) and labels.equal(torch.tensor(self.labels))
@@ -130,7 +132,7 @@ def tiny(names: tuple[str, ...] = NAMES, seed: int = 0) -> Tiny:
 
 @pytest.fixture
 def mnist_like(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tiny]:
-    """Tiny MNIST, Fashion-MNIST and KMNIST in place of the real ones; of KMNIST only the archives' md5 are known."""
+    """Tiny MNIST, Fashion-MNIST and KMNIST; for KMNIST, only the MD5 of the archives is known."""
     known = {kind: tiny(seed=seed) for seed, kind in enumerate(MNIST_LIKE)}
     checksums = {kind: tuple(map(md5, known[kind].files.values())) for kind in ("MNIST", "FashionMNIST")}
     monkeypatch.setattr(sets, "SIZES", dict.fromkeys(MNIST_LIKE, (6, 4)))
@@ -143,11 +145,11 @@ def mnist_like(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tiny]:
 
 @dataclass
 class Server:
-    """What a web server on this machine has, how it answers, and what it was asked for."""
+    """A local web server: its files, its faults, and the paths requested so far."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     missing_bytes: int = 0
     delay: float = 0
 
@@ -156,7 +158,7 @@ class Server:
 def server() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            state.asked.append(self.path)
+            state.requested.append(self.path)
             time.sleep(state.delay)
             content = state.files.get(self.path.lstrip("/"))
             if content is None:
@@ -167,7 +169,7 @@ def server() -> Iterator[Server]:
             return self._send(content[: len(content) - state.missing_bytes])
 
         def _send(self, content: bytes) -> None:
-            # The client looks for redirections first, and does not read what follows.
+            # The client first checks for redirections, and closes that connection early.
             with suppress(ConnectionError):
                 self.wfile.write(content)
 
@@ -187,10 +189,10 @@ def serve(server: Server, monkeypatch: pytest.MonkeyPatch, kind: str, files: Map
     monkeypatch.setattr(getattr(vision.datasets(), kind), "mirrors", [NOWHERE, server.url])
 
 
-# Where the files lie
+# Location of the files
 
 
-def test_data_lie_in_the_folder_that_the_environment_names_at_call_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_sets_the_folder_of_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYROVAE_DATA", "/somewhere")
     assert fetch.folder() == Path("/somewhere")
     monkeypatch.delenv("PYROVAE_DATA")
@@ -201,7 +203,7 @@ def test_data_lie_in_the_folder_that_the_environment_names_at_call_time(monkeypa
 
 @pytest.mark.parametrize("kind", MNIST_LIKE)
 @pytest.mark.parametrize("form", ["archives", "unpacked", "mixed"])
-def test_files_put_there_by_hand_need_no_network(kind: str, form: str, root: Path, mnist_like: dict[str, Tiny]) -> None:
+def test_files_put_by_hand_need_no_network(kind: str, form: str, root: Path, mnist_like: dict[str, Tiny]) -> None:
     expected = mnist_like[kind]
     files = {"archives": expected.packed, "unpacked": expected.files}.get(form)
     first = list(expected.files)[:1]
@@ -209,27 +211,25 @@ def test_files_put_there_by_hand_need_no_network(kind: str, form: str, root: Pat
     put(root / kind / "raw", files or mixed)
     before = sorted(root.rglob("*"))
     source = MNIST_LIKE[kind]()
-    assert expected.shown_by(source)
+    assert expected.equals(source)
     assert sorted(root.rglob("*")) == before
     assert MNIST_LIKE[kind]() is source
 
 
-def test_archives_that_others_packed_serve_where_their_content_is_known(
-    root: Path, mnist_like: dict[str, Tiny]
-) -> None:
+def test_repacked_archive_with_known_content_is_accepted(root: Path, mnist_like: dict[str, Tiny]) -> None:
     for kind, call in MNIST_LIKE.items():
         repacked = {f"{name}.gz": gzip.compress(each, 1, mtime=5) for name, each in mnist_like[kind].files.items()}
         put(root / kind / "raw", repacked)
         if kind == "KMNIST":
             assert all(name in line(call) for name in repacked)
         else:
-            assert mnist_like[kind].shown_by(call())
+            assert mnist_like[kind].equals(call())
 
 
 # Downloads
 
 
-def test_download_shows_its_progress_and_is_kept(
+def test_download_shows_progress_and_happens_once(
     root: Path,
     server: Server,
     mnist_like: dict[str, Tiny],
@@ -237,17 +237,17 @@ def test_download_shows_its_progress_and_is_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     serve(server, monkeypatch, "MNIST", mnist_like["MNIST"].packed)
-    assert mnist_like["MNIST"].shown_by(sets.mnist())
+    assert mnist_like["MNIST"].equals(sets.mnist())
     shown = capsys.readouterr()
     assert shown.err.count("100%") >= 4
     assert shown.out == ""
-    assert set(server.asked) == {f"/{name}" for name in mnist_like["MNIST"].packed}
+    assert set(server.requested) == {f"/{name}" for name in mnist_like["MNIST"].packed}
     assert sorted(file.name for file in root.rglob("[!.]*.*")) == sorted(mnist_like["MNIST"].packed)
     server.files.clear()
-    server.asked.clear()
+    server.requested.clear()
     sets.mnist.cache_clear()
-    assert mnist_like["MNIST"].shown_by(sets.mnist())
-    assert server.asked == []
+    assert mnist_like["MNIST"].equals(sets.mnist())
+    assert server.requested == []
 
 
 EXPECTED_FILES = {
@@ -260,7 +260,7 @@ EXPECTED_FILES = {
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_without_network_one_line_names_the_files_and_the_folder(name: str, root: Path) -> None:
+def test_missing_network_error_names_files_and_folder(name: str, root: Path) -> None:
     message = line(ALL[name])
     assert message.startswith(f"{name}: ")
     for each in (str(root), "Connection refused", *EXPECTED_FILES[name]):
@@ -269,7 +269,7 @@ def test_without_network_one_line_names_the_files_and_the_folder(name: str, root
 
 
 @pytest.mark.parametrize("trouble", ["corrupt", "cut off", "not found", "silent"])
-def test_download_that_fails_leaves_nothing_behind(
+def test_failed_download_leaves_no_files(
     trouble: str, root: Path, server: Server, mnist_like: dict[str, Tiny], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = mnist_like["KMNIST"].packed
@@ -282,18 +282,18 @@ def test_download_that_fails_leaves_nothing_behind(
     server.files |= {last: good[last][::-1]} if trouble == "corrupt" else {}
     server.files = {} if trouble == "not found" else server.files
     message = line(sets.kmnist)
-    told = {"corrupt": md5(good[last]), "cut off": "md5", "not found": "404", "silent": "timed out"}[trouble]
-    for each in (told, last, server.url, str(root / "KMNIST" / "raw")):
+    reason = {"corrupt": md5(good[last]), "cut off": "md5", "not found": "404", "silent": "timed out"}[trouble]
+    for each in (reason, last, server.url, str(root / "KMNIST" / "raw")):
         assert each in message
     assert (next(iter(good)) in message) == (trouble != "corrupt")
     assert socket.getdefaulttimeout() is None
     assert [path.name for path in root.rglob("*.gz*") if path.name not in good or path.name == last] == []
     server.delay = server.missing_bytes = 0
     server.files = dict(good)
-    assert mnist_like["KMNIST"].shown_by(sets.kmnist())
+    assert mnist_like["KMNIST"].equals(sets.kmnist())
 
 
-def test_what_a_kill_leaves_half_written_is_fetched_anew(
+def test_partial_download_of_killed_process_is_replaced(
     root: Path, server: Server, mnist_like: dict[str, Tiny], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, raw = mnist_like["KMNIST"].packed, root / "KMNIST" / "raw"
@@ -301,17 +301,15 @@ def test_what_a_kill_leaves_half_written_is_fetched_anew(
     monkeypatch.setattr(vision.datasets().KMNIST, "mirrors", [server.url])
     first, second, *_ = good
     put(raw, {first: good[first][:50], f".{second}.part": good[second][:20]})
-    assert mnist_like["KMNIST"].shown_by(sets.kmnist())
+    assert mnist_like["KMNIST"].equals(sets.kmnist())
     assert {file.name: file.read_bytes() for file in raw.iterdir()} == good | {".lock": b""}
 
 
 @pytest.mark.parametrize("kind", MNIST_LIKE)
-def test_a_good_archive_makes_up_for_a_damaged_unpacked_file(
-    kind: str, root: Path, mnist_like: dict[str, Tiny]
-) -> None:
+def test_intact_archive_replaces_damaged_unpacked_file(kind: str, root: Path, mnist_like: dict[str, Tiny]) -> None:
     put(root / kind / "raw", mnist_like[kind].packed)
     put(root / kind / "raw", {NAMES[0]: mnist_like[kind].files[NAMES[0]][:100]})
-    assert mnist_like[kind].shown_by(MNIST_LIKE[kind]())
+    assert mnist_like[kind].equals(MNIST_LIKE[kind]())
 
 
 # Damaged files
@@ -336,10 +334,10 @@ def altered(content: bytes) -> bytes:
         ("FashionMNIST", altered, ("expected md5", "got md5")),
         ("KMNIST", truncated, ("4720 bytes", "4620 bytes")),
         ("KMNIST", lambda content: b"\1" + content[1:], ("idx file of shape [6, 28, 28]",)),
-        ("KMNIST", lambda _: tiny(seed=0).files[NAMES[0]], ("md5 of no other set",)),
+        ("KMNIST", lambda _: tiny(seed=0).files[NAMES[0]], ("md5 of no other data set",)),
     ],
 )
-def test_damaged_or_wrong_unpacked_file_is_named_in_one_line(
+def test_damaged_unpacked_file_is_named(
     kind: str,
     damage: Callable[[bytes], bytes],
     expected: tuple[str, ...],
@@ -355,18 +353,20 @@ def test_damaged_or_wrong_unpacked_file_is_named_in_one_line(
 
 @pytest.mark.parametrize("kind", MNIST_LIKE)
 @pytest.mark.parametrize("damage", [truncated, altered, lambda _: b"no archive"])
-def test_damaged_archive_without_network_is_named_in_one_line(
+def test_damaged_archive_is_named_without_network(
     kind: str, damage: Callable[[bytes], bytes], root: Path, mnist_like: dict[str, Tiny]
 ) -> None:
     good = mnist_like[kind].packed
     damaged = f"{NAMES[2]}.gz"
     put(root / kind / "raw", good | {damaged: damage(good[damaged])})
     message = line(MNIST_LIKE[kind])
-    assert f"{damaged} (what is there has md5 {md5(damage(good[damaged]))}, not {md5(good[damaged])})" in message
+    assert (
+        f"{damaged} (the present file has md5 {md5(damage(good[damaged]))}, expected {md5(good[damaged])})" in message
+    )
     assert f"{NAMES[0]}.gz" not in message
 
 
-def test_folder_that_cannot_be_read_or_written_is_named_in_one_line(
+def test_unusable_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_like: dict[str, Tiny], root: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -379,16 +379,16 @@ def test_folder_that_cannot_be_read_or_written_is_named_in_one_line(
     assert "Is a directory" in line(sets.mnist)
 
 
-# The other sets, each from files as its authors made them
+# The other data sets
 
 
 @pytest.mark.parametrize("form", ["archive", "unpacked", "both"])
-def test_emnist_is_upright(form: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emnist_images_are_upright(form: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known, content = tiny(EMNIST_NAMES), io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, each in known.packed.items():
             archive.writestr(f"gzip/{name}", each)
-        archive.writestr("gzip/emnist-letters-train-images-idx3-ubyte.gz", b"of another split")
+        archive.writestr("gzip/emnist-letters-train-images-idx3-ubyte.gz", b"another split")
     monkeypatch.setattr(sets, "SIZES", {"EMNIST": (6, 4)})
     monkeypatch.setattr(vision.datasets().EMNIST, "md5", md5(content.getvalue()))
     if form != "unpacked":
@@ -398,11 +398,11 @@ def test_emnist_is_upright(form: str, root: Path, monkeypatch: pytest.MonkeyPatc
         assert form == "both" or "expected gzip.zip" in line(sets.emnist)
         put(root / "EMNIST" / "raw", {EMNIST_NAMES[0]: known.files[EMNIST_NAMES[0]] if form == "unpacked" else b"half"})
     known.images = known.images.transpose(0, 2, 1)
-    assert known.shown_by(sets.emnist())
+    assert known.equals(sets.emnist())
 
 
 def drawing(row: int) -> bytes:
-    """A black stroke of three rows on white, one bit a pixel."""
+    """A black stroke of three rows on white, one bit per pixel."""
     pixels, content = np.ones((105, 105), bool), io.BytesIO()
     pixels[row : row + 3] = False
     Image.fromarray(pixels).save(content, "png")
@@ -415,7 +415,7 @@ OMNIGLOT = {
 }
 
 
-def test_omniglot_is_white_on_black_with_labels_over_both_sets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omniglot_is_white_on_black_with_distinct_labels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checksums = {}
     for part, drawings in OMNIGLOT.items():
         content = io.BytesIO()
@@ -434,12 +434,12 @@ def test_omniglot_is_white_on_black_with_labels_over_both_sets(root: Path, monke
     ink = images[:, 0, :, 0].float()
     centre = (ink * torch.arange(28)).sum(1) / ink.sum(1)
     assert ((centre - (rows + 1) * 28 / 105).abs() < 0.6).all()
-    # Nothing of a stroke is lost between the pixels that are kept.
+    # Downsampling conserves the ink of a stroke.
     torch.testing.assert_close(ink[1:5].sum(1), torch.full((4,), 255 * 3 * 28 / 105), rtol=0.02, atol=0)
 
 
 class _Outdated:
-    """Warns when it is unpickled, as some versions of NumPy do about arrays as old as the authors'."""
+    """Warns when unpickled, as some versions of NumPy do for old arrays."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return warnings.warn, ("outdated", UserWarning)
@@ -447,7 +447,7 @@ class _Outdated:
 
 @pytest.fixture
 def cifar10(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Batches of two images each in place of the real ones; the archive of them is the last."""
+    """Batches of two images each, followed by their archive."""
     known, files = vision.datasets().CIFAR10, {}
     names = [name for name, _ in known.train_list + known.test_list]
     for number, name in enumerate(names):
@@ -477,7 +477,7 @@ def check_cifar10() -> None:
     assert published.tolist() == [True] * 10 + [False] * 2
 
 
-def test_cifar10_is_read_from_its_archive_or_its_batches(root: Path, cifar10: dict[str, bytes]) -> None:
+def test_cifar10_loads_from_archive_or_batches(root: Path, cifar10: dict[str, bytes]) -> None:
     archive = vision.datasets().CIFAR10.filename
     put(root, {archive: cifar10[archive]})
     check_cifar10()
@@ -487,9 +487,7 @@ def test_cifar10_is_read_from_its_archive_or_its_batches(root: Path, cifar10: di
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
-def test_damaged_batch_comes_from_the_archive_or_is_named_in_one_line(
-    name: str, root: Path, cifar10: dict[str, bytes]
-) -> None:
+def test_damaged_batch_is_replaced_from_archive_or_named(name: str, root: Path, cifar10: dict[str, bytes]) -> None:
     *batches, archive = cifar10
     put(root, {each: cifar10[each] for each in batches})
     damaged = root / vision.datasets().CIFAR10.base_folder / name
@@ -497,12 +495,12 @@ def test_damaged_batch_comes_from_the_archive_or_is_named_in_one_line(
     message = line(sets.cifar10)
     assert f"{archive} (or, undamaged in cifar-10-batches-py, {name}) in {root}" in message
     put(root, {archive: cifar10[archive][:200]})
-    assert f"{archive} (what is there has md5" in line(sets.cifar10)
+    assert f"{archive} (the present file has md5" in line(sets.cifar10)
     put(root, {archive: cifar10[archive]})
     check_cifar10()
 
 
-def test_svhn_calls_the_digit_zero_0(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_svhn_labels_the_digit_zero_as_0(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw, lines, arrays = np.random.default_rng(0), {}, []
     for part, digits in (("train", [1, 10, 3]), ("test", [10, 2])):
         file, content = f"{part}_32x32.mat", io.BytesIO()
@@ -524,7 +522,7 @@ def in_new_process(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
 
 
-def test_torchvision_is_imported_when_it_is_needed_and_then_whole() -> None:
+def test_torchvision_is_imported_lazily_and_completely() -> None:
     result = in_new_process(
         "import sys, pyrovae.data.images, pyrovae.data.torchvision_datasets\n"
         "from pyrovae.data import vision\n"
@@ -538,17 +536,17 @@ def test_torchvision_is_imported_when_it_is_needed_and_then_whole() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_torchvision_that_fails_in_another_way_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_import_errors_of_torchvision_propagate(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: str) -> None:
-        raise RuntimeError("of another kind")
+        raise RuntimeError("another reason")
 
     monkeypatch.setattr(vision, "import_module", fails)
-    with pytest.raises(RuntimeError, match="of another kind"):
+    with pytest.raises(RuntimeError, match="another reason"):
         vision.datasets()
     assert "torchvision" in sys.modules
 
 
-# Images of one's own
+# Users' own images
 
 
 def save(path: Path, mode: str = "L", size: tuple[int, int] = (5, 4), colour: Any = 200) -> Path:
@@ -557,7 +555,7 @@ def save(path: Path, mode: str = "L", size: tuple[int, int] = (5, 4), colour: An
     return path
 
 
-def test_folder_of_images_is_sorted_and_labelled_by_folder(tmp_path: Path) -> None:
+def test_folder_images_are_sorted_and_labelled_by_subfolder(tmp_path: Path) -> None:
     endings = vision.datasets().folder.IMG_EXTENSIONS
     for number, ending in enumerate(endings):
         save(tmp_path / "mine" / ("b" if number % 2 else "a/c") / f"{number}{ending.upper()}", colour=20 * number)
@@ -569,18 +567,18 @@ def test_folder_of_images_is_sorted_and_labelled_by_folder(tmp_path: Path) -> No
         "mine",
         (len(endings), 3, 4, 5),
         torch.uint8,
-    )  # WebP has no grey.
+    )  # WebP has no grey mode
     assert source.labels is not None
     assert source.labels.tolist() == [0] * 5 + [1] * 4
     numbers = torch.tensor([0, 2, 4, 6, 8, 1, 3, 5, 7])
-    assert (images.float().mean((1, 2, 3)) - 20 * numbers).abs().max() <= 3  # JPEG and WebP lose a little.
+    assert (images.float().mean((1, 2, 3)) - 20 * numbers).abs().max() <= 3  # JPEG and WebP are lossy
     assert (source.factors, source.published) == (None, None)
 
 
-def test_folder_with_one_colour_image_is_rgb_and_with_one_folder_has_no_labels(tmp_path: Path) -> None:
+def test_folder_is_grey_unless_an_image_has_colour(tmp_path: Path) -> None:
     save(tmp_path / "a.png", "1", colour=1)
     assert from_folder(tmp_path).images(torch.tensor([0])).tolist() == [[[[255] * 5] * 4]]
-    save(tmp_path / "aa.png", "LA", colour=(7, 100))  # transparency makes no colour
+    save(tmp_path / "aa.png", "LA", colour=(7, 100))  # transparency is not colour
     assert from_folder(tmp_path).images(torch.tensor([1])).tolist() == [[[[7] * 5] * 4]]
     (tmp_path / "aa.png").unlink()
     save(tmp_path / "b.png", "RGB", colour=(10, 20, 30))
@@ -607,12 +605,12 @@ def _truncated_image(folder: Path) -> None:
         (lambda folder: folder.touch(), ("expected a folder", "a file")),
         (lambda folder: put(folder, {"notes.txt": b""}), ("expected images", ".webp", "none among 1 files")),
         (_of_two_sizes, ("one size", "5×4", "a/1.png", "6×4", "b/2.png")),
-        (_truncated_image, ("2.png", "cannot be read")),
-        (lambda folder: put(folder, {"1.jpg": b"text"}), ("1.jpg", "cannot be read")),
+        (_truncated_image, ("2.png", "expected a readable image")),
+        (lambda folder: put(folder, {"1.jpg": b"text"}), ("1.jpg", "expected a readable image")),
         (lambda folder: save(folder / "1.png", "I;16"), ("1.png", "8 bits", "I;16")),
     ],
 )
-def test_bad_folder_is_told_in_one_line(
+def test_invalid_folder_gives_one_line(
     make: Callable[[Path], object], expected: tuple[str, ...], tmp_path: Path
 ) -> None:
     make(tmp_path / "mine")
@@ -632,21 +630,21 @@ def test_bad_folder_is_told_in_one_line(
     ],
 )
 @pytest.mark.parametrize("dtype", ["uint8", "float64", ">f4", "float16"])
-def test_npz_images_come_channels_first(
+def test_npz_images_are_channels_first(
     shape: tuple[int, ...], channels_first: Callable[[np.ndarray], np.ndarray], dtype: str, tmp_path: Path
 ) -> None:
     values = np.random.default_rng(0).integers(0, 256, shape)
     images = values.astype(dtype) if dtype == "uint8" else (values / 255).astype(dtype)
     np.savez_compressed(tmp_path / "mine.npz", images=images)
     source = from_npz(tmp_path / "mine.npz")
-    shown = source.images(torch.arange(2))
-    assert shown.dtype == (torch.uint8 if dtype == "uint8" else torch.float32)
-    np.testing.assert_array_equal(shown.numpy(), channels_first(images).astype(shown.numpy().dtype))
+    loaded = source.images(torch.arange(2))
+    assert loaded.dtype == (torch.uint8 if dtype == "uint8" else torch.float32)
+    np.testing.assert_array_equal(loaded.numpy(), channels_first(images).astype(loaded.numpy().dtype))
     assert (source.name, source.size) == ("mine", 2)
     assert (source.labels, source.factors, source.published) == (None, None, None)
 
 
-def test_npz_tells_what_is_known_of_the_images(tmp_path: Path) -> None:
+def test_npz_labels_factors_and_split_are_loaded(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "mine.npz",
         images=np.full((3, 4, 4), 255, np.uint8),
@@ -675,7 +673,7 @@ ONES = np.ones((3, 4, 4))
         ({}, ("array 'images'", "none")),
         ({"images": IMAGES[0]}, ("[N, C, H, W]", "uint8 of shape [4, 4]")),
         ({"images": np.zeros((3, 2, 4, 4), np.uint8)}, ("C of 1 or 3", "[3, 2, 4, 4]")),
-        ({"images": np.ones((3, 4, 4), np.uint8)}, ("'images'", "none above 1; multiply them by 255")),
+        ({"images": np.ones((3, 4, 4), np.uint8)}, ("'images'", "only 0 and 1; multiply them by 255")),
         ({"images": IMAGES[:0]}, ("not empty", "[0, 4, 4]")),
         ({"images": IMAGES.astype(int)}, ("uint8", "int64")),
         ({"images": IMAGES.astype(bool)}, ("uint8", "bool")),
@@ -684,20 +682,18 @@ ONES = np.ones((3, 4, 4))
         ({"images": -ONES}, ("[0, 1]", "from -1")),
         ({"images": ONES * np.nan}, ("finite", "nan")),
         ({"images": np.where(np.arange(4) == 1, np.inf, ONES)}, ("finite", "inf")),
-        ({"images": IMAGES.astype(object)}, ("cannot be read", "bject")),
+        ({"images": IMAGES.astype(object)}, ("readable arrays", "bject")),
         ({"images": IMAGES, "labels": np.arange(4)}, ("'labels'", "N = 3", "int64 of shape [4]")),
         ({"images": IMAGES, "labels": np.ones(3)}, ("'labels'", "integers", "float64")),
         ({"images": IMAGES, "labels": np.ones((3, 1), int)}, ("'labels'", "[3, 1]")),
-        ({"images": IMAGES, "labels": np.array([0, -1, 1])}, ("'labels'", "from 0 up")),
+        ({"images": IMAGES, "labels": np.array([0, -1, 1])}, ("'labels'", "integers ≥ 0")),
         ({"images": IMAGES, "factors": np.arange(3.0)}, ("'factors'", "[N, F]", "[3]")),
         ({"images": IMAGES, "factors": np.array([[1.0], [np.inf], [0]])}, ("'factors'", "finite", "inf")),
         ({"images": IMAGES, "factors": np.ones((3, 1), bool)}, ("'factors'", "numbers", "bool")),
         ({"images": IMAGES, "train": np.ones(3, np.uint8)}, ("'train'", "bool", "uint8")),
     ],
 )
-def test_bad_arrays_are_told_in_one_line(
-    arrays: dict[str, np.ndarray], expected: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_invalid_arrays_give_one_line(arrays: dict[str, np.ndarray], expected: tuple[str, ...], tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", allow_pickle=True, **arrays)
     message = line(lambda: from_npz(tmp_path / "mine.npz"))
     for each in (str(tmp_path / "mine.npz"), *expected):
@@ -720,14 +716,14 @@ def _npy() -> bytes:
     ("content", "expected"),
     [
         (None, "no such file"),
-        (b"", "another kind, or damaged"),
-        (b"text", "another kind, or damaged"),
-        (_npy(), "another kind, or damaged"),
-        (_npz()[:-30], "another kind, or damaged"),
-        (_npz().replace(b"\x93NUMPY", b"\x93NUMPX"), "cannot be read"),
+        (b"", "another type of file"),
+        (b"text", "another type of file"),
+        (_npy(), "another type of file"),
+        (_npz()[:-30], "another type of file"),
+        (_npz().replace(b"\x93NUMPY", b"\x93NUMPX"), "expected readable arrays"),
     ],
 )
-def test_file_that_is_no_npz_is_told_in_one_line(content: bytes | None, expected: str, tmp_path: Path) -> None:
+def test_invalid_npz_file_gives_one_line(content: bytes | None, expected: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "mine.npz").write_bytes(content)
     message = line(lambda: from_npz(tmp_path / "mine.npz"))
@@ -735,27 +731,27 @@ def test_file_that_is_no_npz_is_told_in_one_line(content: bytes | None, expected
     assert expected in message
 
 
-def test_encrypted_arrays_are_told_in_one_line(tmp_path: Path) -> None:
+def test_encrypted_npz_file_gives_one_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", images=IMAGES)
     content = bytearray((tmp_path / "mine.npz").read_bytes())
     for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(header) + flags] |= 1
     (tmp_path / "mine.npz").write_bytes(content)
-    assert "got some that cannot be read: File 'images.npy' is encrypted" in line(
+    assert "expected readable arrays, got: File 'images.npy' is encrypted" in line(
         lambda: from_npz(tmp_path / "mine.npz")
     )
 
 
-def test_images_that_were_written_over_are_read_again(tmp_path: Path) -> None:
-    """Also where neither the folder nor the time of the last change tells."""
+def test_replaced_images_are_loaded_again(tmp_path: Path) -> None:
+    """Even if neither the folder nor the modification time has changed."""
     run = Run(data=str(tmp_path / "mine"), split="random", batch_size=2)
     names = [tmp_path / "mine" / "inner" / f"{number}.png" for number in range(4)]
     names[0].parent.mkdir(parents=True)
     for name in names:
         Image.new("L", (3, 3), 100).save(name)
-    told = names[0].stat()
+    before = names[0].stat()
     assert make_source(run).images(torch.arange(4)).float().mean() == 100
     Image.new("L", (3, 3), 200).save(tmp_path / "other.part", "png")
-    os.utime(tmp_path / "other.part", ns=(told.st_atime_ns, told.st_mtime_ns))
+    os.utime(tmp_path / "other.part", ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / "other.part").rename(names[0])
     assert make_source(run).images(torch.arange(4)).float().mean() == 125

@@ -1,4 +1,4 @@
-"""Grey pixels and binarised ones, and what a training step is made of."""
+"""Grey and binarised pixels, and the training step that uses them."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyrovae import InputError, Run, make_pair
 from pyrovae.data import Dataset, as_input, pixels
-from pyrovae.study.grid import Cohort, Measure
+from pyrovae.study import Cohort, Measure
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
 from pyrovae.training.trainer import Training
@@ -21,17 +21,17 @@ def constant(value: int, images: int) -> Tensor:
 
 
 @pytest.mark.parametrize("value", [0, 1, 64, 200, 254, 255])
-def test_pixel_is_lit_with_the_probability_of_its_grey_value(value: int) -> None:
+def test_pixel_is_lit_with_its_grey_value_as_probability(value: int) -> None:
     lit = as_input(pixels.static(Dataset(constant(value, 5000), constant(value, 10))).train)
     assert set(lit.unique().tolist()) <= {0.0, 1.0}
     p, n = value / 255, lit.numel()
     assert abs(lit.mean().item() - p) <= TWO_SIDED * (p * (1 - p) / n) ** 0.5
     streams = Streams([0], images=5000, batch_size=5000, noise_shapes={})
-    anew = as_input(constant(value, 5000), streams.thresholds(0, EVENT)[0])
-    assert abs(anew.mean().item() - p) <= TWO_SIDED * (p * (1 - p) / n) ** 0.5
+    fresh = as_input(constant(value, 5000), streams.thresholds(0, EVENT)[0])
+    assert abs(fresh.mean().item() - p) <= TWO_SIDED * (p * (1 - p) / n) ** 0.5
 
 
-def test_static_binarisation_is_the_same_at_every_call_and_differs_between_images() -> None:
+def test_static_binarisation_is_deterministic_and_independent_between_images() -> None:
     data = Dataset(constant(128, 50), constant(128, 50))
     once, again = pixels.static(data), pixels.static(data)
     assert torch.equal(once.train, again.train)
@@ -40,7 +40,7 @@ def test_static_binarisation_is_the_same_at_every_call_and_differs_between_image
     assert not torch.equal(once.train, once.test)
 
 
-def test_dynamic_binarisation_keeps_the_grey_values_and_measures_on_the_static_one() -> None:
+def test_dynamic_binarisation_keeps_grey_and_one_static_binarisation() -> None:
     data = Dataset(constant(128, 50), constant(64, 50))
     dynamic = pixels.dynamic(data)
     assert dynamic.grey is data.train
@@ -48,12 +48,12 @@ def test_dynamic_binarisation_keeps_the_grey_values_and_measures_on_the_static_o
     torch.testing.assert_close(dynamic.mean(), torch.full(EVENT, 128 / 255))
 
 
-def test_floats_are_not_binarised() -> None:
+def test_binarising_floats_raises() -> None:
     with pytest.raises(InputError, match="pixels: expected images with 256 grey values"):
         pixels.static(Dataset(torch.rand(3, *EVENT), torch.rand(3, *EVENT)))
 
 
-def test_thresholds_differ_by_step_and_seed_and_are_shared_by_runs_of_one_seed() -> None:
+def test_thresholds_depend_on_step_and_seed_only() -> None:
     streams = Streams([0, 0, 1], images=10, batch_size=4, noise_shapes={})
     first, second = streams.thresholds(0, EVENT), streams.thresholds(1, EVENT)
     assert (first.shape, first.dtype) == ((3, 4, *EVENT), torch.uint8)
@@ -63,7 +63,7 @@ def test_thresholds_differ_by_step_and_seed_and_are_shared_by_runs_of_one_seed()
     assert torch.equal(first, Streams([0, 0, 1], images=10, batch_size=4, noise_shapes={}).thresholds(0, EVENT))
 
 
-def test_beta_rises_to_its_value_and_ends_there() -> None:
+def test_beta_schedule_ends_at_beta() -> None:
     assert {Run(steps=50).beta_share(step) for step in range(50)} == {1.0}
     for cycles in (1, 3, 4):
         for steps in (50, 96, 97):
@@ -78,8 +78,8 @@ def test_beta_rises_to_its_value_and_ends_there() -> None:
 
 
 @pytest.mark.parametrize("mode", ["vmapped", "sequential"])
-def test_step_is_adam_on_freshly_binarised_images_at_the_beta_of_the_step(mode: str) -> None:
-    """Training in lockstep against three steps of torch's own Adam, written out for each run."""
+def test_step_is_adam_on_fresh_binarisation_at_scheduled_beta(mode: str) -> None:
+    """Training in lockstep matches three steps of torch's Adam for each run separately."""
     grey = torch.randint(256, (40, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = pixels.dynamic(Dataset(grey[:30], grey[30:]))
     base = Run(depth=1, width=8, latent_size=2, batch_size=8, steps=3, warmup=1.0)

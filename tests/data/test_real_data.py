@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from pyrovae import build, open_results
+from pyrovae import open_results, parts
 from pyrovae.data import Source, class_counts, divide
 
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
@@ -21,13 +20,12 @@ pytestmark = pytest.mark.real
     ("name", "counts", "mean", "std"),
     [("mnist", DIGITS, 0.1307, 0.3081), ("fashion_mnist", [6000] * 10, 0.2860, 0.3530)],
 )
-def test_published_training_set_is_the_one_that_is_known(name: str, counts: list[int], mean: float, std: float) -> None:
-    """Images of each class, and the mean and spread of pixels that everybody standardises with."""
-    make: Callable[[], Source] = build.DATA[name]
-    source = make()
+def test_published_training_set_has_the_known_statistics(name: str, counts: list[int], mean: float, std: float) -> None:
+    """Class counts, and the widely used mean and standard deviation of the pixels."""
+    source: Source = parts.resolve("data", name)()
     assert source.published is not None
     train, test = divide(source, source.published)
-    print(f"{name}: {len(train):,} training and {len(test):,} test images, of each class {class_counts(source, train)}")
+    print(f"{name}: {len(train):,} training and {len(test):,} test images, per class {class_counts(source, train)}")
     assert (len(train), len(test)) == (60_000, 10_000)
     assert class_counts(source, train) == dict(enumerate(counts))
     pixels = source.images(train)
@@ -37,7 +35,7 @@ def test_published_training_set_is_the_one_that_is_known(name: str, counts: list
 
 
 @pytest.mark.parametrize(("study", "sides"), [("mnist-holdout", (63_042, 6_958)), ("fashion", (60_000, 10_000))])
-def test_study_of_real_images_runs_from_end_to_end(study: str, sides: tuple[int, int], tmp_path: Path) -> None:
+def test_study_of_real_images_runs_end_to_end(study: str, sides: tuple[int, int], tmp_path: Path) -> None:
     settings = ["train_images=null", "test_images=null", "steps=400", "beta=[0.1,1]", "depth=1", "width=64", "seed=0"]
     command = [COMMAND, "run", study, *(word for setting in settings for word in ("--set", setting))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
