@@ -1,6 +1,7 @@
-"""The exact posterior p(z|x) of images, by Hamiltonian Monte Carlo through the decoder."""
+"""Exact posteriors p(z|x) by Hamiltonian Monte Carlo through the decoder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -14,102 +15,130 @@ from torch import Tensor
 from pyrovae.analysis.inference_data import dimensions, in_schema
 from pyrovae.errors import UnsupportedError
 from pyrovae.programs.noise import derive_seed, fork_seed
-from pyrovae.programs.pair import Pair, latent_sites, log_weight
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.sites import latent_sites
+from pyrovae.programs.terms import log_weight
 from pyrovae.system.device import one_thread
 
-#: Deepest tree of NUTS, a trajectory of at most 2⁸ − 1 steps.
-DEPTH = 8
+#: Maximum tree depth of NUTS: a trajectory has at most 2⁸ − 1 steps.
+MAX_TREE_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """How many chains NUTS runs for each image, and how long they are.
+
+    Attributes:
+        chains: independent chains.
+        draws: draws per chain after warm-up.
+        warmup: adaptation steps per chain, which are discarded.
+    """
+
+    chains: int = 4
+    draws: int = 200
+    warmup: int = 200
+
+    @property
+    def total_draws(self) -> int:
+        """Draws of all chains, without the warm-up."""
+        return self.chains * self.draws
+
+    @property
+    def trajectories(self) -> int:
+        """Trajectories of all chains, including the warm-up."""
+        return self.chains * (self.draws + self.warmup)
 
 
 def exact_posterior(
     pair: Pair,
     x: Tensor,
     *,
-    chains: int = 4,
-    draws: int = 200,
-    warmup: int = 200,
+    nuts: ChainSettings = ChainSettings(),
     images: Sequence[Any] | None = None,
     attrs: Mapping[str, Any] | None = None,
     seed: int = 0,
     stepped: Callable[[], None] = lambda: None,
     **values: Any,
 ) -> xr.DataTree:
-    """Draws of p(z|x) ∝ p(z) p(x|z) of each image by Pyro's NUTS, as a DataTree in ArviZ's schema.
+    """Draws from p(z|x) ∝ p(z) p(x|z) of each image by Pyro's NUTS, as a DataTree in ArviZ's schema.
 
-    Every image has chains of its own. Every other one starts at a draw of the guide, those between at draws of p(z):
-    where these find a mode that the guide has missed, R̂ is large. The more chains, the less likely none does.
+    Each image has its own chains. They start alternately at a draw of the guide and at a draw of p(z): if a chain of
+    the second kind finds a mode that the guide misses, R̂ is large. More chains make it less likely that all miss it.
 
     - posterior: z, over chain, draw, image and latent, as in `inference_data`.
-    - sample_stats: diverging, whether a trajectory left the posterior because its curvature is too large.
+    - sample_stats: diverging, whether a trajectory diverged because the curvature is too large.
     - observed_data: the images.
 
     Args:
-        pair: a pair whose model has continuous latent sites; the guide serves for starting points alone.
+        pair: a pair whose model has continuous latent sites; its guide only provides starting points.
         x: images, ``[n, *event_shape]``.
-        chains, draws, warmup: for each image.
+        nuts: number and length of the chains.
         images, attrs, seed: as in `inference_data`.
-        stepped: called after every draw, those of the warm-up too.
-        values: what the model may take beside images. β, and γ, are 1, as the posterior is that of the model.
+        stepped: called after every trajectory, including the warm-up.
+        values: further arguments of the model. β and γ are set to 1, because the posterior is that of the model.
 
     Raises:
-        UnsupportedError: as in `inference_data`; or the model has a factor or a scale, so that its posterior is not
-            that of its latent and observed sites, which everything else is measured under.
+        UnsupportedError: as in `inference_data`; or the model has a factor or a scale, so that its posterior differs
+            from that of its latent and observed sites, on which all other measurements rest.
 
-    Cost: chains · (draws + warmup) trajectories an image, of at most 2⁸ − 1 gradients each.
+    Cost: chains · (draws + warmup) trajectories per image, with at most 2⁸ − 1 gradients each.
 
-    Source: Hoffman & Gelman 2014, The No-U-Turn Sampler, JMLR 15; R̂ and effective sample size by ArviZ, after Vehtari
-    et al. 2021, Rank-normalization, folding, and localization, Bayesian Analysis 16.
+    Source: Hoffman & Gelman 2014, The No-U-Turn Sampler, JMLR 15.
 
     Example:
         >>> import torch
         >>> from pyrovae import Run, make_pair
         >>> pair = make_pair(Run(network="linear", likelihood="gaussian", latent_size=2), (1, 4, 4))
-        >>> data = exact_posterior(pair, torch.rand(2, 1, 4, 4), chains=2, draws=20, warmup=20)
+        >>> data = exact_posterior(pair, torch.rand(2, 1, 4, 4), nuts=ChainSettings(chains=2, draws=20, warmup=20))
         >>> dict(data["posterior"]["z"].sizes)
         {'chain': 2, 'draw': 20, 'image': 2, 'latent': 2}
     """
     values |= {"beta": 1.0, "gamma": 1.0}
     with torch.no_grad(), pyro.validation_enabled(False), pair.evaluated():
         guide, model = pair.traces(x, **values)
-    dims, of_images = dimensions(model), []
+    dims, per_image = dimensions(model), []
     _check_unweighted(guide, model)
     with one_thread(), pair.evaluated():
         for number, image in enumerate(x):
-            found = []
-            for chain in range(chains):
+            chains = []
+            for chain in range(nuts.chains):
                 with fork_seed(derive_seed(seed, f"exact posterior {number}", chain)):
-                    found.append(_chain(pair, image[None], chain % 2 == 0, draws, warmup, stepped, values))
-            of_images.append({name: torch.stack([each[name] for each in found]) for name in found[0]})
-    variables = {name: torch.stack([each[name] for each in of_images], 2) for name in of_images[0]}
+                    start = _starting_point(pair, image[None], chain % 2 == 0, values)
+                    chains.append(_chain(pair, image[None], start, nuts, stepped, values))
+            per_image.append({name: torch.stack([each[name] for each in chains]) for name in chains[0]})
+    variables = {name: torch.stack([each[name] for each in per_image], 2) for name in per_image[0]}
     groups = {"sample_stats": {"diverging": variables.pop("diverging")}}
     return in_schema({"posterior": variables} | groups, model, dims, images, attrs)
 
 
 def _check_unweighted(guide: poutine.Trace, model: poutine.Trace) -> None:
-    """Raises UnsupportedError if the model's own density, which NUTS takes, is not that of its sites."""
-    own = model.log_prob_sum()
-    of_sites = log_weight(guide, model).sum() + guide.log_prob_sum()
-    if not torch.allclose(own, of_sites, rtol=1e-3, atol=1e-2, equal_nan=True):
+    """Raises UnsupportedError if the model's joint density, which NUTS uses, is not the product over its sites."""
+    joint = model.log_prob_sum()
+    sites = log_weight(guide, model).sum() + guide.log_prob_sum()
+    if not torch.allclose(joint, sites, rtol=1e-3, atol=1e-2, equal_nan=True):
         raise UnsupportedError("expected a model without a factor, and without a scale other than β")
+
+
+def _starting_point(pair: Pair, x: Tensor, from_guide: bool, values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Latent values of one image, drawn from the guide or from p(z)."""
+    with torch.no_grad(), pyro.validation_enabled(False):
+        trace = pair.traces(x, **values)[1] if from_guide else pair.generate(x, **values)
+    return {site: trace.nodes[site]["value"] for site in latent_sites(trace)}
 
 
 def _chain(
     pair: Pair,
     x: Tensor,
-    from_guide: bool,
-    draws: int,
-    warmup: int,
+    start: dict[str, Tensor],
+    nuts: ChainSettings,
     stepped: Callable[[], None],
     values: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """One chain of one image, ``[draws, *latent_shape]`` by latent site, and which draws diverged, ``[draws]``."""
-    with torch.no_grad(), pyro.validation_enabled(False):
-        start = pair.traces(x, **values)[1] if from_guide else pair.generate(x, **values)
-    sites = latent_sites(start)
-    init = init_to_value(values={site: start.nodes[site]["value"] for site in sites})
-    kernel = NUTS(pair.program(**values), full_mass=True, max_tree_depth=DEPTH, init_strategy=init)
-    mcmc = MCMC(kernel, draws, warmup, hook_fn=lambda *_: stepped(), disable_progbar=True)
+    """One chain of one image: ``[draws, *latent_shape]`` by latent site, and which draws diverged, ``[draws]``."""
+    init = init_to_value(values=start)
+    kernel = NUTS(pair.program(**values), full_mass=True, max_tree_depth=MAX_TREE_DEPTH, init_strategy=init)
+    mcmc = MCMC(kernel, nuts.draws, nuts.warmup, hook_fn=lambda *_: stepped(), disable_progbar=True)
     mcmc.run(x)
-    diverging = torch.zeros(draws, dtype=torch.bool)
+    diverging = torch.zeros(nuts.draws, dtype=torch.bool)
     diverging[mcmc.diagnostics()["divergences"]["chain 0"]] = True
-    return {site: mcmc.get_samples()[site][:, 0].detach() for site in sites} | {"diverging": diverging}
+    return {site: mcmc.get_samples()[site][:, 0].detach() for site in start} | {"diverging": diverging}

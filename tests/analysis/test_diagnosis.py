@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from pyrovae import InputError, Pair, Run, Study, make_pair, run
-from pyrovae.analysis.diagnosis.diagnose import Diagnosis, caveats, codes, diagnose
-from pyrovae.analysis.diagnosis.exact_posterior import exact_posterior
+from pyrovae.analysis.diagnosis.diagnose import Diagnosis, caveats, diagnose, latents
+from pyrovae.analysis.diagnosis.exact_posterior import ChainSettings, exact_posterior
 from pyrovae.analysis.diagnosis.predictive_checks import image_statistics, predictive_statistics
 from pyrovae.analysis.figures import diagnosis
 from pyrovae.analysis.inference_data import inference_data
@@ -53,8 +53,8 @@ def test_exact_posterior_is_the_closed_form_of_a_linear_pair_whatever_beta(model
     pair = make_pair(Run(**parts), EVENT)
     pair.refresh(torch.randn(8, *EVENT))
     truth = closed_form(pair, x)
-    data = exact_posterior(pair, x, chains=2, draws=250, warmup=100, images=[3, 8], beta=beta, gamma=0.3)
-    z = codes(data)
+    data = exact_posterior(pair, x, nuts=ChainSettings(2, 250, 100), images=[3, 8], beta=beta, gamma=0.3)
+    z = latents(data)
     assert z.dims == ("chain", "draw", "image", "latent")
     assert z["image"].values.tolist() == [3, 8]
     assert (z.azstats.rhat() < 1.05).all()
@@ -90,8 +90,8 @@ class PositiveGuide(PyroModule):
 def test_posterior_of_a_strangers_constrained_site_is_exact_and_the_gap_is_told_to_be_missing() -> None:
     counts = torch.tensor([0.0, 6.0])
     pair = Pair(Positive("positive"), PositiveGuide("guide"))
-    found = diagnose(pair, counts, chains=2, draws=400, warmup=150, **SMALL)
-    z = codes(found.exact)
+    found = diagnose(pair, counts, nuts=ChainSettings(2, 400, 150), **SMALL)
+    z = latents(found.exact)
     assert z["latent"].values.tolist() == ["intensity[0]"]
     assert (z > 0).all()
     error = z.std(["chain", "draw"]) / z.azstats.ess(method="mean") ** 0.5
@@ -124,11 +124,11 @@ class OneSided(PyroModule):
 
 def test_mode_that_the_guide_misses_shows() -> None:
     pair, x = Pair(Folded("folded"), OneSided()), torch.tensor([[1.5], [0.8]])
-    found = diagnose(pair, x, chains=6, draws=60, warmup=60, images=["far", "near"], **SMALL)
+    found = diagnose(pair, x, nuts=ChainSettings(6, 60, 60), images=["far", "near"], **SMALL)
     assert (found.summary["rhat"] > 1.2).all()
-    assert (codes(found.exact).min(["chain", "draw"]) < 0).all()
-    assert (codes(found.guide).min(["chain", "draw"]) > 0).all()
-    assert found.notes[0].startswith("exact posterior not to be trusted for image far, near: R̂ above 1.05")
+    assert (latents(found.exact).min(["chain", "draw"]) < 0).all()
+    assert (latents(found.guide).min(["chain", "draw"]) > 0).all()
+    assert found.notes[0].startswith("unreliable exact posterior for image far, near: R̂ above 1.05")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_scalar_latent_is_diagnosed_in_the_mode_for_evaluation_and_left_in_its_o
     pair = Pair(Scalar(), ScalarGuide("guide"))
     pair.model.train()
     pair.guide.eval()
-    found = diagnose(pair, torch.tensor([-1.0, 2.0]), chains=2, draws=200, warmup=100, **SMALL)
+    found = diagnose(pair, torch.tensor([-1.0, 2.0]), nuts=ChainSettings(2, 200, 100), **SMALL)
     assert pair.model.dropout.training
     assert not pair.guide.training
     error = 1 / found.summary["ess"] ** 0.5
@@ -212,7 +212,7 @@ def test_diagnosis_of_a_wrong_guide_says_by_how_much(pair: Pair, x: Tensor) -> N
                 loc, std = p.mean.float(), p.stddev.float()
                 pyro.sample("z", dist.Normal(loc + std, 0.5 * std).to_event(1))
 
-    found = diagnose(Pair(pair.model, Guide("given")), x, chains=2, draws=400, warmup=150, beta=0.1, **work)
+    found = diagnose(Pair(pair.model, Guide("given")), x, nuts=ChainSettings(2, 400, 150), beta=0.1, **work)
     summary = found.summary
     error = 1 / summary["ess"] ** 0.5
     assert (abs(summary["shift"] - 1) < TWO_SIDED * (error + 0.5 / 800**0.5)).all()
@@ -272,7 +272,7 @@ def test_prior_predictive_check_is_uniform_only_for_images_of_the_model(alike: b
 
 
 def test_figures_show_what_was_found(pair: Pair, x: Tensor) -> None:
-    found = diagnose(pair, x, chains=2, draws=50, warmup=50, images=[7, 9], **SMALL)
+    found = diagnose(pair, x, nuts=ChainSettings(2, 50, 50), images=[7, 9], **SMALL)
     gap = {"approximation": [1.0, -0.5], "amortisation": [3.0, 2.0], "approximation_se": [0.1] * 2}
     summary = found.summary.assign({name: ("image", values) for name, values in gap.items()})
     found = Diagnosis(found.guide, found.exact, summary, ())
@@ -286,7 +286,7 @@ def test_figures_show_what_was_found(pair: Pair, x: Tensor) -> None:
         drawn = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) > 10]
         where = {"image": number // 2, "latent": number % 2}
         for points, data in zip(drawn, (found.exact, found.guide), strict=True):
-            low, high = np.quantile(codes(data).isel(where), [0.25, 0.75])
+            low, high = np.quantile(latents(data).isel(where), [0.25, 0.75])
             assert points.min() < low < high < points.max() < high + 8 * (high - low)
 
 
