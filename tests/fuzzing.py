@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of all that reads what a stranger may have written.
+"""Coverage-guided fuzzing of all readers of untrusted input.
 
     python tests/fuzzing.py READER [CORPUS] [-max_total_time=SECONDS] [more options of libFuzzer]
 
-READER is a name in readers.py. Any end of it but to return or to refuse, a read that takes a minute or 4 GB, and
-anything done outside of its folder stop the fuzzer, and the bytes that did it are in crash-…, timeout-… or oom-… in the
-current folder. Once the reader is mended they belong into tests/cases/READER, where the suite gives them to it again.
+READER is a name in readers.py. The fuzzer stops when a reader does anything but return or raise `InputError`, takes
+more than a minute or 4 GB, or acts outside its folder; the input is then in crash-…, timeout-… or oom-… in the current
+folder. After fixing the reader, add this file to tests/system/cases/READER, which the test suite reads.
 """
 
 import sys
@@ -17,26 +17,24 @@ import torch
 
 
 def main() -> None:
-    import atheris  # which the suite, looking here for doctests, may lack
+    import atheris  # optional: pytest imports this module for its doctests
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     name, *options = sys.argv[1:]
-    with atheris.instrument_imports(include=["pyrovae", "yaml", "PIL"]):
+    with atheris.instrument_imports(include=["pyrovae", "ruamel.yaml", "PIL"]):
         readers = import_module("readers")
-    with TemporaryDirectory() as place:
-        corpus = Path(place) / "examples"
-        corpus.mkdir()
-        for number, example in enumerate(readers.READERS[name].examples()):
-            (corpus / str(number)).write_bytes(example)
-        folder = Path(place) / "folder"
+    with TemporaryDirectory() as root:
+        examples, folder = Path(root) / "examples", Path(root) / "folder"
+        examples.mkdir()
         folder.mkdir()
+        for number, example in enumerate(readers.READERS[name].examples()):
+            (examples / str(number)).write_bytes(example)
         limits = ["-timeout=60", "-rss_limit_mb=4096", "-max_len=400000", "-use_value_profile=1"]
         corpora = [option for option in options if not option.startswith("-")]
-        chosen = [option for option in options if option.startswith("-")]
-        atheris.Setup(
-            [sys.argv[0], *corpora, str(corpus), *limits, *chosen], lambda content: readers.read(name, content, folder)
-        )
+        flags = [option for option in options if option.startswith("-")]
+        arguments = [sys.argv[0], *corpora, str(examples), *limits, *flags]
+        atheris.Setup(arguments, lambda content: readers.read(name, content, folder))
         atheris.Fuzz()
 
 

@@ -1,7 +1,6 @@
-"""All that reads what a stranger may have written, each as one function of bytes that may refuse them.
+"""Every reader of untrusted input as a function of bytes, for fuzzers and tests.
 
-What a reader does with bytes is to return, or to raise `InputError`. Checksums are left out here: who wants to deceive
-can compute them, too.
+A reader returns or raises `InputError`. Checksums are disabled here: an attacker can compute them too.
 """
 
 import atexit
@@ -21,7 +20,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 
 from pyrovae import InputError, Study, open_results, run
@@ -39,7 +37,7 @@ from pyrovae.runner.diagnose import _check_finite
 from pyrovae.runner.experiment import plan
 from pyrovae.store import records, schema
 from pyrovae.store.results import Results
-from pyrovae.study.grid import shipped
+from pyrovae.study import parse_yaml, shipped
 from pyrovae.system import atomic, tensor_file
 
 SMALL = Study.of(
@@ -52,8 +50,8 @@ SMALL = Study.of(
 class Reader:
     """
     Attributes:
-        read: what is done with bytes, in a folder where there is nothing else.
-        examples: some that are taken.
+        read: reads bytes, in an empty folder.
+        examples: valid inputs.
     """
 
     read: Callable[[bytes, Path], object]
@@ -61,8 +59,8 @@ class Reader:
 
 
 @cache
-def good() -> Path:
-    """The folder of a study."""
+def valid_study() -> Path:
+    """The folder of a finished study."""
     folder = Path(mkdtemp()) / "small"
     atexit.register(shutil.rmtree, folder.parent)
     with mock.patch.object(figures, "FIGURES", (figures.rate_distortion,)):
@@ -70,22 +68,22 @@ def good() -> Path:
     return folder
 
 
-def used(study: Study) -> None:
-    """What every command does with a study before it begins."""
-    assert Study.of(**yaml.safe_load(study.to_yaml())) == study
+def use_study(study: Study) -> None:
+    """Does what every command does with a study first."""
+    assert Study.of(**parse_yaml(study.to_yaml())) == study
     plan(study)
 
 
-def shown(found: Any) -> None:
-    """What every command shows of results."""
-    for table in [*tables.measured(found), tables.difficulty(found), *tables.provenance(found)]:
+def show(tree: Any) -> None:
+    """Makes what every command prints of results."""
+    for table in [*tables.measured(tree), tables.difficulty(tree), *tables.provenance(tree)]:
         assert table.columns
-    assert all(line.isprintable() for line in [*tables.claims(claims(found)), *caveats(found)])
+    assert all(line.isprintable() for line in [*tables.claims(claims(tree)), *caveats(tree)])
 
 
 def _study(content: bytes, folder: Path) -> None:
     (folder / "study.yaml").write_bytes(content)
-    used(Study.load(folder / "study.yaml"))
+    use_study(Study.load(folder / "study.yaml"))
 
 
 def _studies() -> list[bytes]:
@@ -95,7 +93,7 @@ def _studies() -> list[bytes]:
 
 def _override(content: bytes, folder: Path) -> None:
     key, value = _setting(content.decode(errors="replace"))
-    used(Study.load("quick", **{key: value}))
+    use_study(Study.load("quick", **{key: value}))
 
 
 def _image_rows(content: bytes, folder: Path) -> None:
@@ -126,19 +124,20 @@ def _training() -> Any:
 
 
 def _checkpoints() -> list[bytes]:
-    (file,) = good().glob("checkpoints/*")
-    groups, facts = tensor_file.load(file)
+    (file,) = valid_study().glob("checkpoints/*")
+    groups, metadata = tensor_file.load(file)
+    unchecked = valid_study().parent / "unchecked"
     with mock.patch.object(tensor_file, "_checksum", return_value="none"):
-        tensor_file.save(good().parent / "unchecked", groups, facts)
-    return [(good().parent / "unchecked").read_bytes()]
+        tensor_file.save(unchecked, groups, metadata)
+    return [unchecked.read_bytes()]
 
 
 def _results(content: bytes, folder: Path) -> None:
     (folder / "results.nc").write_bytes(content)
     with mock.patch.object(atomic, "without_checksum", bytes):
-        found = schema.load(folder / "results.nc", SMALL)
-    shown(found)
-    trees = {"found": found, "good": Results.open(good(), make_pair).tree}
+        tree = schema.load(folder / "results.nc", SMALL)
+    show(tree)
+    trees = {"read": tree, "valid": Results.open(valid_study(), make_pair).tree}
     comparison.differences(trees)
     tables.measured(comparison.joined(trees))
 
@@ -148,9 +147,9 @@ def _details(content: bytes, folder: Path) -> None:
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(atomic.with_checksum(content))
     records._read.cache_clear()
-    found = schema.load(good() / "results.nc", SMALL)
-    schema.attach_details(found, SMALL, folder)
-    shown(found)
+    tree = schema.load(valid_study() / "results.nc", SMALL)
+    schema.attach_details(tree, SMALL, folder)
+    show(tree)
 
 
 def _archive(content: bytes, folder: Path) -> None:
@@ -162,11 +161,11 @@ def _archive(content: bytes, folder: Path) -> None:
 def _archives() -> list[bytes]:
     files = []
     rng = np.random.default_rng(0)
-    known = {"labels": np.arange(3), "factors": rng.random((3, 2)), "train": np.ones(3, bool)}
+    metadata = {"labels": np.arange(3), "factors": rng.random((3, 2)), "train": np.ones(3, bool)}
     for write in (np.savez, np.savez_compressed):
         for pixels in (rng.integers(0, 256, (3, 4, 4), dtype=np.uint8), rng.random((3, 4, 4, 3))):
-            write(file := BytesIO(), images=pixels, **known)
-            atomic.append(file.getvalue())
+            write(file := BytesIO(), images=pixels, **metadata)
+            files.append(file.getvalue())
     return files
 
 
@@ -176,14 +175,14 @@ def _picture(content: bytes, folder: Path) -> None:
 
 
 def _pictures() -> list[bytes]:
-    found = []
+    pictures = []
     for mode in ("L", "RGBA", "P"):
         for kind in ("png", "gif", "bmp", "tiff", "webp", "ppm"):
             with suppress(OSError):
                 Image.new(mode, (5, 4)).save(file := BytesIO(), kind)
-                found.append(file.getvalue())
+                pictures.append(file.getvalue())
     Image.new("RGB", (8, 8)).save(file := BytesIO(), "jpeg")
-    return [*found, file.getvalue()]
+    return [*pictures, file.getvalue()]
 
 
 IDX = struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 3) + bytes(18)
@@ -196,7 +195,11 @@ def _idx_file(content: bytes, folder: Path) -> None:
 
 def _packed(content: bytes, folder: Path) -> None:
     (folder / "images.gz").write_bytes(content)
-    Remote(folder / "images.gz", [], "of another file", "of another file").is_here()
+    Remote(folder / "images.gz", [], "other checksum", "other checksum").is_here()
+
+
+def _without_checksum(name: str) -> bytes:
+    return atomic.without_checksum((valid_study() / name).read_bytes())
 
 
 READERS: Mapping[str, Reader] = {
@@ -207,16 +210,16 @@ READERS: Mapping[str, Reader] = {
     ),
     "rows": Reader(_image_rows, lambda: [b"0:3", b"0,3,17", b"5:9,1"]),
     "checkpoint": Reader(_checkpoint, _checkpoints),
-    "results": Reader(_results, lambda: [atomic.without_checksum((good() / "results.nc").read_bytes())]),
-    "details": Reader(_details, lambda: [atomic.without_checksum((good() / "details/cohort-000.h5").read_bytes())]),
+    "results": Reader(_results, lambda: [_without_checksum("results.nc")]),
+    "details": Reader(_details, lambda: [_without_checksum("details/cohort-000.h5")]),
     "archive": Reader(_archive, _archives),
     "picture": Reader(_picture, _pictures),
     "idx": Reader(_idx_file, lambda: [IDX]),
     "packed": Reader(_packed, lambda: [gzip.compress(IDX)]),
 }
 
-#: What no reader has a reason to do: to start something, to unpickle, to remove.
-_NEVER = (
+#: Audit events that no reader may cause: starting processes, connecting, unpickling.
+_FORBIDDEN = (
     "subprocess.Popen",
     "os.system",
     "os.exec",
@@ -225,39 +228,39 @@ _NEVER = (
     "socket.connect",
     "pickle.find_class",
 )
-_outside: list[str] = []
-_watched: list[Path] = []
+_violations: list[str] = []
+_allowed: list[Path] = []
 
 
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _watched:
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _allowed:
         return
-    if event in _NEVER:
-        _outside.append(f"{event} {arguments[:2]}")
+    if event in _FORBIDDEN:
+        _violations.append(f"{event} {arguments[:2]}")
     elif event == "open" and isinstance(arguments[0], str) and any(letter in (arguments[1] or "") for letter in "wax+"):
         path = Path(arguments[0]).absolute()
-        apart = {".hypothesis", "__pycache__"} & set(path.parts) or path.is_relative_to("/dev")
-        if not apart and not any(path.is_relative_to(place) for place in _watched):
-            _outside.append(f"write to {path}")
+        ignored = {".hypothesis", "__pycache__"} & set(path.parts) or path.is_relative_to("/dev")
+        if not ignored and not any(path.is_relative_to(folder) for folder in _allowed):
+            _violations.append(f"write to {path}")
 
 
-sys.addaudithook(_watch)
+sys.addaudithook(_audit)
 
 
 @contextmanager
-def nothing_outside(*places: Path) -> Iterator[None]:
-    """Raises AssertionError if something is written outside of some folders, or done that is never to be done."""
-    _outside.clear()
-    _watched[:] = [place.absolute() for place in places]
+def confined_to(folder: Path) -> Iterator[None]:
+    """Raises AssertionError if the block writes outside a folder or causes a forbidden event."""
+    _violations.clear()
+    _allowed[:] = [folder.absolute()]
     try:
         yield
     finally:
-        _watched.clear()
-    assert not _outside, _outside
+        _allowed.clear()
+    assert not _violations, _violations
 
 
 def read(name: str, content: bytes, folder: Path) -> None:
-    """Gives bytes to a reader, which may refuse them, and do nothing outside of the folder."""
-    good(), _data()  # which are made outside
-    with nothing_outside(folder), suppress(InputError):
+    """Gives bytes to a reader, which may refuse them but must do nothing outside the folder."""
+    valid_study(), _data()  # cached: they write elsewhere
+    with confined_to(folder), suppress(InputError):
         READERS[name].read(content, folder)

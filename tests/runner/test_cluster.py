@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from distributed import LocalCluster
-from test_crash_safety import LIMIT, SETTINGS, same
+from helpers import STUDY, TIMEOUT, assert_same_results
 
 from pyrovae import InputError, Study, open_results, run
 from pyrovae.build import make_data
@@ -30,7 +30,6 @@ from pyrovae.system.provenance import software_versions
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
-STUDY = Study.of(**SETTINGS)
 #: Long enough for workers to die meanwhile.
 LONG = STUDY.replace(name="long", steps=300, beta=[0.1, 1], checkpoint_every=20)
 #: A prior that kills workers while a file says so.
@@ -82,7 +81,7 @@ def test_cluster_gives_the_numbers_of_one_process_bit_for_bit(
 ) -> None:
     """And the work was done by its workers, both of them."""
     results = run(STUDY, tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
-    same(alone, tmp_path / "study")
+    assert_same_results(alone, tmp_path / "study")
     told = set(results.tree["runs/worker"].values.flatten())
     machine = f"on {os.uname().nodename}"
     assert told == {f"{address}, process {pid} {machine}" for address, pid in processes(cluster).items()}
@@ -100,7 +99,7 @@ def test_what_a_worker_leaves_comes_home_where_it_does_not_see_the_folder(
     monkeypatch.setattr(atomic, "holder", lambda folder: "another machine")
     run(STUDY, tmp_path / "study", scheduler=cluster.scheduler_address)
     assert "does not see" in capfd.readouterr().out
-    same(alone, tmp_path / "study")
+    assert_same_results(alone, tmp_path / "study")
 
 
 def test_cohort_is_cut_where_that_shortens_the_study(
@@ -176,7 +175,7 @@ def test_study_ends_with_the_same_numbers_though_its_workers_are_killed(
     assert killed
     assert told.count("died, so it goes to another") > 0
     assert "goes on from step" in told
-    same(tmp_path / "alone", tmp_path / "killed")
+    assert_same_results(tmp_path / "alone", tmp_path / "killed")
 
 
 def test_cohort_that_kills_its_workers_is_given_up_and_marked_and_the_rest_goes_on(
@@ -273,7 +272,7 @@ def test_study_goes_on_without_a_scheduler_that_was_lost(tmp_path: Path) -> None
     assert 100 <= reached(tmp_path / "study") < 300
     run(study, tmp_path / "study", compile="never", quiet=True)
     run(study, tmp_path / "alone", compile="never", quiet=True)
-    same(tmp_path / "alone", tmp_path / "study")
+    assert_same_results(tmp_path / "alone", tmp_path / "study")
 
 
 def test_interrupt_has_workers_write_their_checkpoints(
@@ -309,7 +308,7 @@ def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path:
                 break
         os.killpg(process.pid, signal.SIGINT)
         told = process.stdout.read()
-        assert process.wait(LIMIT) == 130
+        assert process.wait(TIMEOUT) == 130
     assert "Traceback" not in told
     assert "the same command goes on from there" in told
     assert reached(tmp_path / "study") > 100
@@ -332,7 +331,7 @@ def test_cohort_goes_on_elsewhere_when_its_worker_leaves(tmp_path: Path, capfd: 
         leaving = threading.Thread(target=leave, daemon=True)
         leaving.start()
         run(study, tmp_path / "study", scheduler=other.scheduler_address, compile="never")
-        leaving.join(LIMIT)
+        leaving.join(TIMEOUT)
     told.append(capfd.readouterr().out)
     assert "goes on from step" in "".join(told)
     assert "died" not in "".join(told)

@@ -335,7 +335,7 @@ def test_pair_of_a_run_that_is_not_trained_to_its_end_is_refused(
         patch.setattr(Training, "_probe", lambda self: (_ for _ in ()).throw(Interrupted()))
         with pytest.raises(Interrupted):
             run(small(), tmp_path / "study", quiet=True)
-    with pytest.raises(InputError, match="not trained to its end yet"):
+    with pytest.raises(InputError, match="is not finished"):
         open_results(tmp_path / "study").pair(beta=1, seed=0)
 
 

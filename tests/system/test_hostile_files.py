@@ -1,4 +1,4 @@
-"""Files from strangers, and damaged ones: data and never code, told in one line, and no more memory than they hold."""
+"""Damaged and malicious files are refused in one line, never run code, and need no more memory than their size."""
 
 import gzip
 import os
@@ -16,7 +16,6 @@ import pytest
 import readers
 import torch
 import xarray as xr
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -29,12 +28,12 @@ from pyrovae.data.torchvision_datasets import _idx
 from pyrovae.runner.experiment import plan
 from pyrovae.store import schema
 from pyrovae.store.results import study_in
-from pyrovae.study.grid import Measure, Run, shipped
+from pyrovae.study import Measure, Run, files, parse_yaml, shipped
 from pyrovae.system import atomic, tensor_file
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
-#: As many examples as a suite has time for, and always the same.
+#: Few examples, and always the same ones.
 few = settings(
     max_examples=60,
     deadline=None,
@@ -46,19 +45,19 @@ STUDY = readers.SMALL
 
 
 @pytest.fixture(scope="module")
-def good() -> Path:
-    """The folder of a study."""
-    return readers.good()
+def valid() -> Path:
+    """The folder of a finished study."""
+    return readers.valid_study()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with readers.nothing_outside(tmp_path_factory.getbasetemp()):
+    with readers.confined_to(tmp_path_factory.getbasetemp()):
         yield
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
-    """A file with some bytes changed, cut off, or twice."""
+    """A file with bytes changed, cut off or repeated, or other bytes."""
     place = st.integers(0, len(content))
     change = st.tuples(place, st.binary(min_size=1, max_size=8))
     return st.one_of(
@@ -75,8 +74,8 @@ def _changed(content: bytes, changes: list[tuple[int, bytes]]) -> bytes:
     return content
 
 
-def refused_or(use: Callable[[], Any]) -> Any:
-    """What comes of a use; None if it is refused."""
+def unless_refused(use: Callable[[], Any]) -> Any:
+    """The result of a function; None if it raises InputError."""
     with suppress(InputError):
         return use()
     return None
@@ -97,28 +96,24 @@ CHOICES = st.one_of(
 
 
 @few
-@given(found=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=6), CHOICES, max_size=6))
-def test_settings_of_any_kind_are_a_study_or_refused(found: dict[str, Any], tmp_path: Path) -> None:
+@given(settings=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=6), CHOICES, max_size=6))
+def test_arbitrary_settings_are_planned_or_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(found), encoding="utf-8")
-    if study := refused_or(lambda: Study.load(file)):
-        refused_or(lambda: readers.used(study))
+    file.write_text(files.to_yaml(settings), encoding="utf-8")
+    if study := unless_refused(lambda: Study.load(file)):
+        unless_refused(lambda: readers.use_study(study))
 
 
 @few
 @given(
-    content=st.sampled_from(sorted(shipped())).flatmap(lambda name: damaged(_text(name).encode()))
+    content=st.sampled_from(sorted(shipped())).flatmap(lambda name: damaged(Study.load(name).to_yaml().encode()))
     | st.binary(max_size=60)
 )
-def test_study_file_of_any_bytes_is_a_study_or_refused(content: bytes, tmp_path: Path) -> None:
+def test_arbitrary_study_file_is_read_or_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_bytes(content)
-    if study := refused_or(lambda: Study.load(file)):
-        assert Study.of(**yaml.safe_load(study.to_yaml())) == study
-
-
-def _text(name: str) -> str:
-    return Study.load(name).to_yaml()
+    if study := unless_refused(lambda: Study.load(file)):
+        assert Study.of(**parse_yaml(study.to_yaml())) == study
 
 
 @few
@@ -126,16 +121,16 @@ def _text(name: str) -> str:
     key=st.sampled_from(NAMES + [f"measure.{name}" for name in Measure.model_fields]),
     value=st.text(max_size=12) | st.integers(),
 )
-def test_override_of_any_kind_is_taken_or_refused(key: str, value: str | int) -> None:
-    def overridden() -> None:
+def test_arbitrary_override_is_planned_or_refused(key: str, value: str | int) -> None:
+    def override() -> None:
         name, parsed = _setting(f"{key}={value}")
-        readers.used(Study.load("quick", **{name: parsed}))
+        readers.use_study(Study.load("quick", **{name: parsed}))
 
-    refused_or(overridden)
+    unless_refused(override)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         ("a: &a [1, 1]\nbeta: *a", "a reference (*) is not expected"),
         ("beta: 1\nsteps: 3\nbeta: 2", "'beta' comes twice"),
@@ -150,15 +145,15 @@ def test_override_of_any_kind_is_taken_or_refused(key: str, value: str | int) ->
         ("measure: {images: 1000000000}", "GB of memory are free"),
     ],
 )  # fmt: skip
-def test_study_that_would_grow_or_run_is_refused(content: str, told: str, tmp_path: Path) -> None:
+def test_study_file_that_expands_or_runs_code_is_refused(content: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(InputError) as refused:
         plan(Study.load(tmp_path / "study.yaml"))
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
     assert not Path("escaped").exists()
 
 
-def test_sizes_are_weighed_before_anything_is_made(tmp_path: Path) -> None:
+def test_oversized_models_are_refused_before_allocation(tmp_path: Path) -> None:
     for setting in ({"width": 10**9}, {"depth": 1000, "width": 10**6}, {"prior": "mixture", "components": 10**9},
                     {"prior": "flow", "width": 10**9}, {"guide": "full_rank", "latent_size": 10**6}):  # fmt: skip
         with pytest.raises(InputError, match="GB of memory are free"):
@@ -171,67 +166,66 @@ def test_sizes_are_weighed_before_anything_is_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["figures", "checkpoints/more", "results.nc", "study.yaml", ".lock"])
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_folder_that_leads_elsewhere_is_refused(name: str, kind: str, good: Path, tmp_path: Path) -> None:
-    folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
-    elsewhere.mkdir()
+def test_folder_with_links_or_pipes_is_refused(name: str, kind: str, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "study", tmp_path / "outside"
+    outside.mkdir()
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "study.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
     (folder / name).unlink(missing_ok=True)
-    (folder / name).symlink_to(elsewhere) if kind == "link" else os.mkfifo(folder / name)
+    (folder / name).symlink_to(outside) if kind == "link" else os.mkfifo(folder / name)
     for use in (lambda: run(STUDY, folder, quiet=True), lambda: open_results(folder), lambda: study_in(folder)):
-        with pytest.raises(InputError, match="expected nothing but files and folders"):
+        with pytest.raises(InputError, match="expected only files and folders"):
             use()
-    assert not list(elsewhere.iterdir())
+    assert not list(outside.iterdir())
 
 
 # Checkpoints
 
-KEYS = ["params", "buffers", "record", "curves", "adam.step", "adam.exp_avg", "adam.exp_avg_sq"]
 SHAPES = st.lists(st.integers(0, 3), max_size=3)
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool, torch.bfloat16])
 
 
 @few
 @given(data=st.data())
-def test_damaged_checkpoint_is_told(data: st.DataObject, good: Path, tmp_path: Path) -> None:
-    (file,) = good.glob("checkpoints/*")
+def test_damaged_checkpoint_is_refused(data: st.DataObject, valid: Path, tmp_path: Path) -> None:
+    (file,) = valid.glob("checkpoints/*")
     content = file.read_bytes()
     got = data.draw(damaged(content))
-    (tmp_path / "cut.safetensors").write_bytes(got)
+    (tmp_path / "damaged.safetensors").write_bytes(got)
     if got != content:
         with pytest.raises(InputError, match="the file is damaged"):
-            tensor_file.load(tmp_path / "cut.safetensors")
+            tensor_file.load(tmp_path / "damaged.safetensors")
 
 
 @few
 @given(data=st.data())
-def test_checkpoint_that_holds_other_things_is_refused(data: st.DataObject, good: Path, tmp_path: Path) -> None:
-    """Written as ours are, with a tensor or a fact of another kind."""
-    (file,) = good.glob("checkpoints/*")
-    groups, facts = tensor_file.load(file)
+def test_checkpoint_with_other_content_is_used_or_refused(data: st.DataObject, valid: Path, tmp_path: Path) -> None:
+    """The checksum is right, and a tensor or an entry of the metadata is missing or different."""
+    (file,) = valid.glob("checkpoints/*")
+    groups, metadata = tensor_file.load(file)
     group = data.draw(st.sampled_from(sorted(groups)))
     name = data.draw(st.sampled_from(sorted(groups[group])))
-    other = data.draw(st.sampled_from(["tensor", "none", "fact"]))
-    if other == "fact":
-        key = data.draw(st.sampled_from(sorted(facts)))
-        fact = data.draw(NUMBERS | st.none() | st.lists(NUMBERS, max_size=4) | st.just({}) | st.text(max_size=3))
-        facts = facts | {key: fact}
-    elif other == "none":
+    change = data.draw(st.sampled_from(["tensor", "missing", "metadata"]))
+    if change == "metadata":
+        key = data.draw(st.sampled_from(sorted(metadata)))
+        value = data.draw(NUMBERS | st.none() | st.lists(NUMBERS, max_size=4) | st.just({}) | st.text(max_size=3))
+        metadata = metadata | {key: value}
+    elif change == "missing":
         del groups[group][name]
     else:
         groups[group][name] = torch.ones(data.draw(SHAPES), dtype=data.draw(DTYPES))
     folder = tmp_path / "study"
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
-    tensor_file.save(folder / "checkpoints" / file.name, groups, facts)
-    pair = refused_or(lambda: open_results(folder).pair())
+    tensor_file.save(folder / "checkpoints" / file.name, groups, metadata)
+    pair = unless_refused(lambda: open_results(folder).pair())
     if pair is not None:
         pair(torch.zeros(2, 3, 32, 32))
-    if other == "tensor" and group in ("params", "record"):
-        refused_or(lambda: run(STUDY, folder, quiet=True))
+    if change == "tensor" and group in ("params", "record"):
+        unless_refused(lambda: run(STUDY, folder, quiet=True))
 
 
-def test_pickles_are_not_read(good: Path, tmp_path: Path) -> None:
+def test_pickles_are_never_loaded(valid: Path, tmp_path: Path) -> None:
     class Escape:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "escaped"),)
@@ -240,21 +234,21 @@ def test_pickles_are_not_read(good: Path, tmp_path: Path) -> None:
     for name in ("study.yaml", "results.nc", "checkpoints/cohort-000.safetensors", "images.npz"):
         folder = tmp_path / name.replace("/", "-")
         (folder / "checkpoints").mkdir(parents=True)
-        (folder / "study.yaml").write_bytes((good / "study.yaml").read_bytes())
+        (folder / "study.yaml").write_bytes((valid / "study.yaml").read_bytes())
         (folder / name).write_bytes(content)
         np.savez(folder / "objects.npz", images=np.array([Escape()], dtype=object))
         for use in (lambda: open_results(folder).pair(), lambda: run(STUDY, folder, quiet=True),  # noqa: B023
                     lambda: images.from_npz(folder / "images.npz"), lambda: images.from_npz(folder / "objects.npz")):  # noqa: B023  # fmt: skip
-            refused_or(use)
+            unless_refused(use)
     assert not (tmp_path / "escaped").exists()
 
 
 @few
 @given(data=st.data())
-def test_damaged_cache_is_made_anew(data: st.DataObject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_damaged_cache_is_replaced(data: st.DataObject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda _: str(tmp_path))
     factors = tetrominoes.sample_factors()[:2]
-    right = tetrominoes._images(factors)
+    expected = tetrominoes._images(factors)
     (file,) = tmp_path.glob("images/*.safetensors")
     content = file.read_bytes()
     other = st.tuples(SHAPES, DTYPES).map(lambda each: torch.ones(each[0], dtype=each[1]))
@@ -263,10 +257,10 @@ def test_damaged_cache_is_made_anew(data: st.DataObject, monkeypatch: pytest.Mon
     elif data.draw(st.booleans()):
         tensor_file.save(file, {"images": {"all": data.draw(other)}}, {})
     else:
-        save_file({"images": right.flip(0)}, file)
+        save_file({"images": expected.flip(0)}, file)
     if file.read_bytes() != content:
-        with pytest.warns(UserWarning, match="is damaged and is made anew"):
-            assert torch.equal(tetrominoes._images(factors), right)
+        with pytest.warns(UserWarning, match="is damaged"):
+            assert torch.equal(tetrominoes._images(factors), expected)
 
 
 # Results
@@ -274,8 +268,8 @@ def test_damaged_cache_is_made_anew(data: st.DataObject, monkeypatch: pytest.Mon
 
 @few
 @given(data=st.data())
-def test_damaged_results_are_told(data: st.DataObject, good: Path, tmp_path: Path) -> None:
-    content = (good / "results.nc").read_bytes()
+def test_damaged_results_are_refused(data: st.DataObject, valid: Path, tmp_path: Path) -> None:
+    content = (valid / "results.nc").read_bytes()
     got = data.draw(damaged(content))
     (tmp_path / "results.nc").write_bytes(got)
     if got != content:
@@ -285,11 +279,11 @@ def test_damaged_results_are_told(data: st.DataObject, good: Path, tmp_path: Pat
 
 @settings(few, max_examples=8)
 @given(data=st.data())
-def test_results_that_hold_other_things_are_shown_or_refused(data: st.DataObject, good: Path, tmp_path: Path) -> None:
-    """Written as ours are, with a variable of another kind, shape or value."""
-    found = schema.load(good / "results.nc", STUDY)
-    group = data.draw(st.sampled_from(sorted(found.children)))
-    node = found[group].to_dataset()
+def test_results_with_other_content_are_shown_or_refused(data: st.DataObject, valid: Path, tmp_path: Path) -> None:
+    """The checksum is right, and a variable is missing or has another name, type, shape or value."""
+    tree = schema.load(valid / "results.nc", STUDY)
+    group = data.draw(st.sampled_from(sorted(tree.children)))
+    node = tree[group].to_dataset()
     name = data.draw(st.sampled_from(sorted(map(str, node.variables))))
     change = data.draw(st.sampled_from(["drop", "value", "type", "text", "shape", "name"]))
     if change == "drop" and name not in node.dims:
@@ -305,82 +299,87 @@ def test_results_that_hold_other_things_are_shown_or_refused(data: st.DataObject
         node = node.isel({name: slice(0, data.draw(st.integers(0, 1)))})
     elif change == "name":
         node = node.rename({name: "other"})
-    found[group] = xr.DataTree(node)
-    schema.save(found, tmp_path / "results.nc")
-    if (read := refused_or(lambda: schema.load(tmp_path / "results.nc", STUDY))) is not None:
-        readers.shown(read)
-        figures.save(read, tmp_path / "figures")
+    tree[group] = xr.DataTree(node)
+    schema.save(tree, tmp_path / "results.nc")
+    if (loaded := unless_refused(lambda: schema.load(tmp_path / "results.nc", STUDY))) is not None:
+        readers.show(loaded)
+        figures.save(loaded, tmp_path / "figures")
 
 
-def test_results_that_say_they_hold_more_than_they_do_are_refused(good: Path, tmp_path: Path) -> None:
+def test_results_larger_than_their_file_are_refused(valid: Path, tmp_path: Path) -> None:
     def larger(file: h5py.File) -> None:
         file.create_dataset("huge", (2**40,), "f8", chunks=(2**20,))
 
-    def circle(file: h5py.File) -> None:
+    def cycle(file: h5py.File) -> None:
         file["images/again"] = file["/"]
 
-    def inner_circle(file: h5py.File) -> None:
+    def inner_cycle(file: h5py.File) -> None:
         file["empty/again"] = file.create_group("empty")
 
-    def link(file: h5py.File) -> None:
-        file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
+    def external_link(file: h5py.File) -> None:
+        file["link"] = h5py.ExternalLink("/etc/passwd", "/")
 
-    def soft(file: h5py.File) -> None:
-        file["elsewhere"] = h5py.SoftLink("/runs")
+    def soft_link(file: h5py.File) -> None:
+        file["link"] = h5py.SoftLink("/runs")
 
-    def outside(file: h5py.File) -> None:
-        file.create_dataset("outside", (10,), "u1", external=[(tmp_path / "raw", 0, 10)])
+    def external_data(file: h5py.File) -> None:
+        file.create_dataset("data", (10,), "u1", external=[(tmp_path / "raw", 0, 10)])
 
-    for change, told in ((larger, "more than it does"), (circle, "more than it does"),
-                         (inner_circle, "more than it does"), (link, "is a link"),
-                         (soft, "is a link"), (outside, "in another place")):  # fmt: skip
-        file = tmp_path / "results.nc"
-        file.write_bytes(atomic.without_checksum((good / "results.nc").read_bytes()))
+    for change, expected in ((larger, "more data than it contains"), (cycle, "more data than it contains"),
+                             (inner_cycle, "more data than it contains"), (external_link, "is a link"),
+                             (soft_link, "is a link"), (external_data, "outside the file")):  # fmt: skip
+        file = _without_checksum(valid, tmp_path)
         with h5py.File(file, "r+") as opened:
             change(opened)
         file.write_bytes(atomic.with_checksum(file.read_bytes()))
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=expected):
             schema.load(file, STUDY)
 
 
-def test_results_whose_texts_are_one_and_the_same_are_refused(good: Path, tmp_path: Path) -> None:
-    """A thousand texts of 100 kB in a file of 300."""
-    file = tmp_path / "results.nc"
-    file.write_bytes(atomic.without_checksum((good / "results.nc").read_bytes()))
+def test_results_with_repeated_references_to_one_string_are_refused(valid: Path, tmp_path: Path) -> None:
+    """A thousand strings of 100 kB in a file of 300 kB."""
+    file = _without_checksum(valid, tmp_path)
     with h5py.File(file, "r+") as opened:
-        texts = opened.create_dataset("texts", (1000,), h5py.string_dtype())
-        texts[0] = "x" * 10**5
-        place = texts.id.get_offset()
+        strings = opened.create_dataset("strings", (1000,), h5py.string_dtype())
+        strings[0] = "x" * 10**5
+        offset = strings.id.get_offset()
     content = bytearray(file.read_bytes())
-    content[place : place + 16 * 1000] = content[place : place + 16] * 1000
+    content[offset : offset + 16 * 1000] = content[offset : offset + 16] * 1000
     file.write_bytes(content)
     with h5py.File(file) as opened:
-        assert len(opened["texts"][999]) == 10**5
+        assert len(opened["strings"][999]) == 10**5
     file.write_bytes(atomic.with_checksum(content))
-    with pytest.raises(InputError, match="more than it does"):
+    with pytest.raises(InputError, match="more data than it contains"):
         schema.load(file, STUDY)
 
 
+def _without_checksum(valid: Path, folder: Path) -> Path:
+    """A copy of the results that can be edited."""
+    file = folder / "results.nc"
+    file.write_bytes(atomic.without_checksum((valid / "results.nc").read_bytes()))
+    return file
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "expected"),
     [
         ("status", "\x1b[31mdone", "expected text"),
         ("diverged_at", 1j, "expected int64, got complex128"),
         ("last_loss", "none", "expected float64, got object"),
     ],
 )
-def test_value_of_another_kind_is_refused(name: str, value: Any, told: str, good: Path, tmp_path: Path) -> None:
-    found = schema.load(good / "results.nc", STUDY)
-    runs = found["runs"].to_dataset()
-    kind = object if isinstance(value, str) else type(value)
-    found["runs"] = xr.DataTree(runs.assign({name: xr.full_like(runs[name], value, dtype=kind)}))
-    schema.save(found, tmp_path / "results.nc")
-    with pytest.raises(InputError, match=told):
+def test_value_of_wrong_type_is_refused(name: str, value: Any, expected: str, valid: Path, tmp_path: Path) -> None:
+    tree = schema.load(valid / "results.nc", STUDY)
+    runs = tree["runs"].to_dataset()
+    dtype = object if isinstance(value, str) else type(value)
+    tree["runs"] = xr.DataTree(runs.assign({name: xr.full_like(runs[name], value, dtype=dtype)}))
+    schema.save(tree, tmp_path / "results.nc")
+    with pytest.raises(InputError, match=expected):
         schema.load(tmp_path / "results.nc", STUDY)
 
 
-def test_folder_whose_study_asks_for_more_numbers_than_fit_is_refused(good: Path, tmp_path: Path) -> None:
-    text = (good / "study.yaml").read_text(encoding="utf-8").replace("images: 16", "images: 1000000000")
+def test_results_too_large_for_memory_are_not_opened(valid: Path, tmp_path: Path) -> None:
+    text = (valid / "study.yaml").read_text(encoding="utf-8").replace("images: 16", "images: 1000000000")
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="GB of memory are free"):
         open_results(tmp_path)
@@ -391,24 +390,23 @@ def test_folder_whose_study_asks_for_more_numbers_than_fit_is_refused(good: Path
 
 @few
 @given(data=st.data())
-def test_archive_of_any_bytes_is_images_or_refused(data: st.DataObject, tmp_path: Path) -> None:
+def test_arbitrary_npz_archive_is_read_or_refused(data: st.DataObject, tmp_path: Path) -> None:
     file = tmp_path / "mine.npz"
     shape = data.draw(st.lists(st.integers(0, 5), max_size=5))
-    kind = data.draw(st.sampled_from(["uint8", "float32", "float64", "int32", "complex64", "S2", "U2", "bool"]))
+    dtype = data.draw(st.sampled_from(["uint8", "float32", "float64", "int32", "complex64", "S2", "U2", "bool"]))
     np.savez_compressed(
-        file, images=np.full(shape, data.draw(st.sampled_from([0, 1, 200]))).astype(kind), labels=np.arange(3)
+        file, images=np.full(shape, data.draw(st.sampled_from([0, 1, 200]))).astype(dtype), labels=np.arange(3)
     )
     if data.draw(st.booleans()):
         file.write_bytes(data.draw(damaged(file.read_bytes())))
-    refused_or(lambda: images.from_npz(file))
+    unless_refused(lambda: images.from_npz(file))
 
 
-def test_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> None:
-    told = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8), }".ljust(117) + b"\n"
-    header = b"\x93NUMPY\x01\x00v\x00" + told
+def test_npz_archive_with_false_size_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8), }".ljust(117) + b"\n"
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
-        archive.writestr("images.npy", header + b"0" * 100)
-    with pytest.raises(InputError, match="says that it holds more than it does"):
+        archive.writestr("images.npy", b"\x93NUMPY\x01\x00v\x00" + header + b"0" * 100)
+    with pytest.raises(InputError, match="declares more data"):
         images.from_npz(tmp_path / "huge.npz")
 
 
@@ -417,14 +415,14 @@ def test_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) ->
     content=st.binary(max_size=40) | damaged(struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 3) + bytes(18)),
     packed=st.booleans(),
 )
-def test_idx_file_of_any_bytes_is_the_expected_one_or_refused(content: bytes, packed: bool, tmp_path: Path) -> None:
+def test_arbitrary_idx_file_is_read_or_refused(content: bytes, packed: bool, tmp_path: Path) -> None:
     file = tmp_path / ("images.gz" if packed else "images")
     file.write_bytes(gzip.compress(content) if packed else content)
-    found = refused_or(lambda: _idx(file, (2, 3, 3), None))
-    assert found is None or found.shape == (2, 3, 3)
+    read = unless_refused(lambda: _idx(file, (2, 3, 3), None))
+    assert read is None or read.shape == (2, 3, 3)
 
 
-def test_idx_file_is_read_no_further_than_it_should_be(tmp_path: Path) -> None:
+def test_idx_file_is_not_unpacked_beyond_its_expected_size(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "images.gz", "wb") as file:
         for _ in range(64):
             file.write(bytes(2**20))

@@ -1,4 +1,4 @@
-"""Memory over many studies in one process."""
+"""Memory of one process that runs many studies."""
 
 import gc
 import os
@@ -11,13 +11,13 @@ from pyrovae import Study, run
 from pyrovae.runner.experiment import reevaluate
 from pyrovae.runner.reporting import compare, draw_again
 
-#: Of the growth after the first rounds, what may be the allocator's.
+#: Growth in bytes that may be fragmentation.
 SLACK = 16 * 2**20
 
 
 @pytest.mark.long
-def test_memory_is_flat_over_many_studies(tmp_path: Path) -> None:
-    """Trained, measured again, drawn and compared; for as many rounds as PYROVAE_SOAK says."""
+def test_memory_is_constant_over_many_studies(tmp_path: Path) -> None:
+    """Trains, re-evaluates, draws and compares a study PYROVAE_SOAK times."""
     study = Study.of(
         name="soak", depth=[1, 2], width=8, latent_size=2, beta=[0.1, 1], steps=30, batch_size=32, train_images=128,
         test_images=64, measure={"particles": 4, "reconstructions": 8, "images": 64, "outer": 64, "probe": 32},

@@ -1,4 +1,4 @@
-"""What a GPU asks of the code, as far as it shows without one: `elsewhere` is the device."""
+"""What a GPU asks of the code, as far as it shows without one, on a fake device."""
 
 import gc
 import weakref
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from elsewhere import CPU, PLACE, Elsewhere
+from fake_device import CPU, DEVICE, FakeDevice
 from torch import Tensor
 
 from pyrovae import InputError, Study, run
 from pyrovae.build import make_data
 from pyrovae.estimators import likelihood, marginal
-from pyrovae.measures import codes
+from pyrovae.measures import encodings
 from pyrovae.models.priors import aggregate
 from pyrovae.programs.noise import derive_seed
 from pyrovae.runner import cohort as work
@@ -51,23 +51,23 @@ PARTS: dict[str, dict[str, Any]] = {
 class Generator(torch.Generator):
     """The CPU's generator, for the other device."""
 
-    device = PLACE
+    device = DEVICE
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     """The device, which has much memory, and whose programs are not traced but called."""
 
     def alike(seed: int, stream: str, block: int = 0, place: torch.device = CPU) -> torch.Generator:
-        made = Generator() if place == PLACE else torch.Generator()
+        made = Generator() if place == DEVICE else torch.Generator()
         return made.manual_seed(derive_seed(seed, stream, block))
 
     monkeypatch.setattr(streams, "generator", alike)
     monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
-    for sizes in (marginal.NUMBERS, likelihood.NUMBERS, codes.ENCODED, aggregate.IMAGES, aggregate.PAIRS):
-        monkeypatch.setitem(sizes, PLACE.type, sizes["cpu"])
+    for sizes in (marginal.NUMBERS, likelihood.NUMBERS, encodings.ENCODED, aggregate.IMAGES, aggregate.PAIRS):
+        monkeypatch.setitem(sizes, DEVICE.type, sizes["cpu"])
     monkeypatch.setattr(memory, "free_memory", lambda place=None: 2**40)
-    return Elsewhere()
+    return FakeDevice()
 
 
 def training(study: Study, place: torch.device) -> Training:
@@ -77,17 +77,17 @@ def training(study: Study, place: torch.device) -> Training:
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[str, Any], device: Elsewhere) -> None:
+def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[str, Any], device: FakeDevice) -> None:
     study, trained = STUDY.replace(**parts), []
-    for place in (CPU, PLACE):
+    for place in (CPU, DEVICE):
         with device:
             found = training(study, place)
             step = found.stepper("never", Watch(0, quiet=True).begin("", 0, 0))
             assert found.lockstep.mode == "vmapped"
             step()  # before which a prior renews its encodings
-            device.waited.clear()
+            device.waits.clear()
             losses = step() + step()
-            assert not device.waited
+            assert not device.waits
             trained.append({name: each.cpu() for name, each in (found.lockstep.params | {"": losses}).items()})
     assert all(each.isfinite().all() for each in trained[0].values())
     for name, ours in trained[0].items():
@@ -95,11 +95,11 @@ def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[s
 
 
 @pytest.mark.parametrize("parts", ["plain", "dynamic", "full rank", "bank", "logistic"])
-def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device: Elsewhere, tmp_path: Path) -> None:
+def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device: FakeDevice, tmp_path: Path) -> None:
     """From the first step to what is measured, and the checkpoint goes on on either."""
     study, found = STUDY.replace(**PARTS[parts]), []
     (cohort,) = study.cohorts()
-    for place in (CPU, PLACE):
+    for place in (CPU, DEVICE):
         with device:
             trained = training(study, place)
             trained.run(
@@ -111,8 +111,8 @@ def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device:
         for name, ours in numbers.items():
             np.testing.assert_allclose(found[1].groups[group][name], ours, rtol=1e-3, atol=1e-4, err_msg=name)
     back = training(study, CPU)
-    back.resume(tmp_path / PLACE.type)
-    assert (back.step, history(back.made)["device"]) == (8, PLACE.type)
+    back.resume(tmp_path / DEVICE.type)
+    assert (back.step, history(back.made)["device"]) == (8, DEVICE.type)
     assert back.curves["loss"][-1].isfinite().all()
 
 

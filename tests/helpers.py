@@ -1,0 +1,71 @@
+"""Shared by tests of several folders: a small study, the command in a process, comparison of results."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from pyrovae import Study, open_results
+
+#: The installed command.
+COMMAND = str(Path(sys.executable).with_name("pyrovae"))
+#: Seconds after which a hanging command is stopped; not a measure of speed.
+TIMEOUT = 120
+STUDY = Study.of(
+    name="small", data="tetrominoes", train_images=128, test_images=64, depth=[1, 2], width=8, latent_size=2, steps=60,
+    batch_size=32, checkpoint_every=20,
+    measure={"particles": 4, "reconstructions": 8, "images": 64, "outer": 64, "probe": 32, "points": 8},
+)  # fmt: skip
+_COMMANDS = """
+import json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pyrovae.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv, code = ["pyrovae", *arguments], 0
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        try:
+            main()
+        except SystemExit as exit:
+            code = exit.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+
+
+def run_commands(*commands: Sequence[str], wrapper: Sequence[str] = ()) -> list[subprocess.CompletedProcess[str]]:
+    """Runs several pyrovae commands in one new process, which imports torch once.
+
+    Args:
+        wrapper: a program that starts this process, with its arguments.
+    """
+    process = [*wrapper, sys.executable, "-c", _COMMANDS, json.dumps(commands)]
+    done = subprocess.run(process, capture_output=True, text=True, check=True, timeout=TIMEOUT)
+    ended = [json.loads(line) for line in done.stdout.splitlines()]
+    return [subprocess.CompletedProcess(command, *each) for command, each in zip(commands, ended, strict=True)]
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], expected: str) -> None:
+    """Asserts that a command ended with status 2 and one line that contains the expected text."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    """Asserts that two folders contain identical results and weights, except for durations and worker names."""
+    trees = [open_results(folder).tree for folder in (one, other)]
+    assert list(trees[0].children) == list(trees[1].children)
+    for node in trees[0].subtree:
+        ours, theirs = (
+            tree[node.path].to_dataset().drop_vars(["seconds", "worker"], errors="ignore") for tree in trees
+        )
+        xr.testing.assert_identical(ours, theirs)
+    names = [{str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} for folder in (one, other)]
+    assert not [name for name in names[1] if name.endswith(".part")]
+    kept = [{name for name in each if "figures" not in name and ".locks" not in name} for each in names]
+    assert kept[0] == kept[1]
+    for file in one.glob("checkpoints/[!.]*"):
+        assert file.read_bytes() == (other / "checkpoints" / file.name).read_bytes()
