@@ -61,7 +61,6 @@ def complete(run: Run, kinds: Iterable[str]) -> dict[str, Any]:
         key if len(takers[key]) == 1 else f"{kind}.{key}": value
         for kind in kinds
         for key, value in component_settings(run, kind).items()
-        if value is not None
     }
 
 
@@ -77,6 +76,13 @@ def bare(runs: Collection[Run], key: str) -> str:
     """The bare name of a setting such as ``network.depth``, where in no run several components have it."""
     name = key.rpartition(".")[2]
     return key if any(len(_takers(run).get(name, ())) > 1 for run in _distinct(runs)) else name
+
+
+def converted(runs: Collection[Run], key: str, value: Value) -> Any:
+    """A value of a component setting, which some of these runs use, in the type of the setting."""
+    name = key.rpartition(".")[2]
+    kind, run = next((kinds[0], run) for run in _distinct(runs) for kinds in [_takers(run).get(name)] if kinds)
+    return parts.settings_of(kind, run.component(kind).name)[name].validated(value)
 
 
 def _places(run: Run, kind: str, key: str, own: Mapping[str, Value]) -> list[tuple[Mapping[str, Value], str]]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pyrovae import parts
 from pyrovae.errors import InputError
 from pyrovae.study import files
-from pyrovae.study.components import bare, check_settings, complete, short_label
+from pyrovae.study.components import bare, check_settings, complete, converted, short_label
 from pyrovae.study.settings import KINDS, Count, Frozen, Measure, Run
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
@@ -190,9 +190,9 @@ class Study(Frozen):
         single = [kind for kind in self.base.kinds if kind not in self.axes]
         self._check_given_once(single)
         settings = complete(self.base, single)
-        settings |= {names[key]: value for key, value in self.base.settings.items() if names[key] not in settings}
+        settings = {names[key]: converted(runs, key, value) for key, value in self.base.settings.items()} | settings
         plain = {kind: self.base.component(kind).name for kind in single}
-        axes = {names[key]: self._short(key, values) for key, values in self.axes.items()}
+        axes = {names[key]: [self._short(runs, key, value) for value in values] for key, values in self.axes.items()}
         own = {key: getattr(self, key) for key in ("name", "description", "checkpoint_every")}
         fixed = {key: getattr(self.base, key) for key in Run.model_fields}
         return self.of(**own, measure=self.measure.model_dump(), **fixed | plain | settings | axes)
@@ -261,11 +261,11 @@ class Study(Frozen):
                 if twice := {key, f"{kind}.{key}"} & (self.base.settings.keys() | self.axes.keys()):
                     raise InputError(f"{twice.pop()}: set twice, by the study and by '{getattr(self.base, kind)}'")
 
-    def _short(self, key: str, values: tuple[Any, ...]) -> list[Any]:
-        """The values of an axis, components without settings that say no more than their names."""
-        if key not in KINDS:
-            return list(values)
-        return [short_label(self._run({key: value}), key) for value in values]
+    def _short(self, runs: list[Run], key: str, value: Any) -> Any:
+        """A value of an axis: a setting in its type, a component without settings that say no more than its name."""
+        if key in KINDS:
+            return short_label(self._run({key: value}), key)
+        return value if key in Run.model_fields else converted(runs, key, value)
 
 
 def shipped() -> dict[str, str]:

@@ -38,6 +38,12 @@ def test_unset_settings_have_their_declared_defaults() -> None:
     assert component_settings(Run(depth=None), "network")["depth"] == 1
 
 
+def test_settings_have_the_types_of_their_components() -> None:
+    assert component_settings(Run(split="held_out", held_out=9), "split")["held_out"] == "9"
+    resolved = study(prior=["vamp", "mixture"], components="5", train_ratio=[0.1, 0.3], depth=["1", 3]).resolved()
+    assert (resolved.base.settings["components"], resolved.axes["depth"]) == (5, (1, 3))
+
+
 @pytest.mark.parametrize("kind", [kind for kind in parts.SHIPPED if kind != "measure"])
 def test_shipped_settings_accept_their_defaults(kind: str) -> None:
     for name in parts.names(kind):
@@ -58,6 +64,8 @@ def test_shipped_settings_accept_their_defaults(kind: str) -> None:
         ({"prior": {"components": 3}}, "prior: expected a name and settings such as"),
         ({"prior": {"name": "mixture", "components": [3]}}, "prior: expected a name and settings such as"),
         ({"depth": "three"}, r"network\.depth: input should be a valid integer.*, got 'three'"),
+        ({"depth": [1, "three"]}, r"network\.depth: input should be a valid integer.*, got 'three'"),
+        ({"depth": [3, "3"]}, "depth: expected values that differ, got"),
         ({"depth": True}, r"network\.depth: expected a number or a string, got the boolean True"),
         ({"depth": 1001}, r"network\.depth: input should be less than or equal to 1000, got 1001"),
         ({"train_ratio": 1.5}, r"split\.train_ratio: input should be less than 1, got 1\.5"),
@@ -124,6 +132,7 @@ try:
     Run(prior="vampp")
 except InputError as error:
     sys.exit("torch" in sys.modules or not str(error).startswith("unknown prior 'vampp'; valid: aggregate"))
+sys.exit("not found")
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
