@@ -1,44 +1,47 @@
-"""One cohort, from its initial weights to its numbers."""
+"""One cohort, from its initial weights to its measured numbers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyrovae.build import check_weights, make_data, make_likelihood, make_pair, own_sources
+from pyrovae.build import assemble, check_weights, make_data, make_likelihood, user_sources
 from pyrovae.data import Dataset, as_input
-from pyrovae.errors import InputError, OutOfMemoryError, UnsupportedError
-from pyrovae.measures.evaluate import DistortionReference, Evaluation, evaluate
-from pyrovae.measures.likelihood import PASSES
+from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.measures.declared import declared, of_settings
+from pyrovae.measures.evaluate import Evaluation, evaluate
+from pyrovae.programs.checks import PairProperties
 from pyrovae.programs.noise import fork_seed
-from pyrovae.programs.pair import Checked, Pair
+from pyrovae.programs.pair import Pair
+from pyrovae.runner.measuring import progress_steps, trained_runs
 from pyrovae.store import records
 from pyrovae.store.results import CohortResult, Results
-from pyrovae.study.grid import PER_RUN, Cohort, Run, Study
+from pyrovae.study import PER_RUN, Cohort, Run, Study
 from pyrovae.system import atomic, memory
-from pyrovae.system.progress import Watch, Watching
-from pyrovae.system.provenance import process_name, software_versions
+from pyrovae.system.execution import Compile
+from pyrovae.system.progress import ProgressReporter
+from pyrovae.system.provenance import history, process_name, software_versions
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.precision import matmul_precision
 from pyrovae.training.streams import Streams
-from pyrovae.training.trainer import Compile, Interrupted, Training, history
+from pyrovae.training.trainer import Interrupted, Training
 
-#: Share of the free memory that a cohort may take.
+#: Largest share of the free memory that a cohort may take.
 MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
 class CohortPaths:
-    """Where the files of a cohort are.
+    """The files of a cohort.
 
     Attributes:
-        checkpoint: of its weights.
-        details: of its images, and of what there is to see.
-        lock: which tells other processes that one is at work on it.
+        checkpoint: weights.
+        details: per-image values and pictures.
+        lock: held by the process that works on the cohort.
     """
 
     checkpoint: Path
@@ -47,22 +50,27 @@ class CohortPaths:
 
     @classmethod
     def of(cls, results: Results, cohort: Cohort) -> "CohortPaths":
-        """In the folder of the study."""
+        """The files in the folder of the study."""
         checkpoint, details = results.checkpoint_file(cohort), results.details_file(results.tree, cohort)
         return cls(checkpoint.resolve(), details.resolve(), results.lock_file(cohort).resolve())
 
-    def elsewhere(self, folder: Path) -> "CohortPaths":
-        """The same in another folder."""
+    def in_folder(self, folder: Path) -> "CohortPaths":
+        """Files of the same names in another folder."""
         return CohortPaths(folder / self.checkpoint.name, folder / self.details.name, folder / self.lock.name)
 
 
-def run(
-    study: Study, cohort: Cohort, places: CohortPaths, device: torch.device, compile: Compile, watch: Watching
+def run_cohort(
+    study: Study,
+    cohort: Cohort,
+    paths: CohortPaths,
+    device: torch.device,
+    compile: Compile,
+    progress: ProgressReporter,
 ) -> CohortResult:
-    """Trains a cohort to its end, from its checkpoint if there is one, measures it, and writes its files.
+    """Trains a cohort to the end, from its checkpoint if there is one, measures it, and writes its files.
 
     Raises:
-        Interrupted: it was asked to stop; the checkpoint holds the steps done.
+        Interrupted: the work was stopped; the checkpoint holds the steps done.
         OutOfMemoryError: it would take more memory than is free.
     """
     waiting = False
@@ -70,67 +78,92 @@ def run(
     def wait() -> bool:
         nonlocal waiting
         if not waiting:
-            watch.note(f"{label(study, cohort)}: waits for another process that is at work on it")
+            progress.note(f"{cohort_label(study, cohort)}: waits for another process that is working on it")
         waiting = True
-        return not watch.stopped()
+        return not progress.stop_requested()
 
-    with atomic.held(places.lock, wait) as has:
-        if not has:
+    with atomic.exclusive(paths.lock, wait) as acquired:
+        if not acquired:
             raise Interrupted
-        return _run(study, cohort, places, device, compile, watch)
+        return _train_and_measure(study, cohort, paths, device, compile, progress)
 
 
-def _run(
-    study: Study, cohort: Cohort, places: CohortPaths, device: torch.device, compile: Compile, watch: Watching
+def _train_and_measure(
+    study: Study,
+    cohort: Cohort,
+    paths: CohortPaths,
+    device: torch.device,
+    compile: Compile,
+    progress: ProgressReporter,
 ) -> CohortResult:
     check_precision(cohort, device)
-    training, checked = start(study, cohort, make_data(cohort.shared).to(device))
-    if places.checkpoint.exists():
-        training.resume(places.checkpoint)
-        watch.note(f"{label(study, cohort)}: goes on from step {training.step:,}")
+    label = cohort_label(study, cohort)
+    training, properties = start(study, cohort, make_data(cohort.shared).to(device))
+    if paths.checkpoint.exists():
+        training.resume(paths.checkpoint)
+        progress.note(f"{label}: resumes from step {training.step:,}")
     before = time.perf_counter()
-    watcher = watch.begin(label(study, cohort), cohort.shared.steps, training.step)
-    training.run(every=study.checkpoint_every, file=places.checkpoint, compile=compile, watcher=watcher)
+    task = progress.start(label, cohort.shared.steps, training.step)
+    training.run(every=study.checkpoint_every, file=paths.checkpoint, compile=compile, task=task)
     seconds = time.perf_counter() - before
-    measured = measure(study, cohort, training, watch)
-    records.save(places.details, study, cohort, measured)
+    measured = measure(study, cohort, training, progress)
+    records.save(paths.details, study, cohort, measured)
     for note in sorted(set(measured.notes) - {""}):
-        watch.note(f"{label(study, cohort)}: {note}")
-    provenance = checked.told() | history(training.made) | {"seconds": seconds, "worker": process_name()}
-    return CohortResult.of(training, measured, provenance)
+        progress.note(f"{label}: {note}")
+    provenance = properties.as_provenance() | history(training.environments)
+    return cohort_result(training, measured, provenance | {"seconds": seconds, "worker": process_name()})
 
 
-def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, Checked]:
-    """A cohort before its first step."""
+def cohort_result(training: Training, measured: Evaluation, provenance: dict[str, Any]) -> CohortResult:
+    """Collects the results of a finished training, without per-image values and pictures."""
+    curves = {name: torch.stack(points).numpy() for name, points in training.curves.items()}
+    groups = {group: values for group, values in measured.groups.items() if group != "images"}
+    small, divergence = measured._replace(groups=groups, pictures={}), training.divergence
+    return CohortResult(small, curves, divergence.at.numpy(), divergence.last_loss.numpy(), provenance)
+
+
+def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, PairProperties]:
+    """Sets up the training of a cohort, and checks its pairs on a first batch.
+
+    Returns:
+        The training before its first step, and the properties of its pairs.
+    """
     shared, device = cohort.shared, data.train.device
     _check_support(shared, data)
     check_weights(shared, data.event_shape)
-    mean = data.mean().cpu()
-    of_seed = {run.seed: make_pair(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
-    for pair in of_seed.values():
-        pair.refresh(data.train)
-    found = checked(of_seed[shared.seed], cohort, data)
-    needed = len(cohort.runs) * bytes_of_a_run(of_seed[shared.seed], cohort, data)
+    pairs = _pairs_by_seed(cohort, data)
+    pair = pairs[shared.seed]
+    properties = pair_properties(pair, cohort, data)
+    needed = len(cohort.runs) * bytes_of_a_run(pair, cohort, data)
     memory.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
     if study.measure.temperatures:
-        _check_annealing(of_seed[shared.seed], as_input(data.train[: shared.batch_size]))
+        _check_annealing(pair, _first_batch(cohort, data))
     weights = [run.weights() for run in cohort.runs]
     values = {name: torch.tensor([each[name] for each in weights]).to(device) for name in weights[0]}
-    lockstep = Lockstep([of_seed[run.seed] for run in cohort.runs], values, shared.precision)
     seeds = [run.seed for run in cohort.runs]
-    streams = Streams(seeds, len(data.train), shared.batch_size, found.noise_shapes, device)
-    versions = ", ".join([software_versions(), *own_sources(shared)])
-    return Training(lockstep, streams, data, cohort, study.measure, versions), found
+    lockstep = Lockstep([pairs[seed] for seed in seeds], values, shared.precision)
+    streams = Streams(seeds, len(data.train), shared.batch_size, properties.noise_shapes, device)
+    versions = ", ".join([software_versions(), *user_sources(shared)])
+    return Training(lockstep, streams, data, cohort, study.measure, versions), properties
+
+
+def _pairs_by_seed(cohort: Cohort, data: Dataset) -> dict[int, Pair]:
+    """Pairs with initial weights and encodings; runs with the same seed share them."""
+    mean, device = data.mean().cpu(), data.train.device
+    pairs = {run.seed: assemble(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
+    for pair in pairs.values():
+        pair.refresh(data.train)
+    return pairs
 
 
 def check_precision(cohort: Cohort, device: torch.device) -> None:
-    """Raises InputError if a cohort cannot be trained on a device in the precision that it asks for."""
+    """Raises InputError if a device does not support the precision of a cohort."""
     if cohort.shared.precision == "tf32" and device.type != "cuda":
         raise InputError(f"precision: tf32 is for GPUs, got the device {device}; take float32, or --device cuda")
 
 
-def checked(pair: Pair, cohort: Cohort, data: Dataset) -> Checked:
-    """What the first batch tells about a pair."""
+def pair_properties(pair: Pair, cohort: Cohort, data: Dataset) -> PairProperties:
+    """Properties of a pair, from the first batch."""
     batch = _first_batch(cohort, data)
     return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
 
@@ -142,71 +175,59 @@ def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
 def bytes_of_a_run(pair: Pair, cohort: Cohort, data: Dataset) -> int:
     """Memory that training takes for each run of a cohort.
 
-    Weights, gradients and both moments; the rehearsal of a step or the checkpoint, of three of these; what a pair holds
-    beside weights, twice in the rehearsal; and a batch on its way there and back, where about twice as much is made as
-    the way there keeps for the way back.
+    It counts weights, gradients and both moments; three of these again for the rehearsal of a step or the checkpoint;
+    buffers, again in the rehearsal; and the activations of a batch, with as much again for temporaries of the backward
+    pass and half of that for its own results.
     """
-    kept, x = 0, _first_batch(cohort, data)
+    saved, x = 0, _first_batch(cohort, data)
 
-    def keep(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.nbytes
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.nbytes
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), fork_seed(0):
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), fork_seed(0):
         pair(x, index=torch.arange(len(x), device=x.device))
-    weights, held = (sum(each.nbytes for each in tensors) for tensors in (pair.parameters(), pair.buffers()))
-    return (4 + 3) * weights + 2 * held + 3 * kept
+    weights, buffers = (sum(each.nbytes for each in tensors) for tensors in (pair.parameters(), pair.buffers()))
+    return (4 + 3) * weights + 2 * buffers + 3 * saved
 
 
 @matmul_precision("float32")
-def measure(study: Study, cohort: Cohort, training: Training, watch: Watching) -> Evaluation:
-    """What is measured on trained runs."""
-    data, lockstep, steps = training.data, training.lockstep, count(1)
-    lockstep.refresh(data.train)  # a run that diverged came back with the encodings of its last checkpoint
-    pixels = _pixels(cohort.shared, data)
-    if not study.measure.temperatures:
-        return evaluate(lockstep, training.streams, data, pixels, study.measure)
-    watcher = watch.begin(f"{label(study, cohort)}, annealing", annealing(study, cohort), 0)
+def measure(
+    study: Study, cohort: Cohort, training: Training, watch: ProgressReporter, only: Sequence[str] = ()
+) -> Evaluation:
+    """Applies the measures of a study to trained runs, or only the named ones."""
+    data, lockstep, settings = training.data, training.lockstep, study.measure
+    lockstep.refresh(data.train)  # a run that diverged has the encodings of its last checkpoint
+    measures = declared(only) if only else of_settings(settings)
+    total = progress_steps(measures, settings, len(cohort.runs))
+    task = watch.start(f"{cohort_label(study, cohort)}, measuring", total) if total else None
 
-    def stepped() -> None:
-        watcher.stepped(next(steps))
-        if watcher.stopped():
+    def progress() -> None:
+        if task is not None:
+            task.advance()
+        if watch.stop_requested():
             raise Interrupted
 
-    return evaluate(lockstep, training.streams, data, pixels, study.measure, stepped)
+    return evaluate(trained_runs(lockstep, training.streams, data, settings, cohort.shared, progress), measures)
 
 
-def annealing(study: Study, cohort: Cohort) -> int:
-    """Steps of annealing that it takes to measure a cohort."""
-    return PASSES * study.measure.temperatures * len(cohort.runs)
-
-
-class _Unknown:
-    """A likelihood inside a pair of the user's own, of which nothing is known."""
-
-    def floor(self, x: Tensor) -> Tensor:
-        return x.new_full((len(x),), torch.nan)
-
-    def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
-        return self.floor(x)
-
-
-def _pixels(run: Run, data: Dataset) -> DistortionReference:
-    return make_likelihood(run, data.event_shape) if run.pair is None else _Unknown()
+def measuring_steps(study: Study, cohort: Cohort, only: Sequence[str] = ()) -> int:
+    """Steps of progress that measures report for a cohort."""
+    return progress_steps(declared(only) if only else of_settings(study.measure), study.measure, len(cohort.runs))
 
 
 def _check_annealing(pair: Pair, x: Tensor) -> None:
-    """Raises InputError if log p(x) of a pair cannot be annealed to."""
+    """Raises InputError if log p(x) of a pair cannot be bounded by annealing."""
     try:
         q, _ = pair.latent(x)
         pair.likelihood(x, q.sample())
     except UnsupportedError as error:
-        raise InputError(f"temperatures: no annealing for such pairs: {error}") from None
+        raise InputError(f"temperatures: this pair does not support annealing: {error}") from None
 
 
 def _check_support(run: Run, data: Dataset) -> None:
-    """Raises InputError if the likelihood gives the data no density, which training would find out at its end."""
+    """Raises InputError if images are outside the support of the likelihood, before they are measured at the end."""
     if run.pair is not None:
         return
     support = make_likelihood(run, data.event_shape).support
@@ -220,29 +241,8 @@ def _check_support(run: Run, data: Dataset) -> None:
                 )
 
 
-def halves(results: Results, cohort: Cohort, reason: str, steps: Callable[[Cohort], int], watch: Watch) -> list[Cohort]:
-    """The halves of a cohort that ran out of memory, each with its part of the checkpoint if there is one.
-
-    Raises:
-        OutOfMemoryError: it has a single run.
-    """
-    told = label(results.study, cohort)
-    if len(cohort.runs) == 1:
-        raise OutOfMemoryError(f"{told}: expected one run to fit into memory, but {reason}")
-    halves = results.cut(cohort)
-    watch.drop(told)
-    watch.more(sum(map(steps, halves)) - steps(cohort))
-    watch.note(f"{told}: goes on in two halves, because {reason}")
-    return halves
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def label(study: Study, cohort: Cohort) -> str:
-    """What sets a cohort apart from the others of its study."""
-    place = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
-    name = ", ".join(f"{key} {value}" for key, value in place.items()) or study.name
+def cohort_label(study: Study, cohort: Cohort) -> str:
+    """What distinguishes a cohort from the others of its study."""
+    coordinates = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
+    name = ", ".join(f"{key} {value}" for key, value in coordinates.items()) or study.name
     return f"{name}, part {cohort.name}" if cohort.cut else name

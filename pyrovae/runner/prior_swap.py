@@ -1,59 +1,53 @@
-"""Prior swap: another p(z) for a trained pair, fitted to its frozen encodings."""
+"""Prior swap: another p(z) for a trained pair, fitted to its frozen encodings q(z|x)."""
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyrovae.build import make_pair
+from pyrovae.build import assemble
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators.marginal import device_of
-from pyrovae.measures.codes import encode
+from pyrovae.measures.encodings import encode
 from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.distributions import mapped, noise_shape, reparameterize
 from pyrovae.programs.noise import generator
 from pyrovae.programs.pair import Pair
-from pyrovae.study.grid import Cohort
-from pyrovae.system.progress import Watcher
+from pyrovae.system.progress import ProgressTask
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.precision import matmul_precision
 from pyrovae.training.trainer import Training
 
-#: How a prior is fitted, by steps of Adam, draws of z a step, and the first step size, which falls to zero as a cosine.
+#: Steps of Adam, draws of z per step, and the initial step size, which a cosine schedule lowers to zero.
 STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01
 
 
 @matmul_precision("float32")
-def with_prior(prior: str, cohort: Cohort, training: Training, watcher: Watcher) -> Lockstep:
+def with_prior(prior: str, training: Training, task: ProgressTask) -> Lockstep:
     """The trained runs of a cohort with another prior, fitted to their encodings."""
     images, pairs = training.data.train, []
-    for number, run in enumerate(cohort.runs):
+    for number, run in enumerate(training.cohort.runs):
         if run.pair is not None:
-            raise InputError(f"prior: expected a study whose model is made of parts, but '{run.pair}' is one part")
+            raise InputError(f"prior: expected a model with a separate prior, got the pair '{run.pair}'")
         trained = training.lockstep.pair(number)
-        pair = make_pair(run.model_copy(update={"prior": prior}), images.shape[1:], images=images).to(images.device)
+        pair = assemble(run.model_copy(update={"prior": prior}), images.shape[1:], images=images).to(images.device)
         adopt(pair, trained)
         pair.refresh(images)
         try:
             q = encode(trained, images, **training.lockstep.values_of(number))
         except UnsupportedError as error:
             raise InputError(f"prior: expected pairs whose prior can be swapped, but {error}") from None
-        fit_prior(pair, q, run.seed, partial(_told, watcher, STEPS * number))
+        fit_prior(pair, q, run.seed, task.advance)
         pairs.append(pair)
     lockstep = Lockstep(pairs, training.lockstep.values)
     lockstep.mode = training.lockstep.mode
     return lockstep
 
 
-def _told(watcher: Watcher, before: int, step: int) -> None:
-    watcher.stepped(before + step)
-
-
 def check_same_distortion(own: Evaluation, swapped: Evaluation) -> None:
-    """Raises RuntimeError if a swapped prior changed the distortion, which it has no part in."""
+    """Raises RuntimeError if a swapped prior changed the distortion, which does not depend on it."""
     before, after = own.groups["images"]["distortion"], swapped.groups["images"]["distortion"]
     if not np.allclose(before, after, rtol=1e-4, equal_nan=True):
         raise RuntimeError(
@@ -62,7 +56,7 @@ def check_same_distortion(own: Evaluation, swapped: Evaluation) -> None:
 
 
 def adopt(pair: Pair, trained: Pair) -> None:
-    """Gives a pair all parameters and buffers of a trained one but those of its prior, which may be of another kind."""
+    """Copies all parameters and buffers of a trained pair, except those of the prior, which may have another type."""
     states = [dict([*each.named_parameters(), *each.named_buffers()]) for each in (pair, trained)]
     with torch.no_grad():
         for name in states[0].keys() & states[1].keys():
@@ -70,17 +64,17 @@ def adopt(pair: Pair, trained: Pair) -> None:
                 states[0][name].data = states[1][name].clone()
 
 
-def fit_prior(pair: Pair, q: Distribution, seed: int, stepped: Callable[[int], None] = lambda step: None) -> None:
+def fit_prior(pair: Pair, q: Distribution, seed: int, stepped: Callable[[], None] = lambda: None) -> None:
     """Fits p(z) to frozen encodings: max_p E_q(z)[log p(z)], which is min_p KL(q(z) ‖ p(z)), the prior gap G.
 
-    The rate of the training images changes by what G changes, that of test images by a cross-entropy under their own
-    q(z); D does not change. A prior without parameters, such as the aggregate posterior, needs no fit.
+    The training rate changes by as much as G, and D does not change. A prior without parameters, such as the aggregate
+    posterior, needs no fit.
 
     Args:
-        pair: its model's ``prior`` is fitted; nothing else is changed.
+        pair: the pair whose model's ``prior`` is fitted; nothing else changes.
         q: encodings of the training images, batch shape [N].
         seed: seed of the run.
-        stepped: is told the number of steps done.
+        stepped: called after every step.
 
     Example:
         >>> import torch
@@ -102,20 +96,20 @@ def fit_prior(pair: Pair, q: Distribution, seed: int, stepped: Callable[[int], N
     q = mapped(q, Tensor.detach)
     if hasattr(prior, "start_at"):
         prior.start_at(_draw(q, draws))  # type: ignore[operator]
-    for step in range(1, STEPS + 1):
+    for _ in range(STEPS):
         loss = -prior().log_prob(_draw(q, draws)).mean()  # type: ignore[operator]
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
         optimizer.step()
         schedule.step()
-        stepped(step)
+        stepped()
 
 
 def _draw(q: Distribution, generator: torch.Generator) -> Tensor:
-    """Draws of the inference marginal, ``[DRAWS, *event_shape]``."""
+    """Draws from the inference marginal q(z), ``[DRAWS, *event_shape]``."""
     rows = torch.randint(q.batch_shape[0], (DRAWS,), generator=generator)
     chosen = mapped(q, lambda parameter: parameter[rows.to(parameter.device)])
     shape = noise_shape(chosen)
-    assert shape is not None, "encodings are made from normal noise"
+    assert shape is not None, "encodings are reparameterized from normal noise"
     noise = torch.randn(shape, generator=generator)
     return reparameterize(chosen, noise.to(device_of(q)))

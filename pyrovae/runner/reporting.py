@@ -1,4 +1,4 @@
-"""What studies leave to be looked at: figures and reports."""
+"""Figures and reports of studies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,8 @@ import xarray as xr
 from pyrovae.analysis import figures
 from pyrovae.analysis.report import page
 from pyrovae.analysis.report.comparison import joined
-from pyrovae.build import open_results
 from pyrovae.errors import InputError
+from pyrovae.runner.open import open_results
 from pyrovae.store.results import Results, study_in
 from pyrovae.system import atomic
 
@@ -24,29 +24,29 @@ def draw(results: Results) -> None:
 
 
 def draw_again(folder: str | Path) -> Path:
-    """Writes the figures and the report of a study once more, and returns where the report is.
+    """Writes the figures and the report of a study again, and returns the path of the report.
 
     Raises:
         InputError: the folder holds no study, or a file in it is damaged.
     """
-    study_in(Path(folder))  # or else the lock would make the folder
+    study_in(Path(folder))  # otherwise the lock would create the folder
     with atomic.locked(Path(folder)):
         draw(open_results(folder))
     return Path(folder) / REPORT
 
 
 def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") -> dict[str, xr.DataTree]:
-    """Puts several studies side by side: figures in which they are together, and one report of all of them.
+    """Compares several studies in joint figures and one report.
 
     Args:
-        folders: their folders, two at least.
+        folders: their folders, at least two.
         out: folder for the figures and the report.
 
     Returns:
-        The results of each, by what the report calls it: the name of its folder, or its path where several have that.
+        The results by study, under the names in the report: the folder's name, or its path if several folders have it.
 
     Raises:
-        InputError: there are not two studies, a folder holds none or one that is damaged, or ``out`` holds a study.
+        InputError: there are fewer than two studies, a folder holds none or a damaged one, or ``out`` holds a study.
 
     Example:
         >>> from pyrovae import Study, run
@@ -59,9 +59,9 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
     """
     paths = [Path(folder) for folder in folders]
     if len(paths) < 2:
-        raise InputError(f"expected the folders of two studies or more, got {', '.join(map(str, paths)) or 'none'}")
+        raise InputError(f"expected the folders of at least two studies, got {', '.join(map(str, paths)) or 'none'}")
     if len({path.resolve() for path in paths}) < len(paths):
-        raise InputError(f"expected folders that differ, got one of them twice: {', '.join(map(str, folders))}")
+        raise InputError(f"expected different folders, got one of them twice: {', '.join(map(str, folders))}")
     if (Path(out) / "study.yaml").exists():
         raise InputError(f"{out}: expected a folder for the comparison, got that of a study; choose another --out")
     names = [path.resolve().name for path in paths]

@@ -1,7 +1,7 @@
 """The results of a study: an xarray DataTree, stored as one netCDF file next to the checkpoints."""
 
 import json
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from pyrovae.errors import InputError
 from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
+from pyrovae.store.checkpoint import checkpoint_mismatch, load_checkpoint, split_checkpoint
 from pyrovae.study import Cohort, Run, Study
-from pyrovae.system import atomic, tensor_file
-from pyrovae.training.trainer import CheckpointHeader, Training, checkpoint_mismatch, split_checkpoint
+from pyrovae.system import atomic
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
@@ -40,14 +40,6 @@ class CohortResult:
     diverged_at: NDArray[np.int64]
     last_loss: NDArray[np.float32]
     provenance: dict[str, Any]
-
-    @classmethod
-    def of(cls, training: Training, measured: Evaluation, provenance: dict[str, Any]) -> "CohortResult":
-        """Collects the results of a finished training."""
-        curves = {name: torch.stack(points).numpy() for name, points in training.curves.items()}
-        groups = {group: values for group, values in measured.groups.items() if group != "images"}
-        light = measured._replace(groups=groups, pictures={})
-        return cls(light, curves, training.diverged_at.numpy(), training.last_loss.numpy(), provenance)
 
 
 class Results:
@@ -177,7 +169,7 @@ class Results:
             }
             for name, value in (state | outcome.provenance).items():
                 runs[name].values[cell] = value
-        if not measurement.children.keys() & records.PICTURED:
+        if not measurement.children.keys() & records.picture_groups():
             self._attach_details(measurement)
         self.save()
 
@@ -187,14 +179,15 @@ class Results:
             self.tree["runs"].to_dataset()["status"].values[self.study.position(run)] = status
         self.save()
 
-    def evaluation(self, study: Study, prior: str | None = None) -> xr.DataTree:
+    def evaluation(self, study: Study, prior: str | None = None, only: Sequence[str] = ()) -> xr.DataTree:
         """The later measurement with these settings, existing or new.
 
         Args:
             study: the study with the measure settings in use.
             prior: the prior that replaces that of each pair, if any.
+            only: the measures that are evaluated; all of the study if empty.
         """
-        new = schema.evaluation(study, prior)
+        new = schema.evaluation(study, prior, only)
         names = [name for name in self.tree.children if name.startswith("evaluation_")]
         for name in names:
             if self.tree[name].attrs == new.attrs:
@@ -221,13 +214,12 @@ class Results:
         run, cohort = self._find(coordinates)
         file = self.checkpoint_file(cohort)
         try:
-            groups, metadata = tensor_file.load(file)
+            groups, header = load_checkpoint(file, cohort)
         except FileNotFoundError:
             raise InputError(
                 f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its checkpoint is "
                 "missing"
             ) from None
-        header = CheckpointHeader.of(metadata, cohort, file)
         if header.step < run.steps:
             raise InputError(f"{self.folder}: the training of the run at {self.study.coordinates(run)} is not finished")
         pair = self._make_pair(run, torch.Size(header.event_shape))

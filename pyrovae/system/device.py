@@ -10,10 +10,10 @@ from pyrovae.errors import InputError
 
 
 def find_device(name: str) -> torch.device:
-    """The device by name; "auto" is CUDA where there is any.
+    """The device with this name; "auto" is CUDA if available, else the CPU.
 
     Raises:
-        InputError: there is no such device.
+        InputError: the name is unknown, or torch finds no CUDA device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -24,19 +24,19 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def device_name(place: torch.device) -> str:
-    """A device as provenance has it: "cpu", or "cuda" with the name of the GPU."""
-    return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type
+def device_name(device: torch.device) -> str:
+    """The device as recorded in the provenance: "cpu", or "cuda" and the name of the GPU."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-def to_device(tensor: Tensor, place: torch.device) -> Tensor:
-    """A tensor on a device, where it arrives before the device needs it; the program does not wait for that."""
-    return (tensor.pin_memory() if place.type == "cuda" else tensor).to(place, non_blocking=True)
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copies a tensor to a device without waiting for the copy."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Computes on one thread inside the block, which is faster where each operation is small."""
+    """Computes on one thread inside the block, which is faster if each operation is small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

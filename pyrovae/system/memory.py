@@ -1,4 +1,4 @@
-"""Free memory, and what keeps within it."""
+"""Free memory, checks of sizes against it, and the return of freed memory to the system."""
 
 import ctypes
 import re
@@ -13,58 +13,58 @@ import torch
 
 from pyrovae.errors import OutOfMemoryError
 
-#: The C library, where it may be GNU's, and what its mallopt calls its settings.
+#: The C library, which may be GNU's, and the numbers of the parameters of its mallopt.
 _LIBRARY: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
-def free_memory(place: torch.device | None = None) -> int:
-    """Bytes that are free on a device, or in the machine's memory as far as its limits leave it to this process."""
-    if place is not None and place.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(place)
-        return free + torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+def free_memory(device: torch.device | None = None) -> int:
+    """Free bytes on a device, by default in main memory within the limits of this process."""
+    if device is not None and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min([psutil.virtual_memory().available, *_left_by_limits()])
 
 
 def _left_by_limits() -> Iterator[int]:
-    """What is left by the limits of the process, and of control groups, as batch systems and containers set them."""
+    """Bytes left by the limits of the process and of its control groups, which batch systems and containers set."""
     if hasattr(psutil, "RLIMIT_AS"):  # on Linux
         process = psutil.Process()
-        most, _ = process.rlimit(psutil.RLIMIT_AS)
-        if most != psutil.RLIM_INFINITY:
-            yield most - process.memory_info().vms
-    own = Path("/proc/self/cgroup")  # as 0::/the/group, where there are control groups of version 2
+        limit, _ = process.rlimit(psutil.RLIMIT_AS)
+        if limit != psutil.RLIM_INFINITY:
+            yield limit - process.memory_info().vms
+    own = Path("/proc/self/cgroup")  # a line 0::/the/group for control groups of version 2
     groups = re.findall("^0::/(.*)$", own.read_text(encoding="utf-8"), re.MULTILINE) if own.exists() else []
     for group in groups:
         yield from _left_by_groups(CONTROL_GROUPS / group)
 
 
 def _left_by_groups(group: Path) -> Iterator[int]:
-    """What is left by the limits of a control group, and of those that it belongs to."""
+    """Bytes left by the limits of a control group and of its parents."""
     for folder in [group, *group.parents]:
-        limit = folder / "memory.max"  # which the outermost has not
-        if limit.exists() and (most := limit.read_text(encoding="ascii").strip()) != "max":
+        file = folder / "memory.max"  # missing in the root group
+        if file.exists() and (limit := file.read_text(encoding="ascii").strip()) != "max":
             used = int((folder / "memory.current").read_text(encoding="ascii"))
-            told = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-            yield int(most) - used + int(told["inactive_file"])  # files that were read are let go of
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            yield int(limit) - used + int(stat["inactive_file"])  # the cache of files is given up on demand
 
 
-def check_memory(size: float, what: str, place: torch.device | None = None, share: float = 1) -> None:
-    """Raises OutOfMemoryError if something would take more memory than is free.
+def check_memory(size: float, what: str, device: torch.device | None = None, share: float = 1) -> None:
+    """Raises OutOfMemoryError if something needs more memory than is free.
 
     Args:
         size: in bytes.
-        what: it is, for the message.
-        place: the device; by default the memory of the machine.
-        share: of the free memory that may be taken.
+        what: its name in the message.
+        device: by default main memory.
+        share: share of the free memory that it may take.
 
     Example:
         >>> check_memory(2.0**70, "weights")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         pyrovae.errors.OutOfMemoryError: weights would take 1,099,511,627,776.0 GB, and ... GB of memory are free
     """
-    free = share * free_memory(place)
+    free = share * free_memory(device)
     if size > free:
         raise OutOfMemoryError(
             f"{what} would take {size / 2**30:,.1f} GB, and {free / 2**30:,.1f} GB of memory are free"
@@ -73,21 +73,21 @@ def check_memory(size: float, what: str, place: torch.device | None = None, shar
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had; torch has a class of its own for devices alone."""
+    """Whether an error means that memory ran out, on the CPU or on a GPU."""
     if isinstance(error, OutOfMemoryError | MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return True
-    # The end of a CUDA graph that is being captured has an error of its own to tell.
+    # Ending the capture of a CUDA graph raises another error, which hides this one.
     return error.__context__ is not None and is_out_of_memory(error.__context__)
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Keeps memory that is freed inside the block for what comes next there, where the C library can be told to.
+    """Keeps memory that is freed inside the block in the process, if the C library supports it.
 
-    A step frees large tensors, and the next asks for as many. If they are given back to the system in between, they
-    return page by page, which can take a fifth of the step.
+    A step frees large tensors, and the next one allocates as many. Returning them to the system in between costs page
+    faults, which can take a fifth of the step.
     """
     if not hasattr(_LIBRARY, "mallopt"):
         yield
@@ -96,7 +96,7 @@ def freed_memory_kept() -> Iterator[None]:
     _LIBRARY.mallopt(_TRIM_THRESHOLD, -1)
     try:
         yield
-    finally:  # where the library's own adaptation ends, which is off now
+    finally:  # the values at which the library's own adaptation, which is off now, ends
         _LIBRARY.mallopt(_MMAP_MAX, 65_536)
         _LIBRARY.mallopt(_MMAP_THRESHOLD, 2**25)
         _LIBRARY.mallopt(_TRIM_THRESHOLD, 2**26)
@@ -104,7 +104,7 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 def give_back_memory() -> None:
-    """Gives memory that was freed back to the system, where the C library can be told to, and to others on the GPU."""
-    torch.cuda.empty_cache()  # nothing happens where none was used
+    """Returns freed memory to the system, if the C library supports it, and to other processes on the GPU."""
+    torch.cuda.empty_cache()  # does nothing if no GPU was used
     if hasattr(_LIBRARY, "malloc_trim"):
         _LIBRARY.malloc_trim(0)

@@ -1,5 +1,6 @@
-"""What a person sees while a study runs: a progress bar, or plain lines where there is no terminal."""
+"""Progress of a study: a bar on a terminal, plain lines elsewhere."""
 
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -8,55 +9,74 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 
-class Watcher(Protocol):
-    """Is told how a piece of work goes, and says whether it is to go on."""
+class ProgressReporter(Protocol):
+    """Receives the progress of tasks, here (`StudyProgress`) or on another machine, and may ask them to stop."""
 
-    def stepped(self, step: int) -> None:
-        """``step`` steps are done."""
+    def start(self, label: str, steps: int, done: int = 0) -> "ProgressTask":
+        """Starts a task of ``steps`` steps, ``done`` of which were done earlier."""
 
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-
-    def stopped(self) -> bool:
-        """Whether the work is to stop."""
-
-
-class Watching(Protocol):
-    """Is told of all the work on a cohort, piece by piece."""
-
-    def begin(self, label: str, steps: int, done: int) -> Watcher:
-        """A piece of ``steps`` steps begins, of which ``done`` were done before and are no work to come."""
+    def report(self, task: "ProgressTask", before: int) -> None:
+        """A task has advanced from ``before`` to ``task.done`` steps."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Prints a line."""
 
-    def stopped(self) -> bool:
-        """Whether the work is to stop."""
+    def stop_requested(self) -> bool:
+        """Whether the work should stop."""
 
 
-class Watch:
-    """Shows the steps of a whole study, over all of its cohorts.
+@dataclass(eq=False)
+class ProgressTask:
+    """One task, such as the training of a cohort.
+
+    Attributes:
+        steps: number of steps of the task.
+        done: steps done.
+        resumed_at: steps done before it was started.
+    """
+
+    reporter: ProgressReporter
+    label: str
+    steps: int
+    done: int
+    resumed_at: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.resumed_at = self.done
+
+    def update(self, done: int) -> None:
+        """Reports that ``done`` steps are done."""
+        before, self.done = self.done, done
+        self.reporter.report(self, before)
+
+    def advance(self) -> None:
+        """Reports one more step."""
+        self.update(self.done + 1)
+
+
+class StudyProgress:
+    """Shows the progress of a study over all of its tasks.
 
     Args:
-        total: steps of all cohorts together.
+        total: steps of all tasks together.
         quiet: show nothing.
     """
 
-    def __init__(self, total: int, *, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    def __init__(self, total: int = 0, *, quiet: bool = False) -> None:
+        self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Speed(),
             TimeRemainingColumn(),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
             speed_estimate_period=60,
         )
-        self._task = self._bar.add_task("", total=total)
+        self._overall = self._bar.add_task("", total=total)
         self._total = total
-        self._pieces: list[Piece] = []
+        self._tasks: list[ProgressTask] = []
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -67,74 +87,47 @@ class Watch:
     ) -> None:
         self._bar.stop()
 
-    def begin(self, label: str, steps: int, done: int) -> "Piece":
-        """A piece of ``steps`` steps begins, of which ``done`` were done before and are no work to come."""
-        self.more(-done)
-        piece = Piece(self, label, steps, done)
-        self._pieces.append(piece)
-        self.show(piece)
-        return piece
+    def start(self, label: str, steps: int, done: int = 0) -> ProgressTask:
+        """Starts a task of ``steps`` steps, ``done`` of which were done earlier and are subtracted from the total."""
+        self.add_steps(-done)
+        task = ProgressTask(self, label, steps, done)
+        self._tasks.append(task)
+        self._show(label)
+        return task
 
-    def drop(self, label: str) -> None:
-        """What was shown under a label, or is a part of it, is all to come again."""
-        dropped = [piece for piece in self._pieces if f"{piece.label}, ".startswith(f"{label}, ")]
-        self._pieces = [piece for piece in self._pieces if piece not in dropped]
-        self.more(sum(piece.begun for piece in dropped))
+    def report(self, task: ProgressTask, before: int) -> None:
+        """Moves the bar or, without a terminal, prints a line at some of the steps."""
+        self._show(task.label)
+        marks = [task.resumed_at + 100, *range(0, task.steps + 1, max(1, task.steps // 5))]
+        if not self._console.is_terminal and any(before < mark <= task.done for mark in marks):
+            self.note(f"{task.label}: {task.done:,} of {task.steps:,} steps{self._time_left()}")
 
-    def more(self, steps: int) -> None:
-        """There are more steps to come than was thought."""
+    def restart(self, label: str) -> None:
+        """Forgets the tasks with this label, and those whose label extends it: their steps will be done again."""
+        dropped = [task for task in self._tasks if f"{task.label}, ".startswith(f"{label}, ")]
+        self._tasks = [task for task in self._tasks if task not in dropped]
+        self.add_steps(sum(task.resumed_at for task in dropped))
+
+    def add_steps(self, steps: int) -> None:
+        """Adds steps to the total."""
         self._total += steps
-        self._bar.update(self._task, total=self._total)
-
-    def show(self, piece: "Piece") -> None:
-        """Shows how far the study is, and what was told last."""
-        done = sum(each.step - each.begun for each in self._pieces)
-        self._bar.update(self._task, description=piece.label, completed=done)
+        self._bar.update(self._overall, total=self._total)
 
     def note(self, text: str) -> None:
-        """One line above the bar."""
+        """Prints a line, above the bar if there is one."""
         self._bar.console.print(text, markup=False)
 
-    def stopped(self) -> bool:
-        """Never: who looks on stops the process itself."""
+    def stop_requested(self) -> bool:
+        """Never: signals stop this process."""
         return False
 
-    def time_left(self) -> str:
-        """What is left of the study at its present speed, for the end of a line."""
+    def _show(self, label: str) -> None:
+        done = sum(task.done - task.resumed_at for task in self._tasks)
+        self._bar.update(self._overall, description=label, completed=done)
+
+    def _time_left(self) -> str:
         seconds = self._bar.tasks[0].time_remaining
         return "" if seconds is None else f", about {seconds:.0f} s left in all"
-
-
-class Piece:
-    """A piece of work that a `Watch` shows.
-
-    Attributes:
-        begun: steps that were done before it began.
-        step: steps done.
-    """
-
-    def __init__(self, watch: Watch, label: str, steps: int, done: int) -> None:
-        self.watch = watch
-        self.label = label
-        self.steps = steps
-        self.step = self.begun = done
-
-    def stepped(self, step: int) -> None:
-        """``step`` steps are done. Where there is no terminal, some of them make a line."""
-        lines = [self.begun + 100, *range(0, self.steps + 1, max(1, self.steps // 5))]
-        due = any(self.step < line <= step for line in lines)
-        self.step = step
-        self.watch.show(self)
-        if due and not self.watch.console.is_terminal:
-            self.note(f"{self.label}: {step:,} of {self.steps:,} steps{self.watch.time_left()}")
-
-    def note(self, text: str) -> None:
-        """One line above the bar."""
-        self.watch.note(text)
-
-    def stopped(self) -> bool:
-        """As of the whole."""
-        return self.watch.stopped()
 
 
 class _Speed(ProgressColumn):

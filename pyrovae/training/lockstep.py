@@ -1,16 +1,16 @@
 """Many runs of one Pyro program as one computation.
 
-The parameters of all runs are stacked along a leading axis, and the program that was written for one run is
-lifted over that axis by ``torch.func.vmap``: effect handlers, KL and all. ``make_fx`` then leaves a plain graph
-of tensor operations, and ``torch.compile`` turns it into fused kernels together with Adam. A program that cannot be
-lifted is called run by run over the same stacked parameters, so that nothing else has to know.
+The parameters of all runs are stacked along a leading axis, and ``torch.func.vmap`` vectorises the program of one run
+over that axis, including effect handlers and KL divergences. ``make_fx`` traces the result into a plain graph of tensor
+operations, and ``torch.compile`` turns the graph and Adam into fused kernels. A program that vmap does not support is
+called once per run on slices of the same stacked parameters.
 """
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -22,30 +22,28 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from pyrovae.data import as_input
 from pyrovae.programs.noise import fork_seed
-from pyrovae.programs.pair import Pair, Terms
-from pyrovae.study.grid import Precision
+from pyrovae.programs.pair import Pair
+from pyrovae.programs.terms import Terms
+from pyrovae.study import Precision
+from pyrovae.system.execution import ExecutionMode
 from pyrovae.training.adam import Adam, State
 from pyrovae.training.precision import autocast_layers, matmul_precision
 
-#: How a cohort is computed: compiled kernels over all runs at once, which a GPU gets as one graph, or those as such, or
-#: eager ones, or one run after the other.
-ExecutionMode = Literal["cuda_graph", "compiled", "vmapped", "sequential"]
-EXECUTION_MODES: tuple[ExecutionMode, ...] = get_args(ExecutionMode)
 #: Gradients by parameter, and the mean loss of each run.
 Gradients = tuple[State, Tensor]
 
 
 class Batch(NamedTuple):
-    """What a step takes.
+    """The inputs of a training step.
 
     Attributes:
         images: all training images, ``[N, *event_shape]``.
         rows: images in the batch of each run, ``[runs, batch]``.
-        values: what the programs take beside images, by name, ``[runs]``.
+        values: further arguments of the programs, by name, ``[runs]``.
         noise: standard normal draws by latent site, ``[runs, batch, ...]``.
-        rates: Adam's step size and ε at this step, ``[2]``.
-        thresholds: where pixels are binarised anew, what each is held against, ``[runs, batch, *event_shape]``.
-        keys: one a run, for what has to be drawn from torch's generator.
+        step_sizes: Adam's step size and ε at this step, ``[2]``.
+        thresholds: with dynamic binarisation, the threshold of each pixel, ``[runs, batch, *event_shape]``.
+        keys: one per run, seeds of torch's generator for draws without injected noise.
     """
 
     images: Tensor
@@ -61,14 +59,14 @@ class Lockstep:
     """The runs of a cohort.
 
     Args:
-        pairs: one pair a run, alike but for the numbers in them.
-        values: what the programs may take beside images, by name: β first of all, ``[runs]`` each.
-        precision: in which the networks are trained.
+        pairs: one pair per run, which differ only in the values of their parameters and buffers.
+        values: further arguments of the programs, such as β, by name, ``[runs]`` each.
+        precision: precision in which the networks are trained.
 
     Attributes:
-        params: parameters by name, ``[runs, ...]``, in the same memory always.
-        buffers: buffers by name, ``[runs, ...]``, in the same memory always.
-        way: how the runs are computed, once that is decided.
+        params: parameters by name, ``[runs, ...]``, updated in place.
+        buffers: buffers by name, ``[runs, ...]``, updated in place.
+        mode: how the runs are computed; None until that is chosen.
     """
 
     def __init__(self, pairs: Sequence[Pair], values: Mapping[str, Tensor], precision: Precision = "float32") -> None:
@@ -83,11 +81,11 @@ class Lockstep:
         return len(next(iter(self.values.values())))
 
     def values_of(self, run: int) -> State:
-        """What one run's programs take beside images."""
+        """The further arguments of one run's programs."""
         return {name: value[run] for name, value in self.values.items()}
 
     def pair(self, run: int) -> Pair:
-        """A copy of one run's pair, ready to use by itself."""
+        """An independent copy of one run's pair."""
         pair = deepcopy(self.template)
         state = {name: value[run] for name, value in (self.params | self.buffers).items()}
         with torch.no_grad():
@@ -97,34 +95,34 @@ class Lockstep:
 
     @matmul_precision("float32")
     def refresh(self, images: Tensor, keys: Sequence[int] | None = None) -> None:
-        """Encodes training images anew for the parts of every run that hold encodings of them.
+        """Refreshes the cached encodings of the training images in every run.
 
         Args:
             images: training images, ``[N, *event_shape]``.
-            keys: one a run; where they are given, as while training, only what a step needs has to be renewed.
+            keys: one per run, given during training: the seed by which images that the next steps need are drawn.
         """
         if not self.template.banks:
             return
-        renewed = []
+        refreshed = []
         for run in range(len(self)):
             pair = self.pair(run)
             pair.refresh(images, None if keys is None else torch.Generator().manual_seed(keys[run]))
-            renewed.append(dict(pair.named_buffers()))
+            refreshed.append(dict(pair.named_buffers()))
         for name, buffer in self.buffers.items():
-            buffer.copy_(torch.stack([each[name] for each in renewed]))
+            buffer.copy_(torch.stack([each[name] for each in refreshed]))
 
     def stepper(self, mode: ExecutionMode, adam: Adam, example: Batch) -> Callable[[Batch], Tensor]:
-        """Decides the way, and returns what takes a step: it renews parameters and moments in place.
+        """Sets the execution mode, and returns a function that updates parameters and moments by one step, in place.
 
-        What it returns are the mean losses of the runs, ``[runs]``.
+        The function returns the mean losses of the runs, ``[runs]``.
 
         Raises:
-            Exception: whatever torch raises where the program cannot be lifted, or the graph not be compiled.
+            Exception: whatever torch raises if it cannot vmap the program or compile the graph.
         """
         self.mode = mode
 
         graph: Callable[..., Gradients] = self.gradients
-        if mode == "vmapped":  # make_fx counts arguments, and would count self
+        if mode == "vmapped":  # a lambda, because make_fx would count self as an argument
             graph = make_fx(lambda *states: self.gradients(*states))(self.params, self.buffers, example)
 
         fused = mode != "compiled" and example.images.device.type == "cpu"
@@ -134,22 +132,22 @@ class Lockstep:
             (adam.update_fused_ if fused else adam.update_)(params, gradients, batch.step_sizes)
             return losses
 
-        # torch's compiler ends validation for good, and advises TF32, which is the study's to choose.
+        # torch's compiler switches validation off for good, and recommends TF32, which is a setting of the study.
         with torch.no_grad(), matmul_precision(self.precision), no_validation(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TensorFloat32")
             if mode in ("cuda_graph", "compiled"):
                 rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
-                # No guards: a step is called with the same shapes throughout, which the kernels themselves check.
+                # No guards: all steps have the same shapes, which the kernels check anyway.
                 step = torch.compile(make_fx(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
                 step(*rehearsal)
                 del rehearsal
-            taken: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam)
+            bound: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam)
             if mode == "cuda_graph":
-                taken = captured(taken, example)
-        return torch.no_grad()(matmul_precision(self.precision)(taken))
+                bound = capture(bound, example)
+        return torch.no_grad()(matmul_precision(self.precision)(bound))
 
     def gradients(self, params: State, buffers: State, batch: Batch) -> Gradients:
-        """Gradients and losses of every run, lifted or run by run."""
+        """Gradients and losses of all runs."""
         gradient: Callable[..., Gradients] = grad_and_value(self._batch_loss)
         stacked = (params, buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.thresholds)
         with no_validation(), autocast_layers(self.precision):
@@ -165,8 +163,8 @@ class Lockstep:
         Args:
             x: images, ``[batch, *event_shape]``.
             noise: standard normal draws by latent site, ``[runs, ...]``.
-            keys: one a run, for what has to be drawn from torch's generator.
-            index: which training images they are, ``[batch]``; None if they are none.
+            keys: one per run, seeds of torch's generator for draws without injected noise.
+            index: rows of the images in the training set, ``[batch]``; None for other images.
         """
 
         def one(params: State, buffers: State, values: State, noise: State) -> Terms:
@@ -191,8 +189,8 @@ class Lockstep:
     ) -> Tensor:
         self.template.train()
         x = as_input(images[rows], thresholds)
-        taken = {**values, "index": rows}
-        return functional_call(self.template, (params, buffers), (x, noise), taken).loss.mean()
+        kwargs = {**values, "index": rows}
+        return functional_call(self.template, (params, buffers), (x, noise), kwargs).loss.mean()
 
     def _each(self, keys: Sequence[int], function: Callable[[int], Any]) -> Any:
         results = []
@@ -202,27 +200,27 @@ class Lockstep:
         return tree_map(lambda *parts: torch.stack(parts), *results)
 
 
-def captured(step: Callable[[Batch], Tensor], example: Batch) -> Callable[[Batch], Tensor]:
-    """A step as a CUDA graph, which a GPU is told to do in one call instead of one for each of its kernels.
+def capture(step: Callable[[Batch], Tensor], example: Batch) -> Callable[[Batch], Tensor]:
+    """Captures a step in a CUDA graph, which replaces the launches of its kernels by a single one.
 
-    The graph works on the memory that it was captured with: a batch is copied there first, and what else the step reads
-    and writes must stay where it is.
+    The graph reads and writes the memory that it was captured with: each batch is copied there first, and everything
+    else that the step uses must keep its address.
 
     Args:
-        step: a step that was taken before, so that nothing of it is set up while it is captured.
-        example: a batch; its images are those of all batches, and are not copied.
+        step: a step that has been called before, so that no set-up work is captured.
+        example: a batch; all batches share its images, which are not copied.
     """
     images, *rest = example
-    place = Batch(images, *tree_map_only(Tensor, torch.clone, rest))
+    static = Batch(images, *tree_map_only(Tensor, torch.clone, rest))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        losses = step(place)
-    kept = graph, step  # the graph reads constants of the step, and does not hold them
+        losses = step(static)
+    kept = graph, step  # the graph reads constants of the step but does not own them
 
     def replay(batch: Batch) -> Tensor:
-        for there, given in zip(tree_leaves(place), tree_leaves(batch), strict=True):
-            if isinstance(given, Tensor) and given is not there:
-                there.copy_(given, non_blocking=True)
+        for target, source in zip(tree_leaves(static), tree_leaves(batch), strict=True):
+            if isinstance(source, Tensor) and source is not target:
+                target.copy_(source, non_blocking=True)
         kept[0].replay()
         return losses.clone()
 
@@ -234,5 +232,5 @@ def _slice(run: int, stacked: Any) -> Any:
 
 
 def no_validation() -> Any:
-    """Validation would read values out of tensors, which a lifted program does not have."""
+    """Switches validation off, because it reads values of tensors, which vmap does not allow."""
     return pyro.validation_enabled(False)

@@ -1,4 +1,4 @@
-"""The precision that networks compute in while they are trained."""
+"""The precision of networks during training."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.study.grid import Precision
+from pyrovae.study import Precision
 
-#: What networks are made of.
+#: Functions that round their inputs and outputs in bfloat16.
 LAYERS = frozenset(
     {
         functional.linear,
@@ -21,12 +21,12 @@ LAYERS = frozenset(
 
 @contextmanager
 def matmul_precision(precision: Precision) -> Iterator[None]:
-    """Has a GPU multiply float32 numbers as they are inside the block, or, for "tf32", rounded to ten bits.
+    """Sets whether a GPU multiplies float32 numbers exactly inside the block or, for "tf32", rounded to ten bits.
 
-    By itself torch rounds them so in convolutions and not in matrix products.
+    By default, torch rounds them in convolutions but not in matrix products.
     """
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    # Read in the newer of torch's two ways, which knows what was set in either.
+    # The newer of torch's two interfaces, because it sees what was set through either.
     before = [each.fp32_precision == "tf32" for each in (matmul, convolution.conv)]  # type: ignore[attr-defined]
     matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
     try:
@@ -36,14 +36,14 @@ def matmul_precision(precision: Precision) -> Iterator[None]:
 
 
 def autocast_layers(precision: Precision) -> AbstractContextManager[Any]:
-    """Has linear layers and convolutions compute in bfloat16 inside the block where ``precision`` says so.
+    """Computes linear layers and convolutions in bfloat16 inside the block if ``precision`` is "bfloat16".
 
-    What they take and return is rounded to eight bits. All between and behind them is in float32: activations, draws,
-    densities, and what is added to a weight, so that a distortion of hundreds of nats is not rounded to whole ones.
+    Their inputs and outputs are rounded to eight bits. Everything else is in float32: activations, draws, densities and
+    updates of weights, so that a distortion of hundreds of nats is not rounded to integers.
 
     Example:
         >>> x, w = torch.tensor([[1.0]]), torch.tensor([[1 + 2**-9]])
-        >>> with layers("bfloat16"):
+        >>> with autocast_layers("bfloat16"):
         ...     float(functional.linear(x, w)), float(x @ w)
         (1.0, 1.001953125)
     """

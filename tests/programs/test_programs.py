@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
-from pyrovae import InputError, Pair, Run, build, make_pair
+from pyrovae import InputError, Pair, Run, make_pair, parts
 from pyrovae.errors import UnsupportedError
 from pyrovae.guides import MeanField
 from pyrovae.programs.handlers import Noise
@@ -51,10 +51,10 @@ def test_mean_field_elbo_is_distortion_plus_beta_rate(pair: Pair, x: torch.Tenso
     torch.testing.assert_close(torch.tensor(loss), distortion + beta * rate, rtol=1e-4, atol=0)
 
 
-@pytest.fixture(params=sorted(build.GUIDES))
+@pytest.fixture(params=parts.names("guide"))
 def each_pair(request: pytest.FixtureRequest) -> Pair:
     """A pair with every guide; one that is named as a model belongs to it."""
-    model = request.param if request.param in build.MODELS else "vae"
+    model = request.param if request.param in parts.names("model") else "vae"
     return make_pair(Run(guide=request.param, model=model, depth=1, width=16, latent_size=3), EVENT)
 
 

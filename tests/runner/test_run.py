@@ -17,15 +17,14 @@ from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import LinearGaussian, active_units, marginal_rate, rate_terms
 from pyrovae.programs.noise import generator
 from pyrovae.runner import cohort as work
-from pyrovae.runner import experiment
-from pyrovae.runner.experiment import reevaluate
+from pyrovae.runner.remeasure import reevaluate
 from pyrovae.training.trainer import Interrupted, Training
 
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take longer than what is run here; the tests of the command see that they are drawn."""
-    monkeypatch.setattr(experiment.reporting, "draw", lambda *_: None)
+    monkeypatch.setattr("pyrovae.runner.reporting.draw", lambda *_: None)
 
 
 def small(**settings: Any) -> Study:

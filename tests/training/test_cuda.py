@@ -13,7 +13,7 @@ from pyrovae.build import make_data
 from pyrovae.estimators import Annealing, annealed_log_likelihood, log_likelihood
 from pyrovae.estimators.likelihood import ImportanceWeighted
 from pyrovae.runner.cohort import measure, start
-from pyrovae.system.progress import Watch
+from pyrovae.system.progress import StudyProgress
 from pyrovae.training import streams
 from pyrovae.training.trainer import Interrupted, Training
 
@@ -75,7 +75,7 @@ def test_first_steps_are_those_of_the_cpu(parts: dict[str, Any]) -> None:
     for place in (CPU, GPU):
         found = training(STUDY.replace(**parts), place)
         before = stacked(found)
-        step = found.stepper("always" if place == GPU else "never", Watch(0, quiet=True).begin("", 0, 0))
+        step = found.stepper("always" if place == GPU else "never", StudyProgress(quiet=True))
         for _ in range(50):
             step()
         trained[place.type] = stacked(found) - before
@@ -88,7 +88,7 @@ def test_first_steps_are_those_of_the_cpu(parts: dict[str, Any]) -> None:
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_step_waits_for_nothing(parts: dict[str, Any], compile: Any) -> None:
     found = training(STUDY.replace(**parts, refresh=1000), GPU)
-    step = found.stepper(compile, Watch(0, quiet=True).begin("", 0, 0))
+    step = found.stepper(compile, StudyProgress(quiet=True))
     step()  # before which encodings are renewed, which waits
     assert found.lockstep.mode == ("cuda_graph" if compile == "always" else "vmapped")
     try:
@@ -105,7 +105,7 @@ def test_study_ends_within_the_errors_of_that_of_the_cpu(tmp_path: Path) -> None
     for precision in ("float32", "tf32", "bfloat16"):
         study = STUDY.replace(precision=precision)
         theirs = run(study, tmp_path / precision, device="cuda", quiet=True, compile="always")
-        assert set(theirs.tree["runs/way"].values.flatten()) == {"cuda_graph"}
+        assert set(theirs.tree["runs/mode"].values.flatten()) == {"cuda_graph"}
         assert all(told.startswith("cuda (") for told in theirs.tree["runs/device"].values.flatten())
         for name in ("distortion", "rate"):
             one, other = (each.tree["rate_distortion"].to_dataset() for each in (ours, theirs))
@@ -119,45 +119,40 @@ def test_a_checkpoint_is_measured_alike_on_either(parts: dict[str, Any], tmp_pat
     study = STUDY.replace(**parts, steps=50, precision="tf32")
     (cohort,) = study.cohorts()
     found = training(study, GPU)
-    found.run(every=100, file=tmp_path / "checkpoint", compile="never", watcher=Watch(0, quiet=True).begin("", 0, 0))
-    theirs = measure(study, cohort, found, Watch(0, quiet=True))
+    found.run(every=100, file=tmp_path / "checkpoint", compile="never", task=StudyProgress(quiet=True).start("", 50))
+    theirs = measure(study, cohort, found, StudyProgress(quiet=True))
     back = training(study, CPU)
     back.resume(tmp_path / "checkpoint")
-    ours = measure(study, cohort, back, Watch(0, quiet=True))
+    ours = measure(study, cohort, back, StudyProgress(quiet=True))
     for group in ("rate_distortion", "information"):
         for name, numbers in ours.groups[group].items():
             np.testing.assert_allclose(theirs.groups[group][name], numbers, rtol=1e-3, atol=1e-3, err_msg=name)
 
 
-class Stopped:
-    """Asks a training to stop at a step."""
+class Stopping(StudyProgress):
+    """Requests a stop at a step."""
 
     def __init__(self, at: int) -> None:
+        super().__init__(quiet=True)
         self.at = at
-        self.step = 0
 
-    def stepped(self, done: int) -> None:
-        self.step = done
-
-    def stopped(self) -> bool:
-        return self.step == self.at
-
-    def note(self, text: str) -> None: ...
+    def stop_requested(self) -> bool:
+        return any(task.done == self.at for task in self._tasks)
 
 
 def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     """With the noise that it would have had; and goes on on the CPU, which says so."""
     whole = training(STUDY, GPU)
-    whole.run(every=300, file=tmp_path / "whole", compile="always", watcher=Stopped(-1))
+    whole.run(every=300, file=tmp_path / "whole", compile="always", task=Stopping(-1).start("", 600))
     with pytest.raises(Interrupted):
-        training(STUDY, GPU).run(every=300, file=tmp_path / "cut", compile="always", watcher=Stopped(130))
+        training(STUDY, GPU).run(every=300, file=tmp_path / "cut", compile="always", task=Stopping(130).start("", 600))
     for place, since in ((GPU, [0]), (CPU, [0, 130])):
         file = tmp_path / place.type
         file.write_bytes((tmp_path / "cut").read_bytes())
         again = training(STUDY, place)
         again.resume(file)
-        again.run(every=300, file=file, compile="always", watcher=Stopped(-1))
-        assert [made.since for made in again.made] == since
+        again.run(every=300, file=file, compile="always", task=Stopping(-1).start("", 600))
+        assert [each.since for each in again.environments] == since
         if place == GPU:
             assert (stacked(again) - stacked(whole)).norm() < 0.01 * stacked(whole).norm()
 

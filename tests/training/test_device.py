@@ -20,14 +20,15 @@ from pyrovae.estimators import likelihood, marginal
 from pyrovae.measures import encodings
 from pyrovae.models.priors import aggregate
 from pyrovae.programs.noise import derive_seed
-from pyrovae.runner import cohort as work
-from pyrovae.runner.cohort import measure, start
+from pyrovae.runner.cohort import CohortPaths, measure, run_cohort, start
 from pyrovae.system import memory
 from pyrovae.system.device import device_name
-from pyrovae.system.progress import Watch
+from pyrovae.system.progress import StudyProgress
+from pyrovae.system.provenance import history
 from pyrovae.training import lockstep, streams
-from pyrovae.training.lockstep import Batch, captured
-from pyrovae.training.trainer import Training, history
+from pyrovae.training.lockstep import Batch, capture
+from pyrovae.training.modes import candidate_modes
+from pyrovae.training.trainer import Training
 
 STUDY = Study.of(
     name="elsewhere", beta=[0.1, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
@@ -82,7 +83,7 @@ def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[s
     for place in (CPU, DEVICE):
         with device:
             found = training(study, place)
-            step = found.stepper("never", Watch(0, quiet=True).begin("", 0, 0))
+            step = found.stepper("never", StudyProgress(quiet=True))
             assert found.lockstep.mode == "vmapped"
             step()  # before which a prior renews its encodings
             device.waits.clear()
@@ -103,16 +104,16 @@ def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device:
         with device:
             trained = training(study, place)
             trained.run(
-                every=4, file=tmp_path / place.type, compile="never", watcher=Watch(0, quiet=True).begin("", 0, 0)
+                every=4, file=tmp_path / place.type, compile="never", task=StudyProgress(quiet=True).start("", 8)
             )
-            found.append(measure(study, cohort, trained, Watch(0, quiet=True)))
+            found.append(measure(study, cohort, trained, StudyProgress(quiet=True)))
     assert found[1].notes == found[0].notes
     for group, numbers in found[0].groups.items():
         for name, ours in numbers.items():
             np.testing.assert_allclose(found[1].groups[group][name], ours, rtol=1e-3, atol=1e-4, err_msg=name)
     back = training(study, CPU)
     back.resume(tmp_path / DEVICE.type)
-    assert (back.step, history(back.made)["device"]) == (8, DEVICE.type)
+    assert (back.step, history(back.environments)["device"]) == (8, DEVICE.type)
     assert back.curves["loss"][-1].isfinite().all()
 
 
@@ -139,7 +140,7 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
         return Batch(images, torch.tensor([[0, number], [1, number]]), {"beta": one}, {"z": 10 * one}, 100 * one)
 
     images = torch.arange(5.0)
-    replayed, alive = captured(step, batch(4)), weakref.ref(step)
+    replayed, alive = capture(step, batch(4)), weakref.ref(step)
     del step
     gc.collect()
     assert alive() is not None, "the graph reads its constants"
@@ -158,7 +159,7 @@ def test_what_a_captured_step_works_on_stays_where_it_is(tmp_path: Path) -> None
     state = [trained.lockstep.params, trained.lockstep.buffers, trained.adam.exp_avg, trained.adam.exp_avg_sq]
     before = [{name: each.data_ptr() for name, each in part.items()} for part in state]
     bank = trained.lockstep.buffers["model.prior.bank"].clone()
-    trained.run(every=4, file=file, compile="never", watcher=Watch(0, quiet=True).begin("", 0, 0))
+    trained.run(every=4, file=file, compile="never", task=StudyProgress(quiet=True).start("", 8))
     trained.resume(file)
     now = [trained.lockstep.params, trained.lockstep.buffers, trained.adam.exp_avg, trained.adam.exp_avg_sq]
     assert [{name: each.data_ptr() for name, each in part.items()} for part in now] == before
@@ -166,7 +167,7 @@ def test_what_a_captured_step_works_on_stays_where_it_is(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("place", "compile", "mode", "ways"),
+    ("device", "compile", "previous", "modes"),
     [
         ("cuda", "always", None, ["cuda_graph", "compiled", "vmapped", "sequential"]),
         ("cpu", "always", None, ["compiled", "vmapped", "sequential"]),
@@ -177,12 +178,8 @@ def test_what_a_captured_step_works_on_stays_where_it_is(tmp_path: Path) -> None
         ("cuda", "always", "compiled", ["cuda_graph", "compiled", "vmapped", "sequential"]),
     ],
 )
-def test_ways_are_those_of_the_device_from_the_one_that_the_cohort_began_with(
-    place: str, compile: Any, mode: Any, ways: list[str]
-) -> None:
-    found = training(STUDY, CPU)
-    found.lockstep.mode = mode
-    assert list(found._ways(torch.device(place), 8, compile, Watch(0, quiet=True).begin("", 0, 0))) == ways
+def test_resumed_cohort_keeps_its_execution_mode(device: str, compile: Any, previous: Any, modes: list[str]) -> None:
+    assert list(candidate_modes(torch.device(device), 8, compile, previous)) == modes
 
 
 def test_provenance_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,8 +194,10 @@ def test_tf32_is_trained_on_gpus_and_measured_anywhere(tmp_path: Path) -> None:
     assert not (tmp_path / "study").exists()
     (_, cohort) = study.cohorts()
     with pytest.raises(InputError, match="precision: tf32"):  # as on a worker that has none
-        work.run(
-            study, cohort, work.CohortPaths(*[tmp_path / name for name in "cdl"]), CPU, "never", Watch(0, quiet=True)
+        run_cohort(
+            study, cohort, CohortPaths(*[tmp_path / name for name in "cdl"]), CPU, "never", StudyProgress(quiet=True)
         )
     trained, _ = start(study, cohort, make_data(cohort.shared))
-    assert np.isfinite(measure(study, cohort, trained, Watch(0, quiet=True)).groups["rate_distortion"]["rate"]).all()
+    assert np.isfinite(
+        measure(study, cohort, trained, StudyProgress(quiet=True)).groups["rate_distortion"]["rate"]
+    ).all()

@@ -15,8 +15,8 @@ from pyrovae import Pair, Run, Study, build, make_pair, run
 from pyrovae.data import Dataset
 from pyrovae.guides import MeanField
 from pyrovae.measures.evaluate import evaluate
-from pyrovae.programs.pair import Terms
-from pyrovae.study.grid import Measure
+from pyrovae.programs.terms import Terms
+from pyrovae.study import Measure
 from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.streams import Streams

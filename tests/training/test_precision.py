@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pyrovae import InputError, Pair, Run, Study, make_pair, run
-from pyrovae.study.grid import Precision
+from pyrovae.study import Precision
 from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.precision import autocast_layers, matmul_precision

@@ -1,1 +1,1 @@
-"""Studies beyond one machine: cohorts are placed, handed out to the workers of a Dask cluster, and gathered again."""
+"""Studies on several machines: cohorts are assigned to the workers of a Dask cluster, and their results collected."""

@@ -1,4 +1,4 @@
-"""Hands the cohorts of a study out to the workers of a Dask cluster, and writes down what comes back."""
+"""Assigns the cohorts of a study to the workers of a Dask cluster, and records their results."""
 
 import logging
 import time
@@ -14,25 +14,24 @@ from typing import Any
 from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster
 
 from pyrovae.errors import InputError, OutOfMemoryError
-from pyrovae.runner import cohort as work
 from pyrovae.runner.cluster import placement, worker
 from pyrovae.runner.cluster.worker import INTERVAL, TOPIC, Offer, Task
-from pyrovae.runner.cohort import MEMORY_SHARE
-from pyrovae.store.results import Results
-from pyrovae.study.grid import Cohort
+from pyrovae.runner.cohort import MEMORY_SHARE, CohortPaths
+from pyrovae.runner.workload import Workload, first_line
+from pyrovae.study import Cohort
 from pyrovae.system import atomic, memory
-from pyrovae.system.progress import Piece, Watch
-from pyrovae.training.trainer import Compile
+from pyrovae.system.execution import Execution
+from pyrovae.system.progress import ProgressTask
 
-#: Workers that may die of a cohort before it is given up, unless it got from one checkpoint to the next meanwhile.
+#: Number of workers that may die of a cohort between two checkpoints before it is given up.
 MOST_DEATHS = 3
-#: Where a cluster for the purpose listens: on this machine alone.
+#: Where a local cluster listens, so that other machines cannot connect.
 LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
-    """A client of the cluster at an address, or of one of this machine's own that ends with the block.
+    """A client of the cluster at an address, or of a local one that ends with the block.
 
     Args:
         address: "local", an address such as tcp://host:8786, or the path of a scheduler file.
@@ -42,62 +41,54 @@ def connected(address: str) -> Iterator[Client]:
     """
     log = logging.getLogger("distributed")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # what happens to workers is told in our own words
+    log.setLevel(logging.CRITICAL)  # our own notes report what happens to workers
     try:
-        if address == "local":
-            with (
-                LocalCluster(
-                    host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0", silence_logs=logging.CRITICAL
-                ) as cluster,
-                Client(cluster, set_as_default=False) as client,
-            ):
-                client.register_plugin(worker.IgnoreSigint())
-                yield client
-            return
-        # Not the default client: xarray would lock files and compute by it.
-        where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
-        try:
-            client = Client(**where, set_as_default=False)
-        except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-            raise InputError(
-                f"scheduler: expected a Dask scheduler at {address}, got {work.reason(error)}; start one with 'dask "
-                "scheduler', or take --scheduler local"
-            ) from error
-        with client:
+        with _local_client() if address == "local" else _remote_client(address) as client:
             yield client
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def _local_client() -> Iterator[Client]:
+    dashboard = f"{LOOPBACK}:0"
+    with (
+        LocalCluster(host=LOOPBACK, dashboard_address=dashboard, silence_logs=logging.CRITICAL) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.register_plugin(worker.IgnoreSigint())
+        yield client
+
+
+def _remote_client(address: str) -> Client:
+    where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    try:
+        return Client(**where, set_as_default=False)  # xarray would lock files and compute with a default client
+    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
+        raise InputError(
+            f"scheduler: expected a Dask scheduler at {address}, got {first_line(error)}; start one with 'dask "
+            "scheduler', or take --scheduler local"
+        ) from error
 
 
 class Dispatch:
     """A study on a cluster.
 
     Args:
-        client: of the cluster.
-        results: of the study; its folder is this process's.
+        client: client of the cluster.
+        work: the study and its progress; its folder is locked by this process.
+        execution: device ("auto" is CUDA if a worker has it) and compilation.
         size: bytes that training takes for each run of a cohort.
-        steps: that a cohort takes, for the progress.
-        device: "auto" is CUDA if a worker has it.
-        compile: as of `experiment.run`.
-        watch: shows the progress.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        results: Results,
-        size: Callable[[Cohort], float],
-        steps: Callable[[Cohort], int],
-        device: str,
-        compile: Compile,
-        watch: Watch,
-    ) -> None:
-        self._client, self._results, self._watch = client, results, watch
-        self._size, self._steps, self._device, self._compile = size, steps, device, compile
+    def __init__(self, client: Client, work: Workload, execution: Execution, size: Callable[[Cohort], float]) -> None:
+        self._client, self._work, self._size = client, work, size
+        self._results, self._progress = work.results, work.progress
+        self._device, self._compile = execution.device, execution.compile
         self._token = uuid.uuid4().hex
-        self._holder = atomic.holder(results.folder)
-        self._versions = worker.versions(results.study)
-        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what other threads have this one do
+        self._holder = atomic.holder(self._results.folder)
+        self._versions = worker.versions(self._results.study)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()  # calls that other threads leave to this one
         self._offers: dict[str, Offer] = {}
         self._refused: set[str] = set()
         self._queue: list[Cohort] = []
@@ -105,21 +96,21 @@ class Dispatch:
         self._deaths: Counter[str] = Counter()
         self._reached: dict[str, int] = {}
         self._given_up: list[Cohort] = []
-        self._pieces: dict[str, Piece] = {}
-        self._looked, self._said = 0.0, ""
+        self._tasks: dict[str, ProgressTask] = {}
+        self._next_look, self._last_note = 0.0, ""
 
     def run(self, cohorts: Sequence[Cohort]) -> list[Cohort]:
         """Trains and measures cohorts, and returns those that were given up because their workers died.
 
         Raises:
-            InputError: a worker has other versions, or the scheduler is lost; the same study can go on later.
+            InputError: a worker has other versions, or the connection to the scheduler is lost.
             OutOfMemoryError: a single run fits no worker.
         """
         self._client.subscribe_topic(TOPIC, lambda event: self._inbox.put(partial(self._show, event[1])))
         try:
             self._begin(cohorts)
             while self._queue or self._running:
-                self._look()
+                self._update_workers()
                 self._assign()
                 self._process_events()
         finally:
@@ -127,111 +118,122 @@ class Dispatch:
         return self._given_up
 
     def _begin(self, cohorts: Sequence[Cohort]) -> None:
-        """Waits for the first workers, and cuts the study into pieces for them."""
-        try:
-            self._client.run_on_scheduler(worker.versions, self._results.study)  # tasks pass through its hands
-        except Exception as error:
-            raise InputError(
-                "scheduler: expected what the study needs to be installed there, too, got "
-                f"{type(error).__name__}: {work.reason(error)}"
-            ) from error
+        """Waits for the first workers, and splits the study for them."""
+        self._check_scheduler()
         while not self._offers:
-            self._look(strict=True)
+            self._update_workers(strict=True)
             if not self._offers:
-                self._say_once("waits for workers")
+                self._note_once("waits for workers")
                 time.sleep(INTERVAL)
         if self._device == "auto":
             self._device = "cuda" if any(offer.cuda for offer in self._offers.values()) else "cpu"
-        if not self._suited():
+        if not self._suitable():
             raise InputError("device: expected workers that have CUDA, got none; use --device cpu")
-        self._queue = placement.cut(cohorts, len(self._suited()), self._cost, self._fits_some)
-        for piece in self._queue:
-            if not self._fits_some(piece):
-                needed, most = self._needed(piece), max(map(self._memory, self._suited()))
-                raise OutOfMemoryError(
-                    f"{work.label(self._results.study, piece)}: expected workers with {needed / 2**30:,.1f} GB of "
-                    f"memory for one run, got at most {most / 2**30:,.1f} GB"
-                )
+        self._queue = placement.split(cohorts, len(self._suitable()), self._cost, self._fits_some)
+        self._check_memory()
         names = {piece.name for piece in self._queue}
         for cohort in cohorts:
-            self._divide(cohort, names)
-        self._watch.more(sum(map(self._steps, self._queue)) - sum(map(self._steps, cohorts)))
-        cut = f", for which the cohorts are cut into {len(names)} parts" if len(names) > len(cohorts) else ""
-        self._watch.note(f"workers: {len(self._suited())}{cut}")
+            self._split(cohort, names)
+        self._progress.add_steps(sum(map(self._work.steps, self._queue)) - sum(map(self._work.steps, cohorts)))
+        parts = f", for which the cohorts are split into {len(names)} parts" if len(names) > len(cohorts) else ""
+        self._progress.note(f"workers: {len(self._suitable())}{parts}")
 
-    def _divide(self, cohort: Cohort, names: set[str]) -> None:
-        """Cuts a cohort, and the checkpoint that it may have, until its parts are those of these names."""
+    def _check_scheduler(self) -> None:
+        """Raises InputError if the scheduler, which unpickles tasks, cannot import what the study needs."""
+        try:
+            self._client.run_on_scheduler(worker.versions, self._results.study)
+        except Exception as error:
+            raise InputError(
+                "scheduler: expected what the study needs to be installed there, too, got "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
+
+    def _check_memory(self) -> None:
+        for piece in self._queue:
+            if not self._fits_some(piece):
+                needed, most = self._needed(piece), max(map(self._memory, self._suitable()))
+                raise OutOfMemoryError(
+                    f"{self._work.label(piece)}: expected workers with {needed / 2**30:,.1f} GB of memory for one run, "
+                    f"got at most {most / 2**30:,.1f} GB"
+                )
+
+    def _split(self, cohort: Cohort, names: set[str]) -> None:
+        """Splits a cohort, and its checkpoint if there is one, into the parts with these names."""
         if cohort.name not in names:
             for half in self._results.cut(cohort):
-                self._divide(half, names)
+                self._split(half, names)
 
-    def _look(self, strict: bool = False) -> None:
-        """Sees which workers have come and gone. Those with other versions are told, and get nothing to do.
+    def _update_workers(self, strict: bool = False) -> None:
+        """Notices which workers have joined and left. Workers with other versions get no work.
 
         Raises:
-            InputError: there are such workers, and the study has not begun.
+            InputError: there are such workers, and ``strict`` is true.
         """
-        if time.monotonic() < self._looked + INTERVAL:
+        if time.monotonic() < self._next_look:
             return
-        self._looked = time.monotonic()
+        self._next_look = time.monotonic() + INTERVAL
         if self._client.status != "running":
-            raise self._lost()
+            raise self._connection_lost()
         try:
-            known = self._known()
-            gone = {address: self._left(address) for address in self._running.keys() - known.keys()}
-            alive = [address for address, told in known.items() if told["status"] == "running"]
+            known = self._known_workers()
+            gone = {address: self._left_in_order(address) for address in self._running.keys() - known.keys()}
+            alive = [address for address, info in known.items() if info["status"] == "running"]
             new = [address for address in alive if address not in self._offers and address not in self._refused]
-            found = self._client.run(worker.offer, self._results.study, workers=new, on_error="return") if new else {}
-        except OSError:  # the scheduler is too busy to answer: it is asked again
+            offers = self._client.run(worker.offer, self._results.study, workers=new, on_error="return") if new else {}
+        except OSError:  # the scheduler is too busy to answer, and is asked again
             return
-        for address, in_good_order in gone.items():
-            (self._release if in_good_order else self._on_worker_lost)(address)
+        for address, in_order in gone.items():
+            (self._on_worker_leaving if in_order else self._on_worker_lost)(address)
         self._offers = {address: offer for address, offer in self._offers.items() if address in alive}
-        for address, offer in found.items():
-            if isinstance(offer, OSError):
-                continue  # it is gone again
-            if problem := self._problem(offer):
-                self._refused.add(address)
-                if strict:
-                    raise InputError(f"worker {address}: {problem}")
-                self._watch.note(f"worker {address} gets nothing to do: {problem}")
-            else:
-                self._offers[address] = offer
+        for address, offer in offers.items():
+            self._consider(address, offer, strict)
 
-    def _left(self, address: str) -> bool:
-        """Whether a worker that is gone has left in good order."""
-        good = False
-        for _, event in self._client.get_events(address):  # of all workers that ever had the address
-            match event.get("action"):
-                case "add-worker":
-                    good = False
-                case "closing-worker":
-                    good = True
-                case "remove-worker":
-                    good = good or bool(event.get("expected"))
-        return good
-
-    def _known(self) -> dict[str, Any]:
-        """What the scheduler says of its workers, by address; `Client.scheduler_info` hides that it did not answer."""
-        scheduler: Any = self._client.scheduler
-        return self._client.sync(scheduler.identity, n_workers=-1)["workers"]
-
-    def _problem(self, offer: Offer | BaseException) -> str:
-        """What is wrong with a worker."""
+    def _consider(self, address: str, offer: Offer | BaseException, strict: bool) -> None:
+        """Accepts or refuses a new worker."""
+        if isinstance(offer, OSError):  # it has left again
+            return
         if not isinstance(offer, Offer):
-            return f"expected what the study needs to be installed, got {type(offer).__name__}: {work.reason(offer)}"
-        ours, theirs = (text.split(", ") for text in (self._versions, offer.versions))
-        expected, got = ([each for each in one if each not in other] for one, other in ((ours, theirs), (theirs, ours)))
+            problem = f"expected what the study needs to be installed, got {type(offer).__name__}: {first_line(offer)}"
+        elif not (problem := self._version_mismatch(offer)):
+            self._offers[address] = offer
+            return
+        if strict:
+            raise InputError(f"worker {address}: {problem}")
+        self._refused.add(address)
+        self._progress.note(f"worker {address} gets no work: {problem}")
+
+    def _version_mismatch(self, offer: Offer) -> str:
+        """How the versions of a worker differ from those of this process; empty if they agree."""
+        ours, theirs = self._versions.split(", "), offer.versions.split(", ")
+        expected, got = [each for each in ours if each not in theirs], [each for each in theirs if each not in ours]
         if not expected and not got:
             return ""
         return f"expected {', '.join(expected)} as here, got {', '.join(got)}; install the same versions there"
 
+    def _left_in_order(self, address: str) -> bool:
+        """Whether a worker that is gone has left in good order."""
+        in_order = False
+        for _, event in self._client.get_events(address):  # of all workers that ever had this address
+            match event.get("action"):
+                case "add-worker":
+                    in_order = False
+                case "closing-worker":
+                    in_order = True
+                case "remove-worker":
+                    in_order = in_order or bool(event.get("expected"))
+        return in_order
+
+    def _known_workers(self) -> dict[str, Any]:
+        """The scheduler's workers by address; `Client.scheduler_info` would hide that the scheduler did not answer."""
+        scheduler: Any = self._client.scheduler
+        return self._client.sync(scheduler.identity, n_workers=-1)["workers"]
+
     def _assign(self) -> None:
-        """Gives every worker that is free a cohort that fits it: the costliest, to the one with the least memory."""
+        """Assigns the most expensive cohorts first, each to the free worker with the least memory that suffices."""
         free = sorted(
             (self._memory(offer), address)
             for address, offer in self._offers.items()
-            if address not in self._running and self._suits(offer)
+            if address not in self._running and self._is_suitable(offer)
         )
         for cohort in list(self._queue):
             address = next((address for memory, address in free if self._needed(cohort) <= memory), None)
@@ -241,7 +243,7 @@ class Dispatch:
             self._queue.remove(cohort)
             self._running[address] = cohort, self._submit(cohort, address)
         if self._queue and not self._running:
-            self._say_once("waits for workers" if not self._offers else "waits for workers with enough memory")
+            self._note_once("waits for workers" if not self._offers else "waits for workers with enough memory")
 
     def _submit(self, cohort: Cohort, address: str) -> Future:
         results = self._results
@@ -249,7 +251,7 @@ class Dispatch:
             results.study,
             cohort,
             results.folder.resolve(),
-            work.CohortPaths.of(results, cohort),
+            CohortPaths.of(results, cohort),
             self._holder,
             self._device,
             self._compile,
@@ -267,136 +269,136 @@ class Dispatch:
         return future
 
     def _fetch(self, address: str, future: Future) -> None:
-        """Brings what came of a cohort here, in a thread of the client's."""
+        """Fetches the results of a cohort, in a thread of the client."""
         error, result = None, None
         try:
             result = future.result()
         except (Exception, CancelledError) as raised:
             error = raised
-        self._inbox.put(partial(self._take, address, future, result, error))
+        self._inbox.put(partial(self._on_done, address, future, result, error))
 
     def _process_events(self) -> None:
-        """Takes in what workers have to say, waiting a while for the first of it."""
+        """Processes the events of workers, after waiting a while for the first one."""
         with suppress(Empty):
             self._inbox.get(timeout=INTERVAL)()
             while True:
                 self._inbox.get_nowait()()
 
-    def _show(self, told: dict[str, Any]) -> None:
-        """Shows how a cohort gets on, where it is one of this study that is still where it was."""
-        address = told.get("worker", "")
-        if told.get("token") != self._token or address not in self._running:
+    def _show(self, event: dict[str, Any]) -> None:
+        """Shows the progress of a cohort, if it belongs to this study and still runs on that worker."""
+        address = event.get("worker", "")
+        if event.get("token") != self._token or address not in self._running:
             return
-        if "note" in told:
-            self._watch.note(told["note"])
-        elif "begin" in told:
-            self._pieces[address] = self._watch.begin(told["begin"], told["steps"], told["done"])
+        if "note" in event:
+            self._progress.note(event["note"])
+        elif "start" in event:
+            self._tasks[address] = self._progress.start(event["start"], event["steps"], event["done"])
             name = self._running[address][0].name
-            if told["done"] > self._reached.get(name, 0):  # it got on since it was begun before
-                self._reached[name], self._deaths[name] = told["done"], 0
-        elif "step" in told:
-            self._pieces[address].stepped(told["step"])
+            if event["done"] > self._reached.get(name, 0):  # it reached another checkpoint
+                self._reached[name], self._deaths[name] = event["done"], 0
+        elif "done" in event:
+            self._tasks[address].update(event["done"])
 
-    def _take(self, address: str, future: Future, result: Any, error: BaseException | None) -> None:
-        """Writes down what came of a cohort, or sees what is to become of it."""
+    def _on_done(self, address: str, future: Future, result: Any, error: BaseException | None) -> None:
+        """Records the results of a cohort, or handles its failure."""
         if self._running.get(address, (None, None))[1] is not future:
-            return  # it is elsewhere by now
+            return  # it runs elsewhere by now
         if isinstance(error, KilledWorker):
             self._on_worker_lost(address)
             return
-        if error is None and result is None:
-            self._release(address)
-            return
-        if isinstance(error, CancelledError) and self._client.status == "running":  # by others, such as a restart
-            self._release(address)
+        cancelled = isinstance(error, CancelledError)
+        if (error is None and result is None) or (cancelled and self._client.status == "running"):
+            self._on_worker_leaving(address)
             return
         cohort, _ = self._running.pop(address)
-        self._pieces.pop(address, None)
+        self._tasks.pop(address, None)
         if error is None:
-            outcome, content = result
-            if content is not None:
-                places = work.CohortPaths.of(self._results, cohort)
-                atomic.write(places.checkpoint, content[0])
-                atomic.write(places.details, content[1])
-            self._results.record(self._results.tree, cohort, outcome)
-        elif isinstance(error, CancelledError):
-            raise self._lost()
+            self._record(cohort, *result)
+        elif cancelled:
+            raise self._connection_lost()
         elif memory.is_out_of_memory(error):
-            self._queue[:0] = work.halves(self._results, cohort, work.reason(error), self._steps, self._watch)
+            self._queue[:0] = self._work.halve(cohort, first_line(error))
         elif isinstance(error, InputError):
             raise InputError(f"worker {address}: {error}") from error
         else:
             raise error
 
-    def _release(self, address: str) -> None:
-        """A worker leaves, and has stopped in good order: its cohort goes elsewhere."""
-        cohort, future = self._running.pop(address)
-        self._pieces.pop(address, None)
-        future.cancel()
-        self._watch.note(f"{work.label(self._results.study, cohort)}: worker {address} leaves, so it goes to another")
-        self._again(cohort)
+    def _record(self, cohort: Cohort, result: Any, content: tuple[bytes, bytes] | None) -> None:
+        if content is not None:
+            paths = CohortPaths.of(self._results, cohort)
+            atomic.write(paths.checkpoint, content[0])
+            atomic.write(paths.details, content[1])
+        self._results.record(self._results.tree, cohort, result)
+
+    def _on_worker_leaving(self, address: str) -> None:
+        """A worker has stopped in good order: another one gets its cohort."""
+        cohort = self._withdraw(address)
+        self._work.note(cohort, f"worker {address} leaves; another one continues")
+        self._requeue(cohort)
 
     def _on_worker_lost(self, address: str) -> None:
-        """A worker died: its cohort goes elsewhere, unless others died of it before."""
-        cohort, future = self._running.pop(address)
-        future.cancel()
-        label = work.label(self._results.study, cohort)
-        self._pieces.pop(address, None)
+        """A worker died: another one gets its cohort, unless too many have died of it."""
+        cohort = self._withdraw(address)
         self._deaths[cohort.name] += 1
         if self._deaths[cohort.name] < MOST_DEATHS:
-            self._watch.note(f"{label}: worker {address} died, so it goes to another")
-            self._again(cohort)
+            self._work.note(cohort, f"worker {address} died; another one continues")
+            self._requeue(cohort)
         else:
-            self._watch.note(f"{label}: given up, because {MOST_DEATHS} workers died while they were at work on it")
-            self._watch.drop(label)
-            self._watch.more(-self._steps(cohort))
+            self._work.note(cohort, f"given up, because {MOST_DEATHS} workers died while they worked on it")
+            self._progress.restart(self._work.label(cohort))
+            self._progress.add_steps(-self._work.steps(cohort))
             self._results.mark(cohort, "killed")
             self._given_up.append(cohort)
 
-    def _again(self, cohort: Cohort) -> None:
-        """A cohort is to go on."""
-        self._watch.drop(work.label(self._results.study, cohort))
+    def _withdraw(self, address: str) -> Cohort:
+        """Takes its cohort from a worker."""
+        cohort, future = self._running.pop(address)
+        self._tasks.pop(address, None)
+        future.cancel()
+        return cohort
+
+    def _requeue(self, cohort: Cohort) -> None:
+        self._progress.restart(self._work.label(cohort))
         self._queue.insert(0, cohort)
 
     def _stop(self) -> None:
-        """Has the workers write their checkpoints, and waits for that."""
+        """Lets the workers write their checkpoints, and waits for that."""
         futures = [future for _, future in self._running.values()]
         addresses = list(self._running)
         self._running.clear()
         if futures and self._client.status == "running":
-            self._watch.note("stops; workers write their checkpoints")
-            with suppress(OSError):  # what made it stop is to be told, and not that the scheduler is gone meanwhile
+            self._progress.note("stops; workers write their checkpoints")
+            with suppress(OSError):  # the error that caused the stop matters, and not a scheduler lost meanwhile
                 self._client.cancel(futures)
                 self._client.run(worker.idle, self._token, workers=addresses, on_error="return")
 
-    def _lost(self) -> InputError:
+    def _connection_lost(self) -> InputError:
         return InputError(
-            "scheduler: expected it to answer, but the connection is lost; what was done is kept, and the same command "
-            "goes on, with this scheduler, another or none"
+            "scheduler: expected it to answer, but the connection is lost; finished work is kept, and the same command "
+            "continues it, with this scheduler, another or none"
         )
 
     def _cost(self, cohort: Cohort) -> float:
         return placement.cost(cohort, self._size(cohort))
 
     def _needed(self, cohort: Cohort) -> float:
-        """Memory that a worker has to offer for a cohort."""
+        """Memory that a worker must offer for a cohort."""
         return len(cohort.runs) * self._size(cohort) / MEMORY_SHARE
 
-    def _suited(self) -> list[Offer]:
-        """The offers of those workers that can do the work."""
-        return [offer for offer in self._offers.values() if self._suits(offer)]
+    def _suitable(self) -> list[Offer]:
+        return [offer for offer in self._offers.values() if self._is_suitable(offer)]
 
-    def _suits(self, offer: Offer) -> bool:
+    def _is_suitable(self, offer: Offer) -> bool:
         return bool(offer.cuda) or self._device != "cuda"
 
     def _memory(self, offer: Offer) -> float:
         return offer.cuda if self._device == "cuda" else offer.memory
 
     def _fits_some(self, cohort: Cohort) -> bool:
-        return any(self._needed(cohort) <= self._memory(offer) for offer in self._suited())
+        return any(self._needed(cohort) <= self._memory(offer) for offer in self._suitable())
 
-    def _say_once(self, text: str) -> None:
-        """A line, unless it was the last that was said in this way."""
-        if text != self._said:
-            self._watch.note(text)
-        self._said = text
+    def _note_once(self, text: str) -> None:
+        """Prints a line, unless it repeats the last one."""
+        if text != self._last_note:
+            self._progress.note(text)
+        self._last_note = text

@@ -1,63 +1,64 @@
-"""Which pieces a study is cut into for the workers at hand, by what it costs and what memory they have."""
+"""Splits the cohorts of a study for the available workers, by cost and memory."""
 
 import heapq
 from collections.abc import Callable, Sequence
 
-from pyrovae.study.grid import Cohort
+from pyrovae.study import Cohort
 
-#: What a cohort costs beside its steps: at every step as much as another run, and where it is compiled and measured as
-#: much as so many steps of a run.
-OTHER_RUNS, OTHER_STEPS = 1, 5000
-#: There are no more pieces than so many for a worker, and no cut that leaves more than this share of the time.
-MOST_PIECES, WORTH_IT = 4, 0.95
+#: Overhead of a cohort: per step that of another run, and for compilation and measures that of so many steps of a run.
+RUN_OVERHEAD, STEP_OVERHEAD = 1, 5000
+#: Most pieces per worker, and the largest share of the time that a worthwhile split may leave.
+PIECES_PER_WORKER, WORTHWHILE = 4, 0.95
 
 
 def cost(cohort: Cohort, size: float) -> float:
-    """What training a cohort takes, in units that are the same for all cohorts of a study.
+    """The cost of training a cohort, in units that all cohorts of a study share.
 
     Args:
-        size: of a step of one run, such as the bytes that it moves.
+        size: cost of a step of one run, such as the bytes that it moves.
     """
-    return size * (cohort.shared.steps * (len(cohort.runs) + OTHER_RUNS) + OTHER_STEPS)
+    return size * (cohort.shared.steps * (len(cohort.runs) + RUN_OVERHEAD) + STEP_OVERHEAD)
 
 
 def makespan(costs: Sequence[float], workers: int) -> float:
-    """When the last of the workers is done, each taking the costliest piece that is left as soon as it is free.
+    """The time until all workers are done, if each takes the most expensive piece that is left whenever it is free.
 
     Example:
         >>> makespan([3, 3, 2, 2, 2], workers=2)
         7.0
     """
-    until = [0.0] * workers
+    busy_until = [0.0] * workers
     for each in sorted(costs, reverse=True):
-        heapq.heapreplace(until, until[0] + each)
-    return max(until)
+        heapq.heapreplace(busy_until, busy_until[0] + each)
+    return max(busy_until)
 
 
-def cut(
+def split(
     cohorts: Sequence[Cohort], workers: int, cost: Callable[[Cohort], float], fits: Callable[[Cohort], bool]
 ) -> list[Cohort]:
-    """The pieces, the costliest first: what fits no worker is halved, and what is costliest while that saves time.
+    """Splits cohorts into pieces, the most expensive first.
+
+    Cohorts that fit no worker are halved, and so are the most expensive ones while that saves time.
 
     Example:
         >>> from pyrovae import Study
         >>> cohorts = Study.of(name="mine", beta=[0.1, 1, 10, 100]).cohorts()
-        >>> [piece.name for piece in cut(cohorts, 2, lambda cohort: len(cohort.runs), lambda cohort: True)]
+        >>> [piece.name for piece in split(cohorts, 2, lambda cohort: len(cohort.runs), lambda cohort: True)]
         ['000-0', '000-1']
-        >>> [piece.name for piece in cut(cohorts, 1, lambda cohort: 1, lambda cohort: len(cohort.runs) < 3)]
+        >>> [piece.name for piece in split(cohorts, 1, lambda cohort: 1, lambda cohort: len(cohort.runs) < 3)]
         ['000-0', '000-1']
     """
     pieces = [piece for cohort in cohorts for piece in _fitting(cohort, fits)]
     best = pieces
-    while len(pieces) < MOST_PIECES * workers and any(len(piece.runs) > 1 for piece in pieces):
-        most = max(cost(piece) for piece in pieces if len(piece.runs) > 1)
+    while len(pieces) < PIECES_PER_WORKER * workers and any(len(piece.runs) > 1 for piece in pieces):
+        highest = max(cost(piece) for piece in pieces if len(piece.runs) > 1)
         pieces = [
-            part
+            half
             for piece in pieces
-            for part in (piece.halves() if len(piece.runs) > 1 and cost(piece) == most else [piece])
+            for half in (piece.halves() if len(piece.runs) > 1 and cost(piece) == highest else [piece])
         ]
-        times = [makespan([cost(piece) for piece in each], workers) for each in (pieces, best)]
-        if times[0] <= WORTH_IT * times[1]:
+        time, best_time = (makespan([cost(piece) for piece in each], workers) for each in (pieces, best))
+        if time <= WORTHWHILE * best_time:
             best = pieces
     return sorted(best, key=cost, reverse=True)
 

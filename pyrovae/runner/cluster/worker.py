@@ -1,4 +1,4 @@
-"""What a worker of the cluster does: it trains and measures one cohort at a time, and says how it gets on."""
+"""What a worker of the cluster does: it trains and measures one cohort at a time, and reports its progress."""
 
 import asyncio
 import signal
@@ -15,41 +15,42 @@ import psutil
 import torch
 from distributed import Status, Worker, WorkerPlugin, get_worker
 
-from pyrovae.build import own_sources
-from pyrovae.runner import cohort as work
-from pyrovae.runner.cohort import CohortPaths
+from pyrovae.build import user_sources
+from pyrovae.runner.cohort import CohortPaths, cohort_label, run_cohort
 from pyrovae.store.results import CohortResult
-from pyrovae.study.grid import Cohort, Study
+from pyrovae.study import Cohort, Study
 from pyrovae.system import atomic
 from pyrovae.system.device import find_device
+from pyrovae.system.execution import Compile
+from pyrovae.system.progress import ProgressTask
 from pyrovae.system.provenance import process_name, software_versions
-from pyrovae.training.trainer import Compile, Interrupted
+from pyrovae.training.trainer import Interrupted
 
-#: Under this topic workers tell how they get on, and so many seconds apart at the least.
+#: Topic of the events with which workers report progress, and the least number of seconds between them.
 TOPIC, INTERVAL = "pyrovae", 1.0
-#: Seconds that a worker has to write its checkpoint when it is to stop.
-PATIENCE = 30.0
-#: Training needs the whole process: threads, validation and memory are set for it.
-_FREE = threading.Lock()
+#: Seconds that a worker has to write its checkpoint after a request to stop.
+STOP_TIMEOUT = 30.0
+#: Held during training, which sets threads, validation and memory of the whole process.
+_TRAINING = threading.Lock()
 _LEAVING = {Status.closing, Status.closing_gracefully, Status.closed, Status.stopping, Status.stopped}
 
 
 class IgnoreSigint(WorkerPlugin):
-    """Has a worker on this machine let the process at home decide what an interrupt means, which reaches both."""
+    """Lets the main process alone handle an interrupt, which also reaches the workers on its machine."""
 
     def setup(self, worker: Worker) -> None:
-        """Is called in the main thread of a worker, also of one that takes the place of one that died."""
+        """Called in the main thread of every worker, including replacements of dead ones."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a worker has to offer to a study.
+    """What a worker offers to a study.
 
     Attributes:
-        versions: of all code that the numbers depend on.
-        memory: bytes that it may still take.
-        cuda: bytes of its GPU; 0 if it has none.
+        versions: versions of all code that the numbers depend on.
+        memory: bytes of main memory that it may still allocate.
+        cuda: bytes of its GPU; 0 without one.
     """
 
     versions: str
@@ -59,19 +60,19 @@ class Offer:
 
 @dataclass(frozen=True)
 class Task:
-    """A cohort, as it is handed to a worker.
+    """A cohort that is assigned to a worker.
 
     Attributes:
-        folder: of the study, on the machine that hands it out.
-        places: where its files are there.
-        holder: what `atomic.holder` reads there, by which a worker knows whether it sees the same folder.
-        token: tells what is said of this study from what is said of others.
+        folder: the folder of the study, on the main machine.
+        paths: the files of the cohort there.
+        holder: what `atomic.holder` reads there, by which a worker recognises whether it sees the same folder.
+        token: identifies the events of this study.
     """
 
     study: Study
     cohort: Cohort
     folder: Path
-    places: CohortPaths
+    paths: CohortPaths
     holder: str
     device: str
     compile: Compile
@@ -79,13 +80,13 @@ class Task:
 
 
 def versions(study: Study) -> str:
-    """The versions that the numbers of a study depend on, with code of the user's own."""
-    own = {source for cohort in study.cohorts() for source in own_sources(cohort.shared)}
+    """The versions that the numbers of a study depend on, including the user's modules."""
+    own = {source for cohort in study.cohorts() for source in user_sources(cohort.shared)}
     return ", ".join([software_versions(), *sorted(own)])
 
 
 def offer(study: Study, dask_worker: Worker) -> Offer:
-    """What a worker has to offer; declared resources GPU and MEMORY, in bytes, count for more than what is found.
+    """What a worker offers; declared Dask resources GPU and MEMORY (bytes) take precedence over what is detected.
 
     Raises:
         ImportError: it lacks what the study needs.
@@ -103,97 +104,96 @@ def train(task: Task) -> tuple[CohortResult, tuple[bytes, bytes] | None] | None:
     """Trains and measures a cohort.
 
     Returns:
-        What came of it, and its checkpoint and its details where they are not in the folder of the study yet; None if
-        it was asked to stop.
+        The results, and the contents of the checkpoint and of the details if the worker does not see the folder of the
+        study; None if it was stopped.
     """
     here = get_worker()
-    told = _Telling(here, task)
+    progress = RemoteProgress(here, task.token)
     try:
-        with _exclusive(told), _paths(task, here, told) as places:
+        with _exclusive(progress), _paths(task, here, progress) as paths:
             torch.set_num_threads(here.state.nthreads)
             device = find_device(task.device)
-            outcome = work.run(task.study, task.cohort, places, device, task.compile, told)
-            provenance = outcome.provenance | {"worker": f"{here.address}, {process_name()}"}
+            result = run_cohort(task.study, task.cohort, paths, device, task.compile, progress)
             content = None
-            if places != task.places:
-                content = places.checkpoint.read_bytes(), places.details.read_bytes()
+            if paths != task.paths:
+                content = paths.checkpoint.read_bytes(), paths.details.read_bytes()
     except Interrupted:
         return None
-    return replace(outcome, provenance=provenance), content
+    provenance = result.provenance | {"worker": f"{here.address}, {process_name()}"}
+    return replace(result, provenance=provenance), content
 
 
 async def idle(token: str) -> None:
-    """Returns once a worker has let go of a study, or has had time enough to."""
-    for _ in range(int(10 * PATIENCE)):
-        if _Telling.token != token:
+    """Returns when a worker has stopped working on a study, or after `STOP_TIMEOUT`."""
+    for _ in range(int(10 * STOP_TIMEOUT)):
+        if RemoteProgress.active_token != token:
             return
         await asyncio.sleep(0.1)
 
 
-class _Telling:
-    """Tells the machine at home how a cohort gets on, and the cohort whether it is still wanted there.
+class RemoteProgress:
+    """Sends the progress of a worker to the main process, as events of Dask.
 
     Attributes:
-        token: of the study that this process is at work on.
+        active_token: token of the study that this process works on.
     """
 
-    token = ""
+    active_token = ""
 
-    def __init__(self, here: Worker, task: Task) -> None:
+    def __init__(self, here: Worker, token: str) -> None:
+        self.token = token
         self._worker = here
         self._key = here.get_current_task()
-        self._of = {"token": task.token, "worker": here.address}
         self._due = 0.0
-        self._label = ""
 
-    def begin(self, label: str, steps: int, done: int) -> "_Telling":
-        """A piece of work begins."""
-        self._label, self._due = label, 0.0
-        self._tell(begin=label, steps=steps, done=done)
-        return self
+    def start(self, label: str, steps: int, done: int = 0) -> ProgressTask:
+        """Starts a task of ``steps`` steps, ``done`` of which were done earlier."""
+        self._due = 0.0
+        self._send(start=label, steps=steps, done=done)
+        return ProgressTask(self, label, steps, done)
 
-    def stepped(self, step: int) -> None:
-        """``step`` steps are done."""
+    def report(self, task: ProgressTask, before: int) -> None:
+        """Sends the number of steps done, at most once per `INTERVAL`."""
         if time.monotonic() > self._due:
             self._due = time.monotonic() + INTERVAL
-            self._tell(label=self._label, step=step)
+            self._send(done=task.done)
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
-        self._tell(note=text)
+        """Sends a line to print."""
+        self._send(note=text)
 
-    def stopped(self) -> bool:
-        """Whether nobody waits for the cohort any more, or the worker leaves."""
+    def stop_requested(self) -> bool:
+        """Whether the main process no longer waits for the cohort, or the worker is closing."""
         task = self._worker.state.tasks.get(self._key)
         return task is None or task.state != "executing" or self._worker.status in _LEAVING
 
-    def _tell(self, **what: Any) -> None:
-        self._worker.log_event(TOPIC, self._of | what)
+    def _send(self, **event: Any) -> None:
+        self._worker.log_event(TOPIC, {"token": self.token, "worker": self._worker.address, **event})
 
 
 @contextmanager
-def _exclusive(told: _Telling) -> Iterator[None]:
-    """Waits until the process is free of cohorts, such as those of another study on the same cluster."""
-    while not _FREE.acquire(timeout=INTERVAL):
-        if told.stopped():
+def _exclusive(progress: RemoteProgress) -> Iterator[None]:
+    """Waits until no other cohort trains in this process, such as one of another study on the same cluster."""
+    while not _TRAINING.acquire(timeout=INTERVAL):
+        if progress.stop_requested():
             raise Interrupted
-    _Telling.token = told._of["token"]
+    RemoteProgress.active_token = progress.token
     try:
         yield
     finally:
-        _Telling.token = ""
-        _FREE.release()
+        RemoteProgress.active_token = ""
+        _TRAINING.release()
 
 
 @contextmanager
-def _paths(task: Task, here: Worker, told: _Telling) -> Iterator[CohortPaths]:
-    """Where the files are: in the folder of the study if it is seen from here, or else in one that goes again."""
+def _paths(task: Task, here: Worker, progress: RemoteProgress) -> Iterator[CohortPaths]:
+    """The files of the cohort: in the folder of the study if the worker sees it, otherwise in a temporary folder."""
     if atomic.holder(task.folder) == task.holder:
-        yield task.places
+        yield task.paths
         return
-    told.note(
-        f"{work.label(task.study, task.cohort)}: {here.address} does not see {task.folder}, so that nothing is left of "
-        "the cohort if the worker is lost"
+    progress.note(
+        f"{cohort_label(task.study, task.cohort)}: {here.address} does not see {task.folder}, so a lost worker means "
+        "that this cohort starts over"
     )
-    with tempfile.TemporaryDirectory(dir=here.local_directory) as own:
-        yield task.places.elsewhere(Path(own))
+    with tempfile.TemporaryDirectory(dir=here.local_directory) as temporary:
+        yield task.paths.in_folder(Path(temporary))

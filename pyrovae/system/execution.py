@@ -1,0 +1,27 @@
+"""How a study is computed: choices that change no statistics, and that the provenance records."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+#: How a cohort is computed: all runs at once, as one CUDA graph of compiled kernels, as compiled kernels, or by eager
+#: vmap; or one run after the other.
+ExecutionMode = Literal["cuda_graph", "compiled", "vmapped", "sequential"]
+EXECUTION_MODES: tuple[ExecutionMode, ...] = get_args(ExecutionMode)
+Compile = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Execution options of a study.
+
+    Attributes:
+        device: "auto" (CUDA if available), "cpu" or "cuda".
+        compile: whether to compile the training step; "auto" does if enough steps are left.
+        scheduler: address or file of a Dask scheduler, "local" for a cluster on this machine, None for this process.
+        quiet: print nothing.
+    """
+
+    device: str = "auto"
+    compile: Compile = "auto"
+    scheduler: str | None = None
+    quiet: bool = False
