@@ -10,6 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import pyrovae
+from pyrovae import parts
 from pyrovae.cli import app as commands
 from pyrovae.study import Measure, Run, Study
 
@@ -27,12 +28,10 @@ napoleon_use_ivar = True
 # Single backticks hold code, or the name of an object, which becomes a link where there is such an object.
 default_role = "py:obj"
 nitpick_ignore_regex = [
-    # Code that is no object, and types of other packages, whose documentation is not at hand without a network.
+    # Code that is no object, and types of other packages, whose inventories would need a network.
     ("py:.*", r"(?!pyrovae\.).*"),
-    # Parts that are not public.
-    ("py:class", r"pyrovae\.(evaluate|lockstep|progress|results|train)\.(?!Results).*"),
-    # A type variable.
-    ("py:class", r"pyrovae\.analysis\.effects\.Cell"),
+    # Modules that are not on the reference pages.
+    ("py:(class|obj|func)", r"pyrovae\.(measures|parts|programs|runner|store|study|system|training)\..*"),
 ]
 
 
@@ -42,14 +41,14 @@ def setup(app: Any) -> None:
 
 
 def _short_signature(app: Any, what: str, name: str, thing: Any, *_: Any) -> tuple[str, str] | None:
-    """Settings have a table of their own."""
+    """The fields of a settings class have a table of their own."""
     return ("(**settings)", "") if isinstance(thing, type) and issubclass(thing, BaseModel) else None
 
 
 def _write_pages(app: Any, config: Any) -> None:
-    """Pages of what docstrings do not hold: the settings of a study, and the help of the commands."""
+    """Pages made from code: the settings of a study, and the help of the commands."""
     folder = Path(app.srcdir) / "generated"
-    shutil.rmtree(folder, ignore_errors=True)  # pages of modules that are no more
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "settings.md").write_text("\n".join(_settings()), encoding="utf-8")
     (folder / "commands.md").write_text("\n".join(_commands()), encoding="utf-8")
@@ -57,19 +56,29 @@ def _write_pages(app: Any, config: Any) -> None:
 
 def _settings() -> Iterator[str]:
     yield "# Settings of a study\n"
-    yield "As they stand in a study file, or after `--set`. A list makes a setting of a run an axis of the grid.\n"
+    yield "For a study file, or for `--set`. A list makes a setting of a run or of a component an axis of the grid."
     for title, model, prefix in (("Run", Run, ""), ("Measures", Measure, "measure."), ("Study", Study, "")):
         yield f"\n## {title}\n\n| setting | default | |\n|---|---|---|"
         for name, field in model.model_fields.items():
             if name not in ("base", "axes", "measure"):
-                told = (field.description or "").replace("|", r"\|")
-                yield f"| `{prefix}{name}` | {_default(field)} | {told} |"
+                yield f"| `{prefix}{name}` | {_default(field)} | {_cell(field.description or '')} |"
+    yield "\n## Components\n"
+    yield "As `pyrovae parts` lists them."
+    for kind in filter(parts.names, parts.SHIPPED):
+        yield f"\n### {kind}\n\n| name | settings | |\n|---|---|---|"
+        for name in sorted(parts.names(kind)):
+            yield f"| `{name}` | {' | '.join(map(_cell, parts.description(kind, name)))} |"
+
+
+def _cell(text: str) -> str:
+    """Text in a table of Markdown."""
+    return "".join(f"\\{each}" if each in "|*_[]<>^~" else each for each in text)
 
 
 def _default(field: Any) -> str:
     if field.is_required():
         return "the name of the file"
-    return "" if field.default == "" else f"`{'null' if field.default is None else field.default}`"
+    return "" if field.default in ("", ()) else f"`{'null' if field.default is None else field.default}`"
 
 
 def _commands() -> Iterator[str]:

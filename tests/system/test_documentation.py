@@ -1,4 +1,4 @@
-"""The documentation: every command and every piece of code in it is run, page by page and in order, at a small size."""
+"""Every command and every code block of the documentation runs, page by page and in order, at a small size."""
 
 import importlib
 import os
@@ -17,24 +17,24 @@ import torch
 from distributed import Client, LocalCluster
 from matplotlib.figure import Figure
 
-from pyrovae import Study, build
+from pyrovae import Study
 from pyrovae.cli import main
-from pyrovae.data import Source
+from pyrovae.data import Source, torchvision_datasets
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.runner.diagnose import diagnose_run
-from pyrovae.study.grid import shipped
+from pyrovae.study import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "analysis/docs").glob("*.md"))]
 FENCE = re.compile(r"^\s*```(\S+)$", re.MULTILINE)
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-#: The first line of a block that is a file, such as "# mine.py"; a script has "#!" before it.
+#: The first line of a block that is a file, such as "# mine.py", after "#!" if it is a script.
 NAMED = re.compile(r"(?:#!.*\n)?# ([\w-]+\.\w+)\n")
 LINK = re.compile(r"\]\(([^)\s#]+)")
-#: Studies that take real data or long.
-DEAR = frozenset(shipped().keys() - {"quick"})
+#: Studies that take long, or need real data.
+EXPENSIVE = frozenset(shipped().keys() - {"quick"})
 
-#: Settings of every study that is run.
+#: Settings that make every study small.
 SMALL: dict[str, Any] = {
     "seed": 0,
     "depth": 1,
@@ -51,11 +51,11 @@ SMALL: dict[str, Any] = {
     "measure.probe": 16,
     "measure.points": 2,
 }
-#: Those that are left alone on a page that varies them, or takes a run by them.
+#: The exceptions: settings that a page varies, or selects a run by.
 VARIED = {"depth": re.compile(r"\bdepth=(3|\$)"), "train_images": re.compile(r"\btrain_images(=|: )\[")}
-#: What is given to `pyrovae evaluate` instead, where it is given any.
-EFFORT = {"--images": "16", "--samples": "1", "--outer": "16", "--particles": "8"}
-#: What is called in a block of commands, and not done: each call of pyrovae is written down, one word a line.
+#: Smaller values of options of `pyrovae evaluate`.
+SMALL_OPTIONS = {"--images": "16", "--samples": "1", "--outer": "16", "--particles": "8"}
+#: Scripts in place of programs. Calls of pyrovae are recorded, one word per line.
 PROGRAMS = {
     "pyrovae": 'printf "%s\\n" "$@" --end-- >>"$CALLS"',
     "python": "",
@@ -63,7 +63,7 @@ PROGRAMS = {
     "jupyter": "",
     "dask": "touch scheduler.json",
     "ssh": "",
-    # Two tasks of an array, one after another.
+    # An array of two tasks, one after the other.
     "sbatch": 'for task in 0 1; do SLURM_ARRAY_TASK_ID=$task SLURM_CPUS_PER_TASK=1 bash -eu "$1"; done',
 }
 
@@ -74,7 +74,7 @@ def _text(page: Path) -> str:
 
 @contextmanager
 def _threads(address: str) -> Iterator[Client]:
-    """A cluster inside this process, wherever a page has one."""
+    """A cluster inside this process, whatever the address."""
     assert address == "local" or address.endswith(".json")
     with (
         LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
@@ -89,8 +89,8 @@ def _touch(figure: Figure, file: object, **_: object) -> None:
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in; and less of what takes long: tracing, annealing, pictures."""
+def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in, and no tracing, long annealing or figures."""
     folder = tmp_path / "reader"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -98,7 +98,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(5))
     monkeypatch.setattr("pyrovae.runner.diagnose.CHECKED", 16)
     monkeypatch.setattr("pyrovae.runner.prior_swap.STEPS", 5)
-    monkeypatch.setattr("pyrovae.training.trainer.Training._ways", lambda *_: ["sequential"])
+    monkeypatch.setattr("pyrovae.training.trainer.Training._modes", lambda *_: ["sequential"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
     monkeypatch.setattr("pyrovae.runner.cluster.dispatch.connected", _threads)
     monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", ())
@@ -111,24 +111,24 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_and_code_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mnist", "fashion_mnist"):
-        monkeypatch.setitem(build.DATA, name, lambda: _digits())
-    _follow(page, plan=DEAR)
+        monkeypatch.setattr(torchvision_datasets, name, _digits)
+    _follow(page, plan=EXPENSIVE)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if any(f"pyrovae run {name}" in _text(page) for name in DEAR)],
+    [page for page in PAGES if any(f"pyrovae run {name}" in _text(page) for name in EXPENSIVE)],
     ids=lambda page: page.stem,
 )
-def test_page_does_what_it_says_with_real_data(page: Path) -> None:
+def test_commands_and_code_of_a_page_run_with_real_data(page: Path) -> None:
     _follow(page)
 
 
 def test_links_of_the_readme_lead_to_files() -> None:
-    """Those of the other pages are followed where the site is built."""
+    """Sphinx checks those of the other pages."""
     links = [link for link in LINK.findall(_text(ROOT / "README.md")) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
@@ -142,16 +142,16 @@ def _digits() -> Source:
 
 
 def _follow(page: Path, plan: frozenset[str] = frozenset()) -> None:
-    """Does what a reader does: writes files, gives commands and runs code, in the order of the page.
+    """Does what a reader does: writes files, types commands and runs code, in the order of the page.
 
     Args:
-        plan: studies that are planned and not run; what needs their results is left out.
+        plan: studies that are only planned; code that needs their results is skipped.
     """
-    whole, shown = _text(page), {"text", "{toctree}", "{eval-rst}"}
+    whole, not_run = _text(page), {"text", "{toctree}", "{eval-rst}"}
     names: dict[str, Any] = {"__name__": "__main__"}
     settings = {key: value for key, value in SMALL.items() if key not in VARIED or not VARIED[key].search(whole)}
     blocks = BLOCK.findall(whole)
-    assert [language for language, _ in blocks] == [each for each in FENCE.findall(whole) if each not in shown]
+    assert [language for language, _ in blocks] == [each for each in FENCE.findall(whole) if each not in not_run]
     for language, text in blocks:
         if named := NAMED.match(text):
             Path(named[1]).write_text(text, encoding="utf-8")
@@ -167,7 +167,7 @@ def _follow(page: Path, plan: frozenset[str] = frozenset()) -> None:
 
 
 def _calls(commands: str) -> list[list[str]]:
-    """The calls of pyrovae in a block of commands, as the shell makes them."""
+    """The calls of pyrovae in a block of commands, with words split by the shell."""
     programs, calls, activate = Path("../programs"), Path("../calls"), Path(".venv/bin/activate")
     for folder in (programs, activate.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,13 +183,13 @@ def _calls(commands: str) -> list[list[str]]:
 
 
 def _call(words: list[str], settings: dict[str, Any]) -> None:
-    """Calls the command in this process, which need not import torch again."""
+    """Calls the command in this process, which has imported torch already."""
     importlib.invalidate_caches()
     match words[0]:
         case "run":
             less = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         case "evaluate":
-            less = [word for option in EFFORT.keys() & words for word in (option, EFFORT[option])]
+            less = [word for option in SMALL_OPTIONS.keys() & words for word in (option, SMALL_OPTIONS[option])]
             less += ["--chains", "2"] * ("--ais" in words)
         case "diagnose":
             less = ["--chains", "2", "--draws", "10", "--warmup", "10"]
@@ -206,7 +206,7 @@ def _call(words: list[str], settings: dict[str, Any]) -> None:
 
 
 def _small(load: Callable[..., Study], settings: dict[str, Any]) -> Callable[..., Study]:
-    """`Study.load` at the size of the commands; not where what was run is read again."""
+    """`Study.load` with small settings, except when it reads a study that has run."""
 
     def loaded(source: str | Path, *, trust: Any = (), **overrides: Any) -> Study:
         return load(source, trust=trust, **(overrides if trust is None else overrides | settings))
