@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pyrovae.build import make_data, make_pair
     from pyrovae.errors import InputError
     from pyrovae.programs.pair import Pair
-    from pyrovae.runner.experiment import run
+    from pyrovae.runner.run import run
     from pyrovae.runner.open import open_results
     from pyrovae.store.results import Results
     from pyrovae.study import Run, Study
@@ -29,7 +29,7 @@ _HOMES = {
     "make_data": "pyrovae.build",
     "make_pair": "pyrovae.build",
     "open_results": "pyrovae.runner.open",
-    "run": "pyrovae.runner.experiment",
+    "run": "pyrovae.runner.run",
 }
 
 __all__ = ["InputError", "Pair", "Results", "Run", "Study", "make_data", "make_pair", "open_results", "run"]

@@ -96,10 +96,11 @@ def run_study(
 
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
-    from pyrovae.runner import experiment
+    from pyrovae.runner.plan import plan as planned
+    from pyrovae.runner.run import run
 
     _print(f"study {chosen.name}: {chosen.description}")
-    for line in experiment.plan(chosen):
+    for line in planned(chosen):
         _print(
             f"  cohort {line.label}: {line.runs} runs in lockstep, {line.steps:,} steps, "
             f"{line.train_images:,} training and {line.test_images:,} test images"
@@ -116,7 +117,7 @@ def run_study(
     if plan:
         return
     try:
-        results = experiment.run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler)
+        results = run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler)
     except KeyboardInterrupt:
         _print(f"stopped; finished work is in {folder}, and the same command resumes from there")
         raise typer.Exit(130) from None
@@ -238,7 +239,7 @@ def evaluate(
     Examples: 'pyrovae evaluate runs/quick --samples 8 --outer 4096', 'pyrovae evaluate runs/quick --ais', 'pyrovae
     evaluate runs/quick --prior vamp'.
     """
-    from pyrovae.runner import experiment
+    from pyrovae.runner.remeasure import reevaluate
     from pyrovae.store.schema import side_by_side
 
     asked = {"images": images, "likelihood_images": images, "samples": samples, "outer": outer, "particles": particles}
@@ -248,7 +249,7 @@ def evaluate(
     elif temperatures is not None or chains is not None:
         raise InputError("--temperatures and --chains are options of --ais: add --ais")
     given = {key: value for key, value in asked.items() if value is not None}
-    results, again = experiment.reevaluate(
+    results, again = reevaluate(
         folder, prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
     name = str(again.name) if prior is None else f"{again.name}, {prior}"
