@@ -1,30 +1,51 @@
-"""How hard the generalization problem is."""
+"""How hard the generalization problem is: sizes of the splits and distances to the training images."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pyrovae.data import Dataset
 from pyrovae.estimators import nearest_point
-from pyrovae.measures.measure import over_splits
-from pyrovae.study.grid import Measure
+from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
+
+SPLIT = ("split",)
+QUANTITIES = (
+    Quantity("images", "number of images", unit="1", dims=SPLIT, heading="{split} images", format=",.0f"),
+    Quantity(
+        "pixel_distance",
+        "distance to the nearest (other) training image, in pixels of [0, 1]",
+        unit="1",
+        kind="unbiased",
+        dims=SPLIT,
+        heading="nearest training image in pixels, {split}",
+        format=".3g",
+    ),
+    Quantity(
+        "factor_distance",
+        "distance to the nearest (other) training image, in factors of [0, 1]",
+        unit="1",
+        kind="unbiased",
+        dims=SPLIT,
+        heading="in factors, {split}",
+        format=".3g",
+    ),
+)
 
 
-def difficulty(data: Dataset, measure: Measure) -> dict[str, NDArray[np.float64]]:
-    """How hard the generalization problem is: for train and test, ``[split]`` each.
+def measure(run: TrainedRun) -> MeasureResult:
+    """Sizes of the splits, and mean distances to the nearest training image, the same for all runs of a cohort.
 
-    The number of images, and the mean distance to the nearest training image with its standard error over images, in
-    pixels of [0, 1] and, where factors of variation are known, in factors of [0, 1]. A training image is no neighbour
-    of its own, so that test and train coincide where the test images are no further off than the training images are
-    from each other. Factors that run in a circle are taken as they stand. Taken on the images over which I and G are
-    averaged.
+    Distances are in pixels and, where they are known, in factors of variation, on the images over which I and G are
+    averaged. A training image is not its own neighbour, so train and test coincide if the test images are as close to
+    training images as these are to each other. Periodic factors are used unchanged.
     """
-    found = {"images": np.array([float(len(images)) for _, images in data.splits()])}
-    spaces = {"pixel_distance": (data.train, data.test)}
-    if data.factors is not None:
-        spaces["factor_distance"] = data.factors
-    for name, (train, test) in spaces.items():
-        seen, unseen = train[: measure.outer], test[: measure.outer]
-        own = torch.arange(len(seen), device=train.device)
-        found |= over_splits(name, nearest_point(seen, train, own).distance, nearest_point(unseen, train).distance)
-    return found
+    return run.once(_difficulty)
+
+
+def _difficulty(run: TrainedRun) -> MeasureResult:
+    data, outer = run.data, run.settings.outer
+    spaces = {"pixel_distance": (data.train, data.test), "factor_distance": data.factors}
+    distances = {}
+    for name, space in spaces.items():
+        if space is not None:
+            train, test = (points[:outer] for points in space)
+            own = torch.arange(len(train), device=train.device)
+            distances[name] = nearest_point(train, space[0], own).distance, nearest_point(test, space[0]).distance
+    return MeasureResult(images=(len(data.train), len(data.test)), **{"factor_distance": None} | distances)

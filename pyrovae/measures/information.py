@@ -1,43 +1,70 @@
-"""Where the information of a run goes."""
+"""Mutual information, prior gap and related quantities of the encodings of a run."""
 
-from collections.abc import Mapping
+import math
 
 from pyrovae import estimators
-from pyrovae.estimators.estimate import Kind
-from pyrovae.measures.codes import Encodings
-from pyrovae.measures.measure import MeasureResult, numbers
+from pyrovae.estimators.information import SATURATED
+from pyrovae.measures.measure import Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.distributions import mapped
 from pyrovae.programs.noise import generator
-from pyrovae.study.grid import Measure
 
-#: What is measured, and what kind of number it is.
-KINDS: Mapping[str, Kind] = {
-    "mutual_information": "unbiased",
-    "prior_gap": "unbiased",
-    "marginal_rate": "unbiased",
-    "active_units": "exact",
-    "test_mutual_information": "unbiased",
-    "test_prior_gap": "unbiased",
-}
+QUANTITIES = (
+    Quantity(
+        "mutual_information",
+        "mutual information I of training images and their codes",
+        kind="unbiased",
+        heading="I",
+        format=".2f",
+        headline=True,
+        caveat=Caveat(
+            "*",
+            f"saturated: I within {SATURATED} nats of log N",
+            lambda information: information["mutual_information"] > information["log_n"] - SATURATED,
+        ),
+    ),
+    Quantity("prior_gap", "prior gap G = KL(q(z) ‖ p(z)); R = I + G", kind="unbiased", heading="G", headline=True),
+    Quantity(
+        "marginal_rate",
+        "rate of test images with the inference marginal q(z) of the training images as the prior",
+        kind="unbiased",
+        heading="R test under q(z)",
+    ),
+    Quantity(
+        "active_units",
+        "latent dimensions whose posterior mean has a variance above 0.01 over training images",
+        unit="1",
+        kind="exact",
+        heading="active units",
+    ),
+    Quantity(
+        "test_mutual_information", "mutual information of test images and codes, under their own q(z)", kind="unbiased"
+    ),
+    Quantity("test_prior_gap", "prior gap of the test images, KL(q_test(z) ‖ p(z))", kind="unbiased"),
+)
 
 
-def information(codes: Encodings, measure: Measure, seed: int) -> MeasureResult:
-    """Mutual information, prior gap and their like, by the names of `KINDS`, in nats per image.
+def measure(run: TrainedRun) -> MeasureResult:
+    """I and G of the encodings of all training images, and of all test images under their own q(z), in nats per image.
 
-    I and G of the encodings of all training images, and of the encodings of all test images, of which another q(z) is
-    made; the rate of test images under the inference marginal of the training images; the number of active units.
+    Raises:
+        UnsupportedError: the pair has several latent sites, or the type of q is not supported.
     """
-    draws, q, unseen = generator(seed, "information"), codes.train, codes.test
-    outer = min(measure.outer, q.batch_shape.numel())
-    _, mutual_information, prior_gap = estimators.rate_terms(
-        q, codes.prior, samples=measure.samples, outer=outer, generator=draws
-    )
-    first = mapped(unseen, lambda parameter: parameter[: measure.outer])
-    marginal_rate = estimators.marginal_rate(first, q, samples=measure.samples, generator=draws)
+    draws, settings = generator(run.seed, "information"), run.settings
+    q, unseen, prior = run.encodings
+    outer = min(settings.outer, q.batch_shape.numel())
+    train = estimators.rate_terms(q, prior, samples=settings.samples, outer=outer, generator=draws)
+    first = mapped(unseen, lambda parameter: parameter[: settings.outer])
+    marginal_rate = estimators.marginal_rate(first, q, samples=settings.samples, generator=draws)
     active_units = estimators.active_units(q, generator=draws)
-    outer = min(measure.outer, unseen.batch_shape.numel())
-    _, test_mutual_information, test_prior_gap = estimators.rate_terms(
-        unseen, codes.prior, samples=measure.samples, outer=outer, generator=draws
+    outer = min(settings.outer, unseen.batch_shape.numel())
+    test = estimators.rate_terms(unseen, prior, samples=settings.samples, outer=outer, generator=draws)
+    finite = math.isfinite(train.mutual_information.value)
+    return MeasureResult(
+        mutual_information=train.mutual_information,
+        prior_gap=train.prior_gap,
+        marginal_rate=marginal_rate,
+        active_units=active_units,
+        test_mutual_information=test.mutual_information,
+        test_prior_gap=test.prior_gap,
+        note="" if finite else "I and G are not finite because the encodings are not",
     )
-    found = (mutual_information, prior_gap, marginal_rate, active_units, test_mutual_information, test_prior_gap)
-    return MeasureResult(numbers(dict(zip(KINDS, found, strict=True))))

@@ -1,79 +1,131 @@
-"""The log-likelihood of the test images of a run: by importance weighting, and where asked by annealing."""
+"""Bounds on log p(x) of test images: importance weighting and, if the study asks for it, annealing."""
 
-from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 
 from pyrovae import estimators
-from pyrovae.data import Dataset, as_input
+from pyrovae.data import as_input
 from pyrovae.estimators import Annealing
-from pyrovae.estimators.estimate import Kind
-from pyrovae.measures.measure import MeasureResult, numbers
+from pyrovae.estimators.likelihood import HIGH_K_SHARE
+from pyrovae.measures.measure import PER_IMAGE_DIMS, Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.noise import derive_seed, fork_seed
-from pyrovae.programs.pair import Pair, latent_sites, observed_sites
-from pyrovae.study.grid import Measure
+from pyrovae.programs.sites import latent_sites, observed_sites
+from pyrovae.study import Measure
 
-#: What is measured, and what kind of number it is.
-KINDS: Mapping[str, Kind] = {
-    "log_likelihood": "lower bound",
-    "high_pareto_k": "exact",
-    "effective_draws": "exact",
-    "annealed_log_likelihood": "lower bound",
-    "annealed_gain": "approximate",
-    "acceptance": "exact",
-    "sandwich_gap": "upper bound",
-}
-#: Most simulated images between whose bounds the gap is taken, and passes over the temperatures that all takes.
+if TYPE_CHECKING:
+    import xarray as xr
+
+#: Simulated images for the sandwich gap, and passes over the temperatures in one measurement.
 SIMULATED, PASSES = 16, 5
 
 
-def likelihood(
-    pair: Pair, data: Dataset, measure: Measure, seed: int, stepped: Callable[[], None], **values: float | Tensor
-) -> MeasureResult:
-    """Bounds of log p(x) of the first test images, by the names of `KINDS`, in nats per image.
+def is_loose(likelihood: "xr.Dataset") -> "xr.DataArray":
+    """Where the importance-weighted bound may be loose: k̂ is high for many images, or unknown."""
+    share = likelihood["high_pareto_k"]
+    return (share > HIGH_K_SHARE) | (share.isnull() & likelihood["log_likelihood"].notnull())
 
-    Importance weighting with its share of images whose k̂ is high and its effective number of draws; annealing, its gain
-    over importance weighting on the same images, its acceptance, and the gap between the bounds from below and above on
-    images simulated from the model.
 
-    Args:
-        stepped: called `PASSES` times for every temperature.
-        values: what the programs take beside images.
+QUANTITIES = (
+    Quantity(
+        "log_likelihood",
+        "lower bound on log p(x) of test images by importance weighting",
+        kind="lower bound",
+        per_image=True,
+        heading="log p(x) ≥",
+        headline=True,
+        caveat=Caveat(
+            "†", f"k̂ is high for more than {HIGH_K_SHARE:.0%} of the images, so the bound may be loose", is_loose
+        ),
+    ),
+    Quantity(
+        "high_pareto_k",
+        "share of images whose importance weights have a Pareto k̂ above its threshold, where the bound may be loose",
+        unit="1",
+        kind="exact",
+        heading="high k̂",
+        format=".0%",
+    ),
+    Quantity("pareto_k", "Pareto k̂ of the importance weights", unit="1", dims=PER_IMAGE_DIMS),
+    Quantity(
+        "effective_draws",
+        "effective sample size of the importance weights, mean over images",
+        unit="1",
+        kind="exact",
+        heading="effective draws",
+    ),
+    Quantity(
+        "annealed_log_likelihood",
+        "lower bound on log p(x) of the same images by annealed importance sampling",
+        kind="lower bound",
+        per_image=True,
+        heading="by annealing",
+    ),
+    Quantity(
+        "annealed_gain",
+        "bound by annealing minus bound by importance weighting",
+        kind="approximate",
+        heading="gain",
+    ),
+    Quantity("acceptance", "acceptance rate of annealing", unit="1", kind="exact", heading="acceptance", format=".2f"),
+    Quantity(
+        "sandwich_gap",
+        "upper minus lower bound by annealing, on images simulated from the model",
+        kind="upper bound",
+        heading="gap, simulated",
+    ),
+)
+#: What only annealing measures.
+ANNEALED = ("annealed_log_likelihood", "annealed_gain", "acceptance", "sandwich_gap")
+
+
+def cost(settings: Measure) -> int:
+    """Steps of annealing for one run."""
+    return PASSES * settings.temperatures
+
+
+def measure(run: TrainedRun) -> MeasureResult:
+    """Bounds on log p(x) of the first test images, in nats per image, with diagnostics.
 
     Raises:
         UnsupportedError: annealing is asked for, and the pair has several latent or observed sites.
     """
-    x = as_input(data.test[: measure.likelihood_images])
-    with fork_seed(derive_seed(seed, "likelihood")):
-        weighted = estimators.log_likelihood(lambda x, K: pair.log_weights(x, K, **values), x, measure.particles)
-    cells = numbers({"log_likelihood": weighted.estimate})
-    cells["high_pareto_k"] = np.array(weighted.high_pareto_k)
-    cells["effective_draws"] = weighted.ess.mean().cpu().numpy()
-    images = {"log_likelihood": weighted.bound, "pareto_k": weighted.pareto_k}
-    if measure.temperatures:
-        with fork_seed(derive_seed(seed, "annealing")):
-            annealed_cells, images["annealed_log_likelihood"] = _annealed(pair, x, measure, stepped, values)
-        gain = images["annealed_log_likelihood"] - weighted.bound
-        cells |= annealed_cells | numbers({"annealed_gain": estimators.mean_over_images(gain, "approximate")})
-    return MeasureResult(cells, {name: (each[:0], each) for name, each in images.items()})
+    x = as_input(run.data.test[: run.settings.likelihood_images])
+    with fork_seed(derive_seed(run.seed, "likelihood")):
+        weighted = estimators.log_likelihood(
+            lambda x, K: run.pair.log_weights(x, K, **run.values), x, run.settings.particles
+        )
+    annealed: dict[str, Any] = dict.fromkeys(ANNEALED)
+    if run.settings.temperatures:
+        with fork_seed(derive_seed(run.seed, "annealing")):
+            annealed = _annealed(run, x)
+        annealed["annealed_gain"] = annealed["annealed_log_likelihood"] - weighted.bound
+    return MeasureResult(
+        log_likelihood=weighted.bound,
+        pareto_k=(weighted.pareto_k[:0], weighted.pareto_k),
+        high_pareto_k=weighted.high_pareto_k,
+        effective_draws=weighted.ess.mean(),
+        **annealed,
+    )
 
 
-def _annealed(
-    pair: Pair, x: Tensor, measure: Measure, stepped: Callable[[], None], values: Mapping[str, float | Tensor]
-) -> tuple[dict[str, np.ndarray], Tensor]:
-    annealing = Annealing(measure.temperatures, measure.chains)
-    log_p = partial(_log_p, pair, values)
+def _annealed(run: TrainedRun, x: Tensor) -> dict[str, Any]:
+    """Bounds by annealing on images, and the gap between both bounds on images simulated from the model."""
+    pair, values = run.pair, run.values
+    annealing = Annealing(run.settings.temperatures, run.settings.chains)
+    log_p = partial(_log_p, run)
     _, prior = pair.latent(x[:1], **values)
-    annealed = estimators.annealed_log_likelihood(prior, log_p, x, annealing, stepped)
-    cells = numbers({"annealed_log_likelihood": annealed.estimate})
-    cells["acceptance"] = annealed.acceptance.double().mean().cpu().numpy()
+    annealed = estimators.annealed_log_likelihood(prior, log_p, x, annealing, run.progress)
     generated = pair.generate(x[:SIMULATED], **values)
     simulated, z = (generated.nodes[site]["value"] for site in (*observed_sites(generated), *latent_sites(generated)))
-    sandwich = estimators.bidirectional_log_likelihood(prior, log_p, simulated, z, annealing, stepped)
-    return cells | numbers({"sandwich_gap": sandwich.gap}), annealed.bound
+    sandwich = estimators.bidirectional_log_likelihood(prior, log_p, simulated, z, annealing, run.progress)
+    return {
+        "annealed_log_likelihood": annealed.bound,
+        "acceptance": annealed.acceptance.double().mean(),
+        "sandwich_gap": sandwich.gap,
+    }
 
 
-def _log_p(pair: Pair, values: Mapping[str, float | Tensor], x: Tensor, z: Tensor) -> Tensor:
-    return pair.likelihood(x, z, **values).log_prob(x)
+def _log_p(run: TrainedRun, x: Tensor, z: Tensor) -> Tensor:
+    return run.pair.likelihood(x, z, **run.values).log_prob(x)

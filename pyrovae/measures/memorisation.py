@@ -1,117 +1,150 @@
-"""How much a run reconstructs from memory: beside the decoder of infinite capacity, and the nearest training images."""
+"""How much of a reconstruction is memorised: the infinite-capacity decoder, and the nearest training images."""
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.data import Dataset, as_input
 from pyrovae.estimators import memorising_decoder, mixing_share, nearest_point
-from pyrovae.estimators.estimate import Kind
 from pyrovae.estimators.marginal import draw, encodings
-from pyrovae.measures.codes import CHUNK, Encodings
-from pyrovae.measures.measure import MeasureResult, over_splits
-from pyrovae.measures.pictures import SAMPLES, as_bytes
+from pyrovae.measures.encodings import CHUNK
+from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.pictures import PIXEL_DIMS, PIXEL_UNIT, SAMPLES, as_bytes
 from pyrovae.programs.distributions import mean_of
 from pyrovae.programs.noise import generator
-from pyrovae.programs.pair import Pair
-from pyrovae.study.grid import Measure
 
-#: What is measured on both splits, and what kind of number it is.
-KINDS: Mapping[str, Kind] = {
-    "memorising_distortion": "unbiased",
-    "infinite_share": "exact",
-    "perplexity": "unbiased",
-    "reconstruction_distance": "unbiased",
-    "memorising_distance": "unbiased",
-}
+SPLIT = ("split",)
+QUANTITIES = (
+    Quantity(
+        "memorising_distortion",
+        "distortion of the infinite-capacity decoder, which mixes training images by how close their codes are, "
+        "with a share ε of the mean image",
+        kind="unbiased",
+        dims=SPLIT,
+        per_image=True,
+        heading="D memorising",
+    ),
+    Quantity(
+        "mixing_share",
+        "share ε of the mean image, fitted to training images, each left out of its own reconstruction",
+        unit="1",
+        kind="exact",
+        heading="ε",
+        format=".2g",
+    ),
+    Quantity(
+        "infinite_share",
+        "share of images for which that distortion is infinite without the mean image",
+        unit="1",
+        kind="exact",
+        dims=SPLIT,
+        heading="infinite at ε = 0",
+        format=".0%",
+    ),
+    Quantity(
+        "perplexity",
+        "number of training images that the infinite-capacity decoder mixes, exp of the entropy of its weights",
+        unit="1",
+        kind="unbiased",
+        dims=SPLIT,
+        heading="images mixed",
+    ),
+    Quantity(
+        "reconstruction_distance",
+        "distance of reconstructions to the nearest training image, in pixels of [0, 1]",
+        unit="1",
+        kind="unbiased",
+        dims=SPLIT,
+        per_image=True,
+        heading="nearest training image, learned",
+        format=".3g",
+    ),
+    Quantity(
+        "memorising_distance",
+        "the same distance for reconstructions by the infinite-capacity decoder",
+        unit="1",
+        kind="unbiased",
+        dims=SPLIT,
+        per_image=True,
+        heading="nearest, memorising",
+        format=".3g",
+    ),
+    *(
+        Quantity(name, long_name, PIXEL_UNIT, dims=PIXEL_DIMS, group="reconstructions")
+        for name, long_name in {
+            "original": "test images",
+            "reconstruction": "reconstructions by the learned decoder",
+            "memorised": "reconstructions by the infinite-capacity decoder",
+            "nearest": "training images nearest to the learned reconstructions",
+        }.items()
+    ),
+)
+PICTURES = [each.name for each in QUANTITIES if each.group]
 
 
-def memorisation(
-    pair: Pair,
-    codes: Encodings,
-    data: Dataset,
-    mean: Tensor,
-    measure: Measure,
-    seed: int,
-    distortion_at: Callable[[Tensor, Tensor], Tensor],
-    **values: float | Tensor,
-) -> MeasureResult:
-    """Reconstructions by the learned decoder and by that of infinite capacity, from the same draws z ~ q(z|x).
+def measure(run: TrainedRun) -> MeasureResult:
+    """Reconstructions by the learned decoder and by the infinite-capacity one, from the same draws z ~ q(z|x).
 
-    By the names of `KINDS`: the distortion of the memorising decoder with a share ε of the mean image, the share of
-    images for which it is infinite without, the perplexity of its weights, and the distance of either reconstruction to
-    the nearest training image. ε is fitted to training images of which each is left out of its own reconstruction.
+    ε is fitted to training images, each of which is left out of its own reconstruction.
 
-    Args:
-        mean: mean image in which no pixel is 0 or 1, `smoothed_mean`.
-        distortion_at: images, mean images → distortion under a likelihood with these means; NaN where it has none.
-        values: what the programs take beside images.
+    Raises:
+        UnsupportedError: the pair has several latent or observed sites, or the type of q is not supported.
     """
-    draws = generator(seed, "reconstruction")
-    share = _fitted_share(codes, data, measure, mean, draws, distortion_at)
-    images: dict[str, list[Tensor]] = {name: [] for name in KINDS}
-    pictures: dict[str, NDArray[np.uint8]] = {}
-    for q, split in ((codes.train, data.train), (codes.test, data.test)):
-        x, z = _first(q, split, measure, draws)
-        memorised, learned = memorising_decoder(z, codes.train, data.train), _reconstructed(pair, x, z, values)
+    draws, data = generator(run.seed, "reconstruction"), run.data
+    mean = run.once(_mean_of_data)
+    share = _fitted_share(run, mean, draws)
+    images: dict[str, list[Tensor]] = defaultdict(list)
+    pictures: dict[str, Any] = dict.fromkeys(PICTURES)
+    for q, split in ((run.encodings.train, data.train), (run.encodings.test, data.test)):
+        x, z = _first(run, q, split, draws)
+        memorised, learned = memorising_decoder(z, run.encodings.train, data.train), _reconstructed(run, x, z)
         closest = nearest_point(learned, data.train)
-        images["memorising_distortion"].append(distortion_at(x.double(), torch.lerp(memorised.image, mean, share)))
-        images["infinite_share"].append(distortion_at(x.double(), memorised.image).isinf())
+        mixed = torch.lerp(memorised.image, mean, share)
+        images["memorising_distortion"].append(run.likelihood.distortion_at(x.double(), mixed))
+        images["infinite_share"].append(run.likelihood.distortion_at(x.double(), memorised.image).isinf())
         images["perplexity"].append(memorised.perplexity)
         images["reconstruction_distance"].append(closest.distance)
         images["memorising_distance"].append(nearest_point(memorised.image.float(), data.train).distance)
-        shown = {
-            "original": x,
-            "reconstruction": learned,
-            "memorised": memorised.image,
-            "nearest": as_input(data.train[closest.row]),
-        }
-        pictures = {name: as_bytes(each[:SAMPLES]) for name, each in shown.items()} if x.dim() == 4 else {}
-    sides = {name: (train, test) for name, (train, test) in images.items()}
-    cells = {"mixing_share": np.array(share)}
-    for name, (train, test) in sides.items():
-        cells |= over_splits(name, train, test)
-    kept = ("memorising_distortion", "reconstruction_distance", "memorising_distance")
-    return MeasureResult(cells, {name: sides[name] for name in kept}, pictures)
+        if x.dim() == 4:
+            shown = (x, learned, memorised.image, as_input(data.train[closest.row]))
+            pictures = {name: as_bytes(each[:SAMPLES]) for name, each in zip(PICTURES, shown, strict=True)}
+    return MeasureResult(mixing_share=share, **images, **pictures)
 
 
 def smoothed_mean(data: Dataset) -> Tensor:
-    """Mean training image with half an image of light and half a dark one added: (Σ_n x_n + ½) / (N + 1), in float64.
+    """Mean training image plus half a white and half a black image: (Σ_n x_n + ½) / (N + 1), in float64.
 
-    Strictly between 0 and 1 where pixels are in [0, 1], so that no pixel is impossible under it.
+    It lies strictly between 0 and 1 if pixels are in [0, 1], so no pixel is impossible under it.
     """
     mean = data.mean().double()
     return torch.lerp(mean, torch.full_like(mean, 0.5), 1 / (len(data.train) + 1))
 
 
-def _first(q: Distribution, images: Tensor, measure: Measure, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+def _mean_of_data(run: TrainedRun) -> Tensor:
+    return smoothed_mean(run.data)
+
+
+def _first(run: TrainedRun, q: Distribution, images: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
     """The first images of a split, and a code of each."""
-    x = as_input(images[: measure.reconstructions])
+    x = as_input(images[: run.settings.reconstructions])
     rows = torch.arange(len(x), device=x.device)
     return x, draw(encodings(q, rows), 1, draws)[0]
 
 
-def _fitted_share(
-    codes: Encodings,
-    data: Dataset,
-    measure: Measure,
-    mean: Tensor,
-    draws: torch.Generator,
-    distortion_at: Callable[[Tensor, Tensor], Tensor],
-) -> float:
-    x, z = _first(codes.train, data.train, measure, draws)
-    others = memorising_decoder(z, codes.train, data.train, own=torch.arange(len(x), device=x.device)).image
-    return mixing_share(lambda image: distortion_at(x.double(), image), others, mean)
+def _fitted_share(run: TrainedRun, mean: Tensor, draws: torch.Generator) -> float:
+    q, train = run.encodings.train, run.data.train
+    x, z = _first(run, q, train, draws)
+    others = memorising_decoder(z, q, train, own=torch.arange(len(x), device=x.device)).image
+    return mixing_share(lambda image: run.likelihood.distortion_at(x.double(), image), others, mean)
 
 
-def _reconstructed(pair: Pair, x: Tensor, z: Tensor, values: Mapping[str, float | Tensor]) -> Tensor:
-    """E[x|z], ``[n, *event_shape]``; NaN where the likelihood does not know its mean."""
+def _reconstructed(run: TrainedRun, x: Tensor, z: Tensor) -> Tensor:
+    """E[x|z], ``[n, *event_shape]``; NaN if the likelihood has no known mean."""
     found = []
     for part, codes in zip(x.split(CHUNK), z.to(x.dtype).split(CHUNK), strict=True):
-        mean = mean_of(pair.likelihood(part, codes, **values))
+        mean = mean_of(run.pair.likelihood(part, codes, **run.values))
         found.append(torch.full_like(part, torch.nan) if mean is None else mean)
     return torch.cat(found)

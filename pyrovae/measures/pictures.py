@@ -1,64 +1,85 @@
-"""What is there to see of a trained pair: images decoded from its prior and along its latents, and its latent plane."""
+"""Pictures of a trained pair: samples from its prior, traversals of its latents, and its latent plane."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Distribution
 
+from pyrovae.data import as_input
+from pyrovae.errors import UnsupportedError
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
+from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.distributions import mean_of
 from pyrovae.programs.noise import derive_seed, fork_seed, generator
-from pyrovae.programs.pair import Pair
 
-#: Images decoded from each prior, points along either side of the latent plane, and latents along which is decoded.
+#: Images in a row, points along either side of the latent plane, and latents that are traversed.
 SAMPLES, POINTS, LATENTS = 8, 64, 5
+PIXEL_DIMS, PIXEL_UNIT = ("sample", "channel", "row", "column"), "1/255"
+PLANE_DIMS = ("row", "column")
+QUANTITIES = (
+    Quantity("image", "mean images E[x|z] at draws z ~ p(z)", PIXEL_UNIT, dims=PIXEL_DIMS, group="samples"),
+    Quantity(
+        "traversal",
+        "E[x|z] along a latent, from the 1st to the 99th percentile of q(z)",
+        PIXEL_UNIT,
+        dims=("rank", *PIXEL_DIMS),
+        group="traversals",
+    ),
+    Quantity("latent", "number of the latent", unit="1", dims=("rank",), group="traversals"),
+    Quantity("share", "share of the latent's variance that is between images", "1", dims=("rank",), group="traversals"),
+    Quantity("z1", "first latent", unit="1", dims=("column",), group="plane"),
+    Quantity("z2", "second latent", unit="1", dims=("row",), group="plane"),
+    Quantity("log_q", "log q(z) of the inference marginal", unit="nats", dims=PLANE_DIMS, group="plane"),
+    Quantity("log_p", "log p(z) of the prior", unit="nats", dims=PLANE_DIMS, group="plane"),
+)
 
 
-@torch.no_grad()
-def samples(pair: Pair, event_shape: torch.Size, seed: int) -> dict[str, NDArray[np.uint8]]:
-    """Mean images E[x|z] at draws z ~ p(z), ``[SAMPLES, channels, height, width]``, where there are any to show.
-
-    Args:
-        event_shape: shape of an image.
-        seed: seed of the run.
-    """
-    if not hasattr(pair.model, "generate") or len(event_shape) != 3:
-        return {}
-    with fork_seed(derive_seed(seed, "samples")):
-        x = mean_of(pair.model.generate(SAMPLES))  # type: ignore[operator]
-    return {} if x is None else {"image": as_bytes(x)}
+def measure(run: TrainedRun) -> MeasureResult:
+    """Those pictures that the pair and its latent space allow."""
+    pictures: dict[str, Any] = dict.fromkeys(each.name for each in QUANTITIES)
+    for picture in (samples, traversals, latent_plane):
+        with suppress(UnsupportedError):
+            pictures |= picture(run)
+    return MeasureResult(**pictures)
 
 
 def as_bytes(x: Tensor) -> NDArray[np.uint8]:
-    """Images in [0, 1] as they are kept to be shown."""
+    """Images in [0, 1] as bytes."""
     return (255 * x.nan_to_num().clamp(0, 1)).round().byte().cpu().numpy()
 
 
 @torch.no_grad()
-def traversals(
-    pair: Pair, train: Distribution, test: Distribution, x: Tensor, seed: int, **values: float | Tensor
-) -> dict[str, NDArray[Any]]:
-    """E[x|z] along the latents that tell training images most apart, the others at a code of the first test image.
+def samples(run: TrainedRun) -> dict[str, NDArray[np.uint8]]:
+    """Mean images E[x|z] at draws z ~ p(z), ``[SAMPLES, channels, height, width]``; nothing if x is not an image."""
+    if not hasattr(run.pair.model, "generate") or len(run.data.event_shape) != 3:
+        return {}
+    with fork_seed(derive_seed(run.seed, "samples")):
+        x = mean_of(run.pair.model.generate(SAMPLES))  # type: ignore[operator]
+    return {} if x is None else {"image": as_bytes(x)}
 
-    A latent is the better at that, the larger the share of its variance that lies between images: the correlation, over
-    n, of two draws from q(z|x_n). It runs from the 1st to the 99th percentile of q(z).
 
-    Args:
-        train, test: encodings of training and test images.
-        x: the first test image, ``[1, *event_shape]``.
-        seed: seed of the run.
-        values: what the programs take beside images.
+@torch.no_grad()
+def traversals(run: TrainedRun) -> dict[str, NDArray[Any]]:
+    """E[x|z] along the latents that differ most between images, from the code of the first test image.
+
+    Latents are ranked by the share of their variance that is between images: the correlation, over n, of two draws from
+    q(z|x_n). Each runs from the 1st to the 99th percentile of q(z).
 
     Returns:
-        ``traversal``, ``[latents, SAMPLES, channels, height, width]``, with ``latent``, its number, and ``share``,
-        ``[latents]`` each; nothing where z is no vector or there is no mean image to show.
+        ``traversal``, ``[latents, SAMPLES, channels, height, width]``, and of each latent its number, ``latent``, and
+        that share, ``share``; nothing if z is not a vector or x not an image.
+
+    Raises:
+        UnsupportedError: the pair has several latent or observed sites, or the type of q is not supported.
     """
+    train, test, _ = run.encodings
+    x = as_input(run.data.test[:1])
     if len(train.event_shape) != 1 or x.dim() != 4:
         return {}
-    draws = generator(seed, "traversal")
+    draws = generator(run.seed, "traversal")
     one, other = draw(encodings(train), 2, draws)
     start = draw(encodings(test, torch.zeros(1, dtype=torch.long, device=x.device)), 1, draws)[0, 0]
     share = torch.stack(
@@ -70,7 +91,7 @@ def traversals(
     for row, latent in enumerate(chosen):
         z[row, :, latent] = torch.lerp(low[row], high[row], torch.linspace(0, 1, SAMPLES, device=x.device).to(z))
     z = z.flatten(0, 1).to(x.dtype)
-    mean = mean_of(pair.likelihood(x.expand(len(z), *x.shape[1:]), z, **values))
+    mean = mean_of(run.pair.likelihood(x.expand(len(z), *x.shape[1:]), z, **run.values))
     if mean is None:
         return {}
     images = as_bytes(mean.unflatten(0, (len(chosen), SAMPLES)))
@@ -78,22 +99,21 @@ def traversals(
 
 
 @torch.no_grad()
-def latent_plane(q: Distribution, prior: Distribution, seed: int) -> dict[str, NDArray[np.float64]]:
-    """log q(z) and log p(z) over the plane of a z with two dimensions; nothing where it has another number.
+def latent_plane(run: TrainedRun) -> dict[str, NDArray[np.float64]]:
+    """log q(z) and log p(z) over the plane of a two-dimensional z; nothing if z has another dimension.
 
-    The box holds all but the outermost hundredth of q(z), in either dimension, with a quarter of its size around it.
-
-    Args:
-        q: encodings of the training set.
-        prior: p(z).
-        seed: seed of the run.
+    The box holds all but the outermost hundredth of q(z) in either dimension, plus a margin of a quarter of its size.
 
     Returns:
         ``z1`` and ``z2``, ``[POINTS]`` each, ``log_q`` and ``log_p``, ``[POINTS, POINTS]``, rows along z2.
+
+    Raises:
+        UnsupportedError: the pair has several latent sites, or the type of q is not supported.
     """
+    q, _, prior = run.encodings
     if prior.event_shape != (2,):
         return {}
-    z = draw(encodings(q), 1, generator(seed, "plane"))[0]
+    z = draw(encodings(q), 1, generator(run.seed, "plane"))[0]
     low, high = (z.quantile(share, dim=0) for share in (0.005, 0.995))
     margin = (high - low) / 4
     sides = [

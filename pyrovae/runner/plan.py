@@ -8,6 +8,7 @@ from pyrovae.build import make_rows
 from pyrovae.data import class_counts
 from pyrovae.errors import InputError
 from pyrovae.estimators import Annealing
+from pyrovae.measures.declared import of_settings
 from pyrovae.runner.cohort import cohort_label
 from pyrovae.runner.validation import Bank, bank_of, check_study
 from pyrovae.store.schema import check_size
@@ -47,6 +48,7 @@ def plan(study: Study) -> list[PlannedCohort]:
     """
     study = check_study(study)
     check_size(study)
+    of_settings(study.measure)  # raises InputError if a declaration is wrong
     return [_planned(study, cohort) for cohort in study.cohorts()]
 
 

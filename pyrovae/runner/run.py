@@ -17,8 +17,8 @@ from pyrovae.runner.cohort import (
     run_cohort,
     start,
 )
-from pyrovae.runner.open import attach_theory
 from pyrovae.runner.measuring import rehearse
+from pyrovae.runner.open import attach_theory
 from pyrovae.runner.plan import plan
 from pyrovae.runner.validation import check_study
 from pyrovae.runner.workload import Workload, workload

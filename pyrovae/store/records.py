@@ -1,10 +1,11 @@
-"""What is kept of each image, and what there is to see of a run: a file for each cohort, read where it is asked for."""
+"""Values per image and pictures of the runs of a cohort: one file each, loaded on demand."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -12,33 +13,48 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from pyrovae.measures.evaluate import Evaluation
+from pyrovae.measures.declared import shipped
+from pyrovae.measures.evaluate import Evaluation, Groups
+from pyrovae.measures.measure import PER_IMAGE_DIMS, RESERVED_GROUPS, Quantity
 from pyrovae.store import hdf
-from pyrovae.study.grid import Cohort, Study
+from pyrovae.study import Cohort, Study
 from pyrovae.system import atomic, memory
 
-_IMAGES = ["sample", "channel", "row", "column"]
-#: The sides of a picture.
-PICTURES = {
-    **dict.fromkeys(("image", "original", "reconstruction", "memorised", "nearest"), _IMAGES),
-    "traversal": ["rank", *_IMAGES],
-    "latent": ["rank"],
-    "share": ["rank"],
-    "z1": ["column"],
-    "z2": ["row"],
-    "log_q": ["row", "column"],
-    "log_p": ["row", "column"],
-}
-#: The groups that hold pictures.
-PICTURED = ("samples", "reconstructions", "traversals", "plane")
-#: What is known of each image.
-PER_IMAGE = ["distortion", "rate", "log_likelihood", "pareto_k", "annealed_log_likelihood", "memorising_distortion"]
-PER_IMAGE += ["reconstruction_distance", "memorising_distance"]
-#: The groups whose numbers are here, and their sides beside the axes of the grid.
-SIDES = {"images": {name: ["split", "image"] for name in PER_IMAGE}, **dict.fromkeys(PICTURED, PICTURES)}
 
-#: By group and name, the numbers of the runs of a cohort.
-Content = dict[str, dict[str, NDArray[Any]]]
+class Layout(NamedTuple):
+    """How a variable of one run is laid out.
+
+    Attributes:
+        dims: its dimensions.
+        shape: its shape.
+        dtype: type of its values.
+        attributes: its unit and long name.
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    attributes: Mapping[str, str]
+
+
+def per_image(images: int) -> dict[str, Layout]:
+    """The values per image of the measures that ship, for so many images of a split."""
+    declared = [each for measure in shipped() for each in measure.quantities if _is_per_image(each)]
+    shape, dtype = (2, images), np.dtype(float)
+    return {each.name: Layout(PER_IMAGE_DIMS, shape, dtype, each.attributes(each.variable)) for each in declared}
+
+
+def picture_groups() -> set[str]:
+    """The groups of pictures of the measures that ship."""
+    return {each.group for measure in shipped() for each in measure.quantities if _is_picture(each)}
+
+
+def _is_per_image(quantity: Quantity) -> bool:
+    return quantity.per_image or quantity.dims == PER_IMAGE_DIMS
+
+
+def _is_picture(quantity: Quantity) -> bool:
+    return not quantity.is_number and quantity.dims != PER_IMAGE_DIMS
 
 
 def file_of(folder: Path, measurement: str, cohort: str) -> Path:
@@ -53,29 +69,38 @@ def file_of(folder: Path, measurement: str, cohort: str) -> Path:
 
 
 def save(file: Path, study: Study, cohort: Cohort, measured: Evaluation) -> None:
-    """Writes the details of a cohort as HDF5: variables by group, as in `SIDES` after a dimension for the runs.
+    """Writes values per image and pictures as HDF5, by group and variable, ``[runs, ...]``.
 
     Raises:
-        OSError: the file cannot be written; what was there before is whole.
+        OSError: the file cannot be written; its previous content is intact.
     """
-    images = {name: _trimmed(values) for name, values in measured.groups["images"].items()}
+    images = {name: _trimmed(values) for name, values in measured.groups.get("images", {}).items()}
+    declared = {("images", each.name): each for each in measured.quantities if _is_per_image(each)}
+    declared |= {(each.group, each.variable): each for each in measured.quantities if _is_picture(each)}
     content = BytesIO()
-    with h5py.File(content, "w") as file_in_memory:
-        file_in_memory.attrs.update(study=study.to_yaml(), cohort=cohort.name)
-        file_in_memory["cell"] = [np.ravel_multi_index(study.position(run), study.shape()) for run in cohort.runs]
+    with h5py.File(content, "w") as opened:
+        opened.attrs.update(study=study.to_yaml(), cohort=cohort.name)
+        opened["cell"] = [np.ravel_multi_index(study.position(run), study.shape()) for run in cohort.runs]
         for group, variables in {"images": images, **measured.pictures}.items():
             for name, values in variables.items():
-                file_in_memory[f"{group}/{name}"] = values
+                quantity = declared[group, name]
+                opened[f"{group}/{name}"] = values
+                dims = PER_IMAGE_DIMS if group == "images" else quantity.dims
+                opened[f"{group}/{name}"].attrs.update(
+                    dims=" ".join(dims), units=quantity.unit, long_name=quantity.long_name
+                )
     atomic.write(file, atomic.with_checksum(content.getbuffer()))
 
 
-def shapes(file: Path, study: Study) -> dict[str, dict[str, tuple[tuple[int, ...], np.dtype[Any]]]]:
-    """The shape of each picture of a run in a file, and its numbers' type."""
-    _, content = _read(file, file.stat().st_mtime_ns, study.to_yaml())
-    return {
-        group: {name: (values.shape[1:], values.dtype) for name, values in content[group].items()}
-        for group in content.keys() & PICTURED
-    }
+def layouts(file: Path, study: Study) -> dict[str, dict[str, Layout]]:
+    """The layout of each variable in a file, for one run, by group."""
+    _, content, attributes = _read(file, file.stat().st_mtime_ns, study.to_yaml())
+    found: dict[str, dict[str, Layout]] = {}
+    for (group, name), (dims, known) in attributes.items():
+        values = content[group][name]
+        shape = (2, study.measure.per_image) if group == "images" else values.shape[1:]
+        found.setdefault(group, {})[name] = Layout(dims, shape, values.dtype, known)
+    return found
 
 
 def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
@@ -85,18 +110,17 @@ def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
 
 
 class Grid(BackendArray):
-    """A variable over the whole grid, ``[*axes, *sides]``, of which those cohorts are read that are asked for.
+    """A variable over the whole grid, ``[*axes, *dims]``, which reads the cohorts that are asked for.
 
-    Cells of runs that were not measured are NaN, or 0 where the numbers are bytes.
+    Cells of runs that were not measured are NaN, or 0 if the values are bytes.
 
     Args:
         folder: of the study.
         measurement: as in `file_of`.
         study: the study.
-        cohorts: over the axes, the name of the cohort that a run was measured in, empty where it was not yet.
+        cohorts: over the axes, the cohort that a run was measured in; empty if it was not measured.
         name: group and name of the variable.
-        shape: of its sides.
-        dtype: of its numbers.
+        layout: its layout for one run.
     """
 
     def __init__(
@@ -106,15 +130,14 @@ class Grid(BackendArray):
         study: Study,
         cohorts: NDArray[Any],
         name: tuple[str, str],
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
+        layout: Layout,
     ) -> None:
         self._folder, self._measurement, self._study = folder, measurement, study.to_yaml()
         self._cohorts = cohorts
         self._name = name
-        self._sides = shape
-        self.shape = (*cohorts.shape, *shape)
-        self.dtype = dtype
+        self._cell_shape = layout.shape
+        self.shape = (*cohorts.shape, *layout.shape)
+        self.dtype = layout.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         # xarray writes −1 for the end of a slice that runs down to the first place, where Python takes it for the last.
@@ -129,7 +152,7 @@ class Grid(BackendArray):
         """The numbers at integers, slices or lists along each dimension."""
         axes = self._cohorts.ndim
         cells = np.asarray(_at(np.arange(self._cohorts.size).reshape(self._cohorts.shape), key[:axes]))
-        blank = np.full(self._sides, 0 if self.dtype.kind == "u" else np.nan, self.dtype)
+        blank = np.full(self._cell_shape, 0 if self.dtype.kind == "u" else np.nan, self.dtype)
         one = np.asarray(_at(blank, key[axes:]))
         memory.check_memory(cells.size * one.nbytes, f"{'/'.join(self._name)} of {cells.size:,} runs")
         taken = np.empty((cells.size, *one.shape), self.dtype)
@@ -144,7 +167,7 @@ class Grid(BackendArray):
         file = file_of(self._folder, self._measurement, cohort)
         if not cohort or not file.exists():
             return blank
-        rows, content = _read(file, file.stat().st_mtime_ns, self._study)
+        rows, content, _ = _read(file, file.stat().st_mtime_ns, self._study)
         group, name = self._name
         values = content.get(group, {}).get(name)
         if values is None or cell not in rows:
@@ -164,25 +187,39 @@ def _at(values: NDArray[Any], key: tuple[Any, ...]) -> NDArray[Any]:
     return values
 
 
+Attributes = dict[tuple[str, str], tuple[tuple[str, ...], dict[str, str]]]
+
+
 @lru_cache(maxsize=8)
-def _read(file: Path, changed: int, study: str) -> tuple[dict[int, int], Content]:
-    """Where in a file each cell of the grid is, and what is in it.
+def _read(file: Path, changed: int, study: str) -> tuple[dict[int, int], Groups, Attributes]:
+    """The row of each cell of the grid in a file, its values by group and name, and their dimensions and attributes.
 
     Raises:
-        InputError: the file is damaged, or of another study.
+        InputError: the file is damaged, or belongs to another study.
     """
     with hdf.reading(file, "details") as found:
         if hdf.text(found.attrs["study"], lines=True) != study:
-            raise ValueError("it is of another study")
+            raise ValueError("it belongs to another study")
         rows = {int(cell): row for row, cell in enumerate(found["cell"][()])}
-        content: Content = {}
-        for group in SIDES.keys() & found.keys():
-            content[group] = {name: found[group][name][()] for name in SIDES[group].keys() & found[group].keys()}
+        content: Groups = {}
+        attributes: Attributes = {}
+        for group in found.keys() - {"cell"}:
+            content[group] = {name: values[()] for name, values in found[group].items()}
             for name, values in content[group].items():
-                _check(f"{group}/{name}", values, len(rows), len(SIDES[group][name]))
-        return rows, content
+                attributes[group, name] = _attributes(group, name, found[group][name].attrs)
+                _check(f"{group}/{name}", values, len(rows), len(attributes[group, name][0]))
+        return rows, content, attributes
 
 
-def _check(name: str, values: NDArray[Any], runs: int, sides: int) -> None:
-    if values.ndim != 1 + sides or len(values) != runs or values.dtype.kind not in "uif" or not prod(values.shape):
+def _attributes(group: str, name: str, attributes: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Dimensions and attributes of a variable in a file."""
+    dims = tuple(hdf.text(attributes["dims"]).split())
+    own = group if group == "images" or group not in RESERVED_GROUPS else ""
+    if not all(each.isidentifier() for each in (own, name, *dims)) or (own == "images") != (dims == PER_IMAGE_DIMS):
+        raise ValueError(f"{group}/{name}: expected other names than {', '.join(map(repr, dims))}")
+    return dims, {key: hdf.text(attributes[key]) for key in ("units", "long_name")}
+
+
+def _check(name: str, values: NDArray[Any], runs: int, dims: int) -> None:
+    if values.ndim != 1 + dims or len(values) != runs or values.dtype.kind not in "uif" or not prod(values.shape):
         raise ValueError(f"{name}: expected numbers of {runs} runs, got {values.dtype} of shape {list(values.shape)}")

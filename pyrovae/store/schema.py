@@ -1,4 +1,4 @@
-"""The tree of a study's results: its groups, their variables, and how they get in and out of it."""
+"""The tree of a study's results: groups and variables as the measures declare them, written and read."""
 
 import json
 import re
@@ -15,48 +15,18 @@ from xarray.core import indexing
 
 from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
-from pyrovae.measures import information, likelihood, memorisation
+from pyrovae.measures.declared import shipped
 from pyrovae.measures.evaluate import Evaluation
+from pyrovae.measures.measure import NUMBER_DIMS, RESERVED_GROUPS, Quantity
 from pyrovae.store import hdf, records
-from pyrovae.study.grid import PER_RUN, Cohort, Study
+from pyrovae.study import PER_RUN, Cohort, Study
+from pyrovae.study.probes import probe_steps
 from pyrovae.system import atomic, memory
-from pyrovae.training.trainer import probe_steps
 
 SPLITS = ("train", "test")
-_KINDS = {**information.KINDS, **likelihood.KINDS, **memorisation.KINDS}
-_LONG_NAMES = {
-    "distortion": "distortion D",
-    "rate": "rate R",
-    "elbo": "-D - R",
-    "bits_per_dim": "negative ELBO in bits per dimension of x",
-    "images": "number of images",
-    "pixel_distance": "distance to the nearest (other) training image, in pixels of [0, 1]",
-    "factor_distance": "distance to the nearest (other) training image, in factors of [0, 1]",
-    "floor": "smallest distortion that any decoder can reach",
-    "loss": "D + beta R, at the beta that a schedule ends at",
-    "mutual_information": "mutual information I of training images and codes",
-    "prior_gap": "prior gap G = KL(q(z) || p(z))",
-    "marginal_rate": "rate of test images under the inference marginal of the training images",
-    "active_units": "latent dimensions whose posterior mean varies by more than 0.01 over training images",
-    "test_mutual_information": "mutual information of test images and codes, under their own q(z)",
-    "test_prior_gap": "prior gap of the test images, KL(q_test(z) || p(z))",
-    "log_likelihood": "importance-weighted bound of log p(x) of test images",
-    "high_pareto_k": "share of these images with a Pareto k above its threshold, where the bound may be loose by far",
-    "pareto_k": "Pareto k of the importance weights",
-    "effective_draws": "effective number of draws behind the importance-weighted bound, mean over images",
-    "annealed_log_likelihood": "bound of log p(x) of these images by annealed importance sampling",
-    "annealed_gain": "how far annealing is above importance weighting on the same images",
-    "acceptance": "share of the moves of annealing that were accepted",
-    "sandwich_gap": "bound from above less bound from below, on images simulated from the model",
-    "memorising_distortion": "distortion of the decoder of infinite capacity with a share of the mean image",
-    "infinite_share": "share of images for which that distortion is infinite without the mean image",
-    "perplexity": "number of training images that the decoder of infinite capacity mixes, exp of the entropy",
-    "mixing_share": "share of the mean image, fitted to training images each left out of its own reconstruction",
-    "reconstruction_distance": "distance of reconstructions to the nearest training image, in pixels of [0, 1]",
-    "memorising_distance": "the same for reconstructions by the decoder of infinite capacity",
-    "log_n": "logarithm of the number of training images, the most that I can be",
-}
-#: What is known of every run, and how it says that it is not known yet.
+#: Learning curves, with what they show.
+CURVES = {"loss": "D + beta R, at the final beta of a schedule", "distortion": "distortion D", "rate": "rate R"}
+#: What is known about every run, with the value that means unknown.
 _RUN_FACTS: dict[str, Any] = {
     "status": np.array("pending", dtype=object),
     "diverged_at": -1,
@@ -65,186 +35,120 @@ _RUN_FACTS: dict[str, Any] = {
     **{name: np.array("", dtype=object) for name in ("cohort", "rate_kind", "distortion_kind", "skipped")},
     **{name: np.array("", dtype=object) for name in ("mode", "device", "threads", "versions", "worker")},
 }
-#: Variables with a unit other than nats per image.
-_UNITS = {
-    "bits_per_dim": "bits per dimension",
-    **dict.fromkeys(
-        (
-            "active_units",
-            "images",
-            "pixel_distance",
-            "factor_distance",
-            "high_pareto_k",
-            "pareto_k",
-            "effective_draws",
-            "acceptance",
-            "infinite_share",
-            "perplexity",
-            "mixing_share",
-            "reconstruction_distance",
-            "memorising_distance",
-        ),
-        "1",
-    ),
-}
-_LEVELS = ["rate", "rate_se"]
-_DIFFICULTY = ["images", "pixel_distance", "pixel_distance_se", "factor_distance", "factor_distance_se"]
 
 
 def empty(study: Study, folder: Path | None = None) -> xr.DataTree:
-    """The tree with every cell of the grid missing.
+    """The tree of a study without results: the numbers of the measures that ship, all missing.
 
     Args:
-        folder: of the study, where its details will be; None if there is none.
+        folder: of the study, which will hold the details; None if there is none.
 
     Raises:
         InputError: it would not fit into memory.
     """
-    tree = _empty(study)
+    tree = _empty(study, _shipped_numbers())
     attach_details(tree, study, folder or Path())
     return tree
 
 
-def evaluation(study: Study, prior: str | None) -> xr.DataTree:
-    """The tree of a later measurement, with every cell of the grid missing, and without details.
+def evaluation(study: Study, prior: str | None = None, only: Sequence[str] = ()) -> xr.DataTree:
+    """The tree of a later evaluation without results and without details.
 
     Args:
-        study: with the settings that are measured with.
-        prior: the prior that is put in the place of the pairs' own, if any.
+        study: with the measure settings of the evaluation.
+        prior: the prior that replaces that of each pair, if any.
+        only: the measures that are evaluated; all of the study if empty.
     """
     swapped = {} if prior is None else {"prior": prior}
-    root = xr.Dataset(attrs={"measure": study.measure.model_dump_json(), **swapped})
-    return xr.DataTree.from_dict({"/": root, **_unmeasured(study)})
+    chosen = {"only": json.dumps(list(only))} if only else {}
+    root = xr.Dataset(attrs={"measure": study.measure.model_dump_json(), **swapped, **chosen})
+    return xr.DataTree.from_dict({"/": root, **_unmeasured(study, [] if only else _shipped_numbers())})
 
 
 def attach_details(tree: xr.DataTree, study: Study, folder: Path, measurement: str = "") -> None:
-    """Puts the details into a tree, to be read from their files where they are asked for.
+    """Adds values per image and pictures to a tree, to be read from their files on demand.
 
-    How large pictures are shows only once there are some; pictures of another size than the first, as of another data
-    set, are left out.
+    The first file tells their names and sizes; pictures of another size, as of another data set, are left out.
 
     Args:
         folder: of the study, whose settings the details were measured with.
-        measurement: the name of a later measurement; empty for the study's own.
+        measurement: name of a later evaluation; empty for the study's own.
     """
     cohorts, axes = tree["runs"].to_dataset()["cohort"].values, study.dimensions()
-    places = [records.file_of(folder, measurement, cohort) for cohort in dict.fromkeys(cohorts.flat) if cohort]
-    pictures = next((records.shapes(file, study) for file in places if file.exists()), {})
-    shape = ((len(SPLITS), study.measure.per_image), np.dtype(float))
-    shapes: dict[str, dict[str, Any]] = {"images": dict.fromkeys(records.PER_IMAGE, shape), **pictures}
-    for group, variables in shapes.items():
+    files = [records.file_of(folder, measurement, cohort) for cohort in dict.fromkeys(cohorts.flat) if cohort]
+    layouts = next((records.layouts(file, study) for file in files if file.exists()), {})
+    per_image = records.per_image(study.measure.per_image)
+    for group, variables in ({"images": {}} | layouts).items():
+        existing = tree[group].to_dataset() if group in tree.children else xr.Dataset(coords=axes)
         lazy = {}
-        for name, (sides, dtype) in variables.items():
-            grid = records.Grid(folder, measurement, study, cohorts, (group, name), sides, dtype)
-            values: Any = indexing.CopyOnWriteArray(indexing.LazilyIndexedArray(grid))  # type: ignore[arg-type]
-            lazy[name] = xr.Variable([*axes, *records.SIDES[group][name]], values)
-        tree[group] = xr.DataTree(xr.Dataset(lazy, axes))
+        for name, layout in (per_image | variables if group == "images" else variables).items():
+            if name not in existing or existing[name].attrs.get("source") == "details":
+                grid = records.Grid(folder, measurement, study, cohorts, (group, name), layout)
+                values: Any = indexing.CopyOnWriteArray(indexing.LazilyIndexedArray(grid))  # type: ignore[arg-type]
+                lazy[name] = xr.Variable([*axes, *layout.dims], values, layout.attributes | {"source": "details"})
+        tree[group] = xr.DataTree(existing.assign(lazy))
     images = tree["images"].to_dataset().assign_coords(split=list(SPLITS), image=range(study.measure.per_image))
-    for name in records.PER_IMAGE:
-        images[name].attrs = _attributes(name)
     images["pareto_k"].attrs["threshold"] = pareto_k_threshold(study.measure.particles)
     tree["images"] = xr.DataTree(images)
-
-
-def _empty(study: Study) -> xr.DataTree:
-    """The same without details."""
-    steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
-    curves = _grid(study, ["loss", "distortion", "rate"], {"split": SPLITS, "step": steps})
-    root = xr.Dataset(attrs={"study": study.to_yaml()})
-    return xr.DataTree.from_dict({"/": root, **_unmeasured(study), "/curves": curves})
 
 
 def check_size(study: Study) -> None:
     """Raises InputError if the numbers of a study would not fit into memory."""
     runs = prod(study.shape())
     together = prod(len(values) for key, values in study.axes.items() if key in PER_RUN)
-    of_images = together * len(records.PER_IMAGE) * study.measure.per_image
+    of_images = together * len(records.per_image(1)) * study.measure.per_image
     memory.check_memory(
         8 * len(SPLITS) * (of_images + 3 * runs * study.measure.points), f"measure: the numbers of {runs:,} runs"
     )
 
 
-def _unmeasured(study: Study) -> dict[str, xr.Dataset]:
-    """What is measured, and what is known of the runs."""
-    check_size(study)
-    axes = study.dimensions()
-    shape = [len(values) for values in axes.values()]
-    runs = {name: (list(axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
-    cells = ["distortion", "rate", "elbo"]
-    single = _grid(study, ["mixing_share"], {})
-    return {
-        "/rate_distortion": _grid(study, [*_with_errors(cells), "floor", "bits_per_dim"], {"split": SPLITS}),
-        "/information": _grid(study, [*_with_errors(information.KINDS), "log_n"], {}),
-        "/likelihood": _grid(study, _with_errors(likelihood.KINDS), {}),
-        "/memorisation": _grid(study, _with_errors(memorisation.KINDS), {"split": SPLITS}).merge(single),
-        "/difficulty": _grid(study, _DIFFICULTY, {"split": SPLITS}),
-        "/runs": xr.Dataset(runs, axes),
-    }
-
-
-def _with_errors(names: Iterable[str]) -> list[str]:
-    """The variables and their standard errors; what is exact for the images at hand has none."""
-    return [each for name in names for each in (name, f"{name}_se") if each == name or _KINDS.get(name) != "exact"]
-
-
-def _grid(study: Study, names: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> xr.Dataset:
-    """Variables over the extra dimensions and the axes of the grid, all missing."""
-    coords = {name: list(values) for name, values in {**extra, **study.dimensions()}.items()}
-    shape = [len(values) for values in coords.values()]
-    return xr.Dataset({name: (list(coords), np.full(shape, np.nan), _attributes(name)) for name in names}, coords)
-
-
-def _attributes(name: str) -> dict[str, str]:
-    of = name.removesuffix("_se")
-    long_name = _LONG_NAMES[of] if name == of else f"standard error over images of: {_LONG_NAMES[of]}"
-    kind = {"kind": _KINDS[name]} if name in _KINDS else {}
-    return {"units": _UNITS.get(of, "nats per image"), "long_name": long_name, **kind}
-
-
 def enter(tree: xr.DataTree, study: Study, cohort: Cohort, measured: Evaluation) -> None:
-    """Enters what was measured on the runs of a cohort, but for the details."""
-    _add_levels(tree, study, list(measured.levels))
-    of_group = {group: tree[group].to_dataset() for group in (*measured.groups, "difficulty", "levels")}
-    levels = of_group["levels"]
-    sites = levels["level"].values.tolist()
-    for number, run in enumerate(cohort.runs):
-        place: tuple[Any, ...] = (..., *study.position(run))
-        for group, variables in measured.groups.items():
-            for name in variables.keys() & of_group[group].data_vars:
-                of_group[group][name].values[place] = variables[name][number]
-        for name, values in measured.difficulty.items():
-            of_group["difficulty"][name].values[place] = values
-        for site, variables in measured.levels.items():
+    """Enters the numbers of the runs of a cohort."""
+    _add_variables(tree, study, [each for each in measured.quantities if each.is_number], measured.sites)
+    for group, variables in measured.groups.items():
+        if group == "images":
+            continue
+        data = tree[group].to_dataset()
+        rows = [data["level"].values.tolist().index(site) for site in measured.sites] if "level" in data.dims else []
+        for number, run in enumerate(cohort.runs):
+            cell: tuple[Any, ...] = study.position(run)
             for name, values in variables.items():
-                levels[name].values[(sites.index(site), *place)] = values[number]
+                place = (rows, ..., *cell) if "level" in data[name].dims else (..., *cell)
+                data[name].values[place] = values[number]
 
 
-def _add_levels(tree: xr.DataTree, study: Study, sites: list[str]) -> None:
-    """Places for the rate of every latent site; what the sites are shows only once a pair is there."""
-    before = tree["levels"].to_dataset() if "levels" in tree.children else None
-    known = [] if before is None else before.level.values.tolist()
-    union = [*known, *(site for site in sites if site not in known)]
-    if before is None:
-        tree["levels"] = xr.DataTree(_grid(study, _LEVELS, {"level": union, "split": SPLITS}))
-    elif union != known:
-        tree["levels"] = xr.DataTree(before.reindex(level=union))
+def quantities(tree: xr.DataTree) -> list[Quantity]:
+    """Declarations of the numbers in a tree: those of the measures that ship, and the user's from their attributes."""
+    known = {(each.group, each.variable): each for each in _shipped_numbers()}
+    found = [each for place, each in known.items() if place[0] in tree.children and place[1] in tree[place[0]]]
+    for group in (name for name in tree.children if name not in RESERVED_GROUPS):
+        for name, values in tree[group].data_vars.items():
+            if (group, str(name)) not in known and "heading" in values.attrs and values.attrs.get("source") is None:
+                dims = tuple(str(dim) for dim in values.dims if dim in ("split", "level"))
+                found.append(_of_attributes(group, str(name), dims, values.attrs))
+    return found
 
 
 def save(tree: xr.DataTree, file: Path) -> None:
-    """Writes a tree, without the details, which have files of their own.
+    """Writes a tree without the details, which have their own files.
 
     Raises:
-        OSError: the file cannot be written; what was there before is whole.
+        OSError: the file cannot be written; its previous content is intact.
     """
-    nodes = {node.path: node.to_dataset(inherit=False) for node in tree.subtree if node.name not in records.SIDES}
+    nodes = {}
+    for node in tree.subtree:
+        data = node.to_dataset(inherit=False)
+        numbers = data.drop_vars([name for name, each in data.items() if each.attrs.get("source") == "details"])
+        if numbers.data_vars or not data.data_vars:
+            nodes[node.path] = numbers
     atomic.write(file, atomic.with_checksum(xr.DataTree.from_dict(nodes).to_netcdf(engine="h5netcdf")))
 
 
 def load(file: Path, study: Study) -> xr.DataTree:
-    """Reads the tree of a study into memory, but for the details: what such a tree has, and nothing else.
+    """Reads the tree of a study into memory, without the details.
 
     Raises:
-        InputError: the file is damaged, or of another study.
+        InputError: the file is damaged, or belongs to another study.
     """
     with hdf.reading(file, "results") as found:
         before = hdf.text(found.attrs["study"], lines=True)
@@ -253,36 +157,98 @@ def load(file: Path, study: Study) -> xr.DataTree:
                 f"{file}: expected results of the study in study.yaml, got those of another: "
                 f"{study.difference(before)}; one of the two files was changed by hand, or is of another version"
             )
-        return _taken(found, study, file.parent)
+        return _loaded(found, study, file.parent)
 
 
-def _taken(found: h5py.Group, study: Study, folder: Path) -> xr.DataTree:
-    """The tree of a study with what was found; what was not found is missing in it."""
-    tree = _filled(_empty(study), found, study, folder, "")
+def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
+    """Evaluations of one study with an axis ``measured`` that distinguishes them, by the names given here."""
+    groups = dict.fromkeys(each.group for tree in trees.values() for each in quantities(tree))
+    joined = {}
+    for group in groups:
+        parts = {name: tree[group].to_dataset() for name, tree in trees.items() if group in tree.children}
+        numbers = [data[[name for name in data if data[name].attrs.get("source") is None]] for data in parts.values()]
+        joined[group] = xr.concat(numbers, xr.Variable("measured", list(parts)), combine_attrs="override")
+    return xr.DataTree.from_dict(joined | {"runs": next(iter(trees.values()))["runs"].to_dataset()})
+
+
+def _shipped_numbers() -> list[Quantity]:
+    return [each for measure in shipped() for each in measure.quantities if each.is_number]
+
+
+def _empty(study: Study, numbers: Sequence[Quantity]) -> xr.DataTree:
+    """The tree of a study without results and without details."""
+    steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
+    coords = {"split": list(SPLITS), "step": steps, **study.dimensions()}
+    missing = np.full([len(values) for values in coords.values()], np.nan)
+    attributes = {name: {"units": "nats per image", "long_name": text} for name, text in CURVES.items()}
+    curves = xr.Dataset({name: (list(coords), missing.copy(), attributes[name]) for name in CURVES}, coords)
+    root = xr.Dataset(attrs={"study": study.to_yaml()})
+    return xr.DataTree.from_dict({"/": root, **_unmeasured(study, numbers), "/curves": curves})
+
+
+def _unmeasured(study: Study, numbers: Sequence[Quantity]) -> dict[str, xr.Dataset]:
+    """Missing numbers by group, except those of latent sites, which only a pair knows, and the facts of the runs."""
+    check_size(study)
+    axes = study.dimensions()
+    shape = [len(values) for values in axes.values()]
+    runs = {name: (list(axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
+    return _grids(study, [each for each in numbers if "level" not in each.dims], []) | {"/runs": xr.Dataset(runs, axes)}
+
+
+def _grids(study: Study, numbers: Iterable[Quantity], sites: Sequence[str]) -> dict[str, xr.Dataset]:
+    """Missing numbers over their dimensions and the axes of the grid, by group."""
+    sizes = {"level": list(sites), "split": list(SPLITS), **study.dimensions()}
+    groups: dict[str, dict[str, Any]] = {}
+    for each in numbers:
+        dims = [*each.dims, *study.dimensions()]
+        for name in each.variables:
+            values = np.full([len(sizes[dim]) for dim in dims], np.nan)
+            groups.setdefault(each.group, {})[name] = xr.Variable(dims, values, each.attributes(name))
+    return {
+        f"/{group}": xr.Dataset(found, {dim: sizes[dim] for each in found.values() for dim in each.dims})
+        for group, found in groups.items()
+    }
+
+
+def _add_variables(tree: xr.DataTree, study: Study, numbers: Iterable[Quantity], sites: Sequence[str]) -> None:
+    """Adds missing variables of declared numbers, and missing latent sites."""
+    for path, new in _grids(study, numbers, sites).items():
+        group = path.removeprefix("/")
+        existing = tree[group].to_dataset() if group in tree.children else xr.Dataset()
+        if "level" in existing.dims:
+            known = existing["level"].values.tolist()
+            existing = existing.reindex(level=[*known, *(site for site in sites if site not in known)])
+        added = new[[name for name in new.data_vars if name not in existing]]
+        tree[group] = xr.DataTree(existing.merge(added) if added.data_vars else existing)
+
+
+def _loaded(found: h5py.Group, study: Study, folder: Path) -> xr.DataTree:
+    """The tree of a study with its results; those that the file lacks are missing."""
+    tree = _filled(_empty(study, _shipped_numbers()), found, study, folder, "")
     for name in found:
         if re.fullmatch(r"evaluation_[1-9]\d*", name):
             node = found[name]
             measure = json.loads(node.attrs["measure"])
             of = study.replace(**{f"measure.{key}": value for key, value in measure.items()})
-            prior = node.attrs.get("prior")
-            missing = evaluation(of, None if prior is None else hdf.text(prior))
+            prior, only = (node.attrs.get(key) for key in ("prior", "only"))
+            chosen = [] if only is None else [hdf.text(each) for each in json.loads(only)]
+            missing = evaluation(of, None if prior is None else hdf.text(prior), chosen)
             tree[name] = _filled(missing, node, of, folder, name)
     return tree
 
 
 def _filled(tree: xr.DataTree, found: h5py.Group, study: Study, folder: Path, measurement: str) -> xr.DataTree:
-    """A tree with what was found for it, and the details in their folder."""
-    if "levels" in found:
-        sites = [hdf.text(site) for site in found["levels/level"].asstr()[()]]
-        tree["levels"] = xr.DataTree(_grid(study, _LEVELS, {"level": sites, "split": SPLITS}))
+    """A tree with the values in a file, and the details in their folder."""
+    sites = [hdf.text(site) for site in found["levels/level"].asstr()[()]] if "levels" in found else []
+    _add_variables(tree, study, _declared_in(found, len(study.axes)), sites)
     for group in [name for name in tree.children if name in found]:
-        places = tree[group].to_dataset()
-        taken = {
-            name: each.copy(data=_fitting(found[group][name], each))
-            for name, each in places.items()
+        cells = tree[group].to_dataset()
+        values = {
+            name: each.copy(data=_converted(found[group][name], each))
+            for name, each in cells.items()
             if name in found[group]
         }
-        tree[group] = xr.DataTree(places.assign(taken))
+        tree[group] = xr.DataTree(cells.assign(values))
     for name in set(tree["runs"].to_dataset()["cohort"].values.flat):
         if not re.fullmatch(r"(\d{3,}(-[01])*)?", name):
             raise ValueError(f"expected the name of a cohort, got {name!r:.60}")
@@ -290,22 +256,32 @@ def _filled(tree: xr.DataTree, found: h5py.Group, study: Study, folder: Path, me
     return tree
 
 
-def _fitting(values: h5py.Dataset, place: xr.DataArray) -> NDArray[Any]:
-    """Values as the place for them has them."""
-    text = place.dtype == object
-    if not (text or np.can_cast(values.dtype, place.dtype, "same_kind")):
-        raise ValueError(f"{values.name}: expected {place.dtype}, got {values.dtype}")
-    return np.vectorize(hdf.text, otypes=[object])(values.asstr()[()]) if text else values[()].astype(place.dtype)
+def _declared_in(found: h5py.Group, axes: int) -> list[Quantity]:
+    """Declarations of the numbers in a file, from their attributes."""
+    declared = []
+    groups = [name for name in found if isinstance(found[name], h5py.Group) and "measure" not in found[name].attrs]
+    for group in (name for name in groups if name not in RESERVED_GROUPS):
+        for name, values in found[group].items():
+            if "long_name" in values.attrs and not (name.endswith("_se") and name[:-3] in found[group]):
+                dims = {len(each): each for each in NUMBER_DIMS}[values.ndim - axes]
+                try:
+                    declared.append(_of_attributes(group, name, dims, values.attrs))
+                except InputError as error:
+                    raise ValueError(str(error)) from error
+    return declared
 
 
-def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
-    """Measurements of one study with an axis ``measured`` that tells them apart, by the names given here."""
-    names = xr.Variable("measured", list(trees))
-    return xr.DataTree.from_dict(
-        {
-            group: xr.concat([tree[group].to_dataset() for tree in trees.values()], names)
-            for group in ("rate_distortion", "information", "likelihood", "memorisation", "levels")
-            if all(group in tree.children for tree in trees.values())
-        }
-        | {"runs": next(iter(trees.values()))["runs"].to_dataset()}
-    )
+def _of_attributes(group: str, name: str, dims: tuple[str, ...], attributes: Mapping[str, Any]) -> Quantity:
+    """The declaration that `Quantity.attributes` wrote."""
+    shown = {key: str(attributes[key]) for key in ("heading", "format") if key in attributes}
+    headline, kind = bool(attributes.get("headline", False)), attributes.get("kind")
+    unit, long_name = (str(attributes[key]) for key in ("units", "long_name"))
+    return Quantity(name, long_name, unit, kind, dims, group, headline=headline, **shown)
+
+
+def _converted(values: h5py.Dataset, cell: xr.DataArray) -> NDArray[Any]:
+    """Values in the type of the variable that they fill."""
+    text = cell.dtype == object
+    if not (text or np.can_cast(values.dtype, cell.dtype, "same_kind")):
+        raise ValueError(f"{values.name}: expected {cell.dtype}, got {values.dtype}")
+    return np.vectorize(hdf.text, otypes=[object])(values.asstr()[()]) if text else values[()].astype(cell.dtype)

@@ -1,0 +1,74 @@
+"""Distortion, rate and ELBO on train and test, from the images and draws that the study asks for."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import as_input
+from pyrovae.measures.encodings import CHUNK
+from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
+
+SPLIT = ("split",)
+QUANTITIES = (
+    Quantity(
+        "distortion",
+        "distortion D = E[−log p(x|z)] at codes z ~ q(z|x) of the image",
+        kind="unbiased",
+        dims=SPLIT,
+        per_image=True,
+        heading="D {split}",
+        headline=True,
+    ),
+    Quantity(
+        "rate",
+        "rate R = KL(q(z|x) ‖ p(z)), the cost of an image's code under the prior",
+        kind="unbiased",
+        dims=SPLIT,
+        per_image=True,
+        heading="R {split}",
+        headline=True,
+    ),
+    Quantity("elbo", "ELBO = −D − R", kind="unbiased", dims=SPLIT, heading="ELBO test", headline=True),
+    Quantity("bits_per_dim", "negative ELBO per dimension of x", unit="bits per dimension", kind="exact", dims=SPLIT),
+    Quantity("floor", "smallest distortion that any decoder can reach", kind="exact", dims=SPLIT),
+    Quantity(
+        "level_rate",
+        "contribution of a latent site to R, E[log q − log p]; only the sum over sites is a KL divergence",
+        kind="unbiased",
+        dims=("level", "split"),
+        group="levels",
+        variable="rate",
+        heading="R of the site, {split}",
+    ),
+    Quantity(
+        "log_n",
+        "log N for N training images, the maximum of I",
+        kind="exact",
+        group="information",
+        heading="log N",
+        format=".2f",
+    ),
+)
+
+
+def measure(run: TrainedRun) -> MeasureResult:
+    """D, R and ELBO = −D − R of each image, with the floor of D and the rate of each latent site."""
+    train, test = run.terms
+    elbo = tuple(-each.distortion - each.rate for each in run.terms)
+    bits = run.data.event_shape.numel() * math.log(2)
+    return MeasureResult(
+        distortion=(train.distortion, test.distortion),
+        rate=(train.rate, test.rate),
+        elbo=elbo,
+        bits_per_dim=tuple(-each.mean().item() / bits for each in elbo),
+        floor=run.once(floors),
+        level_rate={site: (train.rates[site], test.rates[site]) for site in train.rates},
+        log_n=math.log(len(run.data.train)),
+    )
+
+
+def floors(run: TrainedRun) -> tuple[Tensor, ...]:
+    """The floor of D of the images on which it is measured, for train and test."""
+    splits = (images[: run.settings.images] for _, images in run.data.splits())
+    return tuple(torch.cat([run.likelihood.floor(as_input(x)) for x in images.split(CHUNK)]) for images in splits)
