@@ -1,6 +1,6 @@
-"""What every likelihood owes; a new one is in LIKELIHOODS and needs no test of its own.
+"""The contract of likelihoods: every likelihood in `pyrovae.parts` is tested here, and needs no test of its own.
 
-Behind that, exact answers for the densities that are written here and not in torch.
+Then, exact answers for the two distributions that torch lacks.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from torch.distributions import constraints
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae import Run, build
+from pyrovae import Run, build, make_pair, parts
 from pyrovae.models.likelihoods.continuous_bernoulli import ContinuousBernoulliDistribution
 from pyrovae.models.likelihoods.discretised_logistic import DiscretisedLogisticDistribution
 
-LIKELIHOODS = sorted(build.LIKELIHOODS)
+LIKELIHOODS = list(parts.names("likelihood"))
 EVENT = torch.Size([1, 2, 3])
 PIXEL = torch.Size([1])
-#: Standard errors that a sound estimate leaves at a rate of 2e-5.
-BOUND = 4.27
+#: Failure rate 2e-5, two-sided.
+TWO_SIDED = 4.27
 
 
 def make(name: str, event_shape: torch.Size = EVENT) -> Any:
@@ -38,12 +38,12 @@ def combinations(features: int, values: Sequence[float]) -> Tensor:
 
 
 def draw_images(n: int, lowest: int = 0, highest: int = 255) -> Tensor:
-    """Images of 8-bit levels, which all likelihoods of images take."""
+    """Images of 8-bit levels, which every likelihood supports."""
     return torch.randint(lowest, highest + 1, (n, *EVENT), generator=torch.Generator().manual_seed(0)) / 255
 
 
 def quadrature(likelihood: Any, p: Any) -> tuple[Tensor, Tensor]:
-    """Points x and weights w with Σ w f(x) = ∫ f over the support of pixels p: exact sums, or Gauss–Legendre."""
+    """Points x and weights w with Σ w f(x) = ∫ f over the support of p: exact sums, or Gauss–Legendre quadrature."""
     if p.has_enumerate_support:
         x = p.enumerate_support()
         return x, torch.ones_like(x)
@@ -59,9 +59,9 @@ def expectation(p: Any, values: Tensor, x: Tensor, w: Tensor) -> Tensor:
     return (w * p.log_prob(x).exp() * values).sum(0)
 
 
-# At μ = 1000 x is rounded to 1e-13, which is 3e-9 of the smallest σ; nothing else here errs by as much.
+# The largest error is the rounding of x at μ = 1000 to 1e-13, which is 3e-9 of the smallest σ.
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_density_of_one_pixel_is_normalised_and_has_the_mean_it_states(name: str) -> None:
+def test_density_is_normalised_and_has_the_stated_mean(name: str) -> None:
     likelihood = make(name, PIXEL)
     values = (0.0, 1e-8, -1e-8, 1e-3, 0.5, -0.5, 2.0, -2.0, 50.0, -50.0, 1000.0, -1000.0)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_density_of_one_pixel_is_normalised_and_has_the_mean_it_states(name: str
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_draws_follow_the_density(name: str) -> None:
+def test_samples_follow_the_density(name: str) -> None:
     likelihood = make(name, PIXEL)
     n = 20_000
     means = torch.tensor([[0.02], [0.5], [0.98]], dtype=torch.float64)
@@ -88,13 +88,13 @@ def test_draws_follow_the_density(name: str) -> None:
         first = expectation(p, x, x, w)
         second, fourth = (expectation(p, (x - first) ** power, x, w) for power in (2, 4))
         spread = ((draws - first) ** 2).mean(0) - second
-        # What does not vary, such as the distance of a fair coin from its mean, agrees to rounding.
-        assert ((draws.mean(0) - first).abs() < BOUND * (second / n).sqrt() + 1e-12).all()
-        assert (spread.abs() < BOUND * ((fourth - second**2).clamp(min=0) / n).sqrt() + 1e-12).all()
+        # A statistic without variance, such as the deviation of a fair coin from its mean, agrees up to rounding.
+        assert ((draws.mean(0) - first).abs() < TWO_SIDED * (second / n).sqrt() + 1e-12).all()
+        assert (spread.abs() < TWO_SIDED * ((fourth - second**2).clamp(min=0) / n).sqrt() + 1e-12).all()
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_extreme_features_leave_density_and_gradients_finite(name: str) -> None:
+def test_density_and_gradients_are_finite_at_extreme_features(name: str) -> None:
     likelihood = make(name, PIXEL)
     h = combinations(likelihood.features, (0.0, 1e-30, 1.0, 50.0, -50.0, 1000.0, -1000.0)).float().requires_grad_()
     for x in (0.0, 1 / 255, 0.2, 1.0):
@@ -105,7 +105,7 @@ def test_extreme_features_leave_density_and_gradients_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_runs_in_lockstep_have_the_gradients_they_have_alone(name: str) -> None:
+def test_likelihood_has_the_same_gradients_in_lockstep(name: str) -> None:
     runs = [make(name) for _ in range(3)]
     with torch.no_grad():
         for number, run in enumerate(runs):
@@ -134,7 +134,7 @@ def test_runs_in_lockstep_have_the_gradients_they_have_alone(name: str) -> None:
             torch.testing.assert_close(parameters[key][number], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_compiled_densities_and_gradients_are_those_of_the_definition() -> None:
+def test_compiled_densities_and_gradients_match_float64() -> None:
     x = torch.tensor([0.0, 0.2, 1.0])[:, None, None]
     likelihoods = [make(name, PIXEL) for name in LIKELIHOODS]
     exact = [combinations(likelihood.features, (0.0, 1e-3, -1.5, 2.5, 8.0, -30.0)) for likelihood in likelihoods]
@@ -154,7 +154,7 @@ def test_compiled_densities_and_gradients_are_those_of_the_definition() -> None:
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_distortion_of_any_features_is_above_the_floor(name: str) -> None:
+def test_floor_is_a_lower_bound_of_distortion(name: str) -> None:
     likelihood = make(name)
     generator = torch.Generator().manual_seed(0)
     for x in (draw_images(50), draw_images(50, 1, 254)):
@@ -168,7 +168,7 @@ def test_distortion_of_any_features_is_above_the_floor(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_descent_reaches_the_floor_and_passes_any_where_there_is_none(name: str) -> None:
+def test_gradient_descent_reaches_the_floor(name: str) -> None:
     likelihood = make(name).double()
     x = torch.cat([draw_images(3, 1, 254), draw_images(3).round(), draw_images(3)]).double()
     h = torch.stack([likelihood.initial_features(image) for image in x]).requires_grad_()
@@ -181,7 +181,7 @@ def test_descent_reaches_the_floor_and_passes_any_where_there_is_none(name: str)
         optimizer.step()
     floor = likelihood.floor(x)
     below_any = distortion.detach() < -EVENT.numel()
-    # A floor that lies at infinite features is approached as one over the steps.
+    # A floor at infinite features is approached like one over the number of steps.
     assert (floor.isnan() & below_any | ((distortion - floor).abs() < 0.02)).all()
 
 
@@ -198,7 +198,7 @@ def test_initial_features_reproduce_the_mean_image(name: str, dtype: torch.dtype
 
 @pytest.mark.parametrize("leading", [(), (4,), (2, 4)])
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_one_image_comes_out_for_each_row_of_features(name: str, leading: tuple[int, ...]) -> None:
+def test_likelihood_broadcasts_over_leading_dimensions(name: str, leading: tuple[int, ...]) -> None:
     likelihood = make(name)
     p = likelihood(torch.zeros(*leading, likelihood.features))
     assert (p.batch_shape, p.event_shape) == (leading, EVENT) == (leading, likelihood.event_shape)
@@ -210,7 +210,7 @@ def test_one_image_comes_out_for_each_row_of_features(name: str, leading: tuple[
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_support_refuses_what_lies_outside(name: str) -> None:
+def test_support_excludes_invalid_pixels(name: str) -> None:
     support = make(name).support
     outside = [torch.nan]
     outside += [support.lower_bound - 1e-3] if hasattr(support, "lower_bound") else []
@@ -223,10 +223,10 @@ def test_support_refuses_what_lies_outside(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_model_of_it_stands_up_to_validation(name: str) -> None:
+def test_model_passes_validation(name: str) -> None:
     run = Run(likelihood=name, depth=1, width=8)
     x = draw_images(5)
-    pair = build.make_pair(run, EVENT, x.mean(0))
+    pair = make_pair(run, EVENT, x.mean(0))
     pair.check(x, beta=0.5)
     assert pair(x, beta=0.5).loss.isfinite().all()
 
@@ -244,7 +244,7 @@ ETAS = [
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_continuous_bernoulli_density_is_exact_to_rounding(dtype: torch.dtype) -> None:
+def test_continuous_bernoulli_density_is_exact_up_to_rounding(dtype: torch.dtype) -> None:
     eta = torch.tensor(ETAS, dtype=dtype)
     for x in (0.0, 0.25, 1.0):
         expected = [_log_continuous_bernoulli(value, x) for value in eta.tolist()]
@@ -253,7 +253,7 @@ def test_continuous_bernoulli_density_is_exact_to_rounding(dtype: torch.dtype) -
         torch.testing.assert_close(log_prob, torch.tensor(expected, dtype=dtype), rtol=rounding, atol=rounding)
 
 
-def test_continuous_bernoulli_has_its_moments_as_derivatives_of_the_log_normaliser() -> None:
+def test_continuous_bernoulli_moments_are_derivatives_of_log_normaliser() -> None:
     eta = torch.tensor(ETAS, dtype=torch.float64, requires_grad=True)
     p = ContinuousBernoulliDistribution(eta)
     with mpmath.workdps(60):
@@ -267,7 +267,7 @@ def test_continuous_bernoulli_has_its_moments_as_derivatives_of_the_log_normalis
     torch.testing.assert_close(second.tolist(), variance, rtol=1e-13, atol=1e-15)
 
 
-def test_continuous_bernoulli_draws_move_with_eta_as_their_cdf_says() -> None:
+def test_continuous_bernoulli_sample_gradients_match_the_cdf() -> None:
     eta = torch.tensor([0.0, 1e-11, 1e-4, 0.1, -0.1, 30.0, -30.0], dtype=torch.float64, requires_grad=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -286,7 +286,7 @@ def _movement(eta: float, x: float) -> float:
     return float(-slope / (eta * np.exp(eta * x) / np.expm1(eta)))
 
 
-def test_continuous_bernoulli_has_no_floor_where_a_pixel_is_exactly_0_or_1() -> None:
+def test_continuous_bernoulli_has_no_floor_at_0_or_1() -> None:
     likelihood = make("continuous_bernoulli", PIXEL)
     x = torch.tensor([[0.0], [1.0], [0.5], [1e-30], [0.999]], dtype=torch.float64)
     floor = likelihood.floor(x)
@@ -298,7 +298,7 @@ def test_continuous_bernoulli_has_no_floor_where_a_pixel_is_exactly_0_or_1() -> 
     torch.testing.assert_close(floor[4], -best, rtol=1e-9, atol=0)
 
 
-def test_discretised_logistic_in_nats_and_in_bits_per_dimension() -> None:
+def test_discretised_logistic_matches_exact_bits_per_dimension() -> None:
     levels, loc, log_scale = np.array([0, 1, 77, 128, 254, 255]), 0.3, -3.0
     with mpmath.workdps(60):
         scale, half = mpmath.exp(log_scale), mpmath.mpf(1) / 510
@@ -314,7 +314,7 @@ def test_discretised_logistic_in_nats_and_in_bits_per_dimension() -> None:
     assert nats.item() / len(levels) / np.log(2) == pytest.approx(bits, rel=1e-12)
 
 
-def test_discretised_logistic_keeps_its_digits_far_from_the_mean() -> None:
+def test_discretised_logistic_is_accurate_in_the_tails() -> None:
     loc, scale, x = (torch.tensor(value) for value in (0.0, 0.01, 1 - 1 / 255))
     log_prob = DiscretisedLogisticDistribution(loc, scale).log_prob(x)
     with mpmath.workdps(60):
