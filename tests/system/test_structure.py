@@ -1,6 +1,8 @@
 """The layout: what the wheel installs, and what may import what."""
 
+import html
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +66,22 @@ def test_imports_keep_the_contracts(site: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_diagram_shows_imports_that_exist() -> None:
+    text = (ROOT / "analysis/docs/architecture.dot").read_text(encoding="utf-8")
+    arrows = re.findall(r"(\w+) -> (\w+);", text)
+    assert len(arrows) > 15
+    assert [arrow for arrow in arrows if not _imports(*arrow)] == []
+
+
+def test_diagram_is_drawn_from_its_source() -> None:
+    source, drawing = (ROOT / "analysis/docs" / f"architecture.{suffix}" for suffix in ("dot", "svg"))
+    labels = re.findall(r'label="([^"]+)"', source.read_text(encoding="utf-8"))
+    shown = html.unescape(drawing.read_text(encoding="utf-8"))
+    assert [line for label in labels for line in label.split(r"\n") if f">{line}<" not in shown] == []
+    arrows = re.findall(r"(\w+) -> (\w+);", source.read_text(encoding="utf-8"))
+    assert [arrow for arrow in arrows if f"{arrow[0]}->{arrow[1]}" not in shown] == []
+
+
 def test_pyrovae_imports_in_the_parent_folder_of_the_clone() -> None:
     """There, Python could take the folder of the clone for a namespace package."""
     _run(sys.executable, "-c", "import pyrovae.models, pyrovae.guides, pyrovae.analysis", cwd=ROOT.parent)
@@ -71,6 +89,14 @@ def test_pyrovae_imports_in_the_parent_folder_of_the_clone() -> None:
 
 def test_help_needs_no_torch() -> None:
     _run(sys.executable, "-c", "import sys, pyrovae.cli; sys.exit('torch' in sys.modules)")
+
+
+def _imports(importer: str, imported: str) -> bool:
+    """Whether a folder or module of pyrovae imports another one."""
+    folder = ROOT if importer in FOLDERS else ROOT / "pyrovae"
+    files = [*(folder / importer).rglob("*.py"), *folder.glob(f"{importer}.py")]
+    statement = re.compile(rf"^ *from pyrovae(\.{imported}\b| import .*\b{imported}\b)", re.MULTILINE)
+    return any(statement.search(file.read_text(encoding="utf-8")) for file in files)
 
 
 def _run(*command: str | Path, **options: object) -> str:
