@@ -157,7 +157,7 @@ def _follow(page: Path, plan: frozenset[str] = frozenset()) -> None:
             Path(named[1]).write_text(text, encoding="utf-8")
         elif language == "sh":
             for words in _calls(text):
-                _call(words + ["--plan"] * (words[0] == "run" and not plan.isdisjoint(words)), settings)
+                _call([*words, "--plan"] if words[0] == "run" and not plan.isdisjoint(words) else words, settings)
         elif language == "python" and not any(f"runs/{name}" in text for name in plan):
             with (
                 mock.patch.object(sys, "path", [os.getcwd(), *sys.path]),
@@ -187,7 +187,10 @@ def _call(words: list[str], settings: dict[str, Any]) -> None:
     importlib.invalidate_caches()
     match words[0]:
         case "run":
-            less = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+            known = {key: value for key, value in settings.items() if f"{key}=null" not in words}
+            if "network=conv_small" in words:
+                del known["width"]
+            less = [word for key, value in known.items() for word in ("--set", f"{key}={value}")]
         case "evaluate":
             less = [word for option in SMALL_OPTIONS.keys() & words for word in (option, SMALL_OPTIONS[option])]
             less += ["--chains", "2"] * ("--ais" in words)
