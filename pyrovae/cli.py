@@ -136,12 +136,12 @@ def show(
 
     Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --provenance'.
     """
-    from pyrovae.analysis.report import tables
+    from pyrovae.analysis.report.provenance import provenance as provenance_tables
     from pyrovae.runner.open import open_results
 
     tree = open_results(folder).tree
     if provenance:
-        for table in tables.provenance(tree):
+        for table in provenance_tables(tree):
             _console().print(table, soft_wrap=True)
     else:
         _report(tree, folder)
@@ -220,6 +220,14 @@ def evaluate(
     chains: Annotated[
         int | None, typer.Option(help="Chains of --ais per image.", show_default="as in the study")
     ] = None,
+    measures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure",
+            metavar="NAME|MODULE:FUNCTION",
+            help="Apply only this measure, one that ships or one of yours; may be given several times.",
+        ),
+    ] = None,
     prior: Annotated[
         str | None,
         typer.Option(
@@ -230,14 +238,14 @@ def evaluate(
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
     trust: Trust = None,
 ) -> None:
-    """Re-evaluate a finished study with more samples or another prior, without retraining.
+    """Re-evaluate a finished study with more samples, other measures or another prior, without retraining.
 
     The tables show the new numbers next to the study's own. Both stay in results.nc, the new ones as /evaluation_1,
     /evaluation_2 and so on; findings and figures (in figures/evaluation_1 and so on) use the new numbers. The same
     command again resumes an interrupted evaluation and measures nothing twice.
 
     Examples: 'pyrovae evaluate runs/quick --samples 8 --outer 4096', 'pyrovae evaluate runs/quick --ais', 'pyrovae
-    evaluate runs/quick --prior vamp'.
+    evaluate runs/quick --prior vamp', 'pyrovae evaluate runs/quick --measure my_module:my_measure --trust my_module'.
     """
     from pyrovae.runner.remeasure import reevaluate
     from pyrovae.store.schema import side_by_side
@@ -250,7 +258,7 @@ def evaluate(
         raise InputError("--temperatures and --chains are options of --ais: add --ais")
     given = {key: value for key, value in asked.items() if value is not None}
     results, again = reevaluate(
-        folder, prior=prior, device=device.value, trust=trust or (), quiet=False, **given
+        folder, measures=measures or (), prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
     name = str(again.name) if prior is None else f"{again.name}, {prior}"
     _report(side_by_side({"before": results.tree, name: again}), folder, again)
@@ -394,17 +402,18 @@ def _counts(counts: dict[int, int]) -> str:
 
 def _report(tree: Any, folder: Path, again: Any = None) -> None:
     """Prints the tables of a tree, and the findings and caveats of it or of a later evaluation."""
+    from pyrovae.analysis.findings import findings
     from pyrovae.analysis.findings.caveats import caveats
-    from pyrovae.analysis.findings.claims import claims
     from pyrovae.analysis.report import tables
     from pyrovae.runner.reporting import REPORT
 
-    told, figures = (tree, folder / "figures") if again is None else (again, folder / "figures" / str(again.name))
+    latest, figures = (tree, folder / "figures") if again is None else (again, folder / "figures" / str(again.name))
     console = _console()
-    for table in (*tables.measured(tree), tables.difficulty(told)):
+    for table in tables.measured(tree):
         console.print(table, soft_wrap=True)
-    for line in [*tables.claims(claims(told)), *caveats(told)]:
-        _print(line)
+    if "only" not in latest.attrs:
+        for line in [*tables.verdicts(findings(latest)), *caveats(latest)]:
+            _print(line)
     if drawn := sorted(figures.glob("*.png")):
         _print(f"figures in {figures}: {', '.join(figure.name for figure in drawn)}")
     if (folder / REPORT).exists():

@@ -24,9 +24,10 @@ from PIL import Image
 
 from pyrovae import InputError, Study, open_results, run
 from pyrovae.analysis import figures
+from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
-from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.report import comparison, tables
+from pyrovae.analysis.report.provenance import provenance
 from pyrovae.build import make_data, make_pair
 from pyrovae.cli import _rows, _setting
 from pyrovae.data import images
@@ -34,7 +35,7 @@ from pyrovae.data.fetch import Remote
 from pyrovae.data.torchvision_datasets import _idx
 from pyrovae.runner.cohort import start
 from pyrovae.runner.diagnose import _check_finite
-from pyrovae.runner.experiment import plan
+from pyrovae.runner.plan import plan
 from pyrovae.store import records, schema
 from pyrovae.store.results import Results
 from pyrovae.study import parse_yaml, shipped
@@ -63,7 +64,7 @@ def valid_study() -> Path:
     """The folder of a finished study."""
     folder = Path(mkdtemp()) / "small"
     atexit.register(shutil.rmtree, folder.parent)
-    with mock.patch.object(figures, "FIGURES", (figures.rate_distortion,)):
+    with mock.patch.object(figures, "FIGURES", {"rate_distortion": figures.rate_distortion}):
         run(SMALL, folder, quiet=True)
     return folder
 
@@ -76,9 +77,9 @@ def use_study(study: Study) -> None:
 
 def show(tree: Any) -> None:
     """Makes what every command prints of results."""
-    for table in [*tables.measured(tree), tables.difficulty(tree), *tables.provenance(tree)]:
+    for table in [*tables.measured(tree), *provenance(tree)]:
         assert table.columns
-    assert all(line.isprintable() for line in [*tables.claims(claims(tree)), *caveats(tree)])
+    assert all(line.isprintable() for line in [*tables.verdicts(findings(tree)), *caveats(tree)])
 
 
 def _study(content: bytes, folder: Path) -> None:

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
-import yaml
 
-from pyrovae.analysis.findings.statistics import is_loose
-from pyrovae.study.grid import DIMENSIONS, Study
+from pyrovae.analysis.report.columns import Column, columns, written
+from pyrovae.store import schema
+from pyrovae.study import DIMENSIONS, Study
 
-#: Settings that are told of every run, whether the grid runs over them or not.
-TOLD = ("depth", "prior")
+#: Settings that are shown for every run, whether or not the grid has an axis for them.
+SHOWN = ("depth", "prior")
 
 
 @dataclass(frozen=True)
@@ -22,74 +21,73 @@ class AllRuns:
     """All runs, one row each.
 
     Attributes:
-        axes: what tells them apart, and what is told of all: ``study``, the axes of all grids, depth and prior.
-        frame: these, and by the names of `NUMBERS` what was measured, with ``loose``, whether the bound of log p(x) may
-            be loose by far, and ``status``.
+        axes: ``study``, the axes of all grids, depth and prior.
+        columns: the headline numbers.
+        frame: values of these by axis and heading, the caveat of a number as ``HEADING caveat``, and ``status``.
     """
 
     axes: list[str]
+    columns: list[Column]
     frame: pd.DataFrame
 
     @cached_property
     def varied(self) -> list[str]:
-        """The axes along which there are several values."""
+        """The axes with several values."""
         return [axis for axis in self.axes if self.frame[axis].map(written).nunique() > 1]
 
+    @cached_property
+    def caveats(self) -> list[str]:
+        """The caveats of headline numbers, each with its symbol."""
+        known = (column.quantity.caveat for column in self.columns if self.frame[f"{column.heading} caveat"].any())
+        return [f"{caveat.symbol} {caveat.text}" for caveat in known if caveat is not None]
 
-#: What was measured of a run, as tables and pages head it.
-NUMBERS = ("D train", "D test", "R train", "R test", "I", "G", "−ELBO test", "bound of log p(x)")
+    def numbers(self, run: Mapping[str, Any]) -> dict[str, str]:
+        """The headline numbers of a row as text, by heading."""
+        return {
+            column.heading: column.written(run[column.heading], marked=bool(run[f"{column.heading} caveat"]))
+            for column in self.columns
+        }
 
 
 def all_runs(trees: Mapping[str, xr.DataTree]) -> AllRuns:
-    """The runs of some studies, by what to call each; an axis that one of them lacks has the value that its runs share.
+    """The runs of some studies, by their labels; a study without an axis has the value that all its runs share.
 
     Example:
-        >>> from pyrovae import Study
-        >>> from pyrovae.store import schema
         >>> mine = schema.empty(Study.of(name="mine", beta=[0.1, 1], depth=[1, 3]))
         >>> all_runs({"mine": mine}).varied
         ['beta', 'depth']
     """
-    axes = list(dict.fromkeys([*(str(axis) for tree in trees.values() for axis in tree["runs"].dims), *TOLD]))
+    declared = dict.fromkeys(each for tree in trees.values() for each in schema.quantities(tree) if each.headline)
+    headlines = columns(declared)
+    axes = list(dict.fromkeys([*(str(axis) for tree in trees.values() for axis in tree["runs"].dims), *SHOWN]))
     frames = []
     for name, tree in trees.items():
-        frame = _numbers(tree)
-        base = study_of(tree).base
-        shared = {} if base.pair else {DIMENSIONS.get(key, key): value for key, value in base.model_dump().items()}
-        for axis in axes:
-            if axis not in frame:
-                frame[axis] = shared.get(axis)
-        frames.append(frame.assign(study=name))
-    return AllRuns(["study", *axes], pd.concat(frames, ignore_index=True))
+        frame = _numbers(tree, headlines)
+        shared = shared_settings(study_of(tree))
+        missing = {axis: shared.get(axis) for axis in axes if axis not in frame}
+        frames.append(frame.assign(study=name, **missing))
+    return AllRuns(["study", *axes], headlines, pd.concat(frames, ignore_index=True))
 
 
 def study_of(tree: xr.DataTree) -> Study:
-    """The study that results are of."""
-    return Study.of(**yaml.safe_load(tree.root.attrs["study"]))
+    """The study of some results."""
+    return Study.of_yaml(tree.root.attrs["study"])
 
 
-def written(value: Any) -> str:
-    """A value of an axis as it is written."""
-    if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:g}"
-    return "–" if value is None else str(value)
+def shared_settings(study: Study) -> dict[str, Any]:
+    """The settings that the runs of a study share, by their names in the results."""
+    shown = () if study.base.pair else study.base.model_dump().items()
+    return {DIMENSIONS.get(key, key): value for key, value in shown}
 
 
-def _numbers(tree: xr.DataTree) -> pd.DataFrame:
-    """The numbers of every run of a study."""
-    cells, codes = tree["rate_distortion"].to_dataset(), tree["information"].to_dataset()
-    likelihood = tree["likelihood"].to_dataset()
-    sides = {
-        f"{symbol} {split}": cells[name].sel(split=split, drop=True)
-        for name, symbol in (("distortion", "D"), ("rate", "R"))
-        for split in ("train", "test")
-    }
-    numbers = sides | {
-        "I": codes["mutual_information"],
-        "G": codes["prior_gap"],
-        "−ELBO test": -cells["elbo"].sel(split="test", drop=True),
-        "bound of log p(x)": likelihood["log_likelihood"],
-        "loose": is_loose(likelihood),
-        "status": tree["runs"]["status"],
-    }
-    return xr.Dataset({name: each.drop_attrs() for name, each in numbers.items()}).to_dataframe().reset_index()
+def _numbers(tree: xr.DataTree, headlines: list[Column]) -> pd.DataFrame:
+    """The headline numbers of every run of a study."""
+    numbers = {"status": tree["runs"]["status"].drop_attrs()}
+    for column in headlines:
+        group, variable = column.quantity.group, column.quantity.variable
+        values, marks = xr.DataArray(float("nan")), xr.DataArray(False)
+        if group in tree.children and variable in tree[group]:
+            data = tree[group].to_dataset()
+            values, marks = column.values(data).drop_attrs(), column.marks(data)
+        numbers |= {column.heading: values, f"{column.heading} caveat": marks}
+    return xr.Dataset(numbers).to_dataframe().reset_index()

@@ -1,7 +1,7 @@
-"""The report of a study, or of several side by side: one HTML file that holds all that it shows."""
+"""The report of one study or of several: a single HTML file that needs no other file and no network."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from io import BytesIO
@@ -19,38 +19,42 @@ from rich.table import Table
 
 from pyrovae.analysis import figures
 from pyrovae.analysis.figures.style import COLOURS
+from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
-from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.report import tables
-from pyrovae.analysis.report.all_runs import NUMBERS, AllRuns, all_runs, study_of, written
+from pyrovae.analysis.report.all_runs import AllRuns, all_runs, study_of
+from pyrovae.analysis.report.columns import columns, written
 from pyrovae.analysis.report.comparison import differences, joined, not_comparable
+from pyrovae.analysis.report.provenance import later, provenance
 from pyrovae.analysis.report.references import bibtex
-from pyrovae.study.grid import Measure, Study
+from pyrovae.measures import Quantity
+from pyrovae.store import schema
+from pyrovae.study import Measure, Study
 from pyrovae.system import atomic
 
-#: Most runs whose reconstructions are shown, so that the file stays within some tens of megabytes.
+#: Most runs whose reconstructions are shown, to limit the size of the file.
 PICTURED = 500
 #: The shapes of points, as in the other figures.
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
-#: Grid lines that show on white and on black.
+#: Grid lines that are visible on white and on black.
 _FAINT = "rgba(128, 128, 128, 0.3)"
 _CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a report says of one study, or of one later measurement of it."""
+    """Findings, caveats and tables of one study, or of a later evaluation of it."""
 
     heading: str
     description: str
-    claims: Sequence[tuple[str, str, str, str]]
+    verdicts: Sequence[tuple[str, str, str, str]]
     caveats: list[str]
     tables: list["Sheet"]
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as the page has it: its cells are text, and it can be sorted."""
+    """A table of the page, with cells of text."""
 
     title: str
     headings: list[str]
@@ -69,11 +73,11 @@ def save(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path], file: Path) ->
 
 
 def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
-    """The report of some studies as one HTML page, which needs no other file and no network.
+    """The report of some studies as one HTML page.
 
     Args:
-        trees: the results of each, by what to call them.
-        drawn: files of figures to show, as `figures.save` gives them; those that are PNG are shown.
+        trees: the results of each study, by its label.
+        drawn: files of figures, as `figures.save` returns them; PNG files are shown.
     """
     one = len(trees) == 1
     studies = {name: study_of(tree) for name, tree in trees.items()}
@@ -93,6 +97,7 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
         all_runs=_sheet(runs),
         together=[] if one else [Sheet.of(table) for table in tables.measured(joined(trees))],
         facts=_facts(runs, trees),
+        glossary=_glossary(trees.values()),
         pictured=PICTURED if len(runs.frame) > PICTURED else 0,
         parts=[part for name, tree in trees.items() for part in _parts(tree, "" if one else name)],
         figures=[
@@ -100,15 +105,15 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
             for file in drawn
             if file.suffix == ".png"
         ],
-        provenance=[(name, [Sheet.of(table) for table in tables.provenance(tree)]) for name, tree in trees.items()],
-        bibtex=bibtex(studies.values(), annealed=any(map(_is_annealed, trees.values()))),
+        provenance=[(name, [Sheet.of(table) for table in provenance(tree)]) for name, tree in trees.items()],
+        bibtex=bibtex(study for tree in trees.values() for study in _measured_studies(tree)),
     )
 
 
 def _plane(runs: AllRuns) -> go.Figure:
     """Rate and distortion of every run: a curve over β for each seed, train open and dashed, test filled and solid.
 
-    Points carry the row of their run. The last trace is the ring around the run that is pointed at.
+    Points carry the row of their run. The last trace is the ring around the selected run.
     """
     figure = go.Figure()
     held = [axis for axis in runs.varied if axis not in ("beta", "seed")]
@@ -133,7 +138,7 @@ def _plane(runs: AllRuns) -> go.Figure:
                     hovertemplate=f"%{{text}}<br>{split}: R %{{x:.2f}}, D %{{y:.2f}}<extra></extra>",
                 )
     ring = {"size": 18, "symbol": "circle-open", "color": "rgb(128, 128, 128)", "line": {"width": 2}}
-    figure.add_scatter(x=[], y=[], mode="markers", marker=ring, hoverinfo="skip", showlegend=False, name="pointed at")
+    figure.add_scatter(x=[], y=[], mode="markers", marker=ring, hoverinfo="skip", showlegend=False, name="selected")
     axis = {"gridcolor": _FAINT, "linecolor": _FAINT, "zeroline": False}
     figure.update_layout(
         template="none",
@@ -151,17 +156,16 @@ def _plane(runs: AllRuns) -> go.Figure:
 
 def _sheet(runs: AllRuns) -> Sheet:
     """All runs as a table, a row each."""
-    headings = [*runs.varied, *NUMBERS, "status"]
+    headings = [*runs.varied, *(column.heading for column in runs.columns), "status"]
     rows = [
-        [*(written(run[axis]) for axis in runs.varied), *(_number(run, name) for name in NUMBERS), str(run["status"])]
+        [*(written(run[axis]) for axis in runs.varied), *runs.numbers(run).values(), str(run["status"])]
         for _, run in runs.frame.iterrows()
     ]
-    title = f"all runs, nats per image; {tables.LOOSE} k̂ is high, so that the bound may be loose by far"
-    return Sheet(title, headings, rows)
+    return Sheet("; ".join(["all runs, nats per image unless stated otherwise", *runs.caveats]), headings, rows)
 
 
 def _facts(runs: AllRuns, trees: Mapping[str, xr.DataTree]) -> list[dict[str, Any]]:
-    """Of every run: where it stands, its numbers, and its reconstructions where there are not too many runs."""
+    """The coordinates and numbers of every run, and its reconstructions if there are not too many runs."""
     pictures = {
         study: tree["reconstructions"].to_dataset()[["original", "reconstruction"]].load()
         for study, tree in trees.items()
@@ -170,7 +174,7 @@ def _facts(runs: AllRuns, trees: Mapping[str, xr.DataTree]) -> list[dict[str, An
     return [
         {
             "place": {axis: written(run[axis]) for axis in runs.axes},
-            "numbers": {name: _number(run, name) for name in NUMBERS},
+            "numbers": runs.numbers(run),
             "picture": _picture(pictures[run["study"]], run) if run["study"] in pictures else "",
         }
         for _, run in runs.frame.iterrows()
@@ -182,14 +186,20 @@ def _values(axis: pd.Series) -> list[str]:
     return list(dict.fromkeys(map(written, axis if axis.dtype == object else axis.sort_values())))
 
 
-def _number(run: pd.Series, name: str) -> str:
-    if pd.isna(run[name]):
-        return "–"
-    return f"{run[name]:.2f}{tables.LOOSE if name == NUMBERS[-1] and run['loose'] else ''}"
+def _glossary(trees: Iterable[xr.DataTree]) -> dict[str, str]:
+    """What the columns of the tables mean, by heading."""
+    declared = dict.fromkeys(each for tree in trees for each in schema.quantities(tree))
+    return {column.heading: _meaning(column.quantity) for column in columns(declared)}
+
+
+def _meaning(quantity: Quantity) -> str:
+    unit = "" if quantity.unit == "1" else f", in {quantity.unit}"
+    kind = "" if quantity.kind in (None, "exact", "unbiased") else f" ({quantity.kind})"
+    return f"{quantity.long_name}{unit}{kind}"
 
 
 def _picture(pictures: xr.Dataset, run: pd.Series) -> str:
-    """Test images above their reconstructions, as a data URI; empty where they have neither one colour nor three."""
+    """Test images above their reconstructions, as a data URI; empty unless they have one or three channels."""
     cell = pictures.sel({axis: run[axis] for axis in pictures.indexes})
     rows = [
         np.concatenate(list(cell[name].transpose("sample", "row", "column", "channel").values), axis=1)
@@ -204,34 +214,44 @@ def _picture(pictures: xr.Dataset, run: pd.Series) -> str:
 
 
 def _parts(tree: xr.DataTree, name: str) -> Iterator[Part]:
-    """What is said of a study, and of each of its later measurements."""
+    """The parts of a study and of each of its later evaluations."""
     yield _part(tree, name, "")
-    for child in tables.later(tree):
-        again = tree.children[child]
-        measure, before = Measure.model_validate_json(again.attrs["measure"]), study_of(tree).measure
+    for child in later(tree):
+        evaluation = tree.children[child]
+        measure, before = _measure_of(evaluation), study_of(tree).measure
         changed = [f"{key} {value}" for key, value in measure if value != getattr(before, key)]
-        told = [f"with {', '.join(changed)}"] if changed else []
-        told += [f"with {again.attrs['prior']} in the place of each run's own prior"] if "prior" in again.attrs else []
-        yield _part(again, f"{name} {child}".strip(), f"measured again {', '.join(told)}")
+        changes = [f"with {', '.join(changed)}"] if changed else []
+        if "prior" in evaluation.attrs:
+            changes.append(f"with {evaluation.attrs['prior']} in place of each run's own prior")
+        yield _part(evaluation, f"{name} {child}".strip(), f"evaluated again {', '.join(changes)}".strip())
 
 
 def _part(tree: xr.DataTree, heading: str, description: str) -> Part:
-    found = [(claim.verdict, claim.text, claim.where, tables.effect(claim)) for claim in claims(tree)]
-    shown = [*tables.measured(tree), tables.difficulty(tree)]
-    return Part(heading, description, found, caveats(tree), [Sheet.of(table) for table in shown])
+    shown = [Sheet.of(table) for table in tables.measured(tree)]
+    if "only" in tree.attrs:
+        return Part(heading, description, [], [], shown)
+    found = [(each.outcome, each.text, each.contrast.where, tables.effect(each.contrast)) for each in findings(tree)]
+    return Part(heading, description, found, caveats(tree), shown)
 
 
 def _set_up(study: Study) -> Sheet:
     """The settings of a study: its axes, then the others that are set."""
     settings = study.settings()
-    others = [key for key in type(study.base).model_fields if key not in study.axes and settings[key] is not None]
+    others = [key for key in study.base.model_dump() if key not in study.axes and settings[key] is not None]
     rows = [["study", study.name], *([key, ", ".join(map(written, values))] for key, values in study.axes.items())]
     return Sheet("", ["setting", "value"], rows + [[key, written(settings[key])] for key in others])
 
 
-def _is_annealed(tree: xr.DataTree) -> bool:
-    measurements = [tree, *(tree.children[child] for child in tables.later(tree))]
-    return any(bool(each["likelihood"]["annealed_log_likelihood"].notnull().any()) for each in measurements)
+def _measured_studies(tree: xr.DataTree) -> Iterator[Study]:
+    """A study, also with the measure settings of each later evaluation."""
+    study = study_of(tree)
+    yield study
+    for child in later(tree):
+        yield study.model_copy(update={"measure": _measure_of(tree.children[child])})
+
+
+def _measure_of(evaluation: xr.DataTree) -> Measure:
+    return Measure.model_validate_json(evaluation.attrs["measure"])
 
 
 def _data_uri(png: bytes) -> str:

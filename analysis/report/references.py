@@ -1,27 +1,24 @@
-"""What a study rests on, as BibTeX."""
+"""References of what a study uses, as BibTeX."""
 
 import re
 from collections.abc import Iterable
 from importlib import resources
 
-from pyrovae.study.grid import PARTS, Study
+from pyrovae.study import Study
 
 _ENTRY = re.compile(r"^@\w+\{.*?^\}$", re.MULTILINE | re.DOTALL)
 _USED_BY = re.compile(r"^  usedby = \{(.*)\},\n", re.MULTILINE)
 
 
-def bibtex(studies: Iterable[Study], *, annealed: bool = False) -> str:
-    """The references of what some studies use, and of nothing else, as BibTeX.
-
-    Args:
-        annealed: whether log p(x) was also bounded by annealing, whatever the studies say.
+def bibtex(studies: Iterable[Study]) -> str:
+    """The references of what some studies use, and no others, as BibTeX.
 
     Example:
         >>> study = Study.load("quick")
         >>> "VampPrior" in bibtex([study]), "VampPrior" in bibtex([study.replace(prior="vamp")])
         (False, True)
     """
-    uses = {"all", *(use for study in studies for use in _uses(study)), *(["annealing"] if annealed else [])}
+    uses = {"all", *(use for study in studies for use in _uses(study))}
     cited = []
     for entry in entries():
         used_by = _USED_BY.search(entry)
@@ -31,13 +28,13 @@ def bibtex(studies: Iterable[Study], *, annealed: bool = False) -> str:
 
 
 def entries() -> list[str]:
-    """All entries that there are, with what uses them."""
+    """All entries, each with its field ``usedby``."""
     return _ENTRY.findall((resources.files("pyrovae.analysis.report") / "references.bib").read_text(encoding="utf-8"))
 
 
 def _uses(study: Study) -> Iterable[str]:
     for run in study.runs():
-        yield from (f"{part}={getattr(run, part)}" for part in PARTS)
+        yield from (f"{kind}={run.component(kind).name}" for kind in run.kinds)
         yield from (["warmup"] if run.warmup else [])
         yield from (["cycles"] if run.cycles > 1 else [])
     yield from (["annealing"] if study.measure.temperatures else [])

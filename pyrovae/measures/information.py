@@ -14,7 +14,6 @@ QUANTITIES = (
         "mutual information I of training images and their codes",
         kind="unbiased",
         heading="I",
-        format=".2f",
         headline=True,
         caveat=Caveat(
             "*",
@@ -35,6 +34,7 @@ QUANTITIES = (
         unit="1",
         kind="exact",
         heading="active units",
+        format=".1f",
     ),
     Quantity(
         "test_mutual_information", "mutual information of test images and codes, under their own q(z)", kind="unbiased"

@@ -54,6 +54,7 @@ QUANTITIES = (
         unit="1",
         kind="exact",
         heading="effective draws",
+        format=".1f",
     ),
     Quantity(
         "annealed_log_likelihood",
@@ -68,7 +69,7 @@ QUANTITIES = (
         kind="approximate",
         heading="gain",
     ),
-    Quantity("acceptance", "acceptance rate of annealing", unit="1", kind="exact", heading="acceptance", format=".2f"),
+    Quantity("acceptance", "acceptance rate of annealing", unit="1", kind="exact", heading="acceptance"),
     Quantity(
         "sandwich_gap",
         "upper minus lower bound by annealing, on images simulated from the model",

@@ -80,7 +80,7 @@ class Quantity:
     variable: str = ""
     per_image: bool = False
     heading: str = ""
-    format: str = ".1f"
+    format: str = ".2f"
     headline: bool = False
     caveat: Caveat | None = None
 
@@ -107,10 +107,10 @@ class Quantity:
     def attributes(self, variable: str) -> dict[str, Any]:
         """Attributes of one of its variables in the results."""
         if variable != self.variable:
-            return {"units": self.unit, "long_name": f"standard error over images of: {self.long_name}"}
+            return {"units": self.unit, "long_name": f"standard error of {self.variable} over images"}
         known = {"units": self.unit, "long_name": self.long_name, "kind": self.kind, "heading": self.heading}
         shown = {"format": self.format, "headline": int(self.headline)} if self.heading else {}
-        return {key: value for key, value in (known | shown).items() if value not in (None, "")}
+        return {key: value for key, value in (known | shown).items() if value}
 
     def _problem(self) -> str:
         """What is expected and missing; empty if nothing is."""
@@ -137,7 +137,7 @@ class Quantity:
         try:
             self.heading.format(split="train"), format(1.0, self.format)
         except (ValueError, KeyError, IndexError):
-            return f"a heading and a format such as 'D {{split}}' and '.1f', got {self.heading!r} and {self.format!r}"
+            return f"a heading and a format such as 'D {{split}}' and '.2f', got {self.heading!r} and {self.format!r}"
         return ""
 
 

@@ -31,7 +31,6 @@ QUANTITIES = (
         "mixing_share",
         "share ε of the mean image, fitted to training images, each left out of its own reconstruction",
         unit="1",
-        kind="exact",
         heading="ε",
         format=".2g",
     ),
@@ -51,6 +50,7 @@ QUANTITIES = (
         kind="unbiased",
         dims=SPLIT,
         heading="images mixed",
+        format=".1f",
     ),
     Quantity(
         "reconstruction_distance",

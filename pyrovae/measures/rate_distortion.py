@@ -30,8 +30,8 @@ QUANTITIES = (
         headline=True,
     ),
     Quantity("elbo", "ELBO = −D − R", kind="unbiased", dims=SPLIT, heading="ELBO test", headline=True),
-    Quantity("bits_per_dim", "negative ELBO per dimension of x", unit="bits per dimension", kind="exact", dims=SPLIT),
-    Quantity("floor", "smallest distortion that any decoder can reach", kind="exact", dims=SPLIT),
+    Quantity("bits_per_dim", "negative ELBO per dimension of x", unit="bits per dimension", dims=SPLIT),
+    Quantity("floor", "smallest distortion that any decoder can reach", dims=SPLIT),
     Quantity(
         "level_rate",
         "contribution of a latent site to R, E[log q − log p]; only the sum over sites is a KL divergence",
@@ -44,10 +44,8 @@ QUANTITIES = (
     Quantity(
         "log_n",
         "log N for N training images, the maximum of I",
-        kind="exact",
         group="information",
         heading="log N",
-        format=".2f",
     ),
 )
 

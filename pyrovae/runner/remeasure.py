@@ -1,6 +1,6 @@
 """Re-evaluates a finished study with other measurement settings or another prior, without retraining."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import xarray as xr
 from pyrovae.analysis import figures
 from pyrovae.build import make_data
 from pyrovae.errors import InputError
+from pyrovae.measures.declared import declared
 from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.checks import PairProperties
 from pyrovae.runner import prior_swap, reporting
@@ -32,6 +33,7 @@ from pyrovae.training.trainer import Training
 def reevaluate(
     folder: str | Path,
     *,
+    measures: Sequence[str] = (),
     prior: str | None = None,
     device: str = "auto",
     trust: Collection[str] = (),
@@ -44,6 +46,7 @@ def reevaluate(
 
     Args:
         folder: the folder of the study.
+        measures: the measures to apply, by name or as ``module:function``; all of the study if empty.
         prior: a prior that replaces each pair's own, fitted to the frozen encodings as in `prior_swap.fit_prior`.
         device: as in `run`.
         trust: modules whose code may run, if the study names components of the user.
@@ -70,17 +73,19 @@ def reevaluate(
     study_in(Path(folder))  # otherwise the lock would create the folder
     with atomic.locked(Path(folder)):
         results = open_results(folder, trust)
-        check_trust(results.study.settings(), trust)
+        check_trust(results.study.settings() | {"measure": {"also": [*results.study.measure.also, *measures]}}, trust)
+        _check_measures(measures, prior)
         study = results.study.replace(**{f"measure.{key}": value for key, value in settings.items()})
         _check_settings(study, settings)
         _check_finished(results)
         if prior is not None:
             _check_prior(study, prior, trust)
-        own = results.evaluation(study) if prior is None or settings else None
-        asked = results.evaluation(study, prior)
-        reevaluation = _Reevaluation(results, study, prior, chosen_device, own, asked)
+        own = results.evaluation(study, only=measures) if prior is None or settings else None
+        asked = results.evaluation(study, prior, measures)
+        reevaluation = _Reevaluation(results, study, measures, prior, chosen_device, own, asked)
         reevaluation.run(quiet)
-        figures.save(asked, Path(folder) / "figures" / str(asked.name))
+        if not measures:
+            figures.save(asked, Path(folder) / "figures" / str(asked.name))
         reporting.draw(results)
         return results, asked
 
@@ -91,6 +96,7 @@ class _Reevaluation:
 
     Attributes:
         study: the study with the settings of this evaluation.
+        measures: the measures to apply; all of the study if empty.
         prior: the prior to swap in, if any.
         own: the evaluation of the pairs' own prior, if it is wanted.
         asked: the evaluation that was asked for.
@@ -98,6 +104,7 @@ class _Reevaluation:
 
     results: Results
     study: Study
+    measures: Sequence[str]
     prior: str | None
     device: torch.device
     own: xr.DataTree | None
@@ -114,13 +121,13 @@ class _Reevaluation:
         return all(self.results.is_measured(each, cohort) for each in evaluations)
 
     def _steps(self, cohort: Cohort) -> int:
-        measured = measuring_steps(self.study, cohort)
+        measured = measuring_steps(self.study, cohort, self.measures)
         return measured if self.prior is None else 2 * measured + prior_swap.STEPS * len(cohort.runs)
 
     def _evaluate(self, cohort: Cohort, progress: StudyProgress) -> None:
         training, properties = start(self.study, cohort, make_data(cohort.shared).to(self.device))
         training.resume(self.results.checkpoint_file(cohort))
-        measured = measure(self.study, cohort, training, progress)
+        measured = measure(self.study, cohort, training, progress, self.measures)
         if self.own is not None:
             self._record(self.own, training, measured, properties)
         if self.prior is not None:
@@ -152,6 +159,14 @@ def _check_settings(study: Study, settings: Mapping[str, int]) -> None:
     for key in ("images", "outer", "likelihood_images"):
         if settings.get(key, 0) > most:
             raise InputError(f"{key}: expected at most the {most:,} images of a split, got {settings[key]:,}")
+
+
+def _check_measures(measures: Sequence[str], prior: str | None) -> None:
+    declared(measures)
+    if measures and prior is not None:
+        raise InputError(
+            f"measures: expected none with a swapped prior, got {', '.join(measures)}; evaluate them separately"
+        )
 
 
 def _check_finished(results: Results) -> None:

@@ -129,6 +129,12 @@ def quantities(tree: xr.DataTree) -> list[Quantity]:
     return found
 
 
+def numbers(group: xr.DataTree) -> xr.Dataset:
+    """A group without details."""
+    data = group.to_dataset(inherit=False)
+    return data.drop_vars([name for name, each in data.items() if each.attrs.get("source") == "details"])
+
+
 def save(tree: xr.DataTree, file: Path) -> None:
     """Writes a tree without the details, which have their own files.
 
@@ -138,9 +144,8 @@ def save(tree: xr.DataTree, file: Path) -> None:
     nodes = {}
     for node in tree.subtree:
         data = node.to_dataset(inherit=False)
-        numbers = data.drop_vars([name for name, each in data.items() if each.attrs.get("source") == "details"])
-        if numbers.data_vars or not data.data_vars:
-            nodes[node.path] = numbers
+        if numbers(node).data_vars or not data.data_vars:
+            nodes[node.path] = numbers(node)
     atomic.write(file, atomic.with_checksum(xr.DataTree.from_dict(nodes).to_netcdf(engine="h5netcdf")))
 
 
@@ -165,9 +170,8 @@ def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
     groups = dict.fromkeys(each.group for tree in trees.values() for each in quantities(tree))
     joined = {}
     for group in groups:
-        parts = {name: tree[group].to_dataset() for name, tree in trees.items() if group in tree.children}
-        numbers = [data[[name for name in data if data[name].attrs.get("source") is None]] for data in parts.values()]
-        joined[group] = xr.concat(numbers, xr.Variable("measured", list(parts)), combine_attrs="override")
+        parts = {name: numbers(tree[group]) for name, tree in trees.items() if group in tree.children}
+        joined[group] = xr.concat(parts.values(), xr.Variable("measured", list(parts)), combine_attrs="override")
     return xr.DataTree.from_dict(joined | {"runs": next(iter(trees.values()))["runs"].to_dataset()})
 
 
@@ -175,7 +179,7 @@ def _shipped_numbers() -> list[Quantity]:
     return [each for measure in shipped() for each in measure.quantities if each.is_number]
 
 
-def _empty(study: Study, numbers: Sequence[Quantity]) -> xr.DataTree:
+def _empty(study: Study, declared: Sequence[Quantity]) -> xr.DataTree:
     """The tree of a study without results and without details."""
     steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
     coords = {"split": list(SPLITS), "step": steps, **study.dimensions()}
@@ -183,23 +187,23 @@ def _empty(study: Study, numbers: Sequence[Quantity]) -> xr.DataTree:
     attributes = {name: {"units": "nats per image", "long_name": text} for name, text in CURVES.items()}
     curves = xr.Dataset({name: (list(coords), missing.copy(), attributes[name]) for name in CURVES}, coords)
     root = xr.Dataset(attrs={"study": study.to_yaml()})
-    return xr.DataTree.from_dict({"/": root, **_unmeasured(study, numbers), "/curves": curves})
+    return xr.DataTree.from_dict({"/": root, **_unmeasured(study, declared), "/curves": curves})
 
 
-def _unmeasured(study: Study, numbers: Sequence[Quantity]) -> dict[str, xr.Dataset]:
+def _unmeasured(study: Study, declared: Sequence[Quantity]) -> dict[str, xr.Dataset]:
     """Missing numbers by group, except those of latent sites, which only a pair knows, and the facts of the runs."""
     check_size(study)
     axes = study.dimensions()
     shape = [len(values) for values in axes.values()]
     runs = {name: (list(axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
-    return _grids(study, [each for each in numbers if "level" not in each.dims], []) | {"/runs": xr.Dataset(runs, axes)}
+    return _grids(study, [each for each in declared if "level" not in each.dims], []) | {"/runs": xr.Dataset(runs, axes)}
 
 
-def _grids(study: Study, numbers: Iterable[Quantity], sites: Sequence[str]) -> dict[str, xr.Dataset]:
+def _grids(study: Study, declared: Iterable[Quantity], sites: Sequence[str]) -> dict[str, xr.Dataset]:
     """Missing numbers over their dimensions and the axes of the grid, by group."""
     sizes = {"level": list(sites), "split": list(SPLITS), **study.dimensions()}
     groups: dict[str, dict[str, Any]] = {}
-    for each in numbers:
+    for each in declared:
         dims = [*each.dims, *study.dimensions()]
         for name in each.variables:
             values = np.full([len(sizes[dim]) for dim in dims], np.nan)
@@ -210,9 +214,9 @@ def _grids(study: Study, numbers: Iterable[Quantity], sites: Sequence[str]) -> d
     }
 
 
-def _add_variables(tree: xr.DataTree, study: Study, numbers: Iterable[Quantity], sites: Sequence[str]) -> None:
+def _add_variables(tree: xr.DataTree, study: Study, declared: Iterable[Quantity], sites: Sequence[str]) -> None:
     """Adds missing variables of declared numbers, and missing latent sites."""
-    for path, new in _grids(study, numbers, sites).items():
+    for path, new in _grids(study, declared, sites).items():
         group = path.removeprefix("/")
         existing = tree[group].to_dataset() if group in tree.children else xr.Dataset()
         if "level" in existing.dims:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from pyrovae import InputError, Results, Study, open_results, run
-from pyrovae.analysis.report import tables
+from pyrovae.analysis.report.provenance import provenance
 from pyrovae.build import make_data
 from pyrovae.runner.cohort import bytes_of_a_run, start
-from pyrovae.runner.experiment import reevaluate
+from pyrovae.runner.remeasure import reevaluate
 from pyrovae.system import atomic, memory, tensor_file
 from pyrovae.training.adam import Adam
 from pyrovae.training.lockstep import Batch, Lockstep
@@ -81,7 +81,7 @@ def test_cohort_too_large_for_memory_is_split_before_training(
     output = capsys.readouterr().out.replace("\n", " ")
     assert "in two halves, because 6 runs in lockstep would take 0.0 GB" in output
     _assert_close(open_results(results.folder), whole, ["000-0", "000-1-0", "000-1-1"])
-    (table,) = tables.provenance(results.tree)
+    (table,) = provenance(results.tree)
     assert list(table.columns[0].cells) == ["000-0", "000-1-0", "000-1-1"]
     before = {file: file.stat().st_mtime_ns for file in results.folder.rglob("*.safetensors")}
     run(STUDY, tmp_path / "study", quiet=True)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pyrovae import InputError, Results, Study, open_results, run
+from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
-from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.report import tables
+from pyrovae.analysis.report.provenance import provenance
 from pyrovae.runner.diagnose import diagnose_run
 from pyrovae.store.schema import SPLITS
 from pyrovae.system import tensor_file
@@ -36,9 +37,9 @@ def _ran(folder: Path, **settings: Any) -> Results:
         assert np.isfinite(cells[name].where(~frozen, 0)).all(), name
     np.testing.assert_allclose(cells["elbo"], -cells["distortion"] - cells["rate"], rtol=1e-6)
     assert not (cells["distortion"] < cells["floor"] - 1e-3).any()
-    for table in [*tables.measured(results.tree), tables.difficulty(results.tree), *tables.provenance(results.tree)]:
+    for table in [*tables.measured(results.tree), *provenance(results.tree)]:
         assert table.columns
-    assert tables.claims(claims(results.tree))
+    assert tables.verdicts(findings(results.tree))
     return results
 
 

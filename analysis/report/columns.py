@@ -1,0 +1,86 @@
+"""Columns of tables, as the measures declare them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import isnan
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyrovae.measures.measure import Quantity
+from pyrovae.store.schema import SPLITS
+
+#: Numbers beyond this, as of a run that diverged, are shown with three digits.
+LARGE = 1e9
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity in a table, on one split if it has several."""
+
+    heading: str
+    quantity: Quantity
+    split: str | None = None
+
+    def values(self, data: xr.Dataset) -> xr.DataArray:
+        """The values in the group of the quantity."""
+        return self._on_split(data[self.quantity.variable])
+
+    def errors(self, data: xr.Dataset) -> xr.DataArray | None:
+        """Their standard errors over images; None if it has none."""
+        return self._on_split(data[self.quantity.variables[1]]) if self.quantity.has_error else None
+
+    def marks(self, data: xr.Dataset) -> xr.DataArray:
+        """Where the caveat of the quantity applies."""
+        caveat = self.quantity.caveat
+        return xr.zeros_like(self.values(data), dtype=bool) if caveat is None else caveat.holds(data)
+
+    def written(self, value: float, error: float | None = None, marked: bool = False) -> str:
+        """A value with its standard error, and the symbol of the caveat if it applies."""
+        if isnan(value):
+            return "–"
+        form = self.quantity.format
+        text = _written(value, form)
+        if error is not None:
+            text += f" ± {_written(error, '.1g' if form.endswith('g') else form)}"
+        return text + (self.quantity.caveat.symbol if marked and self.quantity.caveat else "")
+
+    def _on_split(self, values: xr.DataArray) -> xr.DataArray:
+        return values if self.split is None else values.sel(split=self.split, drop=True)
+
+
+def columns(quantities: Iterable[Quantity]) -> list[Column]:
+    """The columns of the quantities that have a heading.
+
+    Example:
+        >>> distortion = Quantity("distortion", "distortion D", dims=("split",), heading="D {split}")
+        >>> [column.heading for column in columns([distortion])]
+        ['D train', 'D test']
+    """
+    return [column for quantity in quantities if quantity.heading for column in _columns(quantity)]
+
+
+def axes(data: xr.Dataset) -> list[str]:
+    """What tells the rows of a table apart: the axes of the grid, then β, the measurement and the latent site."""
+    last = [dim for dim in ("beta", "measured", "level") if dim in data.dims]
+    return [*(str(dim) for dim in data.dims if dim not in ("split", "seed", *last)), *last]
+
+
+def written(value: Any) -> str:
+    """A value of an axis as it is written."""
+    if isinstance(value, float):
+        return "–" if np.isnan(value) else f"{value:g}"
+    return "–" if value is None else str(value)
+
+
+def _columns(quantity: Quantity) -> Iterator[Column]:
+    if "split" not in quantity.dims:
+        yield Column(quantity.heading, quantity)
+        return
+    for split in SPLITS if "{split}" in quantity.heading else ("test",):
+        yield Column(quantity.heading.format(split=split), quantity, split)
+
+
+def _written(value: float, form: str) -> str:
+    return format(value, form if abs(value) < LARGE else ".3g")
