@@ -33,7 +33,7 @@ def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """One figure a study, where a test is not about figures: to draw all takes longer than what is run."""
     from pyrovae.analysis import figures
 
-    monkeypatch.setattr(figures, "FIGURES", (figures.rate_distortion,))
+    monkeypatch.setattr(figures, "FIGURES", {"rate_distortion": figures.rate_distortion})
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Figures of images: reconstructions, what is decoded from the prior and along latents, and the latent plane."""
+"""Figures of images: reconstructions, samples from the prior, latent traversals, and the latent plane."""
 
 from itertools import product
 
@@ -6,24 +6,24 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import panels, several, shown, strip
+from pyrovae.analysis.figures.style import first_varying, panels, shown, strip
 
-#: The sides of an image, and of a row of images.
-_SIDES = ("sample", "channel", "row", "column")
-#: Rows of a cell of reconstructions, from the top down.
+#: Dimensions of a row of images.
+_DIMS = ("sample", "channel", "row", "column")
+#: Variables of a block of reconstructions and their labels, from top to bottom.
 _ROWS = {"reconstruction": "learned", "memorised": "memorising", "nearest": "nearest training"}
 
 
 def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
-    """Test images as the learned and the memorising decoder have them, and the training image nearest to the former.
+    """Test images, their reconstructions by the learned and the memorising decoder, and the nearest training image.
 
-    A block of columns for each β, of rows for each depth; other axes stand at their first value, the seed too. The test
-    images themselves stand at the top.
+    The nearest training image is that of the learned reconstruction. Columns are by β, rows by depth; all other axes,
+    the seed included, are at their first value. The top row shows the test images.
     """
     if "reconstructions" not in tree.children:
         return ax
     pictures = tree["reconstructions"].to_dataset()
-    pictures, held = _at_first(pictures, "original", ["beta", "depth", *_SIDES])
+    pictures, fixed = _at_first(pictures, "original", ["beta", "depth", *_DIMS])
     depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
     betas = shown(pictures.beta.values.tolist())
     rows = 1 + len(_ROWS) * len(depths)
@@ -37,20 +37,19 @@ def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
             for at, (name, label) in enumerate(_ROWS.items(), start=1 + number * len(_ROWS)):
                 text = label if depth is None else f"{label}, depth {depth}"
                 strip(axes[at, column], cell[name], text if column == 0 else "")
-    axes[-1, 0].set_xlabel(held, fontsize=8)
+    axes[-1, 0].set_xlabel(fixed, fontsize=8)
     return ax
 
 
 def samples(tree: xr.DataTree, ax: Axes) -> Axes:
-    """Images decoded from draws of each prior, E[x|z] at z ~ p(z), in rows by prior or by γ, or else by β.
+    """Images decoded from draws of the prior, E[x|z] with z ~ p(z), in rows by prior, by γ or by β.
 
-    A block of columns for each β where rows run over something else. Other axes stand at their first value, the seed
-    too.
+    Columns are by β unless the rows are. All other axes, the seed included, are at their first value.
     """
     if "samples" not in tree.children:
         return ax
-    axis = several(tree, ["prior", "gamma"]) or "beta"
-    pictures, held = _at_first(tree["samples"].to_dataset(), "image", [axis, "beta", *_SIDES])
+    axis = first_varying(tree, ["prior", "gamma"]) or "beta"
+    pictures, fixed = _at_first(tree["samples"].to_dataset(), "image", [axis, "beta", *_DIMS])
     images = pictures["image"]
     blocks = [None] if axis == "beta" else images.beta.values.tolist()
     rows = images.sizes[axis]
@@ -62,21 +61,20 @@ def samples(tree: xr.DataTree, ax: Axes) -> Axes:
         strip(panel, cell, label if column == 0 else "")
         if row == 0 and beta is not None:
             panel.set_title(f"β = {beta:g}")
-    axes[-1, 0].set_xlabel(f"decoded from p(z){f'; {held}' if held else ''}", fontsize=8)
+    axes[-1, 0].set_xlabel(f"decoded from p(z){f'; {fixed}' if fixed else ''}", fontsize=8)
     return ax
 
 
 def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
-    """E[x|z] along the latents that tell training images most apart, from the 1st to the 99th percentile of q(z).
+    """E[x|z] along the latents that separate training images best, from the 1st to the 99th percentile of q(z).
 
-    The other latents stay at a code of the first test image. A block of columns for each β, of rows for each depth;
-    other axes stand at their first value, the seed too. Beside each row: the latent, and the share of its variance that
-    lies between images.
+    The other latents are those of the first test image. Labels show the latent and the share of its variance that is
+    between images. Columns are by β, rows by depth; all other axes, the seed included, are at their first value.
     """
     if "traversals" not in tree.children:
         return ax
     pictures = tree["traversals"].to_dataset()
-    pictures, held = _at_first(pictures, "traversal", ["beta", "depth", "rank", *_SIDES])
+    pictures, fixed = _at_first(pictures, "traversal", ["beta", "depth", "rank", *_DIMS])
     depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
     betas = shown(pictures.beta.values.tolist())
     ranks = pictures.sizes["rank"]
@@ -89,21 +87,21 @@ def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
             panel = axes[number * ranks + rank, column]
             strip(panel, row["traversal"], f"z{row['latent']:.0f}, {row['share']:.0%}")
         axes[number * ranks, column].set_title(f"β = {beta:g}" + ("" if depth is None else f", depth {depth}"))
-    axes[-1, 0].set_xlabel(held, fontsize=8)
+    axes[-1, 0].set_xlabel(fixed, fontsize=8)
     return ax
 
 
 def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
-    """The plane of a z with two dimensions: q(z) as shades, p(z) as lines, each at equal shares of its highest density.
+    """Densities of a two-dimensional z: q(z) shaded, p(z) as contour lines, both relative to their maximum.
 
-    Columns run over priors or γ, rows over β; other axes stand at their first value, the seed too. Nothing is drawn
-    where z has another number of dimensions.
+    Columns are by prior or γ, rows by β; all other axes, the seed included, are at their first value. Nothing is drawn
+    if z does not have two dimensions.
     """
     if "plane" not in tree.children:
         return ax
-    axis = several(tree, ["prior", "gamma"])
+    axis = first_varying(tree, ["prior", "gamma"])
     plane = tree["plane"].to_dataset()
-    plane, held = _at_first(plane, "log_q", [str(axis), "beta", "row", "column"])
+    plane, fixed = _at_first(plane, "log_q", [str(axis), "beta", "row", "column"])
     values = [None] if axis is None else plane[axis].values.tolist()
     betas = plane.beta.values.tolist()
     axes = panels(ax, len(betas), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(betas)))
@@ -112,25 +110,25 @@ def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
         panel = axes[row, column]
         if cell["log_q"].isnull().all():
             continue
-        shades = _share_of_highest(cell["log_q"].values)
+        shades = _relative_density(cell["log_q"].values)
         panel.pcolormesh(cell["z1"], cell["z2"], shades, cmap="Blues", vmin=0, vmax=1, rasterized=True)
-        lines = _share_of_highest(cell["log_p"].values)
+        lines = _relative_density(cell["log_p"].values)
         panel.contour(cell["z1"], cell["z2"], lines, levels=[0.05, 0.2, 0.5, 0.8], colors="#d55e00", linewidths=0.8)
         panel.tick_params(labelsize=7)
         if row == 0 and axis is not None:
             panel.set_title(str(value) if axis == "prior" else f"γ = {value:g}", fontsize=8)
         if column == 0:
             panel.set_ylabel(f"β = {beta:g}", fontsize=8)
-    axes[-1, 0].set_xlabel(f"q(z) in shades, p(z) in lines{f'; {held}' if held else ''}", fontsize=8)
+    axes[-1, 0].set_xlabel(f"q(z) shaded, p(z) as lines{f'; {fixed}' if fixed else ''}", fontsize=8)
     return ax
 
 
-def _share_of_highest(log_density: np.ndarray) -> np.ndarray:
+def _relative_density(log_density: np.ndarray) -> np.ndarray:
     return np.exp(log_density - np.nanmax(log_density))
 
 
 def _at_first(data: xr.Dataset, name: str, free: list[str]) -> tuple[xr.Dataset, str]:
-    """Data at the first value of every axis of one of their variables that is not free, and which values these are."""
-    held = [str(dim) for dim in data[name].dims if dim not in free]
-    told = ", ".join(f"{dim} {data[dim].values[0]}" for dim in held if data.sizes[dim] > 1)
-    return data.isel(dict.fromkeys(held, 0)), told
+    """Data with all axes of a variable that are not free at their first value, and a label with these values."""
+    fixed = [str(dim) for dim in data[name].dims if dim not in free]
+    label = ", ".join(f"{dim} {data[dim].values[0]}" for dim in fixed if data.sizes[dim] > 1)
+    return data.isel(dict.fromkeys(fixed, 0)), label

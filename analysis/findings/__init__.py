@@ -1,1 +1,35 @@
-"""The paper's findings, each tested on the study at hand."""
+"""Findings about generalization, each tested on the study at hand with an interval and a verdict."""
+
+import xarray as xr
+
+from pyrovae.analysis.findings import beta, depth, information, memorisation, priors
+from pyrovae.analysis.findings.cells import StudyCells
+from pyrovae.analysis.findings.statistics import Finding, Verdict
+
+#: All findings, in the order of reports.
+FINDINGS: tuple[Finding, ...] = (
+    *priors.FINDINGS,
+    *beta.FINDINGS,
+    *depth.FINDINGS,
+    *information.FINDINGS,
+    *memorisation.FINDINGS,
+)
+
+
+def findings(tree: xr.DataTree) -> list[Verdict]:
+    """The findings that a study can test, each with its verdicts.
+
+    Runs that diverged or are not done are left out; a verdict that rests on one of them is undecided.
+
+    Args:
+        tree: the results of a study, or of a later evaluation of it.
+
+    Example:
+        >>> from pyrovae import Study
+        >>> from pyrovae.store import schema
+        >>> verdict, *_ = findings(schema.empty(Study.of(name="mine", beta=[0.1, 1])))
+        >>> print(verdict.text, "–", verdict.outcome)
+        Lowering β from 1 to 0.1 lowers the test distortion – undecided
+    """
+    study = StudyCells.of(tree)
+    return [verdict for finding in FINDINGS for verdict in finding.verdicts(study)]

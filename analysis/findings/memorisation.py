@@ -1,31 +1,45 @@
-"""What a study says of memorisation."""
+"""Findings about memorisation: when reconstructions of test images are close to training images."""
 
 from collections.abc import Iterator
 
-import xarray as xr
+from pyrovae.analysis.findings.cells import StudyCells
+from pyrovae.analysis.findings.statistics import Contrast, Finding, contrast
 
-from pyrovae.analysis.findings.statistics import Claim, cells, claimed
+#: Distance ‖x̂ − x_n‖ from a reconstruction to the nearest training image, in pixels of [0, 1].
+DISTANCE = "reconstruction_distance"
 
 
-def about_memorisation(images: xr.Dataset) -> Iterator[Claim]:
-    """Whether test images are reconstructed closer to training images by deep networks, and at β = 1 than below.
-
-    An effect is a difference of distances ‖x̂ − x_n‖ of reconstructions to the nearest training image, in pixels of
-    [0, 1], test image by test image.
-    """
-    distance = images["reconstruction_distance"].sel(split="test", drop=True)
-    betas = sorted(distance.beta.values.tolist())
-    depths = sorted(distance.depth.values.tolist()) if "depth" in distance.dims else []
-    if 1.0 not in betas or distance.isnull().all():
-        return
-    if len(depths) > 1:
+def deep_network(study: StudyCells) -> Iterator[Contrast]:
+    """Distance (fewest layers) − distance (most layers) at β = 1."""
+    depths = study.values("depth")
+    if _is_measured(study) and len(depths) > 1:
         shallow, deep = depths[0], depths[-1]
-        text = f"At β = 1 the {deep}-layer network reconstructs test images closer to training images"
-        text += f" than the {shallow}-layer one"
-        for where, cell in cells(distance.sel(beta=1.0), {"seed", "image", "depth"}):
-            yield claimed(text, where, cell.sel(depth=shallow), cell.sel(depth=deep), unit="pixels")
-    if betas[0] < 1:
-        deepest = distance.sel(depth=depths[-1:]) if depths else distance
-        text = f"Reconstructions of test images are closer to training images at β = 1 than at β = {betas[0]:g}"
-        for where, cell in cells(deepest, {"seed", "image", "beta"}):
-            yield claimed(text, where, cell.sel(beta=betas[0]), cell.sel(beta=1.0), unit="pixels")
+        for where, cell in study.along("depth", beta=1.0):
+            sides = cell[DISTANCE].sel(depth=shallow), cell[DISTANCE].sel(depth=deep)
+            yield contrast(where, *sides, unit="pixels", shallow=shallow, deep=deep)
+
+
+def beta_of_one(study: StudyCells) -> Iterator[Contrast]:
+    """Distance (lowest β) − distance (β = 1), at the most layers."""
+    low = study.values("beta")[0]
+    if _is_measured(study) and low < 1:
+        deepest = {"depth": depths[-1:]} if (depths := study.values("depth")) else {}
+        for where, cell in study.along("beta", **deepest):
+            yield contrast(where, cell[DISTANCE].sel(beta=low), cell[DISTANCE].sel(beta=1.0), unit="pixels", low=low)
+
+
+def _is_measured(study: StudyCells) -> bool:
+    return 1.0 in study.values("beta") and bool(study.images[DISTANCE].sel(split="test").notnull().any())
+
+
+FINDINGS = (
+    Finding(
+        9,
+        "At β = 1 the {deep:g}-layer network reconstructs test images closer to training images "
+        "than the {shallow:g}-layer one",
+        deep_network,
+    ),
+    Finding(
+        9, "Reconstructions of test images are closer to training images at β = 1 than at β = {low:g}", beta_of_one
+    ),
+)

@@ -1,122 +1,143 @@
-"""What a study says of priors, and of the weight of the prior gap."""
+"""Findings about priors and the weight of the prior gap, which the paper leaves open."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
-from pyrovae.analysis.findings.statistics import (
-    LEVEL,
-    UNFINISHED,
-    Claim,
-    cells,
-    claimed,
-    growth_of_gap,
-    paired_difference,
-)
+from pyrovae.analysis.findings.cells import StudyCells
+from pyrovae.analysis.findings.statistics import LEVEL, Contrast, Finding, contrast, growth_of_gap
+
+#: A number per seed and image of a cell that is lower for better settings.
+Score = Callable[[xr.Dataset], xr.DataArray]
 
 
-def about_priors(images: xr.Dataset, information: xr.Dataset) -> Iterator[Claim]:
-    """Which prior generalizes best, by test D, by test R + D and by the bound of log p(x); how far the gap explains it.
+def distortion(cell: xr.Dataset) -> xr.DataArray:
+    """D."""
+    return cell["distortion"]
 
-    The prior with the lowest mean is held against each of the others, and called the best only if it beats them all, at
-    a level with Bonferroni's correction for the number of priors: so one of several that are alike is called the best
-    with a probability of 5% at most.
+
+def total(cell: xr.Dataset) -> xr.DataArray:
+    """R + D, the negative ELBO."""
+    return cell["distortion"] + cell["rate"]
+
+
+def negative_log_likelihood(cell: xr.Dataset) -> xr.DataArray:
+    """Minus the bound of log p(x)."""
+    return -cell["log_likelihood"]
+
+
+def best_prior(study: StudyCells, score: Score) -> Iterator[Contrast]:
+    """Lead of the prior with the lowest mean score on the test images, for every other setting of the grid.
+
+    The best prior is compared with each of the others, with Bonferroni's correction for the number of priors. So if
+    all are equally good, one is called the best with a probability of at most 5%.
     """
-    if images.sizes.get("prior", 1) < 2:
-        return
-    test = _of_test(images, information)
-    for where, cell in cells(test, {"seed", "image", "prior"}):
-        measured = cell.sel(prior=cell["total"].dropna("prior", how="all").prior)
-        if len(measured.prior) > 1:
-            yield _best_prior(measured["distortion"], "lowest test D", where)
-            yield _best_prior(measured["total"], "lowest test R + D", where)
-            yield _best_prior(-measured["log_likelihood"], f"highest bound of test log p(x){_doubt(measured)}", where)
-            yield from _explained_by_gap(measured, where)
+    for where, cell in _compared_priors(study):
+        yield _lead(where, score(cell), warning=_warning(cell))
 
 
-def _best_prior(values: xr.DataArray, what: str, where: str) -> Claim:
-    names, best = values.prior.values.tolist(), _lowest(values)
-    quantile = _against_the_best(len(names))
-    differences = {
-        name: paired_difference(_sides(values, name), _sides(values, best), quantile) for name in names if name != best
+def best_against_reference(study: StudyCells) -> Iterator[Contrast]:
+    """(R + D)(reference) − (R + D)(best prior) on the test images, for every other setting of the grid.
+
+    The reference is the standard normal or, without one, the first prior of the study.
+    """
+    for where, cell in _compared_priors(study):
+        names, best = cell.prior.values.tolist(), _lowest(total(cell))
+        reference = "standard_normal" if "standard_normal" in names else names[0]
+        if best != reference:
+            yield _explained(where, cell, reference, best, _corrected_quantile(len(names)))
+
+
+def smaller_gamma(study: StudyCells, score: Score, gap_grows: bool = False) -> Iterator[Contrast]:
+    """Score at the highest γ − score at the lowest γ on the test images, for every other setting of the grid."""
+    gammas = study.values("gamma")
+    if len(gammas) > 1:
+        low, high = gammas[0], gammas[-1]
+        for where, cell in study.along("gamma"):
+            growth = growth_of_gap(cell, "gamma", low, high)
+            sides = score(cell.sel(gamma=high)), score(cell.sel(gamma=low))
+            terms = {"low": low, "high": high, "by": growth, "warning": _warning(cell)}
+            yield contrast(where, *sides, growth=growth if gap_grows else None, **terms)
+
+
+def _compared_priors(study: StudyCells) -> Iterator[tuple[str, xr.Dataset]]:
+    """Cells with at least two priors that were measured. There are none if the prior was swapped after training."""
+    if len(study.values("prior")) > 1 and not study.prior_swapped:
+        for where, cell in study.along("prior"):
+            measured = cell.sel(prior=total(cell).dropna("prior", how="all").prior)
+            if len(measured.prior) > 1:
+                yield where, measured
+
+
+def _lead(where: str, score: xr.DataArray, **terms: Any) -> Contrast:
+    """The contrast of the best prior with its closest rival, which is one that it does not beat if there are any."""
+    names, best = score.prior.values.tolist(), _lowest(score)
+    quantile = _corrected_quantile(len(names))
+    rivals = {
+        name: contrast(where, score.sel(prior=name), score.sel(prior=best), quantile=quantile)
+        for name in names
+        if name != best
     }
-    near = [name for name, (effect, error, _) in differences.items() if not effect > error]
-    text = f"Of {len(names)} priors {best} has the {what}"
-    text += f", but it is not told apart from {', '.join(near)}; the nearest" if near else ", and the nearest"
-    nearest = min(near or differences, key=lambda name: differences[name][0])
-    effect, error, over = differences[nearest]
-    return Claim(
-        f"{text}, {nearest}, is behind it", where, effect, error, over, note="" if np.isfinite(effect) else UNFINISHED
-    )
+    tied = [name for name, rival in rivals.items() if not rival.effect.estimate > rival.effect.half_width]
+    closest = min(tied or rivals, key=lambda name: rivals[name].effect.estimate)
+    significant = f"over {', '.join(tied)} is not" if tied else "over every other prior is"
+    terms |= {"count": len(names), "best": best, "lead": f"its lead {significant} significant (closest: {closest})"}
+    return replace(rivals[closest], terms=terms)
 
 
-def _explained_by_gap(cell: xr.Dataset, where: str) -> Iterator[Claim]:
-    """What the best prior by test R + D changes against the standard normal, or else the first prior of the study."""
-    names = cell.prior.values.tolist()
-    reference = "standard_normal" if "standard_normal" in names else names[0]
-    best = _lowest(cell["total"])
-    if best == reference:
-        return
-    quantile = _against_the_best(len(names))
-    effect, error, over = paired_difference(_sides(cell["total"], reference), _sides(cell["total"], best), quantile)
-    parts = [
-        paired_difference(_sides(cell[name], reference), _sides(cell[name], best), quantile)[:2]
-        for name in ("distortion", "rate")
-    ]
+def _explained(where: str, cell: xr.Dataset, reference: str, best: str, quantile: float) -> Contrast:
+    """The contrast of the best prior with the reference, and how D, R and the prior gap contribute to it."""
+    was, now = cell.sel(prior=reference), cell.sel(prior=best)
+    parts = {name: contrast(where, was[name], now[name], quantile=quantile).effect for name in ("distortion", "rate")}
     gap = growth_of_gap(cell, "prior", reference, best, quantile)
-    told = [f"{value:.1f} ± {width:.1f}" if np.isfinite(value) else "(not measured)" for value, width in (*parts, gap)]
-    text = (
-        f"{best} in place of {reference} lowers test R + D, D by {told[0]} and R by {told[1]}, and the prior gap of "
-        f"the training images by {told[2]}"
-    )
+    terms = {"reference": reference, "best": best, "gap": gap, **parts}
     growth = gap if np.isfinite(gap).all() else None
-    yield Claim(text, where, effect, error, over, growth=growth, note="" if np.isfinite(effect) else UNFINISHED)
+    return contrast(where, total(was), total(now), quantile=quantile, growth=growth, **terms)
 
 
-def about_gamma(images: xr.Dataset, information: xr.Dataset) -> Iterator[Claim]:
-    """Whether letting go of the prior gap helps."""
-    if images.sizes.get("gamma", 1) < 2:
-        return
-    test = _of_test(images, information)
-    low, high = float(test.gamma.min()), float(test.gamma.max())
-    for where, cell in cells(test, {"seed", "image", "gamma"}):
-        growth = growth_of_gap(cell, "gamma", low, high)
-        text = f"Lowering γ from {high:g} to {low:g} lowers the test distortion, while G grows by"
-        text += f" {growth[0]:.1f} ± {growth[1]:.1f} nats"
-        fall = claimed(text, where, cell["distortion"].sel(gamma=high), cell["distortion"].sel(gamma=low))
-        yield replace(fall, growth=growth)
-        text = f"Lowering γ from {high:g} to {low:g} lowers test R + D"
-        yield claimed(text, where, cell["total"].sel(gamma=high), cell["total"].sel(gamma=low))
-        text = f"Lowering γ from {high:g} to {low:g} raises the bound of test log p(x){_doubt(cell)}"
-        yield claimed(text, where, cell["log_likelihood"].sel(gamma=low), cell["log_likelihood"].sel(gamma=high))
-
-
-def _of_test(images: xr.Dataset, information: xr.Dataset) -> xr.Dataset:
-    """Test images with R + D as ``total``, the prior gap of the training images, and where bounds may be loose."""
-    test = images.sel(split="test", drop=True)
-    return test.assign(total=test["distortion"] + test["rate"]).merge(
-        information[["prior_gap", "prior_gap_se", "loose"]]
-    )
-
-
-def _doubt(cell: xr.Dataset) -> str:
-    """What is to be said of bounds of log p(x) that may be loose."""
-    return " (k̂ is high, so that bounds may be loose by far)" if cell["loose"].any() else ""
-
-
-def _against_the_best(number: int) -> float:
-    """The quantile at which the best of a number of settings is held against each of the others."""
+def _corrected_quantile(number: int) -> float:
+    """The quantile for comparing the best of a number of settings with each of the others."""
     return 1 - (1 - LEVEL) / number
 
 
-def _lowest(values: xr.DataArray) -> str:
+def _lowest(score: xr.DataArray) -> str:
     """The prior with the lowest mean."""
-    means = values.mean(["seed", "image"])
+    means = score.mean(["seed", "image"])
     return str(means.prior.values[means.values.argmin()])
 
 
-def _sides(values: xr.DataArray, prior: str) -> NDArray[np.float64]:
-    return values.sel(prior=prior).transpose("seed", "image").values
+def _warning(cell: xr.Dataset) -> str:
+    """A remark if bounds of log p(x) may be loose."""
+    return " (k̂ is high, so the bounds may be loose)" if cell["loose"].any() else ""
+
+
+FINDINGS = (
+    Finding(None, "Of {count} priors, {best} has the lowest test D; {lead}", partial(best_prior, score=distortion)),
+    Finding(None, "Of {count} priors, {best} has the lowest test R + D; {lead}", partial(best_prior, score=total)),
+    Finding(
+        None,
+        "Of {count} priors, {best} has the highest bound of test log p(x){warning}; {lead}",
+        partial(best_prior, score=negative_log_likelihood),
+    ),
+    Finding(
+        None,
+        "{best} in place of {reference} lowers test R + D, D by {distortion} and R by {rate}, and the prior gap of the "
+        "training images by {gap}",
+        best_against_reference,
+    ),
+    Finding(
+        None,
+        "Lowering γ from {high:g} to {low:g} lowers the test distortion, while G grows by {by} nats",
+        partial(smaller_gamma, score=distortion, gap_grows=True),
+    ),
+    Finding(None, "Lowering γ from {high:g} to {low:g} lowers test R + D", partial(smaller_gamma, score=total)),
+    Finding(
+        None,
+        "Lowering γ from {high:g} to {low:g} raises the bound of test log p(x){warning}",
+        partial(smaller_gamma, score=negative_log_likelihood),
+    ),
+)

@@ -1,136 +1,183 @@
-"""Effects with their errors, and what they say of a finding.
+"""Effects with their intervals, and the rule that makes a verdict of them.
 
-An effect is a mean difference per image between two settings, in nats unless it says otherwise, the same images and
-the same seed on both sides. Its interval holds two errors: over images, normal, of the differences averaged over seeds;
-and over seeds, Student's t. With one seed the interval is over images only and says nothing of other seeds.
+An effect is the mean difference per image between two settings, over the same images and the same seeds on both sides.
+Its 95% interval combines two errors: over images, from normal quantiles for the differences averaged over seeds; and
+over seeds, from Student's t. With a single seed it only covers the error over images.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import product
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from pyrovae.estimators.likelihood import MANY
+from pyrovae.estimators.likelihood import HIGH_K_SHARE
 
-Verdict = Literal["supported", "not supported", "undecided"]
+if TYPE_CHECKING:
+    from pyrovae.analysis.findings.cells import StudyCells
+
+Outcome = Literal["supported", "contradicted", "undecided"]
 Over = Literal["images and seeds", "images only"]
-Cell = TypeVar("Cell", xr.DataArray, xr.Dataset)
-#: Probability that an interval holds the effect.
+#: Coverage of the intervals.
 LEVEL = 0.95
-#: Why there are no numbers where a run has none.
+#: Quantile of the upper end of a two-sided interval.
+QUANTILE = (1 + LEVEL) / 2
+#: Why a contrast has no effect.
 UNFINISHED = "a run is missing or has diverged, or its distortion is not finite"
 
 
+class Interval(NamedTuple):
+    """An estimate and the half width of its interval."""
+
+    estimate: float
+    half_width: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.1f} ± {self.half_width:.1f}" if np.isfinite(self).all() else "(not measured)"
+
+
+#: The effect of a contrast that cannot be computed.
+UNKNOWN = Interval(np.nan, np.nan)
+
+
 @dataclass(frozen=True)
-class Claim:
-    """A finding, and what the study at hand says of it.
+class Contrast:
+    """A difference of means that a finding predicts to be positive.
 
     Attributes:
-        text: the finding, in words.
-        where: the settings that it is about.
-        effect: mean difference per image; positive is what the finding predicts. NaN where there is none.
-        error: half width of the interval around it.
-        over: what the error is over.
-        growth: a second effect with its half width, where the finding predicts two.
-        note: why there are no numbers, where there are none.
-        unit: of the effect.
+        where: the cell of the grid, such as "depth 3".
+        effect: mean difference per image and the half width of its interval; NaN if it is unknown.
+        over: the sources of error that the interval covers.
+        growth: growth of the prior gap, where the finding predicts it to be positive as well.
+        note: why the effect is unknown.
+        unit: unit of the effect.
+        terms: values for the placeholders in the text of the finding.
     """
 
-    text: str
     where: str
-    effect: float
-    error: float
-    over: Over
-    growth: tuple[float, float] | None = None
+    effect: Interval = UNKNOWN
+    over: Over = "images only"
+    growth: Interval | None = None
     note: str = ""
     unit: str = "nats"
+    terms: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says of a finding: one of its contrasts, and how it turned out."""
+
+    finding: "Finding"
+    contrast: Contrast
 
     @property
-    def verdict(self) -> Verdict:
-        """Whether every interval lies on the finding's side of zero, one of them on the other side, or neither.
+    def text(self) -> str:
+        """The finding with the values of this study."""
+        return self.finding.text.format(**self.contrast.terms)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Supported if all intervals lie above zero, contradicted if any lies below, and undecided otherwise.
 
         Example:
-            >>> Claim("", "", effect=-3.0, error=1.0, over="images only").verdict
-            'not supported'
-            >>> Claim("", "", effect=3.0, error=1.0, over="images only", growth=(0.5, 1.0)).verdict
+            >>> finding = Finding(4, "a smaller β lowers test distortion", lambda study: ())
+            >>> Verdict(finding, Contrast("", Interval(-3.0, 1.0))).outcome
+            'contradicted'
+            >>> Verdict(finding, Contrast("", Interval(3.0, 1.0), growth=Interval(0.5, 1.0))).outcome
             'undecided'
         """
-        intervals = [(self.effect, self.error), *([self.growth] if self.growth else [])]
-        if any(effect < -error for effect, error in intervals):
-            return "not supported"
-        return "supported" if all(effect > error for effect, error in intervals) else "undecided"
+        intervals = [each for each in (self.contrast.effect, self.contrast.growth) if each is not None]
+        if any(estimate < -half_width for estimate, half_width in intervals):
+            return "contradicted"
+        return "supported" if all(estimate > half_width for estimate, half_width in intervals) else "undecided"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement that a study can test.
+
+    Attributes:
+        number: its place among the findings of the paper; None for a question that the paper leaves open.
+        text: the statement, with placeholders for the terms of its contrasts.
+        contrasts: the cells of a study → the contrasts that should be positive, none if the study cannot test it.
+    """
+
+    number: int | None
+    text: str
+    contrasts: Callable[["StudyCells"], Iterable[Contrast]]
+
+    def verdicts(self, study: "StudyCells") -> Iterator[Verdict]:
+        """One verdict for each contrast."""
+        return (Verdict(self, contrast) for contrast in self.contrasts(study))
+
+
+def contrast(
+    where: str,
+    larger: xr.DataArray,
+    smaller: xr.DataArray,
+    *,
+    quantile: float = QUANTILE,
+    growth: Interval | None = None,
+    unit: str = "nats",
+    **terms: Any,
+) -> Contrast:
+    """The contrast of two settings, from values per seed and image of which the first should be larger."""
+    effect, over = paired_difference(*(each.transpose("seed", "image").values for each in (larger, smaller)), quantile)
+    return Contrast(where, effect, over, growth, "" if np.isfinite(effect.estimate) else UNFINISHED, unit, terms)
 
 
 def paired_difference(
-    larger: NDArray[np.float64], smaller: NDArray[np.float64], quantile: float = (1 + LEVEL) / 2
-) -> tuple[float, float, Over]:
-    """Mean of ``larger − smaller`` and the half width of its interval, both ``[seeds, images]``.
+    larger: NDArray[np.float64], smaller: NDArray[np.float64], quantile: float = QUANTILE
+) -> tuple[Interval, Over]:
+    """Mean of ``larger − smaller``, both ``[seeds, images]``, with its interval and what the interval covers.
 
     Half width: √((z s_images / √n)² + (t s_seeds / √S)²), with z and t the quantiles of the normal distribution and
-    of Student's t with S − 1 degrees of freedom. Images that are NaN in every run are padding and left out; whatever
-    else is not finite makes both numbers NaN.
+    of Student's t with S − 1 degrees of freedom. Images that are NaN in every run are padding and left out; any other
+    value that is not finite makes the interval NaN.
 
     Example:
         >>> import numpy as np
-        >>> paired_difference(np.full((2, 5), 3.0), np.full((2, 5), 1.0))
-        (2.0, 0.0, 'images and seeds')
+        >>> interval, over = paired_difference(np.full((2, 5), 3.0), np.full((2, 5), 1.0))
+        >>> print(interval, over)
+        2.0 ± 0.0 images and seeds
     """
     padding = np.isnan(larger).all(0) & np.isnan(smaller).all(0)
     larger, smaller = larger[:, ~padding], smaller[:, ~padding]
     if not larger.size or not (np.isfinite(larger).all() and np.isfinite(smaller).all()):
-        return np.nan, np.nan, "images only"
+        return UNKNOWN, "images only"
     difference = larger - smaller
-    over_images = difference.mean(0).std(ddof=1) / np.sqrt(difference.shape[1])
-    return float(difference.mean()), *_half_width(over_images, difference.mean(1), quantile)
+    image_error = difference.mean(0).std(ddof=1) / np.sqrt(difference.shape[1])
+    half_width = _half_width(image_error, difference.mean(1), quantile)
+    return Interval(float(difference.mean()), half_width), "images only" if len(larger) == 1 else "images and seeds"
 
 
-def _half_width(
-    over_images: float, of_seed: NDArray[np.float64], quantile: float = (1 + LEVEL) / 2
-) -> tuple[float, Over]:
-    """Half width of an interval, from a standard error over images and one value a seed."""
-    seeds = len(of_seed)
-    images = stats.norm.ppf(quantile) * over_images
-    if seeds == 1:
-        return float(images), "images only"
-    over_seeds = stats.t.ppf(quantile, seeds - 1) * of_seed.std(ddof=1) / np.sqrt(seeds)
-    return float(np.hypot(images, over_seeds)), "images and seeds"
+def growth_of_gap(cell: xr.Dataset, axis: str, here: Any, there: Any, quantile: float = QUANTILE) -> Interval:
+    """How much larger the prior gap is here than there on an axis.
 
-
-def growth_of_gap(
-    codes: xr.Dataset, axis: str, here: Any, there: Any, quantile: float = (1 + LEVEL) / 2
-) -> tuple[float, float]:
-    """How much larger the prior gap is here than there on an axis, and the half width of its interval.
-
-    The errors over images of both sides are added as if they were independent, which they are not, so that it is wide.
+    The errors over images are added as if both sides were independent. As they are not, the interval is wide.
     """
-    sides, errors = (
-        [codes[name].sel({axis: place}).values for place in (here, there)] for name in ("prior_gap", "prior_gap_se")
+    gaps, errors = (
+        [cell[name].sel({axis: value}).values for value in (here, there)] for name in ("prior_gap", "prior_gap_se")
     )
-    growth = sides[0] - sides[1]
-    over_images = float(np.hypot(*(error.mean() for error in errors)))
-    return float(growth.mean()), _half_width(over_images, growth, quantile)[0]
-
-
-def claimed(text: str, where: str, larger: xr.DataArray, smaller: xr.DataArray, unit: str = "nats") -> Claim:
-    sides = [side.transpose("seed", "image").values for side in (larger, smaller)]
-    effect, error, over = paired_difference(sides[0], sides[1])
-    return Claim(text, where, effect, error, over, note="" if np.isfinite(effect) else UNFINISHED, unit=unit)
+    growth = gaps[0] - gaps[1]
+    image_error = float(np.hypot(*(error.mean() for error in errors)))
+    return Interval(float(growth.mean()), _half_width(image_error, growth, quantile))
 
 
 def is_loose(likelihood: xr.Dataset) -> xr.DataArray:
-    """Where the bound of log p(x) may be loose by far: k̂ is high for many images, or cannot be known."""
+    """Where the bound of log p(x) may be loose: k̂ is high for many images, or unknown."""
     share = likelihood["high_pareto_k"]
-    return (share > MANY) | (share.isnull() & likelihood["log_likelihood"].notnull())
+    return (share > HIGH_K_SHARE) | (share.isnull() & likelihood["log_likelihood"].notnull())
 
 
-def cells(array: Cell, free: set[str]) -> Iterator[tuple[str, Cell]]:
-    """The array at every combination of the dimensions that are not free, and what to call it."""
-    held = [str(dim) for dim in array.sizes if dim not in free]
-    for values in product(*(array[dim].values.tolist() for dim in held)):
-        place: dict[str, Any] = dict(zip(held, values, strict=True))
-        yield ", ".join(f"{dim} {value}" for dim, value in place.items()), array.sel(place)
+def _half_width(image_error: float, seed_means: NDArray[np.float64], quantile: float) -> float:
+    """Half width of an interval, from a standard error over images and one value per seed."""
+    seeds = len(seed_means)
+    images = stats.norm.ppf(quantile) * image_error
+    if seeds == 1:
+        return float(images)
+    over_seeds = stats.t.ppf(quantile, seeds - 1) * seed_means.std(ddof=1) / np.sqrt(seeds)
+    return float(np.hypot(images, over_seeds))

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from itertools import combinations, product
 
 import numpy as np
@@ -17,7 +16,7 @@ BETAS = [0.001, 0.005, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 2.0, 3.0, 5.0]
 
 @pytest.fixture
 def tree() -> xr.DataTree:
-    """Curves in the manner of the paper, both depths close to each other and many β close to 1."""
+    """Results similar to the paper's: curves of both depths close together, many β close to 1."""
     split, beta, seed, depth = np.ix_([0.0, 1.0], np.array(BETAS), [0.0, 1.0], [1.0, 3.0])
     values = {
         "rate": 60 - (12 - 2 * depth) * np.log(beta / 5) + seed - split,
@@ -48,7 +47,7 @@ def ax() -> Axes:
     return Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained").subplots()
 
 
-def test_what_is_drawn_equals_the_results(tree: xr.DataTree, ax: Axes) -> None:
+def test_plane_shows_the_results(tree: xr.DataTree, ax: Axes) -> None:
     figures.rate_distortion(tree, ax)
     drawn = {str(line.get_label()): line.get_xydata() for line in ax.lines}
     cells = tree["/rate_distortion"].to_dataset().mean("seed")
@@ -58,7 +57,7 @@ def test_what_is_drawn_equals_the_results(tree: xr.DataTree, ax: Axes) -> None:
         np.testing.assert_allclose(drawn[f"depth {depth} {split}"], expected)
 
 
-def test_labels_name_the_test_points_and_nothing_overlaps(tree: xr.DataTree, ax: Axes) -> None:
+def test_labels_are_at_test_points_and_do_not_overlap(tree: xr.DataTree, ax: Axes) -> None:
     figures.rate_distortion(tree, ax)
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]
     labels = [text for text in ax.texts if text.get_text()]
@@ -75,7 +74,7 @@ def test_labels_name_the_test_points_and_nothing_overlaps(tree: xr.DataTree, ax:
     assert not any(box.contains(x, y) for box in boxes for x, y in markers)
 
 
-def test_run_without_numbers_leaves_a_gap_and_not_another_label(tree: xr.DataTree, ax: Axes) -> None:
+def test_run_without_numbers_has_no_label(tree: xr.DataTree, ax: Axes) -> None:
     tree["/rate_distortion"]["rate"].loc[{"beta": 0.1, "depth": 3}] = np.nan
     figures.rate_distortion(tree, ax)
     labels = [text.get_text() for text in ax.texts if text.get_text()]
@@ -83,7 +82,7 @@ def test_run_without_numbers_leaves_a_gap_and_not_another_label(tree: xr.DataTre
     assert len(labels) == 2 * len(BETAS) - 1
 
 
-def test_where_there_is_no_floor_none_is_drawn(tree: xr.DataTree, ax: Axes) -> None:
+def test_missing_floor_is_not_drawn(tree: xr.DataTree, ax: Axes) -> None:
     tree["/rate_distortion"]["floor"][:] = np.nan
     figures.rate_distortion(tree, ax)
     assert "floor (test)" not in [line.get_label() for line in ax.lines]
@@ -102,7 +101,7 @@ def test_distortion_is_drawn_against_beta(tree: xr.DataTree, ax: Axes) -> None:
     np.testing.assert_allclose(drawn["theory (population)"][:, 1], [50, 60, 90])
 
 
-def test_information_gap_and_rate_are_drawn_beside_log_n(tree: xr.DataTree, ax: Axes) -> None:
+def test_information_figure_shows_rate_gap_information_and_log_n(tree: xr.DataTree, ax: Axes) -> None:
     drawn = drawn_lines(figures.information(tree, ax))
     rate = tree["rate_distortion"]["rate"].sel(split="train").mean("seed")
     codes = tree["information"].to_dataset().mean("seed")
@@ -117,7 +116,7 @@ def test_theory_is_drawn_in_the_plane(tree: xr.DataTree, ax: Axes) -> None:
     np.testing.assert_allclose(drawn["theory (population)"], [[20, 50], [10, 60], [1, 90]])
 
 
-def test_many_curves_can_be_told_apart_and_their_legend_stands_beside_them(tree: xr.DataTree, ax: Axes) -> None:
+def test_many_curves_have_distinct_looks_and_an_outer_legend(tree: xr.DataTree, ax: Axes) -> None:
     widths = [16, 64, 256, 1024]
     many = [tree["rate_distortion"].to_dataset().assign(distortion=lambda d, w=w: d["distortion"] + w) for w in widths]
     cells = xr.concat(many, xr.Variable("width", widths))
@@ -135,13 +134,13 @@ def test_many_curves_can_be_told_apart_and_their_legend_stands_beside_them(tree:
     assert legend.get_window_extent().x1 <= ax.figure.bbox.x1
 
 
-def test_floors_of_different_data_are_each_drawn(tree: xr.DataTree, ax: Axes) -> None:
+def test_each_distinct_floor_is_drawn(tree: xr.DataTree, ax: Axes) -> None:
     tree["/rate_distortion"]["floor"].loc[{"depth": 3}] = 30
     figures.rate_distortion(tree, ax)
     assert sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":") == [30, 49]
 
 
-def test_saturation_shows_information_against_rate_beside_log_n_and_the_diagonal(tree: xr.DataTree, ax: Axes) -> None:
+def test_saturation_shows_information_against_rate(tree: xr.DataTree, ax: Axes) -> None:
     drawn = drawn_lines(figures.saturation(tree, ax))
     rate = tree["rate_distortion"]["rate"].sel(split="train").mean("seed")
     for depth in (1, 3):
@@ -152,16 +151,16 @@ def test_saturation_shows_information_against_rate_beside_log_n_and_the_diagonal
 
 @pytest.fixture
 def curves(tree: xr.DataTree) -> xr.DataTree:
-    """Learning curves of which no two points are alike, and what pictures there are to draw."""
+    """Learning curves without equal points, traversals, and values of k̂."""
     steps, rng = [0, 1, 10, 100], np.random.default_rng(0)
     coords = {"split": ["train", "test"], "step": steps, "beta": BETAS, "seed": [0, 1], "depth": [1, 3]}
     shape = [len(each) for each in coords.values()]
     learned = xr.Dataset({"distortion": (list(coords), rng.uniform(50, 300, shape))}, coords)
     grid = {name: coords[name] for name in ("beta", "seed", "depth")}
-    sides = ["sample", "channel", "row", "column"]
+    dims = ["sample", "channel", "row", "column"]
     pixels = rng.integers(0, 256, (12, 2, 2, 3, 8, 1, 4, 4), dtype=np.uint8)
-    told = ([*grid, "rank"], rng.uniform(0, 1, (12, 2, 2, 3)))
-    along = xr.Dataset({"traversal": ([*grid, "rank", *sides], pixels), "latent": told, "share": told}, grid)
+    numbers = ([*grid, "rank"], rng.uniform(0, 1, (12, 2, 2, 3)))
+    along = xr.Dataset({"traversal": ([*grid, "rank", *dims], pixels), "latent": numbers, "share": numbers}, grid)
     k = rng.uniform(-1, 2, (2, 12, 2, 2, 30))
     k[1, 0, 0, 0, 0] = -np.inf
     images = xr.Dataset({"pareto_k": (["split", *grid, "image"], k)}, {"split": ["train", "test"], **grid})
@@ -171,7 +170,7 @@ def curves(tree: xr.DataTree) -> xr.DataTree:
     return tree
 
 
-def test_learning_curves_have_a_panel_for_the_ends_and_the_middle_of_beta(curves: xr.DataTree, ax: Axes) -> None:
+def test_learning_curves_have_panels_for_lowest_middle_and_highest_beta(curves: xr.DataTree, ax: Axes) -> None:
     figures.learning_curves(curves, ax)
     panels = ax.figure.axes[1:]
     assert [panel.get_title() for panel in panels] == ["β = 0.001", "β = 1", "β = 5"]
@@ -187,12 +186,12 @@ def test_learning_curves_have_a_panel_for_the_ends_and_the_middle_of_beta(curves
         }
 
 
-def test_axes_placed_by_hand_have_no_room_for_panels(curves: xr.DataTree) -> None:
+def test_axes_placed_by_hand_cannot_hold_panels(curves: xr.DataTree) -> None:
     with pytest.raises(ValueError, match="expected axes that subplots"):
         figures.learning_curves(curves, Figure().add_axes((0, 0, 1, 1)))
 
 
-def test_figures_of_a_larger_one_keep_its_size(curves: xr.DataTree) -> None:
+def test_figure_within_a_larger_one_keeps_its_size(curves: xr.DataTree) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     figures.rate_distortion(curves, left)
@@ -200,7 +199,7 @@ def test_figures_of_a_larger_one_keep_its_size(curves: xr.DataTree) -> None:
     assert figure.get_size_inches().tolist() == [9, 4]
 
 
-def test_pareto_k_is_drawn_as_quantiles_over_images_and_seeds(curves: xr.DataTree, ax: Axes) -> None:
+def test_pareto_k_shows_quantiles_over_images_and_seeds(curves: xr.DataTree, ax: Axes) -> None:
     figures.pareto_k(curves, ax)
     pooled = curves["images/pareto_k"].sel(split="test").clip(min=-0.5)
     bars = {str(each.get_label()): each for each in ax.containers}
@@ -214,7 +213,7 @@ def test_pareto_k_is_drawn_as_quantiles_over_images_and_seeds(curves: xr.DataTre
     assert list(line.get_ydata()) == [0.58, 0.58]
 
 
-def test_traversals_are_drawn_in_rows_by_latent_and_depth(curves: xr.DataTree, ax: Axes) -> None:
+def test_traversals_have_rows_by_depth_and_latent(curves: xr.DataTree, ax: Axes) -> None:
     figures.traversals(curves, ax)
     panels = np.array(ax.figure.axes[1:]).reshape(6, 3)
     assert [panel.get_title() for panel in panels[3]] == [f"β = {beta:g}, depth 3" for beta in (0.001, 1, 5)]
@@ -224,16 +223,16 @@ def test_traversals_are_drawn_in_rows_by_latent_and_depth(curves: xr.DataTree, a
     assert panels[5, 1].get_ylabel() == f"z{data['latent']:.0f}, {data['share']:.0%}"
 
 
-@pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
-def test_figure_draws_nothing_where_there_is_nothing_to_show(draw: Callable[..., Axes], ax: Axes) -> None:
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_figure_of_no_results_is_empty(name: str, ax: Axes) -> None:
     study = Study.of(name="empty", beta=[0.1, 1], prior=["vamp", "flow"])
-    assert draw(empty_results(study), ax) is ax
+    assert figures.FIGURES[name](empty_results(study), ax) is ax
     assert not any(each.has_data() for each in ax.figure.axes)
-    assert figures.captions()[draw.__name__].endswith(".")
+    assert figures.captions()[name].endswith(".")
 
 
 def text_of(figure: Figure) -> list[Text]:
-    """All text that a reader sees."""
+    """All visible text."""
     seen = []
     for ax in figure.axes:
         for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
@@ -244,7 +243,7 @@ def text_of(figure: Figure) -> list[Text]:
     return [text for text in seen if text.get_text().strip() and text.get_visible()]
 
 
-def test_no_text_of_any_figure_overlaps_another(curves: xr.DataTree) -> None:
+def test_text_does_not_overlap_in_any_figure(curves: xr.DataTree) -> None:
     drawn = figures.drawn(curves)
     assert {"rate_distortion", "saturation", "learning_curves", "pareto_k", "traversals"} <= set(drawn)
     for name, figure in drawn.items():

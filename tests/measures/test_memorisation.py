@@ -15,8 +15,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from pyrovae import Pair, Run, Study, build, make_pair, run
 from pyrovae.analysis import figures
-from pyrovae.analysis.findings.claims import claims
-from pyrovae.analysis.findings.statistics import Claim
+from pyrovae.analysis.findings import findings
+from pyrovae.analysis.findings.statistics import Verdict
 from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
 from pyrovae.data import Dataset
@@ -24,7 +24,7 @@ from pyrovae.estimators import memorising_decoder, mixing_share
 from pyrovae.measures.evaluate import Evaluation, evaluate
 from pyrovae.measures.memorisation import smoothed_mean
 from pyrovae.models import VAE
-from pyrovae.study.grid import Measure
+from pyrovae.study import Measure
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
 
@@ -218,17 +218,17 @@ def _tree(effect: float, reliable: bool = True) -> xr.DataTree:
     )
 
 
-def about_memorisation(tree: xr.DataTree) -> list[Claim]:
-    return [claim for claim in claims(tree) if "closer to training images" in claim.text]
+def about_memorisation(tree: xr.DataTree) -> list[Verdict]:
+    return [verdict for verdict in findings(tree) if "closer to training images" in verdict.text]
 
 
-@pytest.mark.parametrize(("effect", "verdict"), [(0.2, "supported"), (-0.2, "not supported"), (0.0, "undecided")])
-def test_verdict_on_memorisation_follows_the_effect(effect: float, verdict: str) -> None:
+@pytest.mark.parametrize(("effect", "outcome"), [(0.2, "supported"), (-0.2, "contradicted"), (0.0, "undecided")])
+def test_verdict_on_memorisation_follows_the_effect(effect: float, outcome: str) -> None:
     found = about_memorisation(_tree(effect))
-    assert [claim.verdict for claim in found] == [verdict] * 2
-    assert [claim.where for claim in found] == ["", "depth 3"]
-    assert all(abs(claim.effect - effect) < 0.05 for claim in found)
-    assert all(line.split(", 95%")[0].endswith("pixels") for line in tables.claims(found))
+    assert [verdict.outcome for verdict in found] == [outcome] * 2
+    assert [verdict.contrast.where for verdict in found] == ["", "depth 3"]
+    assert all(abs(verdict.contrast.effect.estimate - effect) < 0.05 for verdict in found)
+    assert all(line.split(", 95%")[0].endswith("pixels") for line in tables.verdicts(found))
 
 
 def test_nothing_is_said_of_reconstructions_that_are_not_measured() -> None:
@@ -257,12 +257,12 @@ def test_bound_that_may_be_loose_is_marked_wherever_it_is_shown() -> None:
     lines = {str(line.get_label()): line for line in ax.lines}
     bounds = tree["likelihood/log_likelihood"].mean("seed").sel(depth=3).values
     np.testing.assert_allclose(lines["depth 3"].get_ydata(), [np.nan, bounds[1]])
-    assert "k̂ high: may be loose by far" in lines
+    assert "k̂ high: may be loose" in lines
     whole = next(line for line in ax.lines if line.get_linestyle() == ":" and len(line.get_xdata()) == 2)
     assert whole.get_markerfacecolor() == "white"
     ax = Figure().subplots()
     figures.log_likelihood(_tree(0.0), ax)
-    assert "k̂ high: may be loose by far" not in [line.get_label() for line in ax.lines]
+    assert "k̂ high: may be loose" not in [line.get_label() for line in ax.lines]
 
 
 def test_annealed_bounds_stand_beside_the_others() -> None:

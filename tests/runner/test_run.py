@@ -10,7 +10,7 @@ import xarray as xr
 from torch._dynamo.utils import counters
 
 from pyrovae import InputError, Pair, Study, build, open_results, run
-from pyrovae.analysis.findings.claims import claims
+from pyrovae.analysis.findings import findings
 from pyrovae.build import make_data
 from pyrovae.data import linear
 from pyrovae.errors import UnsupportedError
@@ -202,9 +202,9 @@ def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Pat
         xr.testing.assert_equal(tree[f"evaluation_1/{group}"].to_dataset(), results.tree[group].to_dataset())
     assert '"samples":20' in tree["evaluation_2"].attrs["measure"]
     assert (more["information/prior_gap_se"] < same["information/prior_gap_se"]).all()
-    own, later = claims(results.tree)[0], claims(more)[0]
+    own, later = findings(results.tree)[0], findings(more)[0]
     assert own.text == later.text
-    assert own.effect != later.effect
+    assert own.contrast.effect != later.contrast.effect
 
 
 @pytest.mark.parametrize("setting", ["probe", "points"])

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from pyrovae import InputError, Study, open_results, run
-from pyrovae.runner.experiment import reevaluate
+from pyrovae.runner.remeasure import reevaluate
 from pyrovae.store import records
 from pyrovae.system import atomic
 
@@ -33,7 +33,7 @@ STUDY = Study.of(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with mock.patch("pyrovae.analysis.figures.FIGURES", ()):
+    with mock.patch("pyrovae.analysis.figures.FIGURES", {}):
         run(STUDY, tmp_path_factory.mktemp("details") / "study", quiet=True)
         reevaluate(tmp_path_factory.getbasetemp() / "details0/study", samples=2)
     return tmp_path_factory.getbasetemp() / "details0/study"

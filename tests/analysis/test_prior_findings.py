@@ -1,4 +1,4 @@
-"""What is said of priors and of γ, on made-up numbers whose answer is known; and what is drawn of them."""
+"""Findings about priors and γ on synthetic numbers with a known answer, and their figures."""
 
 from collections.abc import Callable
 from itertools import product
@@ -13,9 +13,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from pyrovae.analysis import figures
-from pyrovae.analysis.findings import priors
-from pyrovae.analysis.findings.claims import claims
-from pyrovae.analysis.findings.statistics import Claim
+from pyrovae.analysis.findings import findings, priors
+from pyrovae.analysis.findings.statistics import Verdict
 
 PRIORS = ["flow", "mixture", "standard_normal", "vamp"]
 
@@ -57,68 +56,70 @@ def tree_of(
     return xr.DataTree.from_dict({**groups, "likelihood": xr.Dataset(bounds)})
 
 
-def of_priors(distortion: list[float], rate: list[float], noise: float = 0.3) -> list[Claim]:
-    found = claims(tree_of("prior", PRIORS, distortion, rate, [2.0, 2.0, 6.0, 1.0], noise))
-    return [claim for claim in found if "log N" not in claim.text]
+def about_priors(distortion: list[float], rate: list[float], noise: float = 0.3) -> list[Verdict]:
+    verdicts = findings(tree_of("prior", PRIORS, distortion, rate, [2.0, 2.0, 6.0, 1.0], noise))
+    return [verdict for verdict in verdicts if "log N" not in verdict.text]
 
 
 def test_best_prior_is_named_where_it_beats_all_others() -> None:
-    by_distortion, by_sum, by_bound, explained = of_priors([90, 91, 92, 93], [10, 10, 12, 5])
-    assert by_bound.text.startswith("Of 4 priors vamp has the highest bound of test log p(x)")
-    assert by_distortion.text == "Of 4 priors flow has the lowest test D, and the nearest, mixture, is behind it"
-    assert by_sum.text == "Of 4 priors vamp has the lowest test R + D, and the nearest, flow, is behind it"
+    by_distortion, by_sum, by_bound, explained = about_priors([90, 91, 92, 93], [10, 10, 12, 5])
+    assert by_bound.text.startswith("Of 4 priors, vamp has the highest bound of test log p(x)")
+    lead = "its lead over every other prior is significant"
+    assert by_distortion.text == f"Of 4 priors, flow has the lowest test D; {lead} (closest: mixture)"
+    assert by_sum.text == f"Of 4 priors, vamp has the lowest test R + D; {lead} (closest: flow)"
     assert explained.text.startswith("vamp in place of standard_normal lowers test R + D, D by -1.0 ± ")
     assert "and R by 7.0 ± " in explained.text
     assert "and the prior gap of the training images by 5.0 ± " in explained.text
-    assert [claim.verdict for claim in (by_distortion, by_sum, by_bound, explained)] == ["supported"] * 4
-    assert [round(claim.effect) for claim in (by_distortion, by_sum, explained)] == [1, 2, 6]
+    verdicts = by_distortion, by_sum, by_bound, explained
+    assert [verdict.outcome for verdict in verdicts] == ["supported"] * 4
+    assert [round(verdict.contrast.effect.estimate) for verdict in verdicts] == [1, 2, 2, 6]
 
 
 def test_another_prior_is_named_where_the_numbers_are_reversed() -> None:
-    by_distortion, by_sum, by_bound, *rest = of_priors([93, 92, 91, 90], [5, 10, 4, 10])
+    by_distortion, by_sum, by_bound, *rest = about_priors([93, 92, 91, 90], [5, 10, 4, 10])
     assert "vamp has the lowest test D" in by_distortion.text
     assert "standard_normal has the lowest test R + D" in by_sum.text
     assert "standard_normal has the highest bound" in by_bound.text
-    assert not rest  # the best is what it would be held against
+    assert not rest  # the best prior is the reference itself
 
 
-def test_priors_within_the_errors_are_not_ranked() -> None:
-    by_distortion, by_sum, _, explained = of_priors([90.0, 90.0, 95.0, 90.0], [5, 5, 6, 5])
-    for claim, what in ((by_distortion, "lowest test D"), (by_sum, "lowest test R + D")):
-        assert claim.verdict == "undecided"
-        named = {prior for prior in PRIORS if prior in claim.text}
-        assert named == {"flow", "mixture", "vamp"}
-        assert f"has the {what}, but it is not told apart from " in claim.text
-        assert claim.effect < claim.error
-    assert explained.verdict == "supported"
+def test_insignificant_lead_is_undecided() -> None:
+    by_distortion, by_sum, _, explained = about_priors([90.0, 90.0, 95.0, 90.0], [5, 5, 6, 5])
+    for verdict, score in ((by_distortion, "lowest test D"), (by_sum, "lowest test R + D")):
+        assert verdict.outcome == "undecided"
+        assert {prior for prior in PRIORS if prior in verdict.text} == {"flow", "mixture", "vamp"}
+        assert f"has the {score}; its lead over " in verdict.text
+        assert " is not significant (closest: " in verdict.text
+        assert verdict.contrast.effect.estimate < verdict.contrast.effect.half_width
+    assert explained.outcome == "supported"
 
 
-def test_more_priors_make_the_best_harder_to_name() -> None:
-    """Each is one more chance to look best by luck."""
+def test_more_priors_widen_the_interval_of_the_best() -> None:
     names = [f"p{number}" for number in range(8)]
-    errors = []
+    widths = []
     for count in (2, 8):
         tree = tree_of("prior", names[:count], [90.0] * count, [5.0] * count, [1.0] * count, 0.3)
-        errors.append(claims(tree)[0].error)
-    assert errors[1] > 1.5 * errors[0]
+        widths.append(findings(tree)[0].contrast.effect.half_width)
+    assert widths[1] > 1.5 * widths[0]
 
 
-def test_run_without_numbers_is_no_best_prior() -> None:
+def test_prior_that_was_not_measured_is_not_ranked() -> None:
     tree = tree_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [2.0, 2.0, 6.0, 1.0], 0.3)
     tree["images"]["distortion"].loc[{"prior": "flow"}] = np.nan
-    assert claims(tree)[0].text.startswith("Of 3 priors mixture has the lowest test D")
+    assert findings(tree)[0].text.startswith("Of 3 priors, mixture has the lowest test D")
     tree["images"]["distortion"].loc[{"prior": "vamp", "seed": 0}] = np.nan
-    assert {claim.verdict for claim in claims(tree)[:2]} == {"undecided"}
+    assert {verdict.outcome for verdict in findings(tree)[:2]} == {"undecided"}
 
 
-@pytest.mark.parametrize(("effect", "verdict"), [(3.0, "supported"), (-3.0, "not supported"), (0.0, "undecided")])
-def test_verdict_on_the_weight_of_the_gap_follows_the_effect(effect: float, verdict: str) -> None:
+@pytest.mark.parametrize(("effect", "outcome"), [(3.0, "supported"), (-3.0, "contradicted"), (0.0, "undecided")])
+def test_verdict_on_gamma_follows_the_effect(effect: float, outcome: str) -> None:
     tree = tree_of("gamma", [0.0, 0.1, 1.0], [90 - effect, 90, 90], [9, 8, 7], [9.0, 5.0, 2.0], 0.3)
-    by_distortion, by_sum, by_bound = claims(tree)[:3]
-    assert abs(by_bound.effect - by_sum.effect) < 1e-9
-    assert by_distortion.text == ("Lowering γ from 1 to 0 lowers the test distortion, while G grows by 7.0 ± 0.3 nats")
-    assert by_distortion.verdict == verdict
-    assert abs(by_sum.effect - (effect - 2)) < 0.2
+    by_distortion, by_sum, by_bound = findings(tree)[:3]
+    assert by_distortion.text == "Lowering γ from 1 to 0 lowers the test distortion, while G grows by 7.0 ± 0.3 nats"
+    assert by_distortion.outcome == outcome
+    by_sum, by_bound = by_sum.contrast.effect.estimate, by_bound.contrast.effect.estimate
+    assert abs(by_sum - (effect - 2)) < 0.2
+    assert abs(by_bound - by_sum) < 1e-9
 
 
 def panels_of(draw: Callable[[xr.DataTree, Axes], Axes], tree: xr.DataTree) -> list[Axes]:
@@ -130,7 +131,7 @@ def panels_of(draw: Callable[[xr.DataTree, Axes], Axes], tree: xr.DataTree) -> l
     return figure.axes[1:]
 
 
-def test_bars_are_the_information_and_the_gap_of_either_side() -> None:
+def test_bars_show_information_and_gap_of_both_splits() -> None:
     tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
     (ax,) = panels_of(figures.gap_decomposition, tree)
     bars = {str(each.get_label()): each.patches for each in ax.containers if isinstance(each, BarContainer)}
@@ -143,7 +144,7 @@ def test_bars_are_the_information_and_the_gap_of_either_side() -> None:
     assert [label.get_text().replace("\n", "_") for label in ax.get_xticklabels()] == PRIORS
 
 
-def test_bar_far_above_the_others_is_cut_and_says_how_high_it_is() -> None:
+def test_bar_far_above_the_others_is_cut_and_labelled() -> None:
     tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 600.0, 1.0], 0.3)
     (ax,) = panels_of(figures.gap_decomposition, tree)
     assert ax.get_ylim()[1] < 50
@@ -155,7 +156,7 @@ def images_of(ax: Axes) -> np.ndarray:
     return np.asarray(image.get_array())
 
 
-def test_samples_and_plane_are_drawn_where_they_are_there(tmp_path: Path) -> None:
+def test_samples_and_latent_plane_show_the_results(tmp_path: Path) -> None:
     tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
     assert not panels_of(figures.samples, tree)
     assert not panels_of(figures.latent_plane, tree)
@@ -185,27 +186,28 @@ def test_samples_and_plane_are_drawn_where_they_are_there(tmp_path: Path) -> Non
     assert {"gap_decomposition.png", "samples.svg", "latent_plane.png"} <= names
 
 
-def test_axis_of_swapped_priors_is_no_ranking_of_priors() -> None:
+def test_swapped_priors_are_not_ranked() -> None:
     tree = tree_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [2.0, 2.0, 6.0, 1.0], 0.3)
     tree.attrs["prior"] = "vamp"
-    assert not [claim for claim in claims(tree) if "prior" in claim.text]
+    assert not [verdict for verdict in findings(tree) if "prior" in verdict.text]
 
 
-def test_gap_that_is_not_measured_is_told_and_no_bars_are_drawn() -> None:
+def test_missing_gap_is_named_and_not_drawn() -> None:
     tree = tree_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [np.nan] * 4, 0.3)
-    (explained,) = [claim for claim in claims(tree) if "in place of" in claim.text]
-    assert explained.verdict == "supported"
+    (explained,) = [verdict for verdict in findings(tree) if "in place of" in verdict.text]
+    assert explained.outcome == "supported"
     assert "the prior gap of the training images by (not measured)" in explained.text
     assert not panels_of(figures.gap_decomposition, tree)
 
 
-def test_priors_that_are_alike_are_seldom_ranked() -> None:
-    """At most 5% of the time; more than 16 of 100 studies would have a probability of 1e-5."""
-    named = 0
+def test_equal_priors_are_rarely_ranked() -> None:
+    """At most 5% of the time; more than 16 of 100 studies have a probability of 1e-5."""
+    ranked = 0
     for study in range(100):
         rng = np.random.default_rng(study)
         values = xr.DataArray(
             rng.normal(size=(2, 3, 40)), dims=("prior", "seed", "image"), coords={"prior": ["a", "b"]}
         )
-        named += priors._best_prior(values, "lowest test D", "").verdict == "supported"
-    assert named <= 16
+        lead = priors._lead("", values).effect
+        ranked += lead.estimate > lead.half_width
+    assert ranked <= 16

@@ -1,0 +1,72 @@
+"""What the rate is made of: mutual information and prior gap."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import ScalarFormatter
+
+from pyrovae.analysis.figures.style import curves, legend, theory_curves
+
+#: Symbol and line style of each variable.
+_LOOKS = {"rate": ("R", "-"), "prior_gap": ("G", "--"), "mutual_information": ("I", "-.")}
+
+
+def information(tree: xr.DataTree, ax: Axes) -> Axes:
+    """Rate R, mutual information I and prior gap G of the training set against β, means over seeds, and log N.
+
+    The axis is linear up to 1 nat and logarithmic above.
+    """
+    data = _training_set(tree)
+    for name, cell, colour, shape in curves(data):
+        for variable, (symbol, line) in _LOOKS.items():
+            if cell[variable].notnull().any():
+                label = f"{symbol} {name}".strip()
+                look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4, "label": label}
+                ax.plot(cell.beta, cell[variable], line + shape, **look)
+    if not ax.has_data():
+        return ax
+    for theory, label in theory_curves(tree):
+        for variable in _LOOKS:
+            ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=label, zorder=1)
+            label = None
+    for limit in np.unique(data["log_n"]):
+        ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=1)
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.set_ylim(bottom=min(0, float(data["prior_gap"].min())))
+    ax.set_xlabel("β")
+    ax.set_ylabel("nats per image")
+    legend(ax)
+    return ax
+
+
+def saturation(tree: xr.DataTree, ax: Axes) -> Axes:
+    """Mutual information I of the training images against their rate R, means over seeds, one point per β.
+
+    On the diagonal, the rate is all information. Where I has reached log N, the rest of the rate is prior gap.
+    """
+    data = _training_set(tree)
+    for curve in curves(data, "mutual_information"):
+        look: dict[str, Any] = {"color": curve.colour, "linewidth": 1.2, "label": curve.name or "I"}
+        ax.plot(curve.data["rate"], curve.data["mutual_information"], "-" + curve.shape, **look)
+    if not ax.has_data():
+        return ax
+    limits = np.unique(data["log_n"].values.round(6))
+    for limit in limits[np.isfinite(limits)]:
+        ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
+    top = float(max(np.nanmax(limits), data["mutual_information"].max()))
+    ax.plot([0, top], [0, top], color="0.7", linewidth=0.8, linestyle="--", label="I = R")
+    ax.set_ylim(0, 1.15 * top)
+    ax.set_xlabel("rate R of the training images (nats per image)")
+    ax.set_ylabel("mutual information I (nats)")
+    legend(ax)
+    return ax
+
+
+def _training_set(tree: xr.DataTree) -> xr.Dataset:
+    """The group ``information`` with the rate of the training images, means over seeds."""
+    rate = tree["rate_distortion"].to_dataset()["rate"].sel(split="train", drop=True)
+    return tree["information"].to_dataset().assign(rate=rate).mean("seed", skipna=True).sortby("beta")

@@ -1,0 +1,30 @@
+"""Findings about β: a smaller one generalizes better, a larger one underfits."""
+
+from collections.abc import Iterator
+
+from pyrovae.analysis.findings.cells import StudyCells
+from pyrovae.analysis.findings.statistics import Contrast, Finding, contrast
+
+
+def smaller_beta(study: StudyCells) -> Iterator[Contrast]:
+    """D_test(β = 1) − D_test(lowest β), for every other setting of the grid."""
+    betas = study.values("beta")
+    if 1.0 in betas and betas[0] < 1:
+        for where, cell in study.along("beta"):
+            distortion = cell["distortion"]
+            yield contrast(where, distortion.sel(beta=1.0), distortion.sel(beta=betas[0]), low=betas[0])
+
+
+def larger_beta(study: StudyCells) -> Iterator[Contrast]:
+    """D_train(highest β) − D_train(β = 1), for every other setting of the grid."""
+    betas = study.values("beta")
+    if 1.0 in betas and betas[-1] > 1:
+        for where, cell in study.along("beta", split="train"):
+            distortion = cell["distortion"]
+            yield contrast(where, distortion.sel(beta=betas[-1]), distortion.sel(beta=1.0), high=betas[-1])
+
+
+FINDINGS = (
+    Finding(4, "Lowering β from 1 to {low:g} lowers the test distortion", smaller_beta),
+    Finding(5, "Raising β from 1 to {high:g} underfits: the training distortion grows too", larger_beta),
+)
