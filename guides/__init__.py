@@ -1,4 +1,4 @@
-"""Guides q(z|x), one file each: ``posterior(x)`` returns a distribution, the guide itself is the Pyro program."""
+"""Guides q(z|x), one file each: a guide is a Pyro program, and ``posterior(x)`` its distribution."""
 
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.full_rank import FullRank

@@ -1,4 +1,4 @@
-"""A guide that is a normalizing flow."""
+"""The normalizing flow guide."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,10 +17,10 @@ from pyrovae.networks import zuko_flows
 class Flow(Guide):
     """The conditional flow q(z|x): z = T(ε; c(x)) with ε ~ N(0, I) (Rezende & Mohamed 2015).
 
-    T is three affine couplings of zuko's MAF (Papamakarios et al. 2017), in each of which one half of z sets location
-    and scale of the other: q may be skewed and correlated, and is quick both to draw from and to evaluate. Its KL to a
-    prior has no closed form. The inference marginal takes a pass through T for each pair of a draw and a training
-    image, which is slow where there are tens of thousands: a study had better lower ``measure.outer`` there.
+    T is three affine couplings, in each of which one half of z sets location and scale of the other half: q can be
+    skewed and correlated, and both sampling and density take one pass. Its KL to a prior has no closed form. The
+    inference marginal takes one pass per pair of a draw and a training image; with tens of thousands of images, lower
+    ``measure.outer``.
 
     Args:
         encoder: features of x, the context c(x).
@@ -57,22 +57,22 @@ class Flow(Guide):
 
 
 def coupling_flow(size: int, context: int, couplings: int) -> nn.Module:
-    """zuko's flow of affine couplings on ``size`` dimensions, given ``context`` features.
+    """A conditional flow of affine couplings on ``size`` dimensions, given ``context`` features, by zuko.
 
     Example:
         >>> coupling_flow(3, 4, couplings=2)(torch.zeros(5, 4)).batch_shape
         torch.Size([5])
     """
-    with torch.device("cpu"):  # its masks are computed from numbers, which a meta device has not
+    with torch.device("cpu"):  # zuko computes masks from values, which meta tensors lack
         return zuko_flows().MAF(size, context, transforms=couplings, passes=2, hidden_features=(64,))
 
 
 class ConditionalFlow(TorchDistribution):
-    """What a zuko flow makes of a context, as a distribution for Pyro that is made from noise and can be cut.
+    """A conditional zuko flow at given contexts, as a reparameterized Pyro distribution.
 
     Args:
-        flow: context → a zuko distribution with standard normal base.
-        context: ``[*batch, features]``; its dtype is that of all computation.
+        flow: context → a zuko distribution with a standard normal base.
+        context: ``[*batch, features]``; its dtype is the dtype of all computation.
 
     Example:
         >>> q = ConditionalFlow(coupling_flow(3, 4, couplings=2), torch.zeros(5, 4))
@@ -85,7 +85,7 @@ class ConditionalFlow(TorchDistribution):
     support = constraints.real_vector
 
     def __init__(self, flow: nn.Module, context: Tensor) -> None:
-        # Weights in single precision would undo what a caller gains by a context in double precision.
+        # A context in double precision needs weights in double precision.
         weight = next(flow.parameters())
         self.flow = flow if weight.dtype == context.dtype else deepcopy(flow).to(context.dtype)
         self.context = context
@@ -94,15 +94,15 @@ class ConditionalFlow(TorchDistribution):
 
     @property
     def noise_shape(self) -> torch.Size:
-        """Shape of the standard normal noise behind one draw."""
+        """Shape of the standard normal noise of one draw."""
         return self.batch_shape + self.event_shape
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """T(ε; c): one draw as a differentiable function of standard normal noise."""
+        """T(ε; c), one draw as a differentiable function of noise ε."""
         return self._q.transform.inv(noise)
 
     def mapped(self, function: Callable[..., Tensor], *others: "ConditionalFlow") -> "ConditionalFlow":
-        """The flow at a function of its context, and of those of others."""
+        """The flow at ``function(context, *other contexts)``."""
         return ConditionalFlow(self.flow, function(self.context, *(each.context for each in others)))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:

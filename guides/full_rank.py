@@ -10,10 +10,10 @@ from pyrovae.guides.guide import Guide
 class FullRank(Guide):
     """The Gaussian q(z|x) = N(z; μ(x), L(x) L(x)ᵀ) with L lower-triangular.
 
-    It can follow an exact posterior with correlations, as a linear decoder has, where a mean-field guide cannot.
+    Unlike a mean-field guide, it can represent correlated posteriors, such as that of a linear decoder.
 
     Args:
-        encoder: features of x: μ, then log diag L, then L below the diagonal, row by row.
+        encoder: x → features: μ, log diag L, and the entries of L below the diagonal, row by row.
         latent_size: number of latent dimensions.
 
     Example:

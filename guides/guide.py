@@ -1,4 +1,4 @@
-"""What all guides have in common: the Pyro program."""
+"""The base class of guides."""
 
 from abc import ABCMeta, abstractmethod
 from typing import Any
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 
 class _AbstractModule(ABCMeta, type(PyroModule)):  # type: ignore[misc]
-    """Lets a PyroModule, which has a metaclass of its own, have abstract methods."""
+    """Metaclass of a PyroModule with abstract methods."""
 
 
 class Guide(PyroModule, metaclass=_AbstractModule):
-    """A guide q(z|x), with its latent site scaled by β; `distribution` says which one it is.
+    """A guide q(z|x) with its latent site scaled by β; subclasses define `features` and `distribution`.
 
     Args:
-        encoder: features of x.
+        encoder: x → features.
         latent_size: number of latent dimensions.
     """
 
@@ -31,17 +31,17 @@ class Guide(PyroModule, metaclass=_AbstractModule):
     @staticmethod
     @abstractmethod
     def features(latent_size: int) -> int:
-        """Number of features that the encoder has to give."""
+        """Number of features of the encoder."""
 
     @abstractmethod
     def distribution(self, h: Tensor) -> dist.Distribution:
-        """q(z|x) by the features of x: ``[batch, features]`` → batch shape [batch]."""
+        """q(z|x) at features ``[batch, features]``, with batch shape [batch]."""
 
     def posterior(self, x: Tensor) -> dist.Distribution:
-        """The approximate posterior q(z|x): images ``[batch, *event_shape]`` → batch shape [batch]."""
+        """q(z|x) of images ``[batch, *event_shape]``, with batch shape [batch]."""
         return self.distribution(self.encoder(x))
 
-    def forward(self, x: Tensor, beta: float | Tensor = 1.0, **of_the_model: Any) -> Tensor:
+    def forward(self, x: Tensor, beta: float | Tensor = 1.0, **model_arguments: Any) -> Tensor:
         """Runs the program on images ``x`` ``[batch, *event_shape]``."""
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             return pyro.sample("z", self.posterior(x))

@@ -14,10 +14,10 @@ from pyrovae.networks import MLP, Count
 class Hierarchical(MeanField):
     """The bottom-up guide q(z1|x) q(z2|z1) of `HierarchicalVAE`, both diagonal Gaussians (Burda et al. 2016).
 
-    It draws z1 first, on which the model's p(z1|z2) depends through z2, so that the rates have no closed form.
+    z1 is sampled before z2, so the rates have no closed form.
 
     Args:
-        encoder: features of x; the first half is the μ of z1, the second its log σ.
+        encoder: x → features, μ and log σ of z1.
         latent_size: number of latent dimensions of either level.
         level_width: units of the hidden layer from z1 to z2.
 
@@ -36,7 +36,7 @@ class Hierarchical(MeanField):
         super().__init__(encoder, latent_size)
         self.above = MLP((latent_size,), (level_width,), 2 * latent_size)
 
-    def forward(self, x: Tensor, beta: float | Tensor = 1.0, **of_the_model: Any) -> Tensor:
+    def forward(self, x: Tensor, beta: float | Tensor = 1.0, **model_arguments: Any) -> Tensor:
         """Runs the program on images ``x`` ``[batch, *event_shape]``."""
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             z1 = pyro.sample("z1", self.posterior(x))

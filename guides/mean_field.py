@@ -10,7 +10,7 @@ class MeanField(Guide):
     """The diagonal Gaussian q(z|x) = N(z; μ(x), diag σ²(x)) (Kingma & Welling 2014).
 
     Args:
-        encoder: features of x; the first half is μ, the second log σ.
+        encoder: x → features, μ and log σ.
         latent_size: number of latent dimensions.
 
     Example:

@@ -1,4 +1,4 @@
-"""The model in which mutual information and prior gap have weights of their own."""
+"""A model with separate weights for mutual information and prior gap."""
 
 from collections.abc import Callable
 
@@ -13,19 +13,19 @@ from pyrovae.networks import Count
 
 
 class GapVAE(VAE):
-    """The model whose loss is L = D + β I + γ G: the dial for the prior gap.
+    """The model with loss L = D + β I + γ G, which separates the weights of mutual information and prior gap.
 
-    R = I + G (Hoffman & Johnson 2016) with I = E_x KL(q(z|x) ‖ q(z)) and G = KL(q(z) ‖ p(z)). z is drawn from the
-    inference marginal q(z) under scale β, and a factor brings γ (log p(z) − log q(z)). At γ = β this is the β-VAE, at
-    γ = 0 the aggregate posterior is the prior.
+    R = I + G (Hoffman & Johnson 2016) with I = E_x KL(q(z|x) ‖ q(z)) and G = KL(q(z) ‖ p(z)). z is sampled from the
+    inference marginal q(z) under scale β, and a factor adds γ (log p(z) − log q(z)). γ = β is the β-VAE; at γ = 0, the
+    aggregate posterior is the prior.
 
-    q(z) is an `AggregatePosterior` of all training images. Where its bank is b instead, the loss gains
-    (β − γ) KL(q(z) ‖ b), so that γ > β would reward the bank's error.
+    q(z) is an `AggregatePosterior` of all training images. A bank b ≠ q(z) adds (β − γ) KL(q(z) ‖ b) to the loss, so
+    γ > β would reward the error of the bank.
 
     Args:
-        prior: called without arguments, returns p(z).
-        decoder: features of z.
-        likelihood: called with these features, returns p(x|z).
+        prior: () → p(z).
+        decoder: z → features.
+        likelihood: features → p(x|z).
         encode, distribution, refresh: as in `AggregatePosterior`.
 
     Example:
@@ -61,11 +61,14 @@ class GapVAE(VAE):
         index: Tensor | None = None,
         gamma: float | Tensor | None = None,
     ) -> Tensor:
-        """Runs the program: conditioned on images ``x`` ``[batch, *event_shape]``, or sampling ``n`` of them.
+        """Runs the program, conditioned on images or sampling them.
 
         Args:
-            index: which training images ``x`` are, ``[batch]``; None if they are none.
-            gamma: weight of the prior gap; None for that of β.
+            x: images ``[batch, *event_shape]``; None to sample.
+            beta: weight β of I.
+            n: number of images to sample.
+            index: rows of ``x`` in the training set, ``[batch]``; None for other images.
+            gamma: weight γ of G; None for γ = β.
         """
         marginal = self.marginal() if index is None or x is None else self.marginal.of(x, index)
         with pyro.plate("data", n if x is None else len(x)):

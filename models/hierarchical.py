@@ -1,4 +1,4 @@
-"""The generative model p(z2) p(z1|z2) p(x|z1) as a Pyro program."""
+"""The two-level model p(z2) p(z1|z2) p(x|z1) as a Pyro program."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ from pyrovae.networks import MLP, Count
 class HierarchicalVAE(VAE):
     """The two-level model p(x, z1, z2) = p(z2) p(z1|z2) p(x|z1), with its latent sites scaled by β (Burda et al. 2016).
 
-    p(z1|z2) is a diagonal Gaussian. It belongs with the guide `Hierarchical`, and R is the sum over both levels.
+    p(z1|z2) is a diagonal Gaussian. Its guide is `Hierarchical`. R is the sum over both levels.
 
     Args:
-        prior: called without arguments, returns p(z2).
-        decoder: features of z1.
-        likelihood: called with these features, returns p(x|z1).
+        prior: () → p(z2).
+        decoder: z1 → features.
+        likelihood: features → p(x|z1).
         level_width: units of the hidden layer from z2 to z1.
 
     Example:
         >>> from pyrovae.models import HierarchicalVAE
         >>> from pyrovae.models.likelihoods import Bernoulli
         >>> from pyrovae.models.priors import StandardNormal
-        >>> from pyrovae.networks import MLP, Count
+        >>> from pyrovae.networks import MLP
         >>> HierarchicalVAE(StandardNormal(2), MLP((2,), (16,), 64), Bernoulli((1, 8, 8)), level_width=8)
         HierarchicalVAE: p(z2) p(z1|z2) p(x|z1)
           z2 ~ StandardNormal [2]
@@ -44,7 +44,7 @@ class HierarchicalVAE(VAE):
     def forward(  # type: ignore[override]
         self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1
     ) -> Tensor:
-        """Runs the program: conditioned on images ``x`` ``[batch, *event_shape]``, or sampling ``n`` of them."""
+        """Runs the program, conditioned on images ``x`` ``[batch, *event_shape]`` or sampling ``n`` of them."""
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):
                 z2 = pyro.sample("z2", self.prior())
@@ -53,7 +53,7 @@ class HierarchicalVAE(VAE):
             return pyro.sample("x", self.likelihood(self.decoder(z1)), obs=x)
 
     def generate(self, n: int) -> dist.Distribution:
-        """p(x|z1) at ``n`` draws z1 ~ p(z1|z2), z2 ~ p(z2)."""
+        """p(x|z1) at ``n`` draws of z2 ~ p(z2), z1 ~ p(z1|z2)."""
         loc, log_scale = self.below(self.prior().sample((n,))).chunk(2, dim=-1)
         return self.decode(dist.Normal(loc, log_scale.exp()).sample())
 

@@ -14,13 +14,13 @@ from pyrovae.models.priors import Prior
 class VAE(PyroModule):
     """The generative model p(x, z) = p(z) p(x|z), with its latent site scaled by β.
 
-    With the matching guide, ``Trace_ELBO`` and ``TraceMeanField_ELBO`` are the batch sum of
-    L = D + β R (Higgins et al. 2017), in nats.
+    With a guide under the same scale, the losses of ``Trace_ELBO`` and ``TraceMeanField_ELBO`` are the sum over the
+    batch of L = D + β R (Higgins et al. 2017), in nats.
 
     Args:
-        prior: called without arguments, returns p(z).
-        decoder: features of z.
-        likelihood: called with these features, returns p(x|z).
+        prior: () → p(z).
+        decoder: z → features.
+        likelihood: features → p(x|z).
 
     Example:
         >>> import torch
@@ -44,25 +44,28 @@ class VAE(PyroModule):
     def forward(
         self, x: Tensor | None = None, beta: float | Tensor = 1.0, n: int = 1, index: Tensor | None = None
     ) -> Tensor:
-        """Runs the program: conditioned on images ``x`` ``[batch, *event_shape]``, or sampling ``n`` of them.
+        """Runs the program, conditioned on images or sampling them.
 
         Args:
-            index: which training images ``x`` are, ``[batch]``; None if they are none. Only a prior that knows the
-                training images makes use of it.
+            x: images ``[batch, *event_shape]``; None to sample.
+            beta: weight β of the rate.
+            n: number of images to sample.
+            index: rows of ``x`` in the training set, ``[batch]``, for priors that treat training images specially;
+                None for other images.
         """
-        known = x is not None and index is not None and isinstance(self.prior, Prior)
-        prior = self.prior.of(x, index) if known else self.prior()  # type: ignore[operator]
+        in_training = x is not None and index is not None and isinstance(self.prior, Prior)
+        prior = self.prior.of(x, index) if in_training else self.prior()  # type: ignore[operator]
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", prior)
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
     def generate(self, n: int) -> dist.Distribution:
-        """p(x|z) at ``n`` draws z ~ p(z)."""
+        """p(x|z) at ``n`` draws of z ~ p(z)."""
         return self.decode(self.prior().sample((n,)))
 
     def decode(self, z: Tensor) -> dist.Distribution:
-        """The distribution p(x|z): ``[..., latent_size]`` → event shape of an image."""
+        """p(x|z) at codes ``[..., latent_size]``, with the event shape of an image."""
         return self.likelihood(self.decoder(z))
 
     def __repr__(self) -> str:

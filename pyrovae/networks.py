@@ -1,8 +1,7 @@
-"""Networks: tensors in, features out. No distribution is named here.
+"""Encoder and decoder networks, which map tensors to features.
 
-A network is a function of the `Sizes` that returns an encoder and a decoder, and it may take settings of a run by
-their names. A decoder whose last bias has one entry for each feature shows it as ``output_bias``: it then starts where
-it reproduces the mean image.
+A network is a function of `Sizes` and its settings that returns an encoder and a decoder. If a decoder has an attribute
+``output_bias`` with one entry per feature, it is initialised such that the decoder outputs the mean image.
 """
 
 from collections.abc import Sequence
@@ -17,20 +16,20 @@ from torch.distributions import Distribution
 
 from pyrovae.errors import InputError
 
-#: How many of something: a bound that no machine reaches, so that a slip of the keyboard is caught by name.
+#: A positive count, with an upper bound against typing errors.
 Count = Annotated[int, Field(ge=1, le=10**9)]
-#: Hidden layers.
+#: Number of hidden layers.
 Depth = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Sizes(NamedTuple):
-    """What encoder and decoder turn into what.
+    """Input and output sizes of encoder and decoder.
 
     Attributes:
-        image: event shape of an image.
-        latent: dimensions of z.
-        encoder: features that the guide needs of an image.
-        decoder: features that the likelihood needs of a z.
+        image: event shape of an image, the input of the encoder.
+        latent: dimensions of z, the input of the decoder.
+        encoder: features of the guide, the output of the encoder.
+        decoder: features of the likelihood, the output of the decoder.
     """
 
     image: torch.Size
@@ -45,7 +44,7 @@ class MLP(nn.Sequential):
     Args:
         inputs: event shape of the input; its dimensions are flattened.
         hidden: width of each hidden layer.
-        outputs: number of features that come out.
+        outputs: number of output features.
 
     Shapes: ``[..., *inputs] → [..., outputs]``, over any leading dimensions.
 
@@ -83,7 +82,7 @@ class ConvEncoder(nn.Sequential):
     Args:
         image: channels, height and width of an image; the sides are divisible by 4.
         channels: channels after the first convolution; twice as many after the second, 16 times in a hidden layer.
-        outputs: number of features that come out.
+        outputs: number of output features.
         depth: number of hidden layers.
 
     Shapes: ``[..., *image] → [..., outputs]``, over any leading dimensions.
@@ -117,12 +116,12 @@ class ConvEncoder(nn.Sequential):
 
 
 class ConvDecoder(nn.Sequential):
-    """The mirror image of `ConvEncoder`, with transposed convolutions and a bias of its own for every feature.
+    """The mirror image of `ConvEncoder`, with transposed convolutions and a separate output bias per feature.
 
     Args:
         latent: dimensions of z.
         channels: as in `ConvEncoder`.
-        outputs: number of features that come out, a multiple of the number of pixels.
+        outputs: number of output features, a multiple of the number of pixels.
         image: channels, height and width of an image; the sides are divisible by 4.
         depth: number of hidden layers.
 
@@ -170,7 +169,7 @@ def _hidden(width: int, depth: int) -> list[nn.Module]:
 
 
 def linear(sizes: Sizes) -> tuple[MLP, MLP]:
-    """Encoder and decoder without hidden layers."""
+    """Linear encoder and decoder, without hidden layers."""
     return _mlp(sizes, ())
 
 
@@ -195,7 +194,7 @@ conv_large = partial(conv, channels=64)
 
 
 def zuko_flows() -> ModuleType:
-    """zuko's normalizing flows, without the side effect of their import: the end of all validation of distributions."""
+    """Imports zuko's flows without the side effect of disabling the validation of all distributions."""
     validates = Distribution._validate_args
     from zuko import flows
 
@@ -204,7 +203,7 @@ def zuko_flows() -> ModuleType:
 
 
 def _image(shape: Sequence[int]) -> Sequence[int]:
-    """Raises InputError if a shape is not that of an image that can be halved twice."""
+    """Raises InputError unless the sides of an image are divisible by 4."""
     if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
         raise InputError(f"network: convolutions expect images with sides divisible by 4, got shape {list(shape)}")
     return shape

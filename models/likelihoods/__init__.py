@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z), one file each: called with the decoder's features, a likelihood returns a distribution."""
+"""Likelihoods p(x|z), one file each: a likelihood maps the decoder's features to a distribution."""
 
 from pyrovae.models.likelihoods.bernoulli import Bernoulli
 from pyrovae.models.likelihoods.continuous_bernoulli import ContinuousBernoulli

@@ -11,8 +11,8 @@ from pyrovae.models.likelihoods.likelihood import Likelihood
 class Bernoulli(Likelihood):
     """Independent pixels p(x|h) = ∏ᵢ σ(hᵢ)^xᵢ (1 − σ(hᵢ))^(1 − xᵢ).
 
-    On binary pixels this is a normalised density. On grey pixels in [0, 1] the same expression is a
-    cross-entropy: it is used all the same in the paper, and its floor is then the pixels' entropy.
+    On binary pixels, this is a normalised density. On grey pixels in [0, 1], the same expression (used by Bozkurt et
+    al. 2021) is a cross-entropy, and its floor is the entropy of the pixels.
 
     Args:
         event_shape: shape of one image.
@@ -29,11 +29,11 @@ class Bernoulli(Likelihood):
 
     def forward(self, h: Tensor) -> dist.Distribution:
         logits = h.unflatten(-1, self.event_shape)
-        # The support check would refuse grey pixels.
+        # Validation would reject grey pixels.
         return dist.Bernoulli(logits=logits, validate_args=False).to_event(len(self.event_shape))
 
     def initial_features(self, mean: Tensor) -> Tensor:
-        """Features at which the likelihood reproduces the mean image, clamped to [1e-3, 1 − 1e-3]."""
+        """Features whose mean is the mean image, clamped to [1e-3, 1 − 1e-3]."""
         return mean.flatten().clamp(1e-3, 1 - 1e-3).logit()
 
     def floor(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Bernoulli(Likelihood):
     def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
         """−Σᵢ xᵢ log mᵢ + (1 − xᵢ) log (1 − mᵢ) under mean images m, in nats: ``[n, *event_shape]`` each → ``[n]``.
 
-        ∞ where a pixel that is lit has mean 0, or one that is dark mean 1: nothing is clamped to a finite value.
+        ∞ where a lit pixel has mean 0 or a dark pixel mean 1, without clamping.
 
         Example:
             >>> import torch
@@ -57,5 +57,5 @@ class Bernoulli(Likelihood):
             >>> Bernoulli((1, 1, 2)).distortion_at(x, mean), Bernoulli((1, 1, 2)).distortion_at(1 - x, mean)
             (tensor([0.6931]), tensor([inf]))
         """
-        mean = mean.clamp(0, 1)  # which rounding may have carried a hair beyond
+        mean = mean.clamp(0, 1)  # removes rounding errors
         return -(xlogy(x, mean) + xlog1py(1 - x, -mean)).flatten(1).sum(1)

@@ -18,8 +18,8 @@ SERIES = tuple((-1) ** (k + 1) * float(zeta(2 * k)) / (k * (2 * math.pi) ** (2 *
 class ContinuousBernoulliDistribution(dist.TorchDistribution):
     """The density p(x) = C(η) e^{ηx} on [0, 1], with log C(η) = −log((e^η − 1)/η) = −η/2 − log(sinh(η/2)/(η/2)).
 
-    Unlike torch's distribution of that name it is exact to rounding for every η, those near 0 and those of many
-    hundreds included. It is symmetric: x at η has the density of 1 − x at −η.
+    Unlike torch's distribution of that name, it is exact up to rounding for every η, including η near 0 and |η| of many
+    hundreds. It is symmetric: x at η has the density of 1 − x at −η.
 
     Args:
         logits: η, the natural parameter.
@@ -61,23 +61,23 @@ class ContinuousBernoulliDistribution(dist.TorchDistribution):
         return torch.where(small, 0.5 + near * _polynomial(slopes, near**2), self._mirror(mirrored))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        """Draws x = log(1 + u (e^η − 1))/η, the inverse of the cdf at a uniform u; at η > 0 one minus that at −η."""
+        """Draws x = log(1 + u (e^η − 1))/η, the inverse cdf at a uniform u; for η > 0, one minus that at −η."""
         u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
         small, near, t = self._split(1e-3)
         mirrored = -torch.log1p(u * torch.expm1(-t)) / t
-        # The cumulants of a coin that shows 1 with probability u: its generating function is log(1 + u (e^η − 1)).
+        # Expands log(1 + u (e^η − 1)), the cumulant-generating function of Bernoulli(u), around η = 0.
         variance = u * (1 - u)
         return torch.where(
             small, u + near * variance / 2 + near**2 * variance * (1 - 2 * u) / 6, self._mirror(mirrored)
         )
 
     def _split(self, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Where |η| is small; η there; and |η| elsewhere, each with a harmless number where it is not used."""
+        """Where |η| is small; η there and 0 elsewhere; |η| elsewhere and 1 there, to keep unused branches finite."""
         small = self.logits.abs() < threshold
         return small, torch.where(small, self.logits, 0.0), torch.where(small, 1.0, self.logits.abs())
 
     def _mirror(self, x: Tensor) -> Tensor:
-        """Turns values that belong to −|η| into those that belong to η."""
+        """Maps values for −|η| to values for η."""
         return torch.where(self.logits < 0, x, 1 - x)
 
 
@@ -105,13 +105,13 @@ class ContinuousBernoulli(Likelihood):
         return ContinuousBernoulliDistribution(logits).to_event(len(self.event_shape))
 
     def initial_features(self, mean: Tensor) -> Tensor:
-        """Features at which the likelihood has its mean at the mean image, clamped to [1e-3, 1 − 1e-3]."""
+        """Features whose mean is the mean image, clamped to [1e-3, 1 − 1e-3]."""
         return _logits(mean.flatten().double().clamp(1e-3, 1 - 1e-3)).to(mean.dtype)
 
     def floor(self, x: Tensor) -> Tensor:
-        """Smallest distortion that any decoder can reach, that where every pixel has its mean at x, in nats.
+        """Smallest distortion that any decoder can reach, where the mean is x, in nats.
 
-        There is none, and NaN stands for it, where a pixel is exactly 0 or 1: its density grows without bound.
+        NaN where a pixel is exactly 0 or 1, whose density is unbounded.
 
         Shapes: ``[n, *event_shape] → [n]``.
 
@@ -127,7 +127,7 @@ class ContinuousBernoulli(Likelihood):
 
 
 def _logits(mean: Tensor) -> Tensor:
-    """The η of a mean in (0, 1), by bisection: |η| lies below 1/min(mean, 1 − mean)."""
+    """η as a function of the mean in (0, 1), by bisection, with |η| < 1/min(mean, 1 − mean)."""
     target = torch.minimum(mean, 1 - mean)
     low, high = torch.zeros_like(mean), 1 / target
     for _ in range(55):

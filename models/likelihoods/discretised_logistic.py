@@ -13,9 +13,9 @@ from pyrovae.models.likelihoods.likelihood import Likelihood
 
 #: Steps between the 256 levels of an 8-bit pixel, 0, 1/255, …, 1.
 STEPS = 255
-#: Where s starts: a spread of π s/√3 = 0.45, about the largest that values in [0, 1] can have.
-START = 0.25
-#: log s is cut to ± this: e⁻¹⁰ is a hundredth of a level.
+#: Initial s: a standard deviation of π s/√3 = 0.45, about the largest for values in [0, 1].
+INITIAL_SCALE = 0.25
+#: Bound on |log s|; e⁻¹⁰ is a hundredth of a level.
 LOG_SCALE_BOUND = 10.0
 
 
@@ -34,7 +34,7 @@ class Levels(constraints.interval):
         super().__init__(0.0, 1.0)
 
     def check(self, value: Tensor) -> Tensor:
-        # Well above the rounding of a float32 k/255, and well below half a step.
+        # The tolerance is well above float32 rounding of k/255 and well below half a step.
         return super().check(value) & ((STEPS * value - (STEPS * value).round()).abs() < 1e-3)
 
     def __repr__(self) -> str:
@@ -42,9 +42,9 @@ class Levels(constraints.interval):
 
 
 class DiscretisedLogisticDistribution(dist.TorchDistribution):
-    """A logistic variable rounded to the nearest of 256 levels: P(x) = σ(b) − σ(a), with tails at 0 and 1.
+    """A logistic variable rounded to the nearest of 256 levels: P(x) = σ(b) − σ(a) with a, b = (x ∓ 1/510 − μ)/s.
 
-    With a, b = (x ∓ 1/510 − μ)/s, and a = −∞ at x = 0, b = ∞ at x = 1. No digits are lost in
+    The end levels include the tails: a = −∞ at x = 0, b = ∞ at x = 1. The density is computed without cancellation as
     log P = log σ(b) + log σ(−a) + log(1 − e^{a−b}).
 
     Args:
@@ -80,7 +80,7 @@ class DiscretisedLogisticDistribution(dist.TorchDistribution):
         first, last = x < 0.5 / STEPS, x > 1 - 0.5 / STEPS
         below = torch.where(last, 0.0, logsigmoid(centre + width / 2))
         above = torch.where(first, 0.0, logsigmoid(width / 2 - centre))
-        # 1 − e^{−w} = 2t/(1 + t) with t = tanh(w/2): compiled for a CPU, torch's expm1 is no better than exp − 1.
+        # 1 − e^{−w} = 2t/(1 + t) with t = tanh(w/2), because compiled CPU code computes expm1 as exp − 1.
         t = torch.tanh(width / 2)
         return below + above + torch.where(first | last, 0.0, torch.log(2 * t / (1 + t)))
 
@@ -93,7 +93,7 @@ class DiscretisedLogisticDistribution(dist.TorchDistribution):
         return total / STEPS
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        """Draws μ + s log(u/(1 − u)) with u uniform, and rounds it to the nearest level."""
+        """Draws μ + s log(u/(1 − u)) with uniform u, rounded to the nearest level."""
         with torch.no_grad():
             u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
             return (STEPS * (self.loc + self.scale * u.logit())).round().clamp(0, STEPS) / STEPS
@@ -108,7 +108,7 @@ class DiscretisedLogisticDistribution(dist.TorchDistribution):
 class DiscretisedLogistic(Likelihood):
     """Independent 8-bit pixels p(x|h) = ∏ᵢ P(xᵢ; μᵢ, sᵢ), each a rounded logistic variable, with h = (μ, log s).
 
-    A probability, so that the distortion over log 2 and the number of values are the bits per dimension.
+    The distortion divided by log 2 and the number of values is in bits per dimension.
 
     Args:
         event_shape: shape of one image.
@@ -133,17 +133,16 @@ class DiscretisedLogistic(Likelihood):
         return DiscretisedLogisticDistribution(loc, scale).to_event(len(self.event_shape))
 
     def initial_features(self, mean: Tensor) -> Tensor:
-        """Features at which the likelihood has its mean m at the mean image, clamped to [1e-3, 1 − 1e-3], and s = 0.25.
+        """Features whose mean m is the mean image, clamped to [1e-3, 1 − 1e-3], with s = 0.25.
 
-        The mean is the midpoint rule for ∫₀¹ σ((μ − t)/s) dt, to 1e-6; inverted, the integral gives
-        μ = s log((e^{m/s} − 1)/(1 − e^{(m−1)/s})).
+        To 1e-6, m = ∫₀¹ σ((μ − t)/s) dt, so that μ = s log((e^{m/s} − 1)/(1 − e^{(m−1)/s})).
         """
         m = mean.flatten().double().clamp(1e-3, 1 - 1e-3)
-        loc = START * (torch.expm1(m / START).log() - torch.log(-torch.expm1((m - 1) / START)))
-        return torch.cat([loc, torch.full_like(loc, math.log(START))]).to(mean.dtype)
+        loc = INITIAL_SCALE * (torch.expm1(m / INITIAL_SCALE).log() - torch.log(-torch.expm1((m - 1) / INITIAL_SCALE)))
+        return torch.cat([loc, torch.full_like(loc, math.log(INITIAL_SCALE))]).to(mean.dtype)
 
     def floor(self, x: Tensor) -> Tensor:
-        """Smallest distortion that any decoder can reach, 0, where all mass is on x: ``[n, *event_shape] → [n]``.
+        """Smallest distortion that any decoder can reach, 0 (all mass on x): ``[n, *event_shape] → [n]``.
 
         Example:
             >>> import torch

@@ -1,4 +1,4 @@
-"""The Gaussian likelihoods: σ fixed, learned, or given by the decoder for every pixel."""
+"""Gaussian likelihoods with fixed σ, one learned σ, or a σ per pixel from the decoder."""
 
 import math
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from torch.distributions import constraints
 
 from pyrovae.models.likelihoods.likelihood import Likelihood
 
-#: Where a learned σ starts: no value in [0, 1] can spread more.
-START = 0.5
-#: A learned log σ is cut to ± this: e⁻¹⁰ is still far above the rounding of float32 at values near 1.
+#: Initial σ, the largest standard deviation of values in [0, 1].
+INITIAL_SCALE = 0.5
+#: Bound on |log σ|; e⁻¹⁰ is far above float32 rounding near 1.
 LOG_SCALE_BOUND = 10.0
 
 
 class _Gaussian(Likelihood):
-    """What all three share: μ for every pixel from the decoder."""
+    """Base class: the decoder gives μ for each pixel."""
 
     support = constraints.real
 
     def initial_features(self, mean: Tensor) -> Tensor:
-        """Features at which the likelihood has its mean at the mean image."""
+        """Features whose mean is the mean image."""
         return mean.flatten()
 
     def _normal(self, loc: Tensor, scale: float | Tensor) -> dist.Distribution:
@@ -32,7 +32,7 @@ class _Gaussian(Likelihood):
 
 
 class Gaussian(_Gaussian):
-    """Independent values p(x|h) = ∏ᵢ N(xᵢ; hᵢ, σ²) with one fixed σ, a density in the units of x.
+    """Independent values p(x|h) = ∏ᵢ N(xᵢ; hᵢ, σ²) with fixed σ.
 
     Args:
         event_shape: shape of one image.
@@ -56,7 +56,7 @@ class Gaussian(_Gaussian):
         return self._normal(h, self.noise_scale)
 
     def floor(self, x: Tensor) -> Tensor:
-        """Smallest distortion that any decoder can reach, that at h = x: ``[n, *event_shape] → [n]``, in nats.
+        """Smallest distortion that any decoder can reach, at h = x, in nats: ``[n, *event_shape] → [n]``.
 
         Example:
             >>> import torch
@@ -71,13 +71,13 @@ class Gaussian(_Gaussian):
 
 
 class GaussianShared(_Gaussian):
-    """Independent values p(x|h) = ∏ᵢ N(xᵢ; hᵢ, σ²) with one σ for all pixels and images, which is learned.
+    """Independent values p(x|h) = ∏ᵢ N(xᵢ; hᵢ, σ²) with one learned σ for all pixels and images.
 
     Args:
         event_shape: shape of one image.
 
     Attributes:
-        log_scale: log σ, ``[1]``, a parameter that starts at log 0.5.
+        log_scale: the parameter log σ, ``[1]``, initially log 0.5.
 
     Shapes: features ``[..., features]`` → a distribution with event shape ``event_shape``.
 
@@ -90,18 +90,18 @@ class GaussianShared(_Gaussian):
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__(event_shape)
-        self.log_scale = nn.Parameter(torch.tensor([math.log(START)]))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(INITIAL_SCALE)]))
 
     def forward(self, h: Tensor) -> dist.Distribution:
         return self._normal(h, _scale(self.log_scale))
 
     def floor(self, x: Tensor) -> Tensor:
-        """NaN, as there is none: the density at h = x grows without bound as σ → 0. ``[n, *event_shape] → [n]``."""
+        """NaN, because the density at h = x is unbounded as σ → 0: ``[n, *event_shape] → [n]``."""
         return x.new_full((len(x),), math.nan)
 
 
 class GaussianPerPixel(_Gaussian):
-    """Independent values p(x|h) = ∏ᵢ N(xᵢ; μᵢ, σᵢ²) with h = (μ, log σ), the decoder's for every pixel.
+    """Independent values p(x|h) = ∏ᵢ N(xᵢ; μᵢ, σᵢ²) with h = (μ, log σ).
 
     Args:
         event_shape: shape of one image.
@@ -123,11 +123,11 @@ class GaussianPerPixel(_Gaussian):
         return self._normal(loc, _scale(log_scale).unflatten(-1, self.event_shape))
 
     def initial_features(self, mean: Tensor) -> Tensor:
-        """Features at which the likelihood has its mean at the mean image, and σ = 0.5."""
-        return torch.cat([mean.flatten(), mean.new_full((mean.numel(),), math.log(START))])
+        """Features whose mean is the mean image, with σ = 0.5."""
+        return torch.cat([mean.flatten(), mean.new_full((mean.numel(),), math.log(INITIAL_SCALE))])
 
     def floor(self, x: Tensor) -> Tensor:
-        """NaN, as there is none: the density at μ = x grows without bound as σ → 0. ``[n, *event_shape] → [n]``."""
+        """NaN, because the density at μ = x is unbounded as σ → 0: ``[n, *event_shape] → [n]``."""
         return x.new_full((len(x),), math.nan)
 
 

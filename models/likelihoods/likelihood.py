@@ -1,4 +1,4 @@
-"""What all likelihoods have in common."""
+"""The base class of likelihoods."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from torch.distributions import constraints
 
 
 class Likelihood(nn.Module, ABC):
-    """A likelihood p(x|h) of independent pixels: called with features, it returns a distribution.
+    """A likelihood p(x|h) of independent pixels, given the decoder's features h.
 
     Args:
         event_shape: shape of one image.
 
     Attributes:
-        features: numbers that the decoder has to give for one image.
+        features: number of features per image, the decoder's output size.
         support: values that a pixel can take.
-        per_pixel: features that the decoder gives for each pixel.
+        per_pixel: number of features per pixel.
     """
 
     support: constraints.Constraint
@@ -35,15 +35,15 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def initial_features(self, mean: Tensor) -> Tensor:
-        """Features ``[features]`` at which the likelihood reproduces a mean image, where the decoder starts."""
+        """Features ``[features]`` whose mean is a mean image ``[*event_shape]``: the initial output of the decoder."""
 
     @abstractmethod
     def floor(self, x: Tensor) -> Tensor:
-        """Smallest distortion that any decoder can reach, in nats: ``[n, *event_shape] → [n]``; NaN for none."""
+        """Smallest distortion that any decoder can reach, in nats: ``[n, *event_shape] → [n]``; NaN if unbounded."""
 
     def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
-        """−log p(x) under mean images, in nats: ``[n, *event_shape]`` each → ``[n]``; ∞ for images that they rule out.
+        """−log p(x) under mean images, in nats: ``[n, *event_shape]`` each → ``[n]``; ∞ where p(x) = 0.
 
-        NaN where the mean alone does not say what p is, as here, unless a likelihood knows better.
+        NaN, as here, for likelihoods that the mean alone does not determine.
         """
         return x.new_full((len(x),), torch.nan)

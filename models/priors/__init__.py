@@ -1,4 +1,4 @@
-"""Priors p(z), one file each: called without arguments, a prior returns a distribution."""
+"""Priors p(z), one file each: a prior is called without arguments and returns a distribution."""
 
 from pyrovae.models.priors.aggregate import AggregatePosterior
 from pyrovae.models.priors.diagonal import Diagonal

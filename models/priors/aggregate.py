@@ -1,4 +1,4 @@
-"""The aggregate posterior as a prior: a mixture of the guide at the training images."""
+"""The aggregate posterior prior: a mixture of the guide at the training images."""
 
 import math
 from collections.abc import Callable
@@ -14,46 +14,48 @@ from torch.distributions import constraints
 from pyrovae.models.priors.prior import Prior
 from pyrovae.networks import Count
 
-#: Images encoded at once, and densities of pairs of a z and an encoding evaluated at once.
-IMAGES = {"cpu": 256, "cuda": 2**13}
-PAIRS = {"cpu": 2**18, "cuda": 2**26}
-#: Log density of what is left out; an infinite one would have no gradient.
+#: Images encoded per chunk, and pairs of a z and an encoding evaluated per chunk.
+CHUNK_IMAGES = {"cpu": 256, "cuda": 2**13}
+CHUNK_PAIRS = {"cpu": 2**18, "cuda": 2**26}
+#: Log density of excluded encodings; −∞ would give NaN gradients.
 MASKED_LOG_PROB = -1e30
 
 
 class AggregatePosterior(Prior):
     """The inference marginal as the prior, p(z) = q(z) = (1/N) Σ_n q(z|x_n) over the training set.
 
-    The encodings are kept in a bank, which `refresh` renews. A training image n is held to
+    Encodings are kept in a bank, which `refresh` recomputes. For training image n, the prior is
 
         p_n(z) = (1/N) q(z|x_n) + (N−1)/(N M) Σ_m q̃(z|x_m)
 
-    with its own current encoding, and M others out of the bank, m ≠ n: all of them, or a random subsample. With a fresh
-    bank of all, R = I ≤ log N: the prior memorises the training set (Hoffman & Johnson 2016). With ``leave_one_out``
-    its own term is left out, p_n(z) = 1/(N−1) Σ_{m≠n} q̃(z|x_m), as new images are without one.
+    with the current encoding of n and M other encodings q̃ from the bank, m ≠ n: all of them, or a random subsample.
+    With all of a fresh bank, R = I ≤ log N: the prior memorises the training set (Hoffman & Johnson 2016). With
+    ``leave_one_out``, p_n(z) = 1/(N−1) Σ_{m≠n} q̃(z|x_m): training images are treated like unseen ones.
 
-    No gradient flows into the encodings. For the full fresh bank that leaves the gradient of R unbiased, because
-    E_q(z)[∇ log q(z)] = 0 for the weights behind q; a subsample, a bank left to age, and leave-one-out do not follow
-    the gradient of their own objective. The score of q(z|x_n) at its own draw, whose mean is zero, is taken off the
-    gradient (Roeder et al. 2017): else it would be noise of size 1/σ, where R has reached log N and has no gradient.
+    No gradient flows into the bank. With all of a fresh bank, the gradient of R is still unbiased, because
+    E_q(z)[∇ log q(z)] = 0. A subsample, a stale bank and leave-one-out do not follow the gradient of their own
+    objective. The score of q(z|x_n) at its own draw, which has mean zero, is removed from the gradient (Roeder et al.
+    2017); otherwise it would add noise of size 1/σ where R is at log N and has no gradient.
 
     Args:
         latent_size: number of latent dimensions d.
-        encode: features of images, a bound method of the guide's encoder.
+        encode: images → features, a bound method of the guide's encoder.
         distribution: features → q(z|x), a bound method of the guide.
-        refresh: training steps between renewals of the bank.
-        others: encodings that a training image is held to at a step beside its own; None for all.
-        leave_one_out: leave the image's own term out.
+        refresh: training steps between refreshes of the bank.
+        others: number M of other encodings per step; None for all.
+        leave_one_out: exclude the image's own term.
 
     Attributes:
         bank: features of the training images, ``[N, features]``; empty until `refresh` is called.
-        rows: the images in the present subsample.
-        interval: training steps between renewals.
+        rows: rows of the current subsample.
+        interval: training steps between refreshes.
 
     Shapes: a distribution with event shape ``[latent_size]``.
 
-    Cost: N densities for each z it is evaluated at, M for a training image; in pieces, so that memory stays bounded
-    where no gradient is taken.
+    Cost: N densities for each z, M for that of a training image, in chunks; without gradients, memory is bounded.
+
+    Raises:
+        RuntimeError: when called before the first `refresh`.
 
     Example:
         >>> from pyrovae.guides import MeanField
@@ -96,26 +98,26 @@ class AggregatePosterior(Prior):
         refresh: Count = 50,
         components: Count = 100,
     ) -> Self:
-        """The prior that holds a training image to ``components`` others alone, for large training sets."""
+        """The prior with M = ``components`` other encodings per step, for large training sets."""
         return cls(latent_size, encode, distribution, refresh, others=components)
 
     @torch.no_grad()
     def refresh(self, images: Callable[[Tensor], Tensor], size: int, generator: torch.Generator | None = None) -> None:
-        """Encodes training images anew: all of them, or a new subsample where a generator is given and there is one.
+        """Encodes training images: all of them, or with a generator a new subsample of ``others``.
 
         Args:
             images: rows ``[n]`` → images, ``[n, *event_shape]``.
             size: number of training images N.
             generator: draws the subsample.
         """
-        held = min(self.others or size, size)
-        rows = torch.arange(size) if generator is None else torch.randperm(size, generator=generator)[:held]
-        features = torch.cat([self.encode(images(part)) for part in rows.split(IMAGES[self.bank.device.type])])
+        others = min(self.others or size, size)
+        rows = torch.arange(size) if generator is None else torch.randperm(size, generator=generator)[:others]
+        features = torch.cat([self.encode(images(part)) for part in rows.split(CHUNK_IMAGES[self.bank.device.type])])
         if len(rows) < size:
             self.bank = self.bank.index_copy(0, rows.to(features.device), features)
         else:
             self.bank = torch.empty_like(features).index_copy(0, rows.to(features.device), features)
-        self.rows = rows[:held].to(features.device)
+        self.rows = rows[:others].to(features.device)
 
     def forward(self) -> dist.Distribution:
         self._check_filled()
@@ -139,14 +141,15 @@ leave_one_out = partial(AggregatePosterior, leave_one_out=True)
 
 
 class BankMixture(TorchDistribution):
-    """A mixture of encodings with equal weights, of which each entry of the batch may leave one out or bring its own.
+    """A mixture of encodings with equal weights; each batch entry may exclude some and add its own.
 
     Args:
         distribution: features ``[..., features]`` → distributions.
         bank: features of M encodings, ``[M, features]``.
-        left_out: encodings that each entry leaves out, bool ``[batch, M]``.
-        own: features of an encoding of each entry's own, ``[batch, features]``, with weight 1/size.
-        size: number of encodings that the mixture stands for, the own one included.
+        left_out: encodings that each batch entry excludes, bool ``[batch, M]``.
+        own: features of each batch entry's own encoding, ``[batch, features]``, which has weight 1/size.
+        size: number of encodings N in the full mixture, including the own one.
+        batch_shape: where ``left_out`` is None.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -172,7 +175,7 @@ class BankMixture(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         points = value.unsqueeze(-2)
-        columns = max(1, PAIRS[value.device.type] // max(1, points.shape[:-1].numel()))
+        columns = max(1, CHUNK_PAIRS[value.device.type] // max(1, points.shape[:-1].numel()))
         total = None
         for start in range(0, len(self.bank), columns):
             log_q = self.distribution(self.bank[start : start + columns].to(value.dtype)).log_prob(points)

@@ -1,4 +1,4 @@
-"""The diagonal Gaussian prior with learned location and scale."""
+"""The diagonal Gaussian prior."""
 
 import pyro.distributions as dist
 import torch
@@ -8,10 +8,9 @@ from pyrovae.models.priors.prior import Prior
 
 
 class Diagonal(Prior):
-    """The diagonal Gaussian p(z) = N(z; m, diag s²) with m and log s learned.
+    """The diagonal Gaussian p(z) = N(z; m, diag s²) with learned m and log s, initially N(0, I).
 
-    It changes nothing about what a pair can express, because encoder and decoder can shift and stretch z themselves; it
-    spares them that. It starts as the standard normal prior.
+    It does not change the family of models, because encoder and decoder can shift and scale z themselves.
 
     Args:
         latent_size: number of latent dimensions d.

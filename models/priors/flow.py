@@ -17,9 +17,9 @@ from pyrovae.networks import zuko_flows
 class Flow(Prior):
     """The learned flow p(z) = ``N(T(z); 0, I) |det ∂T/∂z|`` (Rezende & Mohamed 2015), by zuko.
 
-    T shifts and stretches every dimension, because splines bend nothing outside of [−5, 5], and then makes three
-    autoregressive transforms: rational-quadratic splines ("NSF", Durkan et al. 2019), or affine ones ("MAF",
-    Papamakarios et al. 2017). Its density takes one pass, a draw one pass a dimension.
+    T is a learned shift and scale of each dimension (splines are the identity outside [−5, 5]), followed by three
+    autoregressive transforms: rational-quadratic splines ("NSF", Durkan et al. 2019) or affine ("MAF", Papamakarios et
+    al. 2017). A density takes one pass, a draw one pass per dimension.
 
     Args:
         latent_size: number of latent dimensions d.
@@ -37,22 +37,22 @@ class Flow(Prior):
     def __init__(self, latent_size: int, kind: Literal["NSF", "MAF"] = "NSF") -> None:
         super().__init__(latent_size)
         zuko = zuko_flows()
-        with torch.device("cpu"):  # its masks are computed from numbers, which a meta device has not
+        with torch.device("cpu"):  # zuko computes masks from values, which meta tensors lack
             self.flow = getattr(zuko, kind)(latent_size, transforms=self.transforms, hidden_features=(64, 64))
-        stretch = zuko.ElementWiseTransform(latent_size)
-        for parameter in stretch.parameters():
+        shift_and_scale = zuko.ElementWiseTransform(latent_size)
+        for parameter in shift_and_scale.parameters():
             nn.init.zeros_(parameter)
-        self.flow.transform.transforms.insert(0, stretch)
+        self.flow.transform.transforms.insert(0, shift_and_scale)
 
     def forward(self) -> dist.Distribution:
-        return _Flowed(self.flow)
+        return _FlowDistribution(self.flow)
 
 
 flow_maf = partial(Flow, kind="MAF")
 
 
-class _Flowed(TorchDistribution):
-    """What a zuko flow gives, as a distribution for Pyro, in the precision of the point that it is evaluated at."""
+class _FlowDistribution(TorchDistribution):
+    """A zuko flow as a Pyro distribution, whose density has the precision of its argument."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = False
@@ -72,5 +72,5 @@ class _Flowed(TorchDistribution):
         with torch.no_grad():
             return self._p.sample(torch.Size(sample_shape) + self.batch_shape)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "_Flowed":
-        return _Flowed(self.flow, torch.Size(batch_shape))
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "_FlowDistribution":
+        return _FlowDistribution(self.flow, torch.Size(batch_shape))

@@ -13,8 +13,8 @@ from pyrovae.networks import Count
 class Mixture(Prior):
     """The learned mixture p(z) = Σ_k w_k N(z; m_k, diag s_k²) of K diagonal Gaussians (Dilokthanakul et al. 2016).
 
-    The mixture is over whole codes z, not over each dimension by itself. Locations start at draws of N(0, I), scales
-    at 1, weights alike.
+    One component generates all dimensions of z. Initially, locations are draws from N(0, I), scales are 1, and weights
+    are equal.
 
     Args:
         latent_size: number of latent dimensions d.
@@ -35,7 +35,7 @@ class Mixture(Prior):
 
     @torch.no_grad()
     def start_at(self, z: Tensor) -> None:
-        """Puts the components at some of the points ``[n, latent_size]``, each as wide as all of them by K^(−1/d)."""
+        """Sets locations to points ``[n, latent_size]`` and scales to their standard deviation times K^(−1/d)."""
         components, size = self.loc.shape
         self.loc.copy_(z[torch.arange(components) % len(z)])
         self.log_scale.copy_((z.std(0).log() - math.log(components) / size).expand_as(self.log_scale))

@@ -1,4 +1,4 @@
-"""What all priors have in common."""
+"""The base class of priors."""
 
 from abc import ABC, abstractmethod
 
@@ -11,7 +11,10 @@ class Prior(nn.Module, ABC):
     """A prior p(z): called without arguments, it returns a distribution.
 
     Args:
-        latent_size: number of latent dimensions d, which becomes the ``event_shape`` ``[d]``.
+        latent_size: number of latent dimensions d.
+
+    Attributes:
+        event_shape: ``[latent_size]``.
     """
 
     def __init__(self, latent_size: int) -> None:
@@ -23,10 +26,10 @@ class Prior(nn.Module, ABC):
         """p(z), with event shape ``[latent_size]``."""
 
     def of(self, x: Tensor, index: Tensor) -> dist.Distribution:
-        """p(z) as training images are held to it: p(z) itself, unless the prior knows its training images.
+        """The prior of given training images: p(z), unless a subclass treats training images specially.
 
         Args:
-            x: images, ``[batch, *event_shape]``.
-            index: which training images they are, ``[batch]``.
+            x: training images, ``[batch, *event_shape]``.
+            index: their rows in the training set, ``[batch]``.
         """
         return self()

@@ -11,24 +11,23 @@ from torch import Tensor, nn
 from pyrovae.models.priors.prior import Prior
 from pyrovae.networks import Count
 
-#: How near to the ends of the data's range pseudo-inputs start: at the ends themselves they could not move.
+#: Initial distance of pseudo-inputs from the ends of the range, where the sigmoid has no gradient.
 MARGIN = 0.01
 
 
 class VampPrior(Prior):
     """The mixture p(z) = (1/K) Σ_k q(z|u_k) of the guide at K pseudo-inputs (Tomczak & Welling 2018, eq. 9).
 
-    The pseudo-inputs are learned with everything else, and stay in the range of the data:
-    u = low + (high − low) sigmoid(v).
+    The pseudo-inputs are learned, and stay in the range of the data: u = low + (high − low) sigmoid(v).
 
     Args:
         latent_size: number of latent dimensions d.
-        posterior: the guide's q(z|x), a bound method: the prior shares the guide's weights, and does not own them.
+        posterior: x → q(z|x), a bound method of the guide, so that the guide's weights are shared and not copied.
         event_shape: shape of an image.
         components: number of pseudo-inputs K.
-        images: draws a number of training images, at which the pseudo-inputs start; without it, or with
-            ``start="random"``, every pixel starts uniformly in [0, 1], or in the range of the images.
-        start: "images" or "random".
+        images: number → that many random training images.
+        start: initial pseudo-inputs: training images ("images"), or uniform noise in their range ("random"). Without
+            ``images``, noise in [0, 1].
 
     Shapes: a distribution with event shape ``[latent_size]``.
 
@@ -56,15 +55,15 @@ class VampPrior(Prior):
     ) -> None:
         super().__init__(latent_size)
         self.posterior = posterior
-        seen = None if images is None else images(components)
-        low, high = (torch.tensor(0.0), torch.tensor(1.0)) if seen is None else seen.aminmax()
+        drawn = None if images is None else images(components)
+        low, high = (torch.tensor(0.0), torch.tensor(1.0)) if drawn is None else drawn.aminmax()
         self.register_buffer("low", low)
         self.register_buffer("high", high)
         self.register_buffer("uniform", torch.zeros(components), persistent=False)
-        if seen is None or start == "random":
+        if drawn is None or start == "random":
             share = torch.rand(components, *event_shape)
         else:
-            share = (seen - low) / (high - low).clamp(min=torch.finfo(seen.dtype).tiny)
+            share = (drawn - low) / (high - low).clamp(min=torch.finfo(drawn.dtype).tiny)
         self.free = nn.Parameter(share.clamp(MARGIN, 1 - MARGIN).logit())
 
     @property
