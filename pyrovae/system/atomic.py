@@ -12,7 +12,7 @@ import filelock
 
 from pyrovae.errors import InputError
 
-#: File in the folder of a study that names the process at work there.
+#: File in the folder of a study that names the process that has locked it.
 _HOLDER = ".holder"
 _MARK = b"\npyrovae sha256 "
 
@@ -92,7 +92,7 @@ def locked(folder: Path) -> Iterator[None]:
             if partial.is_file() and not partial.parent.name.startswith("."):  # a diagnosis may be writing there
                 partial.unlink()
     except filelock.Timeout:
-        raise InputError(f"{folder}: expected a free folder, but {_describe_holder(folder)}") from None
+        raise InputError(f"{folder}: expected a free folder, but it is in use by {_describe_holder(folder)}") from None
     except OSError as error:
         raise InputError(f"{folder}: expected a writable folder, got: {error.strerror}") from error
     with lock:
@@ -143,13 +143,13 @@ def check_no_links(folder: Path) -> None:
 
 
 def _describe_holder(folder: Path) -> str:
-    """The holder for a message; a file that was tampered with is not quoted."""
+    """The holder for a message; text of another form is not quoted."""
     try:
         with (folder / _HOLDER).open(encoding="utf-8") as file:
             match = re.fullmatch(r"(\d{1,9}) ([\w.-]{1,64})", file.read(100))
     except (OSError, UnicodeDecodeError):
         match = None
-    return f"{'another process' if match is None else f'process {match[1]} on {match[2]}'} is at work in it"
+    return "another process" if match is None else f"process {match[1]} on {match[2]}"
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -30,7 +30,7 @@ from pyrovae import InputError, Study, open_results, run
 from pyrovae.build import make_data
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.runner.diagnose import diagnose_run
-from pyrovae.runner.experiment import reevaluate
+from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.reporting import REPORT, draw_again
 from pyrovae.store import records
 from pyrovae.store.results import Results
@@ -180,7 +180,7 @@ def forked(*arguments: str) -> Iterator[multiprocessing.process.BaseProcess]:
     from pyrovae.cli import main
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyrovae.cli", "pyrovae.runner.experiment", "pyrovae.analysis.findings"])
+    context.set_forkserver_preload(["pyrovae.cli", "pyrovae.runner.run", "pyrovae.analysis.findings"])
     with mock.patch.object(sys, "argv", ["pyrovae", *arguments]):
         process = context.Process(target=main)
         process.start()
@@ -339,7 +339,7 @@ def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
         try:
             assert first.stdout is not None
             assert first.stdout.readline() == "locked\n"
-            assert _refusal(folder) == f"process {first.pid} on {platform.node()} is at work in it"
+            assert _refusal(folder) == f"process {first.pid} on {platform.node()}"
             first.kill()
             first.wait()
             for _ in range(200):  # until the child has closed the inherited lock
@@ -347,7 +347,7 @@ def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
                     break
                 time.sleep(0.05)
             with atomic.locked(folder):
-                assert _refusal(folder) == f"process {os.getpid()} on {platform.node()} is at work in it"
+                assert _refusal(folder) == f"process {os.getpid()} on {platform.node()}"
             assert not (folder / ".holder").exists()
         finally:
             os.killpg(first.pid, signal.SIGKILL)
@@ -361,16 +361,16 @@ def test_lock_works_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("fcntl.flock", flock)
     with pytest.warns(UserWarning, match="flock not supported"), atomic.locked(tmp_path / "locked"):
-        assert _refusal(tmp_path / "locked") == f"process {os.getpid()} on {platform.node()} is at work in it"
+        assert _refusal(tmp_path / "locked") == f"process {os.getpid()} on {platform.node()}"
     with pytest.warns(UserWarning, match="flock not supported"), atomic.locked(tmp_path / "locked"):
         pass
 
 
 def _refusal(folder: Path) -> str:
-    """What the error says about the process that has locked the folder."""
+    """The process that the error names."""
     with pytest.raises(InputError) as refused, atomic.locked(folder):
         pass
-    return str(refused.value).removeprefix(f"{folder}: expected a free folder, but ")
+    return str(refused.value).removeprefix(f"{folder}: expected a free folder, but it is in use by ")
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def _refusal(folder: Path) -> str:
 def test_invalid_holder_file_is_not_quoted(content: bytes, tmp_path: Path) -> None:
     with atomic.locked(tmp_path / "locked"):
         (tmp_path / "locked/.holder").write_bytes(content)
-        assert _refusal(tmp_path / "locked") == "another process is at work in it"
+        assert _refusal(tmp_path / "locked") == "another process"
 
 
 def test_interrupted_evaluation_measures_nothing_twice(
