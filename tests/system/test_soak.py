@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from pyrovae import Study, run
-from pyrovae.runner.experiment import reevaluate
+from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.reporting import compare, draw_again
 
 #: Growth in bytes that may be fragmentation.
