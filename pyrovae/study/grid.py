@@ -323,10 +323,11 @@ def _section(name: str, values: Any) -> Measure:
 def _merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with overrides; 'measure.images' is one of the section 'measure', 'width' may be one of a component."""
     merged = dict(settings)
-    for kind in KINDS:
-        if kind not in overrides and isinstance(own := merged.get(kind), dict):
-            replaced = {key for key in own.keys() - {"name"} if {key, f"{kind}.{key}"} & overrides.keys()}
-            merged[kind] = {key: value for key, value in own.items() if key not in replaced}
+    for kind in (merged.keys() & KINDS) - overrides.keys():
+        if isinstance(merged[kind], str | dict):
+            name, own = Run(**{kind: merged[kind]}).component(kind)
+            kept = {key: value for key, value in own.items() if not {key, f"{kind}.{key}"} & overrides.keys()}
+            merged[kind] = parts.label(name, kept)
     for key, value in overrides.items():
         section, _, inner = key.partition(".")
         if section == "measure" and inner:

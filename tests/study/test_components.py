@@ -116,7 +116,9 @@ def test_ambiguous_settings_keep_the_kinds_of_their_components() -> None:
 
 def test_override_replaces_the_own_setting_of_a_component_in_a_study_file() -> None:
     def settings(**overrides: Any) -> dict[str, Any]:
-        return dict(Study.load("fashion", **overrides).resolved().base.settings)
+        loaded = Study.load("fashion", **overrides).resolved().base.settings
+        assert Study.load("fashion").replace(**overrides).resolved().base.settings == loaded
+        return dict(loaded)
 
     assert settings()["width"] == 256
     assert settings(width=64)["width"] == settings(**{"network.width": 64})["width"] == 64
