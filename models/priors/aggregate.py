@@ -22,7 +22,7 @@ MASKED_LOG_PROB = -1e30
 
 
 class AggregatePosterior(Prior):
-    """The inference marginal as the prior, p(z) = q(z) = (1/N) Σ_n q(z|x_n) over the training set.
+    """The aggregate posterior p(z) = q(z) = (1/N) Σ_n q(z|x_n) over the training set.
 
     Encodings are kept in a bank, which `refresh` recomputes. For training image n, the prior is
 
@@ -98,7 +98,7 @@ class AggregatePosterior(Prior):
         refresh: Count = 50,
         components: Count = 100,
     ) -> Self:
-        """The prior with M = ``components`` other encodings per step, for large training sets."""
+        """The aggregate posterior with M = ``components`` other encodings per step, for large training sets."""
         return cls(latent_size, encode, distribution, refresh, others=components)
 
     @torch.no_grad()

@@ -16,9 +16,9 @@ MARGIN = 0.01
 
 
 class VampPrior(Prior):
-    """The mixture p(z) = (1/K) Σ_k q(z|u_k) of the guide at K pseudo-inputs (Tomczak & Welling 2018, eq. 9).
+    """The VampPrior p(z) = (1/K) Σ_k q(z|u_k) with K learned pseudo-inputs u_k (Tomczak & Welling 2018, eq. 9).
 
-    The pseudo-inputs are learned, and stay in the range of the data: u = low + (high − low) sigmoid(v).
+    The pseudo-inputs stay in the range of the data: u = low + (high − low) sigmoid(v).
 
     Args:
         latent_size: number of latent dimensions d.

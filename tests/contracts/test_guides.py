@@ -1,4 +1,4 @@
-"""The contract of guides: every guide in `pyrovae.parts` is tested here, and needs no test of its own."""
+"""The contract of guides: every guide in `pyrovae.parts` is tested here and needs no further test."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The contract of likelihoods: every likelihood in `pyrovae.parts` is tested here, and needs no test of its own.
+"""The contract of likelihoods: every likelihood in `pyrovae.parts` is tested here and needs no further test.
 
 Then, exact answers for the two distributions that torch lacks.
 """

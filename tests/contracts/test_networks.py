@@ -1,4 +1,4 @@
-"""The contract of networks: every network in `pyrovae.parts` is tested here, and needs no test of its own."""
+"""The contract of networks: every network in `pyrovae.parts` is tested here and needs no further test."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The contract of priors: every prior in `pyrovae.parts` is tested here, and needs no test of its own.
+"""The contract of priors: every prior in `pyrovae.parts` is tested here and needs no further test.
 
 Expectations under a density are integrals over all z, computed on a grid of Cauchy quantiles with random shifts. They
 are unbiased for any density, however heavy its tails, and the shifts give their standard error. Samples are compared
