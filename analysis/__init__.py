@@ -1,1 +1,1 @@
-"""What is read off a study: claims, tables and figures."""
+"""Interpretation of a study's results: findings, figures, reports and diagnosis."""

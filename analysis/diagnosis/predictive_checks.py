@@ -1,68 +1,71 @@
-"""Predictive checks: whether images drawn from a model are like the data in what one would look at."""
+"""Predictive checks: do images drawn from a model resemble the data in simple statistics?"""
 
 from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
 
-from pyrovae.analysis.inference_data import SIDES
+from pyrovae.analysis.inference_data import DIMS
 from pyrovae.errors import UnsupportedError
 
-#: The groups of an `inference_data` that hold images.
+#: Groups of `inference_data` with images.
 GROUPS = ("observed_data", "posterior_predictive", "prior_predictive")
 
 
 def image_statistics(x: xr.DataArray) -> xr.Dataset:
-    """What one would look at in an image: how much ink, where, how far spread, and in which colour.
+    """Amount, position, spread and hue of the ink in images.
 
-    With the brightness b, the mean over channels of max(x, 0): ink Σ b in pixels; row and column of its centre
-    Σ b · place / Σ b, and spread, the root of its mean squared distance from there, in pixels; and of three channels
-    the hue of their sums, in [0, 1) from red over green and blue. Sums over many pixels hardly tell grey pixels from
-    binary ones that have them as their mean; under continuous noise, as of a Gaussian likelihood, they are those of the
-    noise, and statistics of one's own say more. Without ink the centre is the middle, and spread and hue are 0.
+    With the brightness b, the mean over channels of max(x, 0): ink Σ b, in pixels; row and column of its centre
+    Σ b · position / Σ b; spread, the root mean squared distance from the centre, in pixels; and, with three channels,
+    the hue of their sums, in [0, 1) from red through green and blue. Without ink, the centre is the middle of the
+    image, and spread and hue are 0.
+
+    Sums over many pixels hardly distinguish grey pixels from binary ones with the same mean. Under continuous noise, as
+    of a Gaussian likelihood, they mostly measure the noise, and other statistics are more informative.
 
     Args:
-        x: images over dimensions channel, row and column, and any others.
+        x: images over the dimensions channel, row and column, and any others.
 
     Example:
         >>> x = np.zeros((1, 3, 4, 4))
         >>> x[0, 1, 2, 1] = 1.0  # one green pixel
-        >>> found = image_statistics(xr.DataArray(x, dims=["image", "channel", "row", "column"]))
-        >>> {name: round(value.item(), 2) for name, value in found.items()}
+        >>> statistics = image_statistics(xr.DataArray(x, dims=["image", "channel", "row", "column"]))
+        >>> {name: round(value.item(), 2) for name, value in statistics.items()}
         {'ink': 0.33, 'row': 2.0, 'column': 1.0, 'spread': 0.0, 'hue': 0.33}
     """
     bright = x.clip(min=0)
     ink = bright.mean("channel")
     total = ink.sum(["row", "column"])
-    places = {side: xr.DataArray(np.arange(x.sizes[side], dtype=float), dims=side) for side in ("row", "column")}
-    found, variance = {"ink": total}, xr.zeros_like(total)
-    for side, place in places.items():
-        mean = (ink * place).sum(["row", "column"]) / total
-        variance = variance + (ink * (place - mean) ** 2).sum(["row", "column"]) / total
-        found[side] = mean.where(total > 0, float(place.mean()))
-    found["spread"] = (variance**0.5).where(total > 0, 0.0)
+    statistics, variance = {"ink": total}, xr.zeros_like(total)
+    for dim in ("row", "column"):
+        position = xr.DataArray(np.arange(x.sizes[dim], dtype=float), dims=dim)
+        mean = (ink * position).sum(["row", "column"]) / total
+        variance = variance + (ink * (position - mean) ** 2).sum(["row", "column"]) / total
+        statistics[dim] = mean.where(total > 0, float(position.mean()))
+    statistics["spread"] = (variance**0.5).where(total > 0, 0.0)
     if x.sizes["channel"] == 3:
         red, green, blue = (bright.sum(["row", "column"]).isel(channel=channel, drop=True) for channel in range(3))
-        found["hue"] = xr.apply_ufunc(np.arctan2, 3**0.5 * (green - blue), 2 * red - green - blue) / (2 * np.pi) % 1
-    return xr.Dataset(found)
+        angle = xr.apply_ufunc(np.arctan2, 3**0.5 * (green - blue), 2 * red - green - blue)
+        statistics["hue"] = angle / (2 * np.pi) % 1
+    return xr.Dataset(statistics)
 
 
 def predictive_statistics(
     data: xr.DataTree, statistics: Callable[[xr.DataArray], xr.Dataset] = image_statistics
 ) -> xr.DataTree:
-    """Statistics of observed and drawn images, as groups that the checks of arviz_plots take.
+    """Statistics of observed and drawn images, in groups for the predictive checks of arviz_plots.
 
-    The posterior predictive check holds a draw x' ~ p(x|z), z ~ q(z|x), to the image x that it came from: it shows
-    whether reconstructions are off, and is too kind to be a calibration, as q has seen x. The prior predictive check
-    holds it to draws from p(x): over images that the model has not seen, the share of draws below each image's own
-    value, the probability integral transform, is uniform if they come from the model.
+    The posterior predictive check compares an image x with draws x' ~ p(x|z), z ~ q(z|x). It shows what is
+    reconstructed badly, but is too lenient to test calibration, because q has seen x. The prior predictive check
+    compares x with draws from p(x). For unseen images from the model, the probability integral transform (PIT), the
+    share of draws below an image's value, is uniform.
 
     Args:
-        data: an `inference_data`.
-        statistics: images → one number each, or several by name.
+        data: from `inference_data`.
+        statistics: images → numbers per image, by name.
 
     Raises:
-        UnsupportedError: there is not exactly one observed site, or its values are no images with channels.
+        UnsupportedError: there is not exactly one observed site, or its values are not images with channels.
 
     Example:
         >>> import torch
@@ -74,10 +77,10 @@ def predictive_statistics(
         {'chain': 1, 'draw': 20, 'image': 3}
     """
     shapes = [values.dims for values in data["observed_data"].data_vars.values()]
-    if shapes != [("image", *SIDES)]:
-        raise UnsupportedError(f"expected one observed site over image, {', '.join(SIDES)}, got {shapes}")
-    found = {}
+    if shapes != [("image", *DIMS)]:
+        raise UnsupportedError(f"expected one observed site over image, {', '.join(DIMS)}, got {shapes}")
+    groups = {}
     for group in GROUPS:
         (images,) = data[group].data_vars.values()
-        found[group] = statistics(images)
-    return xr.DataTree.from_dict(found)
+        groups[group] = statistics(images)
+    return xr.DataTree.from_dict(groups)

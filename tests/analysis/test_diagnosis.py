@@ -48,7 +48,7 @@ def closed_form(pair: Pair, x: Tensor) -> MultivariateNormal:
 
 
 @pytest.mark.parametrize(("model", "beta"), [("vae", 0.01), ("gap", 2.0)])
-def test_exact_posterior_is_the_closed_form_of_a_linear_pair_whatever_beta(model: str, beta: float, x: Tensor) -> None:
+def test_exact_posterior_of_linear_pair_is_the_closed_form(model: str, beta: float, x: Tensor) -> None:
     parts = {"network": "linear", "likelihood": "gaussian", "noise_scale": 0.5, "latent_size": 2, "model": model}
     pair = make_pair(Run(**parts), EVENT)
     pair.refresh(torch.randn(8, *EVENT))
@@ -87,7 +87,7 @@ class PositiveGuide(PyroModule):
             pyro.sample("intensity", dist.LogNormal((1 + x).log() - 0.7, 0.5))
 
 
-def test_posterior_of_a_strangers_constrained_site_is_exact_and_the_gap_is_told_to_be_missing() -> None:
+def test_posterior_of_a_constrained_site_is_exact() -> None:
     counts = torch.tensor([0.0, 6.0])
     pair = Pair(Positive("positive"), PositiveGuide("guide"))
     found = diagnose(pair, counts, nuts=ChainSettings(2, 400, 150), **SMALL)
@@ -103,7 +103,7 @@ def test_posterior_of_a_strangers_constrained_site_is_exact_and_the_gap_is_told_
 
 
 class Folded(PyroModule):
-    """x ~ N(|z|, 0.1²): p(z|x) has a mode on either side."""
+    """x ~ N(|z|, 0.1²), so that p(z|x) has two modes."""
 
     def forward(self, x: Tensor, beta: float = 1.0) -> None:
         with pyro.plate("data", len(x)):
@@ -122,7 +122,7 @@ class OneSided(PyroModule):
             pyro.sample("z", dist.Normal(x, self.scale).to_event(1))
 
 
-def test_mode_that_the_guide_misses_shows() -> None:
+def test_missed_mode_raises_rhat() -> None:
     pair, x = Pair(Folded("folded"), OneSided()), torch.tensor([[1.5], [0.8]])
     found = diagnose(pair, x, nuts=ChainSettings(6, 60, 60), images=["far", "near"], **SMALL)
     assert (found.summary["rhat"] > 1.2).all()
@@ -132,7 +132,7 @@ def test_mode_that_the_guide_misses_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "doubtful"),
+    ("change", "unreliable"),
     [
         ({}, None),
         ({"rhat": 1.06}, "b"),
@@ -142,26 +142,26 @@ def test_mode_that_the_guide_misses_shows() -> None:
         ({"approximation": -0.5}, "b"),
     ],
 )
-def test_one_bad_latent_of_an_image_casts_doubt_on_it_alone(change: dict[str, float], doubtful: str | None) -> None:
-    sides = {"image": ["a", "b"], "latent": ["z[0]", "z[1]"]}
+def test_one_bad_latent_makes_its_image_unreliable(change: dict[str, float], unreliable: str | None) -> None:
+    coords = {"image": ["a", "b"], "latent": ["z[0]", "z[1]"]}
     summary = xr.Dataset(
         {
-            "rhat": (list(sides), np.full((2, 2), 1.05)),
-            "ess": (list(sides), np.full((2, 2), 100.0)),
+            "rhat": (list(coords), np.full((2, 2), 1.05)),
+            "ess": (list(coords), np.full((2, 2), 100.0)),
             "diverging": ("image", np.zeros(2)),
             "approximation": ("image", [0.5, -0.3]),
             "approximation_se": ("image", [0.1, 0.1]),
         },
-        sides,
+        coords,
     )
     for name, value in change.items():
         summary[name][(1, 0)[: summary[name].ndim]] = value
-    told = list(caveats(summary))
-    assert told == [] if doubtful is None else f"for image {doubtful}: " in told[0]
+    lines = list(caveats(summary))
+    assert lines == [] if unreliable is None else f"for image {unreliable}: " in lines[0]
 
 
 class Scalar(PyroModule):
-    """z ~ N(0, 1), x ~ N(z, 1), so that p(z|x) = N(x / 2, 1 / 2), named as in the tutorial; dropout in training."""
+    """z ~ N(0, 1), x ~ N(z, 1), so that p(z|x) = N(x / 2, 1 / 2); with dropout in training mode."""
 
     def __init__(self, factor: float = 0.0, scale: float = 1.0) -> None:
         super().__init__("scalar")
@@ -182,7 +182,7 @@ class ScalarGuide(PyroModule):
             pyro.sample("latent", dist.Normal(x / 2, 0.5**0.5))
 
 
-def test_scalar_latent_is_diagnosed_in_the_mode_for_evaluation_and_left_in_its_own() -> None:
+def test_diagnosis_runs_in_evaluation_mode_and_restores_the_mode() -> None:
     pair = Pair(Scalar(), ScalarGuide("guide"))
     pair.model.train()
     pair.guide.eval()
@@ -196,12 +196,12 @@ def test_scalar_latent_is_diagnosed_in_the_mode_for_evaluation_and_left_in_its_o
 
 
 @pytest.mark.parametrize("weights", [{"factor": 1.0}, {"scale": 0.5}])
-def test_posterior_that_is_not_that_of_the_sites_is_refused(weights: dict[str, float]) -> None:
+def test_model_with_factor_or_scale_is_rejected(weights: dict[str, float]) -> None:
     with pytest.raises(UnsupportedError, match="expected a model without a factor"):
         exact_posterior(Pair(Scalar(**weights), ScalarGuide("guide")), torch.tensor([1.0]))
 
 
-def test_diagnosis_of_a_wrong_guide_says_by_how_much(pair: Pair, x: Tensor) -> None:
+def test_diagnosis_measures_shift_scale_and_gap_of_a_wrong_guide(pair: Pair, x: Tensor) -> None:
     work = {"annealing": Annealing(100, 50), "optimisation": Optimisation(steps=400)}
     truth = closed_form(pair, x)
 
@@ -231,10 +231,10 @@ def _moments(q: torch.distributions.Distribution) -> tuple[Tensor, Tensor]:
     return q.mean.double(), covariance.double()
 
 
-def test_statistics_of_images_are_what_one_counts_by_hand() -> None:
+def test_image_statistics_match_hand_counts() -> None:
     x = np.zeros((3, 3, 4, 5))
     x[0, :, 1, 2] = x[0, :, 3, 2] = 1.0  # two white pixels, one above the other
-    x[1, 2, 0, 4] = 0.5  # a blue one in a corner, and a dark one that is no ink
+    x[1, 2, 0, 4] = 0.5  # a blue pixel in a corner, and a negative one, which is not ink
     x[1, 2, 3, 0] = -1.0
     found = image_statistics(xr.DataArray(x, dims=["image", "channel", "row", "column"]))
     expected = {
@@ -251,27 +251,27 @@ def test_statistics_of_images_are_what_one_counts_by_hand() -> None:
     assert set(grey) == set(expected) - {"hue"}
 
 
-@pytest.mark.parametrize("alike", [True, False])
-def test_prior_predictive_check_is_uniform_only_for_images_of_the_model(alike: bool) -> None:
+@pytest.mark.parametrize("from_model", [True, False])
+def test_prior_predictive_check_is_uniform_only_for_images_of_the_model(from_model: bool) -> None:
     pair = make_pair(Run(network="linear", likelihood="gaussian", noise_scale=0.5, latent_size=2), EVENT)
     with torch.no_grad():
         torch.manual_seed(0)
-        x = pair.generate(torch.zeros(400, *EVENT)).nodes["x"]["value"] + (0.0 if alike else 0.3)
+        x = pair.generate(torch.zeros(400, *EVENT)).nodes["x"]["value"] + (0.0 if from_model else 0.3)
     checks = predictive_statistics(inference_data(pair, x, draws=200, predictive=200))
     for name in ("ink", "row", "column"):
         below = (checks["prior_predictive"][name] <= checks["observed_data"][name]).mean(["chain", "draw"]).values
-        # The largest distance of the distribution from the uniform one, which Dvoretzky, Kiefer and Wolfowitz bound.
+        # The Kolmogorov–Smirnov distance from uniform, and its bound by Dvoretzky, Kiefer and Wolfowitz.
         distance = np.abs(np.sort(below) - np.linspace(0, 1, 400)).max()
         limit = (np.log(2 / 2e-5) / (2 * 400)) ** 0.5 + 1 / 200
         if name == "ink":
-            assert (distance < limit) == alike
-        elif alike:
+            assert (distance < limit) == from_model
+        elif from_model:
             assert distance < limit
     figure = diagnosis.predictive_checks(checks)
     assert [ax.get_title() for ax in figure.axes] == list(checks["observed_data"].data_vars)
 
 
-def test_figures_show_what_was_found(pair: Pair, x: Tensor) -> None:
+def test_figures_show_the_diagnosis(pair: Pair, x: Tensor) -> None:
     found = diagnose(pair, x, nuts=ChainSettings(2, 50, 50), images=[7, 9], **SMALL)
     gap = {"approximation": [1.0, -0.5], "amortisation": [3.0, 2.0], "approximation_se": [0.1] * 2}
     summary = found.summary.assign({name: ("image", values) for name, values in gap.items()})
@@ -298,18 +298,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(study, out=tmp_path_factory.mktemp("study") / "mine", quiet=True).folder
 
 
-def test_run_of_a_study_is_diagnosed_on_the_images_and_the_seed_that_were_asked_for(folder: Path) -> None:
+def test_diagnosis_uses_the_requested_run_and_images(folder: Path) -> None:
     work = {"chains": 2, "draws": 20, "warmup": 20, **SMALL}
-    found, place = diagnose_run(folder, {"beta": 0.1}, [5, 1, 5], split="train", **work)
+    found, out = diagnose_run(folder, {"beta": 0.1}, [5, 1, 5], split="train", **work)
     assert {"beta": 0.1, "seed": 4, "split": "train", "study": "quick"}.items() <= found.summary.attrs.items()
-    again, elsewhere = diagnose_run(folder, {"beta": 0.1, "seed": 2}, [5], **work)
-    assert (place.name, elsewhere.name, again.summary.attrs["seed"]) == ("diagnosis_1", "diagnosis_2", 2)
+    again, next_out = diagnose_run(folder, {"beta": 0.1, "seed": 2}, [5], **work)
+    assert (out.name, next_out.name, again.summary.attrs["seed"]) == ("diagnosis_1", "diagnosis_2", 2)
     assert not np.allclose(found.guide["observed_data"]["x"][0], again.guide["observed_data"]["x"][0])
-    with xr.open_datatree(place / "guide.nc") as guide, xr.open_dataset(place / "summary.nc") as summary:
+    with xr.open_datatree(out / "guide.nc") as guide, xr.open_dataset(out / "summary.nc") as summary:
         assert guide["posterior"]["image"].values.tolist() == [5, 1]
         xr.testing.assert_allclose(summary.load(), found.summary)
     names = {"marginals", "inference_gap", "prior_predictive", "posterior_predictive"}
-    assert {file.stem for file in place.glob("*.png")} == {file.stem for file in place.glob("*.svg")} == names
+    assert {file.stem for file in out.glob("*.png")} == {file.stem for file in out.glob("*.svg")} == names
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_run_of_a_study_is_diagnosed_on_the_images_and_the_seed_that_were_asked_
         ({"beta": 1}, [], "images: expected rows"),
     ],
 )
-def test_what_is_not_there_is_told_and_nothing_is_written(
+def test_unknown_run_or_image_is_an_error_and_writes_nothing(
     folder: Path, select: dict[str, float], images: list[int], message: str
 ) -> None:
     before = sorted(folder.iterdir())

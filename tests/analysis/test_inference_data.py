@@ -42,7 +42,7 @@ def pair() -> Pair:
 
 
 class Counts(PyroModule):
-    """A stranger's model: z ~ Gamma(2, 1) and counts x ~ Poisson(z) under a plate of its own, without an n."""
+    """A model from elsewhere: z ~ Gamma(2, 1) and counts x ~ Poisson(z), under a plate with another name."""
 
     def __init__(self) -> None:
         super().__init__("counts")
@@ -56,7 +56,7 @@ class Counts(PyroModule):
 
 
 class LogNormalGuide(PyroModule):
-    """Its guide, at which q(z|x) is some way from the posterior Gamma(2 + x, 2)."""
+    """A guide for `Counts` that differs from the posterior Gamma(2 + x, 2)."""
 
     def __init__(self) -> None:
         super().__init__("log_normal")
@@ -80,7 +80,7 @@ class LogNormalGuide(PyroModule):
     ],
     ids=lambda parts: "-".join(map(str, parts.values())) or "plain",
 )
-def test_any_pair_has_every_group_and_comes_back_from_disk(parts: dict[str, str], x: Tensor, tmp_path: Path) -> None:
+def test_every_pair_has_all_groups_and_survives_a_round_trip(parts: dict[str, str], x: Tensor, tmp_path: Path) -> None:
     pair = make_pair(Run(depth=1, width=8, latent_size=2, **parts), EVENT, images=torch.rand(8, *EVENT))
     pair.refresh(torch.rand(8, *EVENT))
     attrs = {"study": "mine", "beta": 0.1, "seed": 3}
@@ -104,7 +104,7 @@ def test_any_pair_has_every_group_and_comes_back_from_disk(parts: dict[str, str]
     assert np.isfinite(data["sample_stats"]["log_weight"]).all()
 
 
-def test_strangers_pair_is_looked_at_by_arviz() -> None:
+def test_arviz_accepts_any_pair() -> None:
     counts = torch.tensor([0.0, 3.0, 9.0])
     data = inference_data(Pair(Counts(), LogNormalGuide()), counts, draws=4000)
     assert dict(data["posterior"]["intensity"].sizes) == {"chain": 1, "draw": 4000, "image": 3}
@@ -122,7 +122,7 @@ def test_strangers_pair_is_looked_at_by_arviz() -> None:
     pyplot.close("all")
 
 
-def test_draws_are_those_of_the_guide_and_weights_and_images_belong_to_them(pair: Pair, x: Tensor) -> None:
+def test_draws_weights_and_images_match_the_pair(pair: Pair, x: Tensor) -> None:
     data = inference_data(pair, x, draws=2000, predictive=2000)
     z = torch.as_tensor(data["posterior"]["z"].values[0])
     q = pair.guide.posterior(x)
@@ -139,7 +139,7 @@ def test_draws_are_those_of_the_guide_and_weights_and_images_belong_to_them(pair
     assert residual.std() == pytest.approx(0.01, rel=0.05)
 
 
-def test_prior_draws_are_of_the_prior_where_the_program_draws_from_the_inference_marginal(x: Tensor) -> None:
+def test_prior_draws_of_the_gap_model_come_from_the_prior(x: Tensor) -> None:
     pair = make_pair(Run(model="gap", depth=1, width=8, latent_size=2), EVENT)
     pair.refresh(torch.rand(8, *EVENT))
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_prior_draws_are_of_the_prior_where_the_program_draws_from_the_inference
     assert abs(z.mean()) < TWO_SIDED / z.size**0.5
 
 
-def test_same_seed_gives_the_same_draws_and_leaves_the_global_generator(
+def test_same_seed_gives_the_same_draws_without_global_state(
     pair: Pair, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(5)
@@ -163,15 +163,15 @@ def test_same_seed_gives_the_same_draws_and_leaves_the_global_generator(
     assert torch.equal(torch.rand(1), expected)
     xr.testing.assert_equal(first, again)
     assert not np.allclose(first["posterior"]["z"], other["posterior"]["z"])
-    monkeypatch.setattr("pyrovae.estimators.likelihood.at_once", lambda x: 7)
-    pieces = inference_data(pair, x, draws=20, predictive=5)
-    assert pieces["posterior"].sizes["draw"] == 20
-    assert pieces["posterior_predictive"].sizes["draw"] == 5
-    assert len(np.unique(pieces["posterior"]["z"])) == 20 * 3 * 2
+    monkeypatch.setattr("pyrovae.estimators.likelihood.images_per_chunk", lambda x: 7)
+    chunks = inference_data(pair, x, draws=20, predictive=5)
+    assert chunks["posterior"].sizes["draw"] == 20
+    assert chunks["posterior_predictive"].sizes["draw"] == 5
+    assert len(np.unique(chunks["posterior"]["z"])) == 20 * 3 * 2
 
 
 @pytest.mark.parametrize("names", [("latent", "pixel"), ("draw", "x"), ("z", "a/b")])
-def test_names_that_dimensions_have_are_told_apart_or_refused(names: tuple[str, str]) -> None:
+def test_reserved_site_names_are_rejected_and_others_renamed(names: tuple[str, str]) -> None:
     latent, observed = names
 
     class Model(PyroModule):
@@ -195,7 +195,7 @@ def test_names_that_dimensions_have_are_told_apart_or_refused(names: tuple[str, 
             inference_data(pair, x, draws=5)
 
 
-def test_prior_of_a_strangers_model_may_depend_on_the_image() -> None:
+def test_prior_may_depend_on_the_image() -> None:
     class Model(PyroModule):
         def forward(self, x: Tensor, beta: float = 1.0) -> None:
             with pyro.plate("data", len(x)):
@@ -211,7 +211,7 @@ def test_prior_of_a_strangers_model_may_depend_on_the_image() -> None:
     assert abs(data["prior"]["z"].mean(["chain", "draw"]).values.flatten() - [0, 5]).max() < 0.1
 
 
-def test_site_with_a_further_plate_is_refused() -> None:
+def test_site_with_a_second_plate_is_rejected() -> None:
     class Model(PyroModule):
         def forward(self, x: Tensor, beta: float = 1.0) -> None:
             with pyro.plate("data", len(x)):

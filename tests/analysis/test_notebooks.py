@@ -7,7 +7,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "analysis/notebooks").glob("*.ipynb"))
 
 
-def test_there_are_the_notebooks_that_the_documentation_names() -> None:
+def test_all_documented_notebooks_exist() -> None:
     assert {file.stem for file in NOTEBOOKS} == {
         "diagnosing_a_guide",
         "paper_figures",
@@ -18,8 +18,7 @@ def test_there_are_the_notebooks_that_the_documentation_names() -> None:
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_notebook_is_stripped_and_can_be_run_at_another_size(file: Path) -> None:
-    """Numbers and pictures are computed where it is run, with parameters that come first."""
+def test_notebook_has_no_outputs_and_starts_with_parameters(file: Path) -> None:
     cells: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
