@@ -1,4 +1,4 @@
-"""Fixtures, and a guard against tests and code that change global state."""
+"""Fixtures for all tests and doctests, and a guard against changes of global state."""
 
 import os
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-# Tests run on all cores, each on one, and so do the commands that they start.
+# pytest-xdist starts one process per core; each of them, and each command that it starts, uses one thread.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
-def _global_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails a test that leaves parameters in Pyro's store, or another dtype or validation behind."""
+def _no_global_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails a test that changes Pyro's param store, the default dtype, validation or the gradient mode."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = _global_state()
     yield
@@ -30,15 +30,15 @@ def _global_state() -> tuple[object, ...]:
 
 @pytest.fixture
 def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One figure a study, where a test is not about figures: to draw all takes longer than what is run."""
+    """Draws one figure per study: drawing all of them takes longer than training in most tests."""
     from pyrovae.analysis import figures
 
     monkeypatch.setattr(figures, "FIGURES", {"rate_distortion": figures.rate_distortion})
 
 
 @pytest.fixture(autouse=True)
-def _doctest_place(request: pytest.FixtureRequest, doctest_namespace: dict[str, object], tmp_path: Path) -> None:
-    """A folder for examples that need one, which draw few figures."""
+def _doctest_setup(request: pytest.FixtureRequest, doctest_namespace: dict[str, object], tmp_path: Path) -> None:
+    """Gives examples a `tmp_path`, and draws few figures in them."""
     doctest_namespace["tmp_path"] = tmp_path
     if isinstance(request.node, pytest.DoctestItem):
         request.getfixturevalue("few_figures")

@@ -1,61 +1,68 @@
-"""Time and memory of exact mutual information: ``python tests/benchmarks/information.py [cpu|cuda]``.
+"""Time and memory of exact mutual information, compared with its arithmetic alone.
 
-Beside it what its arithmetic alone takes: for every point and encoding a difference, a quotient and a square in each
-dimension, and one exponential, on arrays that stay in the cache.
+    python tests/benchmarks/information.py [cpu|cuda] [--encodings N] [--points M]
+
+The arithmetic is a difference, a quotient and a square for each point, encoding and dimension, and one exponential for
+each point and encoding, in float64 on arrays that fit into the cache.
 """
 
-import resource
-import sys
-import time
-from collections.abc import Callable
+import argparse
+import statistics
 
 import torch
+from cost import peak_memory, seconds
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from pyrovae.estimators import mutual_information
 
-N, OUTER, D = 81_920, 4096, 10
-DEVICE = "".join(sys.argv[1:]) or "cpu"
+LATENT_SIZE, ROUNDS = 10, 3
 
 
-def seconds(work: Callable[[], object]) -> float:
-    before = time.perf_counter()
-    work()
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - before
-
-
-def arithmetic() -> None:
-    """As many elements as N × OUTER × D, a piece at a time."""
-    piece = torch.rand(64, 512, D, dtype=torch.float64)
-    other = torch.rand(512, D, dtype=torch.float64) + 0.5
-    logits = torch.rand(64, 512, dtype=torch.float64)
-    out = torch.empty_like(piece)
-    for _ in range(N * OUTER // (64 * 512)):
-        torch.sub(piece, other, out=out).div_(other).square_()
-        logits.exp()
-
-
-def main() -> None:
-    torch.set_default_device(DEVICE)
-    loc = 3 * torch.randn(N, D)
-    scale = 0.01 + 0.1 * torch.rand(N, D)
-    lower = 0.01 * torch.randn(N, D, D).tril(-1)
-    kinds: dict[str, Distribution] = {
+def posteriors(encodings: int) -> dict[str, Distribution]:
+    loc, scale = 3 * torch.randn(encodings, LATENT_SIZE), 0.01 + 0.1 * torch.rand(encodings, LATENT_SIZE)
+    lower = 0.01 * torch.randn(encodings, LATENT_SIZE, LATENT_SIZE).tril(-1)
+    return {
         "diagonal": Independent(Normal(loc, scale), 1),
         "full rank": MultivariateNormal(loc, scale_tril=lower + torch.diag_embed(scale)),
     }
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for kind, q in kinds.items():
-        times = sorted((seconds(lambda q=q: mutual_information(q, outer=OUTER)), seconds(arithmetic)) for _ in range(3))
-        ours, alone = times[1]
-        print(
-            f"{kind}, N = {N:,}, {OUTER:,} outer points, z of {D}: {ours:.1f} s; diagonal arithmetic alone "
-            f"{alone:.1f} s ({alone / ours:.0%}), on {DEVICE}, {torch.get_num_threads()} threads"
-        )
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
-    print(f"memory beside the encodings: {grown:.2f} GB at the most")
+
+
+def arithmetic(encodings: int, points: int) -> None:
+    """The arithmetic of a diagonal posterior."""
+    rows, columns = 64, 512
+    z = torch.rand(rows, columns, LATENT_SIZE, dtype=torch.float64)
+    loc = torch.rand(columns, LATENT_SIZE, dtype=torch.float64) + 0.5
+    logits, out = torch.rand(rows, columns, dtype=torch.float64), torch.empty_like(z)
+    for _ in range(encodings * points // (rows * columns)):
+        torch.sub(z, loc, out=out).div_(loc).square_()
+        logits.exp()
+
+
+def compare(name: str, q: Distribution, points: int) -> None:
+    """Prints the time of one estimate, and that of its arithmetic."""
+    encodings = len(q.mean)
+    rounds = [
+        (seconds(lambda: mutual_information(q, outer=points)), seconds(lambda: arithmetic(encodings, points)))
+        for _ in range(ROUNDS)
+    ]
+    whole, alone = (statistics.median(times) for times in zip(*rounds, strict=True))
+    print(
+        f"{name}, N = {encodings:,}, {points:,} points, {LATENT_SIZE} dimensions: {whole:.1f} s; diagonal arithmetic "
+        f"alone {alone:.1f} s ({alone / whole:.0%}), on {q.mean.device.type}, {torch.get_num_threads()} threads"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("device", nargs="?", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--encodings", type=int, default=81_920)
+    parser.add_argument("--points", type=int, default=4096)
+    options = parser.parse_args()
+    torch.set_default_device(options.device)
+    distributions, before = posteriors(options.encodings), peak_memory()
+    for name, q in distributions.items():
+        compare(name, q, options.points)
+    print(f"peak memory in addition to the encodings: {(peak_memory() - before) / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

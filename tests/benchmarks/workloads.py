@@ -1,0 +1,99 @@
+"""The training step that benchmarks time, and the arithmetic that bounds it from below."""
+
+import atexit
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from pyrovae import Study
+from pyrovae.build import make_data
+from pyrovae.runner.cohort import start
+from pyrovae.study import Precision
+from pyrovae.system.memory import freed_memory_kept
+from pyrovae.system.progress import StudyProgress
+from pyrovae.training.precision import matmul_precision
+
+LATENT_SIZE, BATCH_SIZE, IMAGES = 10, 128, 4096
+#: Steps in an epoch.
+STEPS = IMAGES // BATCH_SIZE
+#: The function that is timed.
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of the VAE and of the cohort."""
+
+    pixels: int
+    depth: int
+    runs: int
+    width: int = 512
+    device: str = "cpu"
+    precision: Precision = "float32"
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of every linear layer, encoder first."""
+        hidden = [self.width] * self.depth
+        networks = ([self.pixels, *hidden, 2 * LATENT_SIZE], [LATENT_SIZE, *hidden, self.pixels])
+        return [layer for sizes in networks for layer in pairwise(sizes)]
+
+    @property
+    def event_shape(self) -> tuple[int, int, int]:
+        return (1, 28, 28) if self.pixels == 784 else (3, 32, 32)
+
+    def images(self) -> np.ndarray:
+        """Random images ``[N, *event_shape]``, uint8."""
+        return np.random.default_rng(0).integers(0, 256, (IMAGES, *self.event_shape), dtype=np.uint8)
+
+    def inputs(self) -> np.ndarray:
+        """The images as ``[N, pixels]`` in [0, 1], float32."""
+        return (self.images().reshape(IMAGES, -1) / 255).astype(np.float32)
+
+
+def lockstep(case: Case) -> Work:
+    """A compiled training step of all runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/random.npz", images=case.images())
+        study = Study.of(
+            name="benchmark", data=f"{folder}/random.npz", split="random", train_ratio=0.98, depth=case.depth,
+            width=case.width, latent_size=LATENT_SIZE, batch_size=BATCH_SIZE, precision=case.precision,
+            beta=np.geomspace(0.1, 1, case.runs).tolist(),
+        )  # fmt: skip
+        (cohort,) = study.cohorts()
+        training, _ = start(study, cohort, make_data(cohort.shared).to(torch.device(case.device)))
+    step = training.stepper("always", StudyProgress())
+    keep_memory = ExitStack()  # until the process ends
+    keep_memory.enter_context(freed_memory_kept())
+    atexit.register(keep_memory.close)
+    return step
+
+
+def matrix_products(case: Case) -> Work:
+    """All matrix products of a step, forward and backward."""
+    dtype = torch.bfloat16 if case.precision == "bfloat16" else torch.float32
+    products = []
+    for inputs, outputs in case.layers:
+        shapes = (BATCH_SIZE, inputs), (inputs, outputs), (BATCH_SIZE, outputs)
+        x, w, y = (torch.randn(case.runs, *shape, device=case.device, dtype=dtype) for shape in shapes)
+        products += [(x, w, y), (x.mT, y, torch.empty_like(w)), (y, w.mT, torch.empty_like(x))]
+    del products[2]  # images need no gradient
+
+    @matmul_precision(case.precision)
+    def work() -> None:
+        for left, right, out in products:
+            torch.bmm(left, right, out=out)
+
+    return work
+
+
+def adam(case: Case) -> Work:
+    """The memory traffic of Adam: it reads weight, gradient and moments and writes all but the gradient, 28 bytes."""
+    parameters = case.runs * sum(inputs * outputs + outputs for inputs, outputs in case.layers)
+    left, right, out = torch.randn(3, 28 * parameters // 12, device=case.device)
+    return lambda: torch.add(left, right, out=out)
