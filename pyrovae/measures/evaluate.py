@@ -80,16 +80,15 @@ def _of_run(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> tuple[Array
         try:
             result = measure.function(run)
         except (UnsupportedError, NotImplementedError) as error:
-            notes[str(error) or "a distribution has no closed form for it"].append(measure.name)
+            notes[f"not measured, {str(error) or 'a distribution has no closed form for it'}"].append(measure.name)
             continue
         check(measure, result)
         for quantity in measure.quantities:
             if result.values[quantity.name] is not None:
                 arrays |= _arrays(quantity, result.values[quantity.name], run.settings.per_image)
         if result.note:
-            notes[result.note] = []
-    skipped = (f"not measured: {', '.join(names)}: {note}" if names else note for note, names in notes.items())
-    return arrays, "; ".join(skipped)
+            notes[result.note].append(measure.name)
+    return arrays, "; ".join(f"{', '.join(names)}: {note}" for note, names in notes.items())
 
 
 def check(measure: DeclaredMeasure, result: MeasureResult) -> None:

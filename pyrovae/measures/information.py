@@ -1,14 +1,18 @@
 """Mutual information, prior gap and related quantities of the encodings of a run."""
 
 import math
+from typing import Any
 
 from pyrovae import estimators
+from pyrovae.errors import UnsupportedError
+from pyrovae.estimators import Estimate
 from pyrovae.estimators.information import SATURATED
 from pyrovae.measures.measure import Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.distributions import mapped
 from pyrovae.programs.noise import generator
 
 QUANTITIES = (
+    Quantity("log_n", "log N for N training images, the maximum of I", heading="log N"),
     Quantity(
         "mutual_information",
         "mutual information I of training images and their codes",
@@ -46,9 +50,20 @@ QUANTITIES = (
 def measure(run: TrainedRun) -> MeasureResult:
     """I and G of the encodings of all training images, and of all test images under their own q(z), in nats per image.
 
-    Raises:
-        UnsupportedError: the pair has several latent sites, or the type of q is not supported.
+    Only log N is known if the pair has several latent sites, or the type of q is not supported.
     """
+    found: dict[str, Any] = dict.fromkeys(each.name for each in QUANTITIES)
+    try:
+        found |= _of_encodings(run)
+    except UnsupportedError as error:
+        note = f"not measured, {error}"
+    else:
+        finite = math.isfinite(found["mutual_information"].value)
+        note = "" if finite else "I and G are not finite because the encodings are not"
+    return MeasureResult(**found | {"log_n": math.log(len(run.data.train))}, note=note)
+
+
+def _of_encodings(run: TrainedRun) -> dict[str, Estimate]:
     draws, settings = generator(run.seed, "information"), run.settings
     q, unseen, prior = run.encodings
     outer = min(settings.outer, q.batch_shape.numel())
@@ -58,13 +73,11 @@ def measure(run: TrainedRun) -> MeasureResult:
     active_units = estimators.active_units(q, generator=draws)
     outer = min(settings.outer, unseen.batch_shape.numel())
     test = estimators.rate_terms(unseen, prior, samples=settings.samples, outer=outer, generator=draws)
-    finite = math.isfinite(train.mutual_information.value)
-    return MeasureResult(
-        mutual_information=train.mutual_information,
-        prior_gap=train.prior_gap,
-        marginal_rate=marginal_rate,
-        active_units=active_units,
-        test_mutual_information=test.mutual_information,
-        test_prior_gap=test.prior_gap,
-        note="" if finite else "I and G are not finite because the encodings are not",
-    )
+    return {
+        "mutual_information": train.mutual_information,
+        "prior_gap": train.prior_gap,
+        "marginal_rate": marginal_rate,
+        "active_units": active_units,
+        "test_mutual_information": test.mutual_information,
+        "test_prior_gap": test.prior_gap,
+    }

@@ -41,12 +41,6 @@ QUANTITIES = (
         variable="rate",
         heading="R of the site, {split}",
     ),
-    Quantity(
-        "log_n",
-        "log N for N training images, the maximum of I",
-        group="information",
-        heading="log N",
-    ),
 )
 
 
@@ -62,7 +56,6 @@ def measure(run: TrainedRun) -> MeasureResult:
         bits_per_dim=tuple(-each.mean().item() / bits for each in elbo),
         floor=run.once(floors),
         level_rate={site: (train.rates[site], test.rates[site]) for site in train.rates},
-        log_n=math.log(len(run.data.train)),
     )
 
 

@@ -166,8 +166,9 @@ def load(file: Path, study: Study) -> xr.DataTree:
 
 
 def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
-    """Evaluations of one study with an axis ``measured`` that distinguishes them, by the names given here."""
-    groups = dict.fromkeys(each.group for tree in trees.values() for each in quantities(tree))
+    """What the last of some evaluations of a study measured, with an axis ``measured`` of their names."""
+    *_, last = trees.values()
+    groups = dict.fromkeys(each.group for each in quantities(last))
     joined = {}
     for group in groups:
         parts = {name: numbers(tree[group]) for name, tree in trees.items() if group in tree.children}
@@ -244,7 +245,8 @@ def _loaded(found: h5py.Group, study: Study, folder: Path) -> xr.DataTree:
 def _filled(tree: xr.DataTree, found: h5py.Group, study: Study, folder: Path, measurement: str) -> xr.DataTree:
     """A tree with the values in a file, and the details in their folder."""
     sites = [hdf.text(site) for site in found["levels/level"].asstr()[()]] if "levels" in found else []
-    _add_variables(tree, study, _declared_in(found, len(study.axes)), sites)
+    known = [each for each in _shipped_numbers() if each.group in found]
+    _add_variables(tree, study, [*known, *_declared_in(found, len(study.axes))], sites)
     for group in [name for name in tree.children if name in found]:
         cells = tree[group].to_dataset()
         values = {
