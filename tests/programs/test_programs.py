@@ -53,7 +53,7 @@ def test_mean_field_elbo_is_distortion_plus_beta_rate(pair: Pair, x: torch.Tenso
 
 @pytest.fixture(params=parts.names("guide"))
 def each_pair(request: pytest.FixtureRequest) -> Pair:
-    """A pair with every guide; one that is named as a model belongs to it."""
+    """A pair for every guide, with the model of the same name if there is one."""
     model = request.param if request.param in parts.names("model") else "vae"
     return make_pair(Run(guide=request.param, model=model, depth=1, width=16, latent_size=3), EVENT)
 
@@ -67,7 +67,7 @@ def test_trace_elbo_agrees_with_the_pair_within_its_error(each_pair: Pair, x: to
     assert abs(draws.mean() - ours.mean()) < 4.27 * error  # two-sided failure rate 2e-5
 
 
-def test_rate_vanishes_when_guide_is_prior(pair: Pair, x: torch.Tensor) -> None:
+def test_rate_is_zero_if_the_guide_equals_the_prior(pair: Pair, x: torch.Tensor) -> None:
     with torch.no_grad():
         pair.guide.encoder[-1].weight.zero_()
         pair.guide.encoder[-1].bias.zero_()
@@ -81,7 +81,7 @@ def test_every_parameter_moves_under_svi(each_pair: Pair, x: torch.Tensor) -> No
     assert all(not torch.equal(before[name], value) for name, value in pair.named_parameters())
 
 
-def test_every_parameter_moves_without_the_store(each_pair: Pair, x: torch.Tensor) -> None:
+def test_every_parameter_moves_without_the_param_store(each_pair: Pair, x: torch.Tensor) -> None:
     pair = each_pair
     before = {name: value.clone() for name, value in pair.named_parameters()}
     elbo = Trace_ELBO()(pair.model, pair.guide)
@@ -106,14 +106,14 @@ def test_posterior_predictive_draws_follow_the_images(pair: Pair, x: torch.Tenso
     torch.testing.assert_close(draws.reshape(expected.shape), expected, atol=1e-4, rtol=0)
 
 
-def test_scale_on_one_side_only_is_told(pair: Pair, x: torch.Tensor) -> None:
+def test_scale_in_only_one_program_is_refused(pair: Pair, x: torch.Tensor) -> None:
     pair.model.forward = lambda x, beta: type(pair.model).forward(pair.model, x, beta=1.0)
     with pytest.raises(InputError, match=r"expected one scale in model and guide, got 1\.0 and 0\.5"):
         pair.check(x, beta=0.5)
 
 
-def test_rates_of_two_levels_are_those_of_the_factorisation(x: torch.Tensor) -> None:
-    """R1 = log q(z1|x) − log p(z1|z2) and R2 = log q(z2|z1) − log p(z2), at the z that were drawn."""
+def test_rates_of_two_levels_follow_the_factorisation(x: torch.Tensor) -> None:
+    """R1 = log q(z1|x) − log p(z1|z2) and R2 = log q(z2|z1) − log p(z2), at the drawn z."""
     pair = make_pair(Run(model="hierarchical", guide="hierarchical", depth=1, width=16, latent_size=3), EVENT)
     noise = {site: torch.randn(len(x), 3, generator=torch.Generator().manual_seed(2)) for site in ("z1", "z2")}
 
@@ -135,7 +135,7 @@ def test_rates_of_two_levels_are_those_of_the_factorisation(x: torch.Tensor) -> 
 
 
 class Auxiliary(MeanField):
-    """z = u is set by an auxiliary draw, as Pyro's own automatic guides do it."""
+    """Sets z to an auxiliary draw u, as Pyro's automatic guides do."""
 
     def forward(self, x: torch.Tensor, beta: float | torch.Tensor = 1.0) -> torch.Tensor:
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
@@ -143,7 +143,7 @@ class Auxiliary(MeanField):
             return pyro.sample("z", dist.Delta(u, event_dim=1))
 
 
-def test_auxiliary_site_of_a_guide_counts_in_the_rate(x: torch.Tensor) -> None:
+def test_auxiliary_sites_contribute_to_the_rate(x: torch.Tensor) -> None:
     plain = make_pair(Run(depth=1, width=16, latent_size=3), EVENT)
     pair = Pair(plain.model, Auxiliary(plain.guide.encoder, 3))
     assert not pair.check(x, beta=0.5).closed_form
@@ -158,19 +158,19 @@ def test_auxiliary_site_of_a_guide_counts_in_the_rate(x: torch.Tensor) -> None:
 
 
 class Coins(MeanField):
-    """Draws without a gradient."""
+    """Samples without a gradient."""
 
     def posterior(self, x: torch.Tensor) -> dist.Distribution:
         return dist.Bernoulli(logits=self.encoder(x)[..., :3]).to_event(1)
 
 
-def test_guide_whose_draws_have_no_gradient_is_told(pair: Pair, x: torch.Tensor) -> None:
+def test_guides_without_reparameterized_draws_are_refused(pair: Pair, x: torch.Tensor) -> None:
     pair.model.prior.forward = lambda: dist.Bernoulli(torch.full((3,), 0.5)).to_event(1)
-    with pytest.raises(InputError, match=r"site 'z': expected a guide with reparameterized draws.* got Bernoulli"):
+    with pytest.raises(InputError, match=r"site 'z': expected a reparameterized guide.* got Bernoulli"):
         Pair(pair.model, Coins(pair.guide.encoder, 3)).check(x, beta=0.5)
 
 
-def test_model_and_guide_that_do_not_belong_together_are_told(x: torch.Tensor) -> None:
+def test_model_and_guide_with_different_sites_are_refused(x: torch.Tensor) -> None:
     pair = make_pair(Run(model="hierarchical", depth=1, width=16, latent_size=3), EVENT)
     with pytest.raises(InputError, match=r"expected the latent sites of the model, \['z1', 'z2'\], got \['z'\]"):
         pair.check(x, beta=0.5)
@@ -184,30 +184,28 @@ def test_model_and_guide_that_do_not_belong_together_are_told(x: torch.Tensor) -
         ("gaussian", True, "negative log-density"),
     ],
 )
-def test_distortion_is_called_what_it_is(likelihood: str, grey: bool, kind: str, x: torch.Tensor) -> None:
+def test_kind_of_distortion_follows_from_the_support(likelihood: str, grey: bool, kind: str, x: torch.Tensor) -> None:
     pair = make_pair(Run(likelihood=likelihood, depth=1, width=16, latent_size=3), EVENT)
     assert pair.check(x if grey else x.round(), beta=0.5).distortion_kind == kind
 
 
-def test_pair_leaves_the_store_empty(pair: Pair, x: torch.Tensor) -> None:
+def test_pair_leaves_the_param_store_empty(pair: Pair, x: torch.Tensor) -> None:
     pair(x, beta=1.0).loss.sum().backward()
     assert len(pyro.get_param_store()) == 0
 
 
-def test_noise_leaves_the_replayed_z_alone(pair: Pair, x: torch.Tensor) -> None:
+def test_injected_noise_does_not_change_replayed_z(pair: Pair, x: torch.Tensor) -> None:
     noise = {"z": torch.randn(len(x), 3, generator=torch.Generator().manual_seed(2))}
     guide, model = pair.traces(x, noise, beta=1.0)
     q = pair.guide.posterior(x)
     torch.testing.assert_close(model.nodes["z"]["value"], q.base_dist.loc + q.base_dist.scale * noise["z"])
     assert model.nodes["z"]["value"] is guide.nodes["z"]["value"]
-    with Noise({"z": torch.zeros_like(noise["z"])}):  # where it does not belong
+    with Noise({"z": torch.zeros_like(noise["z"])}):  # wrongly around the model
         replayed = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(x)
     assert replayed.nodes["z"]["value"] is guide.nodes["z"]["value"]
 
 
-def test_readme_shows_a_pair_under_plain_pyro_and_its_information(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     blocks = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "run(" not in code]

@@ -1,4 +1,4 @@
-"""Adam inside a step against torch's own."""
+"""Adam inside a training step, compared with torch's."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from pyrovae.training.adam import Adam, step_sizes
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.5])
 @pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
-def test_is_torchs_adam_to_the_last_digits(update_: Callable[..., None], learning_rate: float) -> None:
+def test_equals_torchs_adam_up_to_rounding(update_: Callable[..., None], learning_rate: float) -> None:
     generator = torch.Generator().manual_seed(0)
     start = {
         name: torch.randn(3, size, dtype=torch.float64, generator=generator) for name, size in (("w", 5), ("b", 2))
@@ -32,8 +32,8 @@ def test_is_torchs_adam_to_the_last_digits(update_: Callable[..., None], learnin
 
 
 @pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
-def test_weight_with_an_infinite_square_stays_and_its_neighbours_move(update_: Callable[..., None]) -> None:
-    """A square that is finite only once its share is taken is none of them."""
+def test_overflow_of_a_square_stops_only_its_weight(update_: Callable[..., None]) -> None:
+    """A square that overflows before it is multiplied by 1 − β₂ counts as infinite."""
     params = {"w": torch.zeros(3)}
     adam = Adam.of(params)
     for step, gradient in ((1, [1e30, 1e20, 1.0]), (2, [1.0, 1.0, 1.0])):
@@ -44,7 +44,7 @@ def test_weight_with_an_infinite_square_stays_and_its_neighbours_move(update_: C
 
 
 @pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
-def test_gradient_may_be_a_view(update_: Callable[..., None]) -> None:
+def test_gradients_may_be_views(update_: Callable[..., None]) -> None:
     params = {"w": torch.zeros(2, 2), "b": torch.zeros(5)}
     gradients = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T, "b": torch.ones(()).expand(5)}
     adam = Adam.of(params)

@@ -1,4 +1,4 @@
-"""The GPU's contract with the CPU, wherever there is one; `test_device` has what shows without."""
+"""Agreement of a GPU with the CPU; `test_device` tests what needs no GPU."""
 
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,18 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 def training(study: Study, place: torch.device) -> Training:
-    """The one cohort of a study, on a device."""
+    """The training of a study's only cohort, on a device."""
     (cohort,) = study.cohorts()
     return start(study, cohort, make_data(cohort.shared).to(place))[0]
 
 
 @pytest.fixture
 def drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise and thresholds are those of the CPU, on either device."""
+    """Draws noise and thresholds on the CPU for either device."""
 
-    def drawn(self: streams.Streams, stream: str, block: int, shape: tuple[int, ...], place: torch.device) -> Tensor:
+    def drawn(self: streams.Streams, stream: str, block: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
         generators = [streams.generator(seed, stream, block) for seed in self._distinct]
-        return torch.stack([torch.randn(shape, generator=each) for each in generators]).to(place)
+        return torch.stack([torch.randn(shape, generator=each) for each in generators]).to(device)
 
     def thresholds(shape: torch.Size, generator: torch.Generator) -> Tensor:
         seed = generator.initial_seed()
@@ -69,8 +69,8 @@ def stacked(found: Training) -> Tensor:
 
 @pytest.mark.usefixtures("drawn_on_the_cpu")
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_first_steps_are_those_of_the_cpu(parts: dict[str, Any]) -> None:
-    """As a whole: rounding may turn a unit on or off, and Adam then moves its weights by whole steps."""
+def test_first_steps_equal_those_of_the_cpu(parts: dict[str, Any]) -> None:
+    """In norm: rounding may switch a unit on or off, after which Adam moves its weights by whole steps."""
     trained: dict[str, Tensor] = {}
     for place in (CPU, GPU):
         found = training(STUDY.replace(**parts), place)
@@ -86,10 +86,10 @@ def test_first_steps_are_those_of_the_cpu(parts: dict[str, Any]) -> None:
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.parametrize("compile", ["always", "never"])
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_step_waits_for_nothing(parts: dict[str, Any], compile: Any) -> None:
+def test_steps_never_synchronise(parts: dict[str, Any], compile: Any) -> None:
     found = training(STUDY.replace(**parts, refresh=1000), GPU)
     step = found.stepper(compile, StudyProgress(quiet=True))
-    step()  # before which encodings are renewed, which waits
+    step()  # before which encodings are refreshed, which synchronises
     assert found.lockstep.mode == ("cuda_graph" if compile == "always" else "vmapped")
     try:
         torch.cuda.set_sync_debug_mode("error")
@@ -99,14 +99,14 @@ def test_step_waits_for_nothing(parts: dict[str, Any], compile: Any) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_study_ends_within_the_errors_of_that_of_the_cpu(tmp_path: Path) -> None:
-    """Though its noise is another, and in whatever precision its networks are trained."""
+def test_results_agree_with_the_cpu_within_their_errors(tmp_path: Path) -> None:
+    """With different noise, and in every precision."""
     ours = run(STUDY, tmp_path / "cpu", device="cpu", quiet=True, compile="never")
     for precision in ("float32", "tf32", "bfloat16"):
         study = STUDY.replace(precision=precision)
         theirs = run(study, tmp_path / precision, device="cuda", quiet=True, compile="always")
         assert set(theirs.tree["runs/mode"].values.flatten()) == {"cuda_graph"}
-        assert all(told.startswith("cuda (") for told in theirs.tree["runs/device"].values.flatten())
+        assert all(name.startswith("cuda (") for name in theirs.tree["runs/device"].values.flatten())
         for name in ("distortion", "rate"):
             one, other = (each.tree["rate_distortion"].to_dataset() for each in (ours, theirs))
             error = np.hypot(one[f"{name}_se"], other[f"{name}_se"])
@@ -114,8 +114,8 @@ def test_study_ends_within_the_errors_of_that_of_the_cpu(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_a_checkpoint_is_measured_alike_on_either(parts: dict[str, Any], tmp_path: Path) -> None:
-    """In float32, whatever it was trained in: where the draws are the same, the numbers are."""
+def test_measures_of_a_checkpoint_agree_on_both_devices(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Measures are in float32 in whatever precision training was; equal draws give equal numbers."""
     study = STUDY.replace(**parts, steps=50, precision="tf32")
     (cohort,) = study.cohorts()
     found = training(study, GPU)
@@ -140,8 +140,8 @@ class Stopping(StudyProgress):
         return any(task.done == self.at for task in self._tasks)
 
 
-def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    """With the noise that it would have had; and goes on on the CPU, which says so."""
+def test_training_resumes_on_either_device(tmp_path: Path) -> None:
+    """The noise is that of an uninterrupted training; the environments name both devices."""
     whole = training(STUDY, GPU)
     whole.run(every=300, file=tmp_path / "whole", compile="always", task=Stopping(-1).start("", 600))
     with pytest.raises(Interrupted):
@@ -157,8 +157,8 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
             assert (stacked(again) - stacked(whole)).norm() < 0.01 * stacked(whole).norm()
 
 
-def test_cohort_that_does_not_fit_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it runs out of memory on its way, which no reckoning had foreseen."""
+def test_cohorts_that_run_out_of_memory_are_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also during training, if the estimate was too low."""
     study = STUDY.replace(width=2048, depth=1, steps=20, beta=[0.1, 0.3, 0.5, 1], seed=0)  # of 51 MB of weights a run
     monkeypatch.setattr("pyrovae.system.memory.check_memory", lambda *arguments, **settings: None)
     torch.cuda.empty_cache()
@@ -173,8 +173,8 @@ def test_cohort_that_does_not_fit_is_cut(tmp_path: Path, monkeypatch: pytest.Mon
     assert set(tree["runs/status"].values.flatten()) == {"done"}
 
 
-def test_bounds_of_the_likelihood_agree() -> None:
-    """By importance weighting and by annealing, within their errors, because each device draws by itself."""
+def test_bounds_of_log_p_agree_within_their_errors() -> None:
+    """By importance weighting and by annealing; each device has its own draws."""
     found: dict[str, ImportanceWeighted] = {}
     annealed: dict[str, Tensor] = {}
     for place in (CPU, GPU):

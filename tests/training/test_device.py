@@ -1,4 +1,4 @@
-"""What a GPU asks of the code, as far as it shows without one, on a fake device."""
+"""What training on a GPU requires, as far as a fake device can show it."""
 
 import gc
 import weakref
@@ -31,7 +31,7 @@ from pyrovae.training.modes import candidate_modes
 from pyrovae.training.trainer import Training
 
 STUDY = Study.of(
-    name="elsewhere", beta=[0.1, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
+    name="device", beta=[0.1, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
     components=5, refresh=3, batch_size=16, steps=8,
     measure={"images": 32, "outer": 32, "particles": 4, "reconstructions": 4, "probe": 16, "points": 4,
              "likelihood_images": 4},
@@ -50,42 +50,42 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 class Generator(torch.Generator):
-    """The CPU's generator, for the other device."""
+    """The CPU's generator, on the fake device."""
 
     device = DEVICE
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
-    """The device, which has much memory, and whose programs are not traced but called."""
+    """The fake device, with much memory, on which programs are called instead of traced."""
 
-    def alike(seed: int, stream: str, block: int = 0, place: torch.device = CPU) -> torch.Generator:
-        made = Generator() if place == DEVICE else torch.Generator()
+    def generator(seed: int, stream: str, block: int = 0, device: torch.device = CPU) -> torch.Generator:
+        made = Generator() if device == DEVICE else torch.Generator()
         return made.manual_seed(derive_seed(seed, stream, block))
 
-    monkeypatch.setattr(streams, "generator", alike)
+    monkeypatch.setattr(streams, "generator", generator)
     monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
     for sizes in (marginal.NUMBERS, likelihood.NUMBERS, encodings.ENCODED, aggregate.IMAGES, aggregate.PAIRS):
         monkeypatch.setitem(sizes, DEVICE.type, sizes["cpu"])
-    monkeypatch.setattr(memory, "free_memory", lambda place=None: 2**40)
+    monkeypatch.setattr(memory, "free_memory", lambda device=None: 2**40)
     return FakeDevice()
 
 
 def training(study: Study, place: torch.device) -> Training:
-    """The one cohort of a study, on a device."""
+    """The training of a study's only cohort, on a device."""
     (cohort,) = study.cohorts()
     return start(study, cohort, make_data(cohort.shared).to(place))[0]
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[str, Any], device: FakeDevice) -> None:
+def test_steps_equal_those_of_the_cpu_and_never_synchronise(parts: dict[str, Any], device: FakeDevice) -> None:
     study, trained = STUDY.replace(**parts), []
     for place in (CPU, DEVICE):
         with device:
             found = training(study, place)
             step = found.stepper("never", StudyProgress(quiet=True))
             assert found.lockstep.mode == "vmapped"
-            step()  # before which a prior renews its encodings
+            step()  # before which a prior refreshes its encodings
             device.waits.clear()
             losses = step() + step()
             assert not device.waits
@@ -96,8 +96,8 @@ def test_steps_on_another_device_wait_for_nothing_and_are_the_same(parts: dict[s
 
 
 @pytest.mark.parametrize("parts", ["plain", "dynamic", "full rank", "bank", "logistic"])
-def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device: FakeDevice, tmp_path: Path) -> None:
-    """From the first step to what is measured, and the checkpoint goes on on either."""
+def test_results_equal_those_of_the_cpu(parts: str, device: FakeDevice, tmp_path: Path) -> None:
+    """Training, measures, and a resume on the CPU."""
     study, found = STUDY.replace(**PARTS[parts]), []
     (cohort,) = study.cohorts()
     for place in (CPU, DEVICE):
@@ -117,11 +117,11 @@ def test_study_on_another_device_has_the_numbers_of_this_one(parts: str, device:
     assert back.curves["loss"][-1].isfinite().all()
 
 
-def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And returns losses that the next step leaves alone; images stay where they are."""
-    taken: list[Callable[[], Tensor]] = []
-    # What is done while it is captured is done again.
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: taken[-1]()))
+def test_captured_step_copies_each_batch_to_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses that it returns survive the next step; images are not copied."""
+    recorded: list[Callable[[], Tensor]] = []
+    # A replay repeats what was done during capture.
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: recorded[-1]()))
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
     weights, losses = torch.zeros(2), torch.zeros(2)
 
@@ -132,7 +132,7 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
             weights.add_(batch.images[batch.rows].sum(1) + batch.noise["z"] + batch.values["beta"] + batch.step_sizes)
             return losses.copy_(weights)
 
-        taken.append(again)
+        recorded.append(again)
         return losses
 
     def batch(number: int) -> Batch:
@@ -143,8 +143,8 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
     replayed, alive = capture(step, batch(4)), weakref.ref(step)
     del step
     gc.collect()
-    assert alive() is not None, "the graph reads its constants"
-    images += 1  # in place, as all that is no batch
+    assert alive() is not None, "the graph reads constants of the step"
+    images += 1  # in place, like everything other than the batch
     found = [replayed(batch(number)) for number in range(3)]
     ours = torch.zeros(2)
     for number in range(3):
@@ -152,8 +152,8 @@ def test_captured_step_reads_each_batch_from_the_memory_it_was_captured_with(mon
         torch.testing.assert_close(found[number], ours)
 
 
-def test_what_a_captured_step_works_on_stays_where_it_is(tmp_path: Path) -> None:
-    """Weights, moments and encodings are renewed in place, by steps, learning curves, and a resume."""
+def test_training_state_keeps_its_memory_addresses(tmp_path: Path) -> None:
+    """Steps, learning curves and a resume update weights, moments and encodings in place."""
     study, file = STUDY.replace(prior="aggregate_subsampled"), tmp_path / "checkpoint"
     trained = training(study, CPU)
     state = [trained.lockstep.params, trained.lockstep.buffers, trained.adam.exp_avg, trained.adam.exp_avg_sq]
@@ -187,13 +187,13 @@ def test_provenance_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [device_name(torch.device(name)) for name in ("cuda", "cpu")] == ["cuda (NVIDIA H200)", "cpu"]
 
 
-def test_tf32_is_trained_on_gpus_and_measured_anywhere(tmp_path: Path) -> None:
+def test_tf32_needs_a_gpu_for_training_only(tmp_path: Path) -> None:
     study = STUDY.replace(precision=["float32", "tf32"])
     with pytest.raises(InputError, match="precision: tf32 is for GPUs, got the device cpu; take float32"):
         run(study, tmp_path / "study", device="cpu", quiet=True)
     assert not (tmp_path / "study").exists()
     (_, cohort) = study.cohorts()
-    with pytest.raises(InputError, match="precision: tf32"):  # as on a worker that has none
+    with pytest.raises(InputError, match="precision: tf32"):  # as on a worker without a GPU
         run_cohort(
             study, cohort, CohortPaths(*[tmp_path / name for name in "cdl"]), CPU, "never", StudyProgress(quiet=True)
         )

@@ -1,4 +1,4 @@
-"""Lockstep against the single run, and what happens where it cannot be had."""
+"""Lockstep training compared with single runs, and its fallbacks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae import Pair, Run, Study, build, make_pair, run
+from pyrovae import Pair, Run, Study, make_pair, run
 from pyrovae.data import Dataset
 from pyrovae.guides import MeanField
-from pyrovae.measures.evaluate import evaluate
+from pyrovae.measures.declared import shipped
+from pyrovae.measures.evaluate import Evaluation, evaluate
 from pyrovae.programs.terms import Terms
+from pyrovae.runner.measuring import trained_runs
 from pyrovae.study import Measure
 from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.lockstep import Batch, Lockstep
@@ -46,7 +48,12 @@ def lockstep_of(pairs: Sequence[Pair]) -> Lockstep:
     return Lockstep(pairs, {"beta": torch.tensor(BETAS)})
 
 
-def test_lifted_terms_are_those_of_each_pair_by_itself(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
+def evaluated(lockstep: Lockstep, streams: Streams, images: Tensor, **settings: int) -> Evaluation:
+    data = Dataset(images[:30], images[30:])
+    return evaluate(trained_runs(lockstep, streams, data, Measure(**settings), Run()), shipped())
+
+
+def test_vmapped_terms_equal_those_of_each_pair(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
     lockstep, noise, x = lockstep_of(pairs), streams.noise_for("test", 40), images / 255
     together = lockstep.terms(x, noise, [])
     for number, beta in enumerate(BETAS):
@@ -57,7 +64,7 @@ def test_lifted_terms_are_those_of_each_pair_by_itself(pairs: list[Pair], stream
                 torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
-def test_gradients_agree_run_by_run_and_lifted(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
+def test_vmapped_gradients_equal_sequential_ones(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
     lockstep = lockstep_of(pairs)
     keys = streams.keys("draws", 0)
     batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), step_sizes(0, 1), keys=keys)
@@ -72,11 +79,11 @@ def test_gradients_agree_run_by_run_and_lifted(pairs: list[Pair], streams: Strea
         torch.testing.assert_close(gradient, gradients["sequential"][name], rtol=1e-4, atol=1e-6)
 
 
-def test_compiling_leaves_validation_as_it_was(
+def test_compilation_restores_validation(
     pairs: list[Pair], streams: Streams, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def compiled(graph: Any, **options: Any) -> Any:
-        Distribution.set_default_validate_args(False)  # as torch's own does when it is first called
+        Distribution.set_default_validate_args(False)  # as torch.compile does when first called
         return graph
 
     monkeypatch.setattr(torch, "compile", compiled)
@@ -86,27 +93,21 @@ def test_compiling_leaves_validation_as_it_was(
     assert Distribution._validate_args
 
 
-def test_evaluation_leaves_the_weights_bitwise_unchanged(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
+def test_evaluation_does_not_change_weights(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
     lockstep = lockstep_of(pairs)
     before = {name: value.clone() for name, value in lockstep.params.items()}
-    pixels = build.make_likelihood(Run(), EVENT)
-    evaluate(lockstep, streams, Dataset(images[:30], images[30:]), pixels, Measure(images=10, samples=2, outer=10))
+    evaluated(lockstep, streams, images, images=10, samples=2, outer=10)
     assert all(torch.equal(before[name], value) for name, value in lockstep.params.items())
 
 
-def test_codes_that_are_not_finite_are_told_and_leave_their_neighbours_alone(
+def test_non_finite_encodings_are_reported_and_affect_no_other_run(
     pairs: list[Pair], streams: Streams, images: Tensor
 ) -> None:
-    pixels, data, measure = (
-        build.make_likelihood(Run(), EVENT),
-        Dataset(images[:30], images[30:]),
-        Measure(images=8),
-    )
-    healthy = evaluate(lockstep_of(pairs), streams, data, pixels, measure)
+    healthy = evaluated(lockstep_of(pairs), streams, images, images=8)
     with torch.no_grad():
         pairs[1].guide.encoder.output_bias[3:] = -200  # σ underflows
-    ill = evaluate(lockstep_of(pairs), streams, data, pixels, measure)
-    assert ill.notes == ["", "I and G are not finite, because the codes are not", ""]
+    ill = evaluated(lockstep_of(pairs), streams, images, images=8)
+    assert [("not finite" in note) for note in ill.notes] == [False, True, False]
     for name in ("mutual_information", "prior_gap", "marginal_rate"):
         assert not np.isfinite(ill.groups["information"][name][1])
         np.testing.assert_array_equal(
@@ -114,7 +115,7 @@ def test_codes_that_are_not_finite_are_told_and_leave_their_neighbours_alone(
         )
 
 
-def test_distortion_that_is_not_finite_is_not_averaged_away(
+def test_non_finite_distortion_is_not_averaged_away(
     pairs: list[Pair], streams: Streams, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lockstep = lockstep_of(pairs)
@@ -126,16 +127,13 @@ def test_distortion_that_is_not_finite_is_not_averaged_away(
         return found
 
     monkeypatch.setattr(lockstep, "terms", poisoned)
-    pixels = build.make_likelihood(Run(), EVENT)
-    cells = evaluate(lockstep, streams, Dataset(images[:30], images[30:]), pixels, Measure(images=20)).groups[
-        "rate_distortion"
-    ]
+    cells = evaluated(lockstep, streams, images, images=20).groups["rate_distortion"]
     assert np.isnan(cells["distortion"][1]).all()
     assert np.isfinite(cells["distortion"][[0, 2]]).all()
 
 
 class GammaGuide(MeanField):
-    """Draws from a gamma distribution, whose draws are no function of normal noise."""
+    """Samples a gamma distribution, which is not reparameterized from normal noise."""
 
     def posterior(self, x: Tensor) -> dist.Distribution:
         shape, rate = self.encoder(x).exp().chunk(2, dim=-1)
@@ -152,7 +150,7 @@ class GammaPrior(nn.Module):
 
 
 class Branching(MeanField):
-    """Looks into its tensors, which a lifted program cannot."""
+    """Depends on the values of its tensors, which vmap does not allow."""
 
     def posterior(self, x: Tensor) -> dist.Distribution:
         features = self.encoder(x)
@@ -169,32 +167,30 @@ def tiny(**settings: Any) -> Study:
     ("guide", "prior", "reason"),
     [
         (
-            GammaGuide,
-            GammaPrior,
+            f"{__name__}:GammaGuide",
+            f"{__name__}:GammaPrior",
             "cannot vmap: the guide is not reparameterized from normal noise; training the runs one by one",
         ),
-        (Branching, build.PRIORS["standard_normal"], "not vmapped, so sequential: RuntimeError"),
+        (f"{__name__}:Branching", "standard_normal", "execution mode vmapped failed, using sequential: RuntimeError"),
     ],
 )
-def test_program_that_cannot_be_lifted_trains_run_by_run_and_says_so(
-    guide: type, prior: type, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_programs_that_vmap_rejects_train_one_by_one(
+    guide: str, prior: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(build.GUIDES, "exotic", guide)
-    monkeypatch.setitem(build.PRIORS, "exotic", prior)
-    results = run(tiny(guide="exotic", prior="exotic"), tmp_path / "study")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "one by one" in line or "so sequential" in line]
-    assert reason in line
+    results = run(tiny(guide=guide, prior=prior), tmp_path / "study")
+    assert sum(reason in line for line in capsys.readouterr().out.splitlines()) == 1
     assert set(results.tree["/runs/mode"].values.flatten()) == {"sequential"}
     assert (results.tree["/rate_distortion/rate"] > 0).all()
 
 
-def test_without_a_compiler_training_goes_on_eagerly_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_training_without_a_compiler_is_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def no_compiler(graph: Any, **options: Any) -> Any:
         raise RuntimeError("no C++ compiler found\nand a long story")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     results = run(tiny(), tmp_path / "study", compile="always")
-    assert "not compiled, so vmapped: RuntimeError: no C++ compiler found\n" in capsys.readouterr().out
+    assert (
+        "execution mode compiled failed, using vmapped: RuntimeError: no C++ compiler found\n"
+        in capsys.readouterr().out
+    )
     assert set(results.tree["/runs/mode"].values.flatten()) == {"vmapped"}

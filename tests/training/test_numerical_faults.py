@@ -1,4 +1,4 @@
-"""Settings and data at the edge of what numbers can do: a right answer, or one clear line."""
+"""Extreme settings and data: a correct result, or one clear line."""
 
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,15 @@ STUDY = Study.of(
 
 
 def _ran(folder: Path, **settings: Any) -> Results:
-    """The results of a study, in which every number that is none is told."""
+    """The results of a study, with a caveat for every run whose numbers are not finite."""
     results = run(STUDY.replace(**settings), folder, quiet=True, compile="never")
     runs, cells = results.tree["runs"].to_dataset(), results.tree["rate_distortion"].to_dataset()
-    frozen = runs["status"] == "diverged"
-    assert sum("diverged at step" in line for line in caveats(results.tree)) == int(frozen.sum())
-    assert set(runs["status"].values[~frozen.values]) <= {"done"}
-    # The last good checkpoint of a frozen run is good in that its weights are finite, and in no more.
+    diverged = runs["status"] == "diverged"
+    assert sum("diverged at step" in line for line in caveats(results.tree)) == int(diverged.sum())
+    assert set(runs["status"].values[~diverged.values]) <= {"done"}
+    # Only the weights of a diverged run's last good checkpoint are known to be finite.
     for name in ("distortion", "rate"):
-        assert np.isfinite(cells[name].where(~frozen, 0)).all(), name
+        assert np.isfinite(cells[name].where(~diverged, 0)).all(), name
     np.testing.assert_allclose(cells["elbo"], -cells["distortion"] - cells["rate"], rtol=1e-6)
     assert not (cells["distortion"] < cells["floor"] - 1e-3).any()
     for table in [*tables.measured(results.tree), *provenance(results.tree)]:
@@ -54,7 +54,7 @@ def _ran(folder: Path, **settings: Any) -> Results:
     ],
     ids=str,
 )
-def test_run_that_leaps_ends_in_numbers_or_is_told(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_high_learning_rates_end_in_numbers_or_a_caveat(settings: dict[str, Any], tmp_path: Path) -> None:
     _ran(tmp_path / "study", **settings)
 
 
@@ -62,23 +62,23 @@ def test_run_that_leaps_ends_in_numbers_or_is_told(settings: dict[str, Any], tmp
     ("settings", "diverged"),
     [
         ({"learning_rate": 1e300}, [True, True]),
-        # Squares of these gradients are infinite, so that Adam would leave the weights as they were.
+        # The squares of these gradients overflow, so that Adam never moves the weights.
         ({"beta": [1e-30, 1e30]}, [False, True]),
         ({"beta": [1e29, 1e30], "warmup": 1, "cycles": 30}, [True, True]),
         ({"likelihood": "gaussian", "noise_scale": 1e-15}, [True, True]),
     ],
     ids=str,
 )
-def test_run_that_cannot_go_on_is_frozen(settings: dict[str, Any], frozen: list[bool], tmp_path: Path) -> None:
+def test_diverged_runs_are_marked(settings: dict[str, Any], diverged: list[bool], tmp_path: Path) -> None:
     results = _ran(tmp_path / "study", **settings)
-    assert (results.tree["runs/status"] == "diverged").values.flatten().tolist() == frozen
-    kept = results.tree["runs/diverged_at"].values.flatten()
-    assert ((kept >= 0) == frozen).all()
-    assert (kept <= 10).all(), "it is found at the first checkpoint"
+    assert (results.tree["runs/status"] == "diverged").values.flatten().tolist() == diverged
+    diverged_at = results.tree["runs/diverged_at"].values.flatten()
+    assert ((diverged_at >= 0) == diverged).all()
+    assert (diverged_at <= 10).all(), "it is found at the first checkpoint"
 
 
-def test_one_of_everything_is_a_study(tmp_path: Path) -> None:
-    """One latent, one run, one image a batch; and two images, of which one is the other's neighbour."""
+def test_smallest_sizes_work(tmp_path: Path) -> None:
+    """One latent dimension, one run, one image per batch; and two images, each the other's neighbour."""
     one = _ran(tmp_path / "one", latent_size=1, beta=1, batch_size=1)
     assert one.tree["runs/status"].item() == "done"
     assert one.tree["information/mutual_information"].item() <= np.log(16)
@@ -92,8 +92,8 @@ def test_one_of_everything_is_a_study(tmp_path: Path) -> None:
     ("likelihood", "grey"),
     [("bernoulli", 0), ("continuous_bernoulli", 1), ("gaussian_per_pixel", 0), ("discretised_logistic", 0.2)],
 )
-def test_images_that_are_all_alike_have_a_right_answer(likelihood: str, grey: float, tmp_path: Path) -> None:
-    """No image tells anything: all training images are equally near, and nothing is to be learned from z."""
+def test_identical_images_give_correct_results(likelihood: str, grey: float, tmp_path: Path) -> None:
+    """All training images are equally near, and z carries no information."""
     np.savez(tmp_path / "alike.npz", images=np.full((64, 8, 8), float(grey)))
     results = _ran(tmp_path / "study", data=str(tmp_path / "alike.npz"), split="random", likelihood=likelihood)
     assert (results.tree["runs/status"] == "done").all()
@@ -119,7 +119,7 @@ nan, inf, negative = map(source, (float("nan"), float("inf"), -1.0))
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "negative"])
-def test_number_that_is_none_among_the_images_is_refused(
+def test_non_finite_or_unsupported_pixels_are_refused(
     value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_images.py").write_text(OWN, encoding="utf-8")
@@ -131,7 +131,7 @@ def test_number_that_is_none_among_the_images_is_refused(
     assert not (tmp_path / "study" / "study.yaml").exists()
 
 
-def test_class_that_is_empty_is_told(tmp_path: Path) -> None:
+def test_empty_classes_are_refused(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((48, 8, 8))
     np.savez(tmp_path / "classes.npz", images=images, labels=np.where(np.arange(48) < 2, 3, np.arange(48) % 2))
     held = STUDY.replace(
@@ -144,12 +144,12 @@ def test_class_that_is_empty_is_told(tmp_path: Path) -> None:
         run(each, tmp_path / "study", quiet=True)
 
 
-def test_weights_that_are_not_finite_are_not_taken(tmp_path: Path) -> None:
+def test_non_finite_weights_in_a_checkpoint_are_refused(tmp_path: Path) -> None:
     run(STUDY, tmp_path / "study", quiet=True)
     (file,) = tmp_path.glob("study/checkpoints/*")
-    groups, facts = tensor_file.load(file)
+    groups, metadata = tensor_file.load(file)
     next(iter(groups["params"].values())).flatten(1)[:, 0] = torch.nan
-    tensor_file.save(file, groups, facts)
+    tensor_file.save(file, groups, metadata)
     with pytest.raises(InputError, match="is missing, has another shape or is not finite"):
         open_results(tmp_path / "study").pair(beta=1)
     (tmp_path / "study" / "results.nc").unlink()
@@ -158,13 +158,13 @@ def test_weights_that_are_not_finite_are_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [1e10, -1e10])
-def test_run_that_has_diverged_is_not_diagnosed(factor: float, tmp_path: Path) -> None:
-    """Its weights are finite, but scales of its q(z|x) are infinite or 0."""
+def test_diverged_runs_are_not_diagnosed(factor: float, tmp_path: Path) -> None:
+    """Its weights are finite, but the scales of q(z|x) are infinite or 0."""
     run(STUDY, tmp_path / "study", quiet=True)
     (file,) = tmp_path.glob("study/checkpoints/*")
-    groups, facts = tensor_file.load(file)
+    groups, metadata = tensor_file.load(file)
     for name, weights in groups["params"].items():
         weights[:] = factor if name.startswith("guide.") and name.endswith("bias") else weights
-    tensor_file.save(file, groups, facts)
+    tensor_file.save(file, groups, metadata)
     with pytest.raises(InputError, match="expected a finite ELBO of these images, got none: the run has diverged"):
         diagnose_run(tmp_path / "study", {"beta": 1})

@@ -1,4 +1,4 @@
-"""Networks that are trained in less than float32: what is rounded, what is not, and what comes of it."""
+"""Training of networks below float32: what is rounded, what is not, and the effect on results."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ def flags() -> tuple[bool, bool]:
 
 @pytest.fixture(params=[(True, False), (False, True)])
 def before(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
-    """What somebody has set."""
+    """Flags that were set before."""
     usual = flags()
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = request.param
     yield request.param
@@ -41,10 +41,10 @@ def before(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
 
 @matmul_precision("tf32")
 def rounded_then_not() -> list[tuple[bool, bool]]:
-    told = [flags()]
+    seen = [flags()]
     with matmul_precision("float32"):
-        told.append(flags())
-    return [*told, flags()]
+        seen.append(flags())
+    return [*seen, flags()]
 
 
 @matmul_precision("tf32")
@@ -52,7 +52,7 @@ def broken() -> None:
     raise KeyError
 
 
-def test_products_are_rounded_inside_the_block_and_as_before_behind_it(before: tuple[bool, bool]) -> None:
+def test_tf32_is_set_in_the_block_and_restored_afterwards(before: tuple[bool, bool]) -> None:
     assert rounded_then_not() == [(True, True), (False, False), (True, True)]
     assert flags() == before
     with pytest.raises(KeyError):
@@ -65,7 +65,7 @@ def test_products_are_rounded_inside_the_block_and_as_before_behind_it(before: t
     [nn.Linear(16, 4), nn.Conv1d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(2, 4, 3), nn.Conv3d(2, 4, 3)],
     ids=lambda layer: type(layer).__name__,
 )
-def test_layers_round_what_they_take_and_return(layer: nn.Module) -> None:
+def test_layers_round_their_inputs_and_outputs(layer: nn.Module) -> None:
     x = torch.randn(5, *((16,) if isinstance(layer, nn.Linear) else (2, *(7,) * (layer.weight.dim() - 2))))
     with autocast_layers("bfloat16"):
         rounded = layer(x)
@@ -78,8 +78,8 @@ def test_layers_round_what_they_take_and_return(layer: nn.Module) -> None:
         assert torch.equal(layer(x), exact)
 
 
-def test_products_of_the_programs_are_not_rounded() -> None:
-    """Such as that of a full-rank guide, whose draws would miss their density."""
+def test_matrix_products_outside_layers_are_not_rounded() -> None:
+    """With rounding, the draws of a full-rank guide would not follow its density."""
     x, y = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
     exact = x @ y
     with autocast_layers("bfloat16"):
@@ -89,8 +89,8 @@ def test_products_of_the_programs_are_not_rounded() -> None:
 
 
 @pytest.mark.parametrize(("network", "guide"), [("mlp", "full_rank"), ("mlp", "flow"), ("conv_small", "mean_field")])
-def test_step_in_bfloat16_is_that_in_float32_but_for_what_is_rounded(network: str, guide: str) -> None:
-    """Lifted, and run by run; weights, moments and losses stay float32."""
+def test_bfloat16_steps_equal_float32_steps_up_to_rounding(network: str, guide: str) -> None:
+    """Vmapped and sequentially; weights, moments and losses stay float32."""
     run = Run(network=network, guide=guide, depth=2, width=32, latent_size=3)
     found = {}
     for precision, mode in (("float32", "vmapped"), ("bfloat16", "vmapped"), ("bfloat16", "sequential")):
@@ -104,14 +104,14 @@ def test_step_in_bfloat16_is_that_in_float32_but_for_what_is_rounded(network: st
         losses = lockstep.stepper(mode, adam, batch)(batch)  # type: ignore[arg-type]
         assert {each.dtype for each in (losses, *lockstep.params.values(), *adam.exp_avg.values())} == {torch.float32}
         found[precision, mode] = torch.cat([losses, *(each.flatten() for each in adam.exp_avg.values())])
-    exact, lifted, alone = found.values()
-    for other, least, most in ((exact, 1e-5, 0.05), (alone, 0, 0.02)):
-        assert least <= (lifted - other).norm() / other.norm() < most
-    assert ((lifted - exact)[:2].abs() / exact[:2]).max() < 2**-8  # losses, of which each is a sum of many terms
+    exact, vmapped, sequential = found.values()
+    for other, least, most in ((exact, 1e-5, 0.05), (sequential, 0, 0.02)):
+        assert least <= (vmapped - other).norm() / other.norm() < most
+    assert ((vmapped - exact)[:2].abs() / exact[:2]).max() < 2**-8  # losses, of which each is a sum of many terms
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-def test_steps_are_rounded_and_what_is_measured_is_not(
+def test_measures_are_not_rounded(
     precision: Precision, before: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []
@@ -135,8 +135,8 @@ def test_steps_are_rounded_and_what_is_measured_is_not(
     assert flags() == before
 
 
-def test_precision_is_a_setting_like_others(tmp_path: Path) -> None:
-    """An axis of a study: what rounding does to D, R, I and G stands in its results."""
+def test_precision_can_be_an_axis(tmp_path: Path) -> None:
+    """Results of different precisions differ, but within their errors."""
     results = run(STUDY, tmp_path / "study", quiet=True, compile="never")
     for group, names in (
         ("rate_distortion", ("distortion", "rate")),
