@@ -136,7 +136,7 @@ def annealed_log_likelihood(
         True
     """
     bridge = _Bridge(prior, log_likelihood, x, annealing, stepped)
-    schedule, steps = bridge.adapted()
+    schedule, steps = bridge.adapt()
     log_w, acceptance = bridge.anneal(bridge.from_prior(), schedule, steps)
     relative = (log_w - _log_mean(log_w)).exp()
     return Annealed(_log_mean(log_w), relative.std(0) / len(relative) ** 0.5, acceptance)
@@ -175,7 +175,7 @@ def bidirectional_log_likelihood(
         True
     """
     bridge = _Bridge(prior, log_likelihood, x, annealing, stepped)
-    schedule, steps = bridge.adapted()
+    schedule, steps = bridge.adapt()
     forward, _ = bridge.anneal(bridge.from_prior(), schedule, steps)
     backward, _ = bridge.anneal(bridge.at(z.expand(annealing.chains, *z.shape)), schedule.flip(0), steps)
     return Sandwich(_log_mean(forward), -_log_mean(backward))
@@ -208,22 +208,15 @@ class _Path(NamedTuple):
     steps: Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class _Bridge:
     """The annealing path from p(z) to p(z|x) for a set of images, with its HMC moves."""
 
-    def __init__(
-        self,
-        prior: Distribution,
-        log_likelihood: LogLikelihood,
-        x: Tensor,
-        annealing: Annealing,
-        stepped: Callable[[], None],
-    ) -> None:
-        self.prior = prior
-        self.log_likelihood = log_likelihood
-        self.x = x
-        self.annealing = annealing
-        self.stepped = stepped
+    prior: Distribution
+    log_likelihood: LogLikelihood
+    x: Tensor
+    annealing: Annealing
+    stepped: Callable[[], None]
 
     def from_prior(self) -> _State:
         """Chains at draws from p(z)."""
@@ -247,7 +240,7 @@ class _Bridge:
         (grad_likelihood,) = torch.autograd.grad(log_likelihood.sum(), z)
         return _State(z.detach(), log_prior.detach(), log_likelihood.detach(), grad_prior, grad_likelihood)
 
-    def adapted(self) -> _Path:
+    def adapt(self) -> _Path:
         """Inverse temperatures and step sizes, from a separate pass.
 
         The temperatures are spaced so that each step adds the same standard deviation to the log weight.
@@ -289,12 +282,8 @@ class _Bridge:
         """One HMC move under p(z) p(x|z)^b: the new state and the acceptance probabilities, 0 where not finite."""
         latent = [1] * (state.z.dim() - 2)
         size = (size * (1 + STEP_SIZE_JITTER * (2 * torch.rand_like(state.log_prior) - 1))).unflatten(-1, (-1, *latent))
-        start = momentum = torch.randn_like(state.z)
-        proposal = state
-        for _ in range(self.annealing.leapfrog):
-            momentum = momentum + size / 2 * proposal.gradient(b)
-            proposal = self.at(proposal.z + size * momentum)
-            momentum = momentum + size / 2 * proposal.gradient(b)
+        start = torch.randn_like(state.z)
+        proposal, momentum = self._leapfrog(state, start, b, size)
         kinetic = ((start.square() - momentum.square()) / 2).reshape(*state.log_prior.shape, -1).sum(-1)
         log_ratio = proposal.log_density(b) - state.log_density(b) + kinetic
         accepted = log_ratio.exp().clamp(max=1).nan_to_num(0.0)
@@ -304,6 +293,13 @@ class _Bridge:
             for new, old in zip(proposal, state, strict=True)
         ]
         return _State(*chosen), accepted
+
+    def _leapfrog(self, state: _State, momentum: Tensor, b: float, size: Tensor) -> tuple[_State, Tensor]:
+        for _ in range(self.annealing.leapfrog):
+            momentum = momentum + size / 2 * state.gradient(b)
+            state = self.at(state.z + size * momentum)
+            momentum = momentum + size / 2 * state.gradient(b)
+        return state, momentum
 
 
 def _spaced(schedule: Tensor, spread: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def test_forward_and_backward_weights_are_unbiased() -> None:
     z = standard(1).sample((4000,))
     x = z + 0.5 * torch.randn(4000, 1)
     bridge = _Bridge(standard(1), lambda x, z: Normal(z, 0.5).log_prob(x).sum(1), x, Annealing(8, 4, 2), lambda: None)
-    schedule, steps = bridge.adapted()
+    schedule, steps = bridge.adapt()
     forward, _ = bridge.anneal(bridge.from_prior(), schedule, steps)
     backward, _ = bridge.anneal(bridge.at(z.expand(4, -1, -1)), schedule.flip(0), steps)
     log_p_x = Normal(0.0, 1.25**0.5).log_prob(x[:, 0])
