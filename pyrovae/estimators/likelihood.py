@@ -87,17 +87,17 @@ def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, part
         >>> x = torch.zeros(3, 1)  # z ~ N(0, 1), x ~ N(z, 1), and q is the prior
         >>> log_w = lambda x, K: Normal(torch.randn(K, len(x)), 1.0).log_prob(x[:, 0])
         >>> _ = torch.manual_seed(0)
-        >>> found, truth = log_likelihood(log_w, x, particles=20_000), Normal(0.0, 2**0.5).log_prob(x[:, 0])
-        >>> bool((found.bound - truth).abs().max() < 0.05), found.high_pareto_k
+        >>> estimated, truth = log_likelihood(log_w, x, particles=20_000), Normal(0.0, 2**0.5).log_prob(x[:, 0])
+        >>> bool((estimated.bound - truth).abs().max() < 0.05), estimated.high_pareto_k
         (True, 0.0)
     """
     if particles < 2:
         raise ValueError(f"particles: expected at least 2, got {particles}")
     images = max(1, images_per_chunk(x) // particles)
     counts = draws_per_chunk(particles, x[:images])
-    found = []
+    chunks = []
     for part in x.split(images):
         log_w = torch.cat([log_weights(part, count).double() for count in counts]).T
-        found.append((log_w.logsumexp(1) - math.log(particles), *importance_diagnostics(log_w)))
-    bound, pareto_k, ess = (torch.cat(values) for values in zip(*found, strict=True))
+        chunks.append((log_w.logsumexp(1) - math.log(particles), *importance_diagnostics(log_w)))
+    bound, pareto_k, ess = (torch.cat(values) for values in zip(*chunks, strict=True))
     return ImportanceWeighted(bound, pareto_k, ess, particles)

@@ -42,8 +42,8 @@ def nearest_point(points: Tensor, training: Tensor, own: Tensor | None = None) -
         _nearest(part, training, None if own is None else own[at : at + CHUNK_ROWS])
         for at, part in zip(range(0, len(points), CHUNK_ROWS), points.split(CHUNK_ROWS), strict=True)
     ]
-    found = [_flat(x) - _flat(training[at]) for x, at in zip(points.split(CHUNK_ROWS), rows, strict=True)]
-    return Nearest(torch.cat([difference.norm(dim=1) for difference in found]), torch.cat(rows))
+    differences = [_flat(x) - _flat(training[at]) for x, at in zip(points.split(CHUNK_ROWS), rows, strict=True)]
+    return Nearest(torch.cat([difference.norm(dim=1) for difference in differences]), torch.cat(rows))
 
 
 def _nearest(points: Tensor, training: Tensor, own: Tensor | None) -> Tensor:
