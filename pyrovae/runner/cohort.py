@@ -194,19 +194,19 @@ def bytes_of_a_run(pair: Pair, cohort: Cohort, data: Dataset) -> int:
 
 @matmul_precision("float32")
 def measure(
-    study: Study, cohort: Cohort, training: Training, watch: ProgressReporter, only: Sequence[str] = ()
+    study: Study, cohort: Cohort, training: Training, reporter: ProgressReporter, only: Sequence[str] = ()
 ) -> Evaluation:
     """Applies the measures of a study to trained runs, or only the named ones."""
     data, lockstep, settings = training.data, training.lockstep, study.measure
     lockstep.refresh(data.train)  # a run that diverged has the encodings of its last checkpoint
     measures = declared(only) if only else of_settings(settings)
     total = progress_steps(measures, settings, len(cohort.runs))
-    task = watch.start(f"{cohort_label(study, cohort)}, measuring", total) if total else None
+    task = reporter.start(f"{cohort_label(study, cohort)}, measuring", total) if total else None
 
     def progress() -> None:
         if task is not None:
             task.advance()
-        if watch.stop_requested():
+        if reporter.stop_requested():
             raise Interrupted
 
     return evaluate(trained_runs(lockstep, training.streams, data, settings, cohort.shared, progress), measures)

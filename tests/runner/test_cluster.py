@@ -1,4 +1,4 @@
-"""Studies on a cluster of worker processes on this machine: their numbers, and what happens when workers die."""
+"""Studies on a cluster of worker processes on this machine: their results, and lost workers."""
 
 import os
 import re
@@ -23,16 +23,16 @@ from helpers import STUDY, TIMEOUT, assert_same_results
 from pyrovae import InputError, Study, open_results, run
 from pyrovae.build import make_data
 from pyrovae.errors import OutOfMemoryError
-from pyrovae.runner import cohort as work
 from pyrovae.runner.cluster import dispatch, placement
+from pyrovae.runner.cohort import MEMORY_SHARE, bytes_of_a_run, start
 from pyrovae.system import atomic, provenance, tensor_file
 from pyrovae.system.provenance import software_versions
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
-#: Long enough for workers to die meanwhile.
+#: Long enough for workers to die during training.
 LONG = STUDY.replace(name="long", steps=300, beta=[0.1, 1], checkpoint_every=20)
-#: A prior that kills workers while a file says so.
+#: A prior that kills workers while a file exists.
 DEADLY = """
 import multiprocessing, os, pathlib, signal
 from pyrovae.models.priors import StandardNormal
@@ -52,7 +52,7 @@ def local(workers: int, **settings: Any) -> LocalCluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Two workers, which know the module `deadly` beside the tests' own folders."""
+    """Two workers, which can import the module `deadly`."""
     with pytest.MonkeyPatch.context() as patch:
         place = tmp_path_factory.mktemp("modules")
         (place / "deadly.py").write_text(DEADLY, encoding="utf-8")
@@ -76,20 +76,18 @@ def processes(cluster: LocalCluster) -> dict[str, int]:
     return {nanny.worker_address: nanny.pid for nanny in nannies if nanny.worker_address and nanny.pid}
 
 
-def test_cluster_gives_the_numbers_of_one_process_bit_for_bit(
-    cluster: LocalCluster, alone: Path, tmp_path: Path
-) -> None:
-    """And the work was done by its workers, both of them."""
+def test_cluster_gives_bitwise_the_results_of_one_process(cluster: LocalCluster, alone: Path, tmp_path: Path) -> None:
+    """And both of its workers did the work."""
     results = run(STUDY, tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
     assert_same_results(alone, tmp_path / "study")
-    told = set(results.tree["runs/worker"].values.flatten())
+    workers = set(results.tree["runs/worker"].values.flatten())
     machine = f"on {os.uname().nodename}"
-    assert told == {f"{address}, process {pid} {machine}" for address, pid in processes(cluster).items()}
+    assert workers == {f"{address}, process {pid} {machine}" for address, pid in processes(cluster).items()}
     assert os.getpid() not in processes(cluster).values()
     assert set(open_results(alone).tree["runs/worker"].values.flatten()) == {f"process {os.getpid()} {machine}"}
 
 
-def test_what_a_worker_leaves_comes_home_where_it_does_not_see_the_folder(
+def test_workers_need_no_shared_folder(
     cluster: LocalCluster,
     alone: Path,
     tmp_path: Path,
@@ -102,11 +100,11 @@ def test_what_a_worker_leaves_comes_home_where_it_does_not_see_the_folder(
     assert_same_results(alone, tmp_path / "study")
 
 
-def test_cohort_is_cut_where_that_shortens_the_study(
+def test_cohorts_are_split_if_that_saves_time(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its parts have the numbers of the whole, but for last digits; R and D are theirs to ten times that."""
-    monkeypatch.setattr(placement, "OTHER_STEPS", 0)  # as if it took long
+    """The weights of the parts agree with the whole up to rounding, and R and D within their errors."""
+    monkeypatch.setattr(placement, "STEP_OVERHEAD", 0)  # as if training took long
     study = STUDY.replace(depth=1, beta=[0.1, 1], steps=50)
     whole = run(study, tmp_path / "whole", quiet=True)
     parts = run(study, tmp_path / "parts", scheduler=cluster.scheduler_address, quiet=True)
@@ -120,10 +118,10 @@ def test_cohort_is_cut_where_that_shortens_the_study(
         assert (abs(one[name] - other[name]) < one[f"{name}_se"]).all()
 
 
-def test_scheduler_that_is_slow_to_answer_has_not_lost_its_workers(
+def test_slow_scheduler_does_not_count_as_lost_workers(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    known, calls = dispatch.Dispatch._known, []
+    known, calls = dispatch.Dispatch._known_workers, []
 
     def slow(self: Any) -> Any:
         calls.append(1)
@@ -131,8 +129,8 @@ def test_scheduler_that_is_slow_to_answer_has_not_lost_its_workers(
             raise TimeoutError("timed out")
         return known(self)
 
-    monkeypatch.setattr(dispatch.Dispatch, "_known", slow)
-    monkeypatch.setattr(dispatch, "INTERVAL", 0.01)  # it is asked often while the study lasts
+    monkeypatch.setattr(dispatch.Dispatch, "_known_workers", slow)
+    monkeypatch.setattr(dispatch, "INTERVAL", 0.01)  # so that it is asked often
     study = STUDY.replace(depth=1, steps=200)
     results = run(study, tmp_path / "study", scheduler=cluster.scheduler_address, compile="never")
     assert len(calls) > 1
@@ -142,7 +140,7 @@ def test_scheduler_that_is_slow_to_answer_has_not_lost_its_workers(
 
 @contextmanager
 def killing(cluster: LocalCluster, every: float, most: int) -> Iterator[list[int]]:
-    """Kills workers one after another, in turn, every few seconds and no more than so many."""
+    """Kills a worker every few seconds, at most so many times."""
     killed: list[int] = []
     over = threading.Event()
 
@@ -163,24 +161,22 @@ def killing(cluster: LocalCluster, every: float, most: int) -> Iterator[list[int
         thread.join()
 
 
-def test_study_ends_with_the_same_numbers_though_its_workers_are_killed(
+def test_killed_workers_do_not_change_results(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A cohort goes to another worker and on from its checkpoint; one that gets on is not given up."""
+    """Another worker continues from the checkpoint; a cohort that makes progress is not given up."""
     run(LONG, tmp_path / "alone", compile="never", quiet=True)
-    monkeypatch.setattr(dispatch, "MOST_DEATHS", 100)  # three deaths at one checkpoint may come by chance
+    monkeypatch.setattr(dispatch, "MOST_DEATHS", 100)  # three deaths at one checkpoint can happen by chance
     with killing(cluster, every=2.5, most=2) as killed:
         run(LONG, tmp_path / "killed", scheduler=cluster.scheduler_address, compile="never")
-    told = capfd.readouterr().out
+    out = capfd.readouterr().out
     assert killed
-    assert told.count("died, so it goes to another") > 0
-    assert "goes on from step" in told
+    assert out.count("died; another one continues") > 0
+    assert "resumes from step" in out
     assert_same_results(tmp_path / "alone", tmp_path / "killed")
 
 
-def test_cohort_that_kills_its_workers_is_given_up_and_marked_and_the_rest_goes_on(
-    cluster: LocalCluster, tmp_path: Path
-) -> None:
+def test_cohort_that_kills_its_workers_is_given_up(cluster: LocalCluster, tmp_path: Path) -> None:
     import deadly  # type: ignore[import-not-found]
 
     armed = Path(deadly.__file__).with_name("armed")
@@ -200,7 +196,7 @@ def test_cohort_that_kills_its_workers_is_given_up_and_marked_and_the_rest_goes_
     assert set(results.tree["runs/status"].values.flatten()) == {"done"}
 
 
-def test_worker_with_other_versions_is_told_before_anything_starts(
+def test_workers_with_other_versions_are_refused(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = software_versions()
@@ -213,19 +209,19 @@ def test_worker_with_other_versions_is_told_before_anything_starts(
     assert not list((tmp_path / "study").rglob("*.safetensors"))
 
 
-def test_worker_that_lacks_a_module_is_told_before_anything_starts(
+def test_workers_without_a_module_are_refused(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(DEADLY, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    lacking = "expected what the study needs to be installed, got ModuleNotFoundError: No module named 'mine'"
-    with pytest.raises(InputError, match=lacking):
+    missing = "expected what the study needs to be installed, got ModuleNotFoundError: No module named 'mine'"
+    with pytest.raises(InputError, match=missing):
         run(STUDY.replace(prior="mine:prior"), tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
 
 
-def test_no_scheduler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = r"scheduler: expected a Dask scheduler at tcp://127\.0\.0\.1:9, got "
-    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(InputError, match=told):
+def test_missing_scheduler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = r"scheduler: expected a Dask scheduler at tcp://127\.0\.0\.1:9, got "
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(InputError, match=message):
         run(STUDY, tmp_path / "study", scheduler="tcp://127.0.0.1:9", quiet=True)
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.delitem(sys.modules, "pyrovae.runner.cluster.dispatch")
@@ -233,7 +229,7 @@ def test_no_scheduler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         run(STUDY, tmp_path / "study", scheduler="local", quiet=True)
 
 
-#: A cluster in a process of its own.
+#: A cluster in a separate process.
 HOST = """
 import sys, time
 from distributed import LocalCluster
@@ -250,7 +246,7 @@ def reached(folder: Path) -> int:
 
 
 @pytest.mark.long
-def test_study_goes_on_without_a_scheduler_that_was_lost(tmp_path: Path) -> None:
+def test_study_continues_after_its_scheduler_is_lost(tmp_path: Path) -> None:
     host = tmp_path / "host.py"
     host.write_text(HOST, encoding="utf-8")
     study = LONG.replace(depth=1)
@@ -266,7 +262,7 @@ def test_study_goes_on_without_a_scheduler_that_was_lost(tmp_path: Path) -> None
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()
         with pytest.raises(
-            InputError, match="scheduler: expected it to answer, but the connection is lost; what was d"
+            InputError, match="scheduler: expected it to answer, but the connection is lost; finished work is k"
         ):
             run(study, tmp_path / "study", scheduler=address, compile="never", quiet=True)
     assert 100 <= reached(tmp_path / "study") < 300
@@ -279,14 +275,14 @@ def test_interrupt_has_workers_write_their_checkpoints(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = LONG.replace(steps=100_000, checkpoint_every=100_000)
-    listen = dispatch.Dispatch._process_events
+    process_events = dispatch.Dispatch._process_events
 
     def interrupted(self: Any) -> None:
-        listen(self)
-        if len(self._pieces) == 2 and all(piece.step > 20 for piece in self._pieces.values()):
+        process_events(self)
+        if len(self._tasks) == 2 and all(task.done > 20 for task in self._tasks.values()):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(dispatch.Dispatch, "_listen", interrupted)
+    monkeypatch.setattr(dispatch.Dispatch, "_process_events", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(study, tmp_path / "study", scheduler=cluster.scheduler_address, compile="never", quiet=True)
     assert reached(tmp_path / "study") > 40
@@ -294,7 +290,7 @@ def test_interrupt_has_workers_write_their_checkpoints(
 
 @pytest.mark.long
 def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path: Path) -> None:
-    """It reaches all processes of the command; the same command goes on where each worker stopped."""
+    """The signal reaches all processes of the command, and the same command continues where each worker stopped."""
     study = LONG.replace(steps=100_000, checkpoint_every=100_000)
     (tmp_path / "study.yaml").write_text(study.to_yaml(), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("pyrovae")), "run", "study.yaml", "--out", "study"]
@@ -307,52 +303,52 @@ def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path:
             if "of 100,000 steps" in line:
                 break
         os.killpg(process.pid, signal.SIGINT)
-        told = process.stdout.read()
+        out = process.stdout.read()
         assert process.wait(TIMEOUT) == 130
-    assert "Traceback" not in told
-    assert "the same command goes on from there" in told
+    assert "Traceback" not in out
+    assert "the same command resumes" in out
     assert reached(tmp_path / "study") > 100
 
 
-def test_cohort_goes_on_elsewhere_when_its_worker_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """As at the end of the time that a batch system gave it."""
+def test_another_worker_continues_when_one_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As at the end of a batch job."""
     study = LONG.replace(depth=1, checkpoint_every=300)
     with local(1, processes=False) as other:
 
         def leave() -> None:
-            while "of 300 steps" not in "".join(told):
-                told.append(capfd.readouterr().out)
+            while "of 300 steps" not in "".join(printed):
+                printed.append(capfd.readouterr().out)
                 time.sleep(0.1)
             (address,) = other.scheduler_info["workers"]
             other.sync(other.scheduler.retire_workers, workers=[address])
             other.scale(2)
 
-        told: list[str] = []
+        printed: list[str] = []
         leaving = threading.Thread(target=leave, daemon=True)
         leaving.start()
         run(study, tmp_path / "study", scheduler=other.scheduler_address, compile="never")
         leaving.join(TIMEOUT)
-    told.append(capfd.readouterr().out)
-    assert "goes on from step" in "".join(told)
-    assert "died" not in "".join(told)
+    printed.append(capfd.readouterr().out)
+    assert "resumes from step" in "".join(printed)
+    assert "died" not in "".join(printed)
 
 
-def test_cohort_is_cut_for_the_memory_that_workers_declare(tmp_path: Path) -> None:
+def test_cohorts_are_split_for_the_declared_memory(tmp_path: Path) -> None:
     study = STUDY.replace(depth=1, beta=[0.1, 0.3, 1, 3], steps=2)
     (cohort,) = study.cohorts()
-    training, _ = work.start(study, cohort, make_data(cohort.shared))
-    needed = work.bytes_of_a_run(training.lockstep.pair(0), cohort, training.data) / work.MEMORY_SHARE
+    training, _ = start(study, cohort, make_data(cohort.shared))
+    needed = bytes_of_a_run(training.lockstep.pair(0), cohort, training.data) / MEMORY_SHARE
     with local(1, processes=False, resources={"MEMORY": 3.01 * needed}) as cluster:
         results = run(study, tmp_path / "some", scheduler=cluster.scheduler_address, quiet=True)
     assert [cohort.name for cohort in results.cohorts()] == ["000-0", "000-1"]
     assert set(results.tree["runs/status"].values.flatten()) == {"done"}
-    told = "expected workers with 0.0 GB of memory for one run, got at most 0.0 GB"
+    message = "expected workers with 0.0 GB of memory for one run, got at most 0.0 GB"
     few = {"MEMORY": 0.99 * needed}
-    with local(1, processes=False, resources=few) as cluster, pytest.raises(OutOfMemoryError, match=re.escape(told)):
+    with local(1, processes=False, resources=few) as cluster, pytest.raises(OutOfMemoryError, match=re.escape(message)):
         run(study, tmp_path / "none", scheduler=cluster.scheduler_address, quiet=True)
 
 
-def test_only_workers_with_cuda_are_asked_for_cuda(tmp_path: Path) -> None:
+def test_cuda_needs_workers_with_a_gpu(tmp_path: Path) -> None:
     with (
         local(1, processes=False) as cluster,
         pytest.raises(InputError, match="device: expected workers that have CUDA"),
@@ -360,12 +356,12 @@ def test_only_workers_with_cuda_are_asked_for_cuda(tmp_path: Path) -> None:
         run(STUDY, tmp_path / "study", device="cuda", scheduler=cluster.scheduler_address, quiet=True)
 
 
-def test_pieces_end_sooner_than_the_whole_and_cost_no_more_than_they_save() -> None:
+def test_cohorts_are_split_only_if_that_saves_time() -> None:
     (cohort,) = Study.of(name="wide", beta=list(range(1, 65)), steps=10**6).cohorts()
     cost = partial(placement.cost, size=1.0)
-    for workers, pieces in ((1, 1), (2, 2), (3, 8), (4, 4), (16, 16), (100, 64)):
-        cut = placement.cut([cohort], workers, cost, lambda piece: True)
-        assert len(cut) == pieces
-        assert sorted(run.beta for piece in cut for run in piece.runs) == [run.beta for run in cohort.runs]
+    for workers, expected in ((1, 1), (2, 2), (3, 8), (4, 4), (16, 16), (100, 64)):
+        pieces = placement.split([cohort], workers, cost, lambda piece: True)
+        assert len(pieces) == expected
+        assert sorted(run.beta for piece in pieces for run in piece.runs) == [run.beta for run in cohort.runs]
     short = cohort.model_copy(update={"runs": tuple(run.model_copy(update={"steps": 1}) for run in cohort.runs)})
-    assert placement.cut([short], 2, cost, lambda piece: True) == [short]
+    assert placement.split([short], 2, cost, lambda piece: True) == [short]

@@ -9,21 +9,21 @@ import torch
 import xarray as xr
 from torch._dynamo.utils import counters
 
-from pyrovae import InputError, Pair, Study, build, open_results, run
+from pyrovae import InputError, Pair, Study, open_results, parts, run
 from pyrovae.analysis.findings import findings
 from pyrovae.build import make_data
 from pyrovae.data import linear
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import LinearGaussian, active_units, marginal_rate, rate_terms
 from pyrovae.programs.noise import generator
-from pyrovae.runner import cohort as work
+from pyrovae.runner import cohort
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.training.trainer import Interrupted, Training
 
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take longer than what is run here; the tests of the command see that they are drawn."""
+    """Drawing takes longer than these studies; tests of the command cover it."""
     monkeypatch.setattr("pyrovae.runner.reporting.draw", lambda *_: None)
 
 
@@ -42,7 +42,7 @@ def small(**settings: Any) -> Study:
     return Study.load("quick", **(base | measured | {"checkpoint_every": 40} | settings))
 
 
-def test_cohort_agrees_with_single_runs(tmp_path: Path) -> None:
+def test_runs_agree_across_partitions_into_cohorts(tmp_path: Path) -> None:
     settings = {"beta": [0.1, 1.0, 3.0], "seed": 0, "steps": 50}
     together = run(small(**settings), tmp_path / "all", quiet=True)
     for beta in settings["beta"]:  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def test_cohort_agrees_with_single_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"prior": "aggregate_subsampled", "components": 20, "refresh": 7}])
-def test_resumed_study_is_bitwise_the_uninterrupted_one(
+def test_resumed_study_equals_the_uninterrupted_one_bitwise(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = small(**settings)
@@ -77,26 +77,24 @@ def test_resumed_study_is_bitwise_the_uninterrupted_one(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_compiled_and_eager_training_agree_in_every_cohort(tmp_path: Path) -> None:
-    """Two cohorts whose programs differ in a constant alone, which no shape would tell."""
+def test_compiled_and_eager_training_agree(tmp_path: Path) -> None:
+    """In two cohorts whose programs differ only in a constant, and not in a shape."""
     study = small(steps=30, seed=0, likelihood="gaussian", noise_scale=[0.5, 2.0])
     before = counters["stats"]["unique_graphs"]
     compiled = run(study, tmp_path / "compiled", compile="always", quiet=True)
     assert counters["stats"]["unique_graphs"] == before + 2
     eager = run(study, tmp_path / "eager", compile="never", quiet=True)
     for results, mode in ((compiled, "compiled"), (eager, "vmapped")):
-        assert set(results.tree["/runs/way"].values.flatten()) == {mode}
+        assert set(results.tree["/runs/mode"].values.flatten()) == {mode}
     for settings in ({"beta": 1, "noise_scale": scale} for scale in (0.5, 2.0)):
         one, other = compiled.pair(**settings), eager.pair(**settings)
         for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_diverged_run_is_marked_and_its_neighbours_are_untouched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_diverged_run_is_marked_and_affects_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     healthy = run(small(), tmp_path / "healthy", quiet=True)
-    start = work.start
+    start = cohort.start
 
     def poisoned(*args: Any) -> Any:
         training, checked = start(*args)
@@ -110,7 +108,7 @@ def test_diverged_run_is_marked_and_its_neighbours_are_untouched(
         training._batch = poison
         return training, checked
 
-    monkeypatch.setattr(work, "start", poisoned)
+    monkeypatch.setattr(cohort, "start", poisoned)
     results = run(small(), tmp_path / "ill", quiet=True)
     status = results.tree["/runs/status"].values.flatten().tolist()
     assert status == ["done", "diverged", "done", "done", "done", "done"]
@@ -124,7 +122,7 @@ def test_diverged_run_is_marked_and_its_neighbours_are_untouched(
         np.testing.assert_array_equal(ours.isel(run=rest).values, theirs.isel(run=rest).values)
 
 
-def test_results_hold_the_grid_and_the_floor_lies_below(tmp_path: Path) -> None:
+def test_results_have_the_grid_and_a_floor_below_distortion(tmp_path: Path) -> None:
     run(small(depth=[1, 2], steps=20), tmp_path / "study", quiet=True)
     cells = open_results(tmp_path / "study").tree["/rate_distortion"].to_dataset()
     assert dict(cells.sizes) == {"split": 2, "beta": 3, "seed": 2, "depth": 2}
@@ -140,7 +138,7 @@ def test_folder_of_another_study_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["results.nc", "checkpoints/cohort-000.safetensors"])
-def test_truncated_files_are_told(file: str, tmp_path: Path) -> None:
+def test_truncated_files_are_refused(file: str, tmp_path: Path) -> None:
     run(small(steps=2), tmp_path / "study", quiet=True)
     path = tmp_path / "study" / file
     path.write_bytes(path.read_bytes()[:1000])
@@ -148,7 +146,7 @@ def test_truncated_files_are_told(file: str, tmp_path: Path) -> None:
         open_results(tmp_path / "study").pair(beta=1, seed=0)
 
 
-def test_information_agrees_with_the_estimators_on_the_trained_pair(tmp_path: Path) -> None:
+def test_information_equals_the_estimators_on_the_trained_pair(tmp_path: Path) -> None:
     study = small(beta=[0.01, 1.0], seed=[0, 1])
     results = run(study, tmp_path / "study", quiet=True)
     codes = results.tree["information"].sel(beta=0.01, seed=1)
@@ -170,7 +168,7 @@ def test_information_agrees_with_the_estimators_on_the_trained_pair(tmp_path: Pa
     assert results.tree["information"]["mutual_information"].attrs["kind"] == "unbiased"
 
 
-def test_codes_that_cannot_be_measured_are_missing_and_nothing_else(
+def test_unsupported_measures_are_skipped_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unsupported(*_: Any, **__: Any) -> Any:
@@ -188,7 +186,7 @@ def test_codes_that_cannot_be_measured_are_missing_and_nothing_else(
     assert set(results.tree["runs/status"].values.flatten()) == {"done"}
 
 
-def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Path) -> None:
+def test_reevaluation_adds_results_and_trains_nothing(tmp_path: Path) -> None:
     results = run(small(), tmp_path / "study", quiet=True)
     (file,) = results.folder.glob("checkpoints/*")
     before = file.read_bytes()
@@ -208,13 +206,13 @@ def test_evaluating_again_leaves_what_was_there_and_trains_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("setting", ["probe", "points"])
-def test_learning_curves_are_not_measured_again(setting: str, tmp_path: Path) -> None:
+def test_settings_of_learning_curves_cannot_be_reevaluated(setting: str, tmp_path: Path) -> None:
     run(small(steps=2), tmp_path / "study", quiet=True)
-    with pytest.raises(InputError, match=f"{setting}: expected a setting of what is measured after training"):
+    with pytest.raises(InputError, match=f"{setting}: expected a setting of measures after training"):
         reevaluate(tmp_path / "study", **{setting: 9})
 
 
-def test_aggregate_prior_memorises_and_leaving_one_out_narrows_the_difference(tmp_path: Path) -> None:
+def test_aggregate_prior_memorises_less_when_leaving_one_out(tmp_path: Path) -> None:
     priors = ["standard_normal", "aggregate", "aggregate_leave_one_out"]
     study = small(prior=priors, beta=0.1, seed=0, steps=300, refresh=10, latent_size=2, **{"measure.images": 256})
     results = run(study, tmp_path / "study", quiet=True)
@@ -233,24 +231,24 @@ def test_aggregate_prior_memorises_and_leaving_one_out_narrows_the_difference(tm
 
 
 def _every_prior() -> Study:
-    names = sorted(build.PRIORS)
+    names = parts.names("prior")
     return small(prior=names, beta=1.0, seed=0, steps=3, components=9, latent_size=2, **{"measure.points": 2})
 
 
 @pytest.mark.long
-def test_every_prior_measures_the_same_again(tmp_path: Path) -> None:
+def test_reevaluation_reproduces_every_prior(tmp_path: Path) -> None:
     results = run(_every_prior(), tmp_path / "study", quiet=True)
     _, again = reevaluate(tmp_path / "study")
     for group in ("rate_distortion", "information", "images"):
         xr.testing.assert_equal(again[group].to_dataset(), results.tree[group].to_dataset())
 
 
-def test_every_prior_is_saved_and_comes_back(tmp_path: Path) -> None:
+def test_every_prior_is_saved_and_restored(tmp_path: Path) -> None:
     study = _every_prior()
     results = run(study, tmp_path / "study", quiet=True)
     images = make_data(study.runs()[0]).train
     reopened = open_results(tmp_path / "study")
-    for name in sorted(build.PRIORS):
+    for name in parts.names("prior"):
         pair = reopened.pair(prior=name)
         with torch.no_grad():
             torch.manual_seed(0)
@@ -264,8 +262,8 @@ def test_every_prior_is_saved_and_comes_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(plane["log_p"], plane["log_q"], atol=1e-3)
 
 
-def test_learning_curves_leave_the_training_as_it_is(tmp_path: Path) -> None:
-    """Though they are taken with encodings that are renewed for them."""
+def test_learning_curves_do_not_change_training(tmp_path: Path) -> None:
+    """Though encodings are refreshed for them."""
     pairs = []
     for points in (2, 8):
         study = small(prior="aggregate", beta=1.0, seed=0, steps=30, refresh=20, **{"measure.points": points})
@@ -274,14 +272,14 @@ def test_learning_curves_leave_the_training_as_it_is(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-def test_swapped_prior_changes_the_rate_by_the_gap_and_leaves_the_distortion(tmp_path: Path) -> None:
+def test_swapped_prior_changes_rate_by_the_gap_and_not_distortion(tmp_path: Path) -> None:
     results = run(
         small(beta=[0.1, 1.0], seed=0, latent_size=2, **{"measure.images": 256}), tmp_path / "study", quiet=True
     )
     before, codes = (results.tree[group].to_dataset() for group in ("rate_distortion", "information"))
     for number, prior in enumerate(("aggregate", "mixture")):
         _, again = reevaluate(tmp_path / "study", prior=prior, samples=4)
-        # The numbers of the pairs' own prior, by 4 samples too, are the first.
+        # The first evaluation is that of the pairs' own prior with 4 samples.
         assert (again.name, again.attrs["prior"]) == (f"evaluation_{number + 2}", prior)
         own = open_results(tmp_path / "study").tree["evaluation_1"]
         after, swapped = again["rate_distortion"].to_dataset(), again["information"].to_dataset()
@@ -305,14 +303,14 @@ def test_swapped_prior_changes_the_rate_by_the_gap_and_leaves_the_distortion(tmp
     assert (swapped["prior_gap"] > 0).all()
 
 
-def test_prior_that_cannot_be_swapped_in_is_told(tmp_path: Path) -> None:
+def test_unsuitable_priors_are_not_swapped_in(tmp_path: Path) -> None:
     run(small(steps=2, model="hierarchical", guide="hierarchical"), tmp_path / "study", quiet=True)
-    for prior, told in (
+    for prior, message in (
         ("mixture", "whose prior can be swapped, but expected one latent site"),
         ("vamp", "for its z1"),
         ("x", "valid"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             reevaluate(tmp_path / "study", prior=prior)
     assert not [name for name in open_results(tmp_path / "study").tree.children if name.startswith("evaluation")]
 
@@ -327,9 +325,7 @@ def test_any_setting_can_be_an_axis(tmp_path: Path) -> None:
     assert results.pair(split="random", latent_size=3, guide="full_rank").guide.event_shape == (3,)
 
 
-def test_pair_of_a_run_that_is_not_trained_to_its_end_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pair_of_an_unfinished_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_probe", lambda self: (_ for _ in ()).throw(Interrupted()))
         with pytest.raises(Interrupted):
@@ -338,7 +334,7 @@ def test_pair_of_a_run_that_is_not_trained_to_its_end_is_refused(
         open_results(tmp_path / "study").pair(beta=1, seed=0)
 
 
-def test_cohort_whose_checkpoint_is_gone_is_trained_again(tmp_path: Path) -> None:
+def test_cohort_without_its_checkpoint_is_trained_again(tmp_path: Path) -> None:
     results = run(small(steps=5), tmp_path / "study", quiet=True)
     (file,) = results.folder.glob("checkpoints/*")
     before = file.read_bytes()
@@ -347,21 +343,21 @@ def test_cohort_whose_checkpoint_is_gone_is_trained_again(tmp_path: Path) -> Non
     assert file.read_bytes() == before
 
 
-def test_unfinished_study_is_not_evaluated(tmp_path: Path) -> None:
+def test_unfinished_study_is_not_reevaluated(tmp_path: Path) -> None:
     results = run(small(steps=2), tmp_path / "study", quiet=True)
     (results.folder / "results.nc").unlink()
     with pytest.raises(InputError, match="expected a finished study, but 1 of its 1 cohorts are not"):
         reevaluate(tmp_path / "study")
 
 
-def test_trained_linear_pair_ends_on_the_curve_of_the_theory(tmp_path: Path) -> None:
+def test_trained_linear_pair_reaches_the_theoretical_curve(tmp_path: Path) -> None:
     study = Study.load(
         "linear", seed=0, beta=[0.03, 0.3, 3.0], steps=6_000, learning_rate=0.01, **{"measure.outer": 64}
     )
     results = run(study, tmp_path / "study", quiet=True)
     data = make_data(study.runs()[0])
     for beta in study.axes["beta"]:
-        # Nothing beats the optimum for these very vectors, and training comes near it.
+        # The optimum for these vectors is a lower bound, which training approaches.
         covariance = data.train.double().T @ data.train.double() / len(data.train)
         best = LinearGaussian.best(covariance, 4, 1.0, beta)
         cell = results.tree["rate_distortion"].to_dataset().sel(beta=beta, seed=0, split="train")

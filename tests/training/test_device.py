@@ -32,18 +32,18 @@ from pyrovae.training.trainer import Training
 
 STUDY = Study.of(
     name="device", beta=[0.1, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
-    components=5, refresh=3, batch_size=16, steps=8,
+    batch_size=16, steps=8,
     measure={"images": 32, "outer": 32, "particles": 4, "reconstructions": 4, "probe": 16, "points": 4,
              "likelihood_images": 4},
 )  # fmt: skip
 PARTS: dict[str, dict[str, Any]] = {
     "plain": {"measure.temperatures": 2},
     "dynamic": {"pixels": "dynamic", "network": "conv_small"},
-    "full rank": {"guide": "full_rank", "prior": "vamp"},
+    "full rank": {"guide": "full_rank", "prior": "vamp", "components": 5},
     "flow": {"guide": "flow", "prior": "flow"},
     "two levels": {"model": "hierarchical", "guide": "hierarchical"},
-    "bank": {"prior": "aggregate_subsampled"},
-    "gap": {"model": "gap", "gamma": 0.5, "prior": "mixture"},
+    "bank": {"prior": "aggregate_subsampled", "components": 5, "refresh": 3},
+    "gap": {"model": "gap", "gamma": 0.5, "refresh": 3, "prior": "mixture", "components": 5},
     "logistic": {"likelihood": "discretised_logistic"},
     "gaussian": {"likelihood": "gaussian_shared", "prior": "diagonal"},
 }
@@ -65,7 +65,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 
     monkeypatch.setattr(streams, "generator", generator)
     monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
-    for sizes in (marginal.NUMBERS, likelihood.NUMBERS, encodings.ENCODED, aggregate.IMAGES, aggregate.PAIRS):
+    chunks = (marginal.CHUNK_ELEMENTS, likelihood.CHUNK_ELEMENTS, encodings.ENCODED)
+    for sizes in (*chunks, aggregate.CHUNK_IMAGES, aggregate.CHUNK_PAIRS):
         monkeypatch.setitem(sizes, DEVICE.type, sizes["cpu"])
     monkeypatch.setattr(memory, "free_memory", lambda device=None: 2**40)
     return FakeDevice()
@@ -154,7 +155,7 @@ def test_captured_step_copies_each_batch_to_its_memory(monkeypatch: pytest.Monke
 
 def test_training_state_keeps_its_memory_addresses(tmp_path: Path) -> None:
     """Steps, learning curves and a resume update weights, moments and encodings in place."""
-    study, file = STUDY.replace(prior="aggregate_subsampled"), tmp_path / "checkpoint"
+    study, file = STUDY.replace(**PARTS["bank"]), tmp_path / "checkpoint"
     trained = training(study, CPU)
     state = [trained.lockstep.params, trained.lockstep.buffers, trained.adam.exp_avg, trained.adam.exp_avg_sq]
     before = [{name: each.data_ptr() for name, each in part.items()} for part in state]

@@ -48,8 +48,8 @@ def lockstep_of(pairs: Sequence[Pair]) -> Lockstep:
     return Lockstep(pairs, {"beta": torch.tensor(BETAS)})
 
 
-def evaluated(lockstep: Lockstep, streams: Streams, images: Tensor, **settings: int) -> Evaluation:
-    data = Dataset(images[:30], images[30:])
+def evaluated(lockstep: Lockstep, streams: Streams, pixels: Tensor, **settings: int) -> Evaluation:
+    data = Dataset(pixels[:30], pixels[30:])
     return evaluate(trained_runs(lockstep, streams, data, Measure(**settings), Run()), shipped())
 
 
@@ -158,9 +158,9 @@ class Branching(MeanField):
         return super().posterior(x)
 
 
-def tiny(**settings: Any) -> Study:
-    base = {"depth": 1, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 32, "steps": 3, "seed": 0}
-    return Study.load("quick", **base | settings)
+def tiny() -> Study:
+    sizes = {"depth": 1, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 32}
+    return Study.load("quick", **sizes, steps=3, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def tiny(**settings: Any) -> Study:
 def test_programs_that_vmap_rejects_train_one_by_one(
     guide: str, prior: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = run(tiny(guide=guide, prior=prior), tmp_path / "study")
+    results = run(tiny().replace(guide=guide, prior=prior), tmp_path / "study")
     assert sum(reason in line for line in capsys.readouterr().out.splitlines()) == 1
     assert set(results.tree["/runs/mode"].values.flatten()) == {"sequential"}
     assert (results.tree["/rate_distortion/rate"] > 0).all()
