@@ -33,9 +33,9 @@ from pyrovae.cli import _rows, _setting
 from pyrovae.data import images
 from pyrovae.data.fetch import Remote
 from pyrovae.data.torchvision_datasets import _idx
-from pyrovae.runner.cohort import start
 from pyrovae.runner.diagnose import _check_finite
 from pyrovae.runner.plan import plan
+from pyrovae.runner.setup import start
 from pyrovae.store import records, schema
 from pyrovae.store.results import Results
 from pyrovae.study import parse_yaml, shipped
@@ -44,7 +44,7 @@ from pyrovae.system import atomic, tensor_file
 SMALL = Study.of(
     name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=6,
     checkpoint_every=3, measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "points": 3},
-)  # fmt: skip
+).resolved()  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _idx_file(content: bytes, folder: Path) -> None:
 
 def _packed(content: bytes, folder: Path) -> None:
     (folder / "images.gz").write_bytes(content)
-    Remote(folder / "images.gz", [], "other checksum", "other checksum").is_here()
+    Remote(folder / "images.gz", [], "other checksum", "other checksum").is_present()
 
 
 def _without_checksum(name: str) -> bytes:
