@@ -5,7 +5,7 @@ They are dispatched on the type of the distribution. Other distributions than to
 
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def _(q: MultivariateNormal) -> MultivariateNormal:
 
 @base_normal.register(Independent)
 @base_normal.register(Transformed)
-def _(q: Independent | Transformed) -> Normal | MultivariateNormal | None:
+def _(q: Independent[Any] | Transformed) -> Normal | MultivariateNormal | None:
     return base_normal(q.base_dist)
 
 
@@ -94,8 +94,8 @@ def _(q: MultivariateNormal, noise: Tensor) -> Tensor:
     return q.loc + (q.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
 
 
-@reparameterize.register
-def _(q: Independent, noise: Tensor) -> Tensor:
+@reparameterize.register(Independent)
+def _(q: Independent[Any], noise: Tensor) -> Tensor:
     return reparameterize(q.base_dist, noise)
 
 
@@ -132,8 +132,8 @@ def _(q: MultivariateNormal, function: Callable[..., Tensor], *others: Multivari
     return MultivariateNormal(function(*(each.loc for each in each_q)), scale_tril=scale_tril, validate_args=False)
 
 
-@mapped.register
-def _(q: Independent, function: Callable[..., Tensor], *others: Independent) -> Independent:
+@mapped.register(Independent)
+def _(q: Independent[Any], function: Callable[..., Tensor], *others: Independent[Any]) -> Independent[Any]:
     base = mapped(q.base_dist, function, *(each.base_dist for each in others))
     return Independent(base, q.reinterpreted_batch_ndims, False)
 
@@ -179,8 +179,8 @@ def _(q: MultivariateNormal) -> tuple[list[Tensor], Callable[..., Distribution]]
     return [q.loc, cholesky.inv(q.scale_tril)], distribution
 
 
-@unconstrained.register
-def _(q: Independent) -> tuple[list[Tensor], Callable[..., Distribution]]:
+@unconstrained.register(Independent)
+def _(q: Independent[Any]) -> tuple[list[Tensor], Callable[..., Distribution]]:
     values, base = unconstrained(q.base_dist)
     return values, lambda *others: Independent(base(*others), q.reinterpreted_batch_ndims, False)
 
@@ -196,8 +196,8 @@ def concatenated(parts: list[Distribution]) -> Distribution:
     return mapped(parts[0], lambda *tensors: torch.cat(tensors), *parts[1:])
 
 
-@register_kl(MultivariateNormal, Independent)
-def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
+@register_kl(MultivariateNormal, Independent)  # type: ignore[untyped-decorator]
+def _kl_full_rank_diagonal(q: MultivariateNormal, p: Independent[Any]) -> Tensor:
     """KL(N(μ, L Lᵀ) ‖ N(m, diag s²)), which torch lacks and a full-rank guide needs."""
     if not (isinstance(p.base_dist, Normal) and p.event_shape == q.event_shape):
         # kl_divergence expects this error, and its callers (Pyro too) fall back on Monte Carlo.

@@ -116,7 +116,7 @@ class _Subject:
         coordinates = results.study.coordinates(run)
         label = ", ".join(f"{key} {value}" for key, value in coordinates.items())
         versions = ", ".join([software_versions(), *user_sources(run)])
-        attrs = {"study": results.study.name, "split": split, "versions": versions}
+        attrs: dict[str, Any] = {"study": results.study.name, "split": split, "versions": versions}
         attrs |= {key: _as_attribute(value) for key, value in coordinates.items() if value is not None}
         return cls(run, pair, label, chosen, rows, attrs)
 

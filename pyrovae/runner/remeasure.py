@@ -14,9 +14,10 @@ from pyrovae.measures.declared import declared
 from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.checks import PairProperties
 from pyrovae.runner import prior_swap, reporting
-from pyrovae.runner.cohort import cohort_label, cohort_result, measure, measuring_steps, pair_properties, start
+from pyrovae.runner.cohort import cohort_label, cohort_result, measure, measuring_steps
 from pyrovae.runner.open import open_results
 from pyrovae.runner.plan import plan
+from pyrovae.runner.setup import pair_properties, start
 from pyrovae.runner.validation import check_prior
 from pyrovae.runner.workload import workload
 from pyrovae.store import records
@@ -64,6 +65,7 @@ def reevaluate(
 
     Example:
         >>> study = Study.load("quick", steps=2, depth=1, width=8, train_images=64, test_images=64, seed=0)
+        >>> from pyrovae import run
         >>> results = run(study, out=tmp_path / "mine", quiet=True)
         >>> results, evaluation = reevaluate(tmp_path / "mine", samples=4)
         >>> evaluation.name, dict(evaluation["information"].sizes)

@@ -8,18 +8,11 @@ import torch
 from pyrovae.build import assemble, make_data
 from pyrovae.errors import InputError
 from pyrovae.runner import reporting
-from pyrovae.runner.cohort import (
-    CohortPaths,
-    bytes_of_a_run,
-    check_precision,
-    cohort_label,
-    measuring_steps,
-    run_cohort,
-    start,
-)
+from pyrovae.runner.cohort import CohortPaths, cohort_label, measuring_steps, run_cohort
 from pyrovae.runner.measuring import rehearse
 from pyrovae.runner.open import attach_theory
 from pyrovae.runner.plan import plan
+from pyrovae.runner.setup import bytes_of_a_run, check_precision, start
 from pyrovae.runner.validation import check_study
 from pyrovae.runner.workload import Workload, workload
 from pyrovae.store.results import Results

@@ -12,7 +12,7 @@ import torch
 
 from pyrovae import Study
 from pyrovae.build import make_data
-from pyrovae.runner.cohort import start
+from pyrovae.runner.setup import start
 from pyrovae.study import Precision
 from pyrovae.system.memory import freed_memory_kept
 from pyrovae.system.progress import StudyProgress

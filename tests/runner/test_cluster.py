@@ -24,7 +24,7 @@ from pyrovae import InputError, Study, open_results, run
 from pyrovae.build import make_data
 from pyrovae.errors import OutOfMemoryError
 from pyrovae.runner.cluster import dispatch, placement
-from pyrovae.runner.cohort import MEMORY_SHARE, bytes_of_a_run, start
+from pyrovae.runner.setup import MEMORY_SHARE, bytes_of_a_run, start
 from pyrovae.system import atomic, provenance, tensor_file
 from pyrovae.system.provenance import software_versions
 

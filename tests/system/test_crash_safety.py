@@ -422,7 +422,7 @@ def test_resume_with_other_versions_is_reported_and_recorded(
             run(STUDY, tmp_path / "study")
     capsys.readouterr()
     before = software_versions()
-    monkeypatch.setattr("pyrovae.runner.cohort.software_versions", lambda: "pyrovae 9")
+    monkeypatch.setattr("pyrovae.runner.setup.software_versions", lambda: "pyrovae 9")
     results = run(STUDY, tmp_path / "study")
     output = capsys.readouterr().out.replace("\n", " ")
     assert f"from step 20 on with other versions {before} → pyrovae 9: last digits may differ" in output

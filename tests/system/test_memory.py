@@ -16,8 +16,8 @@ import torch
 from pyrovae import InputError, Results, Study, open_results, run
 from pyrovae.analysis.report.provenance import provenance
 from pyrovae.build import make_data
-from pyrovae.runner.cohort import bytes_of_a_run, start
 from pyrovae.runner.remeasure import reevaluate
+from pyrovae.runner.setup import bytes_of_a_run, start
 from pyrovae.system import atomic, memory, tensor_file
 from pyrovae.training.adam import Adam
 from pyrovae.training.lockstep import Batch, Lockstep

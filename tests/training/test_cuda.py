@@ -12,7 +12,8 @@ from pyrovae import Study, open_results, run
 from pyrovae.build import make_data
 from pyrovae.estimators import Annealing, annealed_log_likelihood, log_likelihood
 from pyrovae.estimators.likelihood import ImportanceWeighted
-from pyrovae.runner.cohort import measure, start
+from pyrovae.runner.cohort import measure
+from pyrovae.runner.setup import start
 from pyrovae.system.progress import StudyProgress
 from pyrovae.training import streams
 from pyrovae.training.trainer import Interrupted, Training

@@ -20,7 +20,8 @@ from pyrovae.estimators import likelihood, marginal
 from pyrovae.measures import encodings
 from pyrovae.models.priors import aggregate
 from pyrovae.programs.noise import derive_seed
-from pyrovae.runner.cohort import CohortPaths, measure, run_cohort, start
+from pyrovae.runner.cohort import CohortPaths, measure, run_cohort
+from pyrovae.runner.setup import start
 from pyrovae.system import memory
 from pyrovae.system.device import device_name
 from pyrovae.system.progress import StudyProgress

@@ -16,7 +16,8 @@ from distributed import CancelledError, Client, Future, KilledWorker, LocalClust
 from pyrovae.errors import InputError, OutOfMemoryError
 from pyrovae.runner.cluster import placement, worker
 from pyrovae.runner.cluster.worker import INTERVAL, TOPIC, Offer, Task
-from pyrovae.runner.cohort import MEMORY_SHARE, CohortPaths
+from pyrovae.runner.cohort import CohortPaths
+from pyrovae.runner.setup import MEMORY_SHARE
 from pyrovae.runner.workload import Workload, first_line
 from pyrovae.study import Cohort
 from pyrovae.system import atomic, memory

@@ -1,0 +1,114 @@
+"""Sets up the training of a cohort, with all checks that need its images and pairs."""
+
+import torch
+from torch import Tensor
+
+from pyrovae.build import assemble, check_weights, make_likelihood, user_sources
+from pyrovae.data import Dataset, as_input
+from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.programs.checks import PairProperties
+from pyrovae.programs.noise import fork_seed
+from pyrovae.programs.pair import Pair
+from pyrovae.study import Cohort, Run, Study
+from pyrovae.system import memory
+from pyrovae.system.provenance import software_versions
+from pyrovae.training.lockstep import Lockstep
+from pyrovae.training.streams import Streams
+from pyrovae.training.trainer import Training
+
+#: Largest share of the free memory that a cohort may take.
+MEMORY_SHARE = 0.8
+
+
+def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, PairProperties]:
+    """Sets up the training of a cohort, and checks its pairs on a first batch.
+
+    Returns:
+        The training before its first step, and the properties of its pairs.
+    """
+    shared, device = cohort.shared, data.train.device
+    _check_support(shared, data)
+    check_weights(shared, data.event_shape)
+    pairs = _pairs_by_seed(cohort, data)
+    pair = pairs[shared.seed]
+    properties = pair_properties(pair, cohort, data)
+    needed = len(cohort.runs) * bytes_of_a_run(pair, cohort, data)
+    memory.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
+    if study.measure.temperatures:
+        _check_annealing(pair, _first_batch(cohort, data))
+    weights = [run.weights() for run in cohort.runs]
+    values = {name: torch.tensor([each[name] for each in weights]).to(device) for name in weights[0]}
+    seeds = [run.seed for run in cohort.runs]
+    lockstep = Lockstep([pairs[seed] for seed in seeds], values, shared.precision)
+    streams = Streams(seeds, len(data.train), shared.batch_size, properties.noise_shapes, device)
+    versions = ", ".join([software_versions(), *user_sources(shared)])
+    return Training(lockstep, streams, data, cohort, study.measure, versions), properties
+
+
+def _pairs_by_seed(cohort: Cohort, data: Dataset) -> dict[int, Pair]:
+    """Pairs with initial weights and encodings; runs with the same seed share them."""
+    mean, device = data.mean().cpu(), data.train.device
+    pairs = {run.seed: assemble(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
+    for pair in pairs.values():
+        pair.refresh(data.train)
+    return pairs
+
+
+def check_precision(cohort: Cohort, device: torch.device) -> None:
+    """Raises InputError if a device does not support the precision of a cohort."""
+    if cohort.shared.precision == "tf32" and device.type != "cuda":
+        raise InputError(f"precision: tf32 is for GPUs, got the device {device}; take float32, or --device cuda")
+
+
+def pair_properties(pair: Pair, cohort: Cohort, data: Dataset) -> PairProperties:
+    """Properties of a pair, from the first batch."""
+    batch = _first_batch(cohort, data)
+    return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
+
+
+def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
+    return as_input(data.train[: cohort.shared.batch_size])
+
+
+def bytes_of_a_run(pair: Pair, cohort: Cohort, data: Dataset) -> int:
+    """Memory that training takes for each run of a cohort.
+
+    It counts weights, gradients and both moments; three of these again for the rehearsal of a step or the checkpoint;
+    buffers, again in the rehearsal; and the activations of a batch, with as much again for temporaries of the backward
+    pass and half of that for its own results.
+    """
+    saved, x = 0, _first_batch(cohort, data)
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), fork_seed(0):
+        pair(x, index=torch.arange(len(x), device=x.device))
+    weights, buffers = (sum(each.nbytes for each in tensors) for tensors in (pair.parameters(), pair.buffers()))
+    return (4 + 3) * weights + 2 * buffers + 3 * saved
+
+
+def _check_annealing(pair: Pair, x: Tensor) -> None:
+    """Raises InputError if log p(x) of a pair cannot be bounded by annealing."""
+    try:
+        q, _ = pair.latent(x)
+        pair.likelihood(x, q.sample())
+    except UnsupportedError as error:
+        raise InputError(f"temperatures: this pair does not support annealing: {error}") from None
+
+
+def _check_support(run: Run, data: Dataset) -> None:
+    """Raises InputError if images are outside the support of the likelihood, before they are measured at the end."""
+    if run.pair is not None:
+        return
+    support = make_likelihood(run, data.event_shape).support
+    for _, images in data.splits():
+        for chunk in images.split(4096):
+            x = as_input(chunk)
+            if not support.check(x).all():
+                raise InputError(
+                    f"likelihood: {run.likelihood} expects values in {support}, got {run.data} with values from "
+                    f"{x.min():.3g} to {x.max():.3g}"
+                )
