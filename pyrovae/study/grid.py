@@ -317,7 +317,9 @@ def _section(name: str, values: Any) -> Measure:
     try:
         return Measure(**values)
     except InputError as error:
-        raise InputError(f"{name}.{error}") from None
+        unknown, problem = "unknown setting '", str(error)
+        place = f"{unknown}{name}." if problem.startswith(unknown) else f"{name}."
+        raise InputError(place + problem.removeprefix(unknown)) from None
 
 
 def _merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
