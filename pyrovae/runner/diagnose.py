@@ -13,11 +13,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyrovae.analysis import figures
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis, diagnose
 from pyrovae.analysis.diagnosis.exact_posterior import ChainSettings
 from pyrovae.analysis.diagnosis.predictive_checks import predictive_statistics
-from pyrovae.analysis.figures import diagnosis
+from pyrovae.analysis.figures import diagnosis, style
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.build import make_data, user_sources
 from pyrovae.data import as_input
@@ -177,7 +176,7 @@ def _save(found: Diagnosis, subject: _Subject, folder: Path) -> tuple[Diagnosis,
                 drawn[group] = diagnosis.predictive_checks(checks, group)
         for name, tree in trees.items():
             atomic.write(partial / f"{name}.nc", tree.to_netcdf(engine="h5netcdf"))
-        figures.write(drawn, partial)
+        style.write(drawn, partial)
         targets = (folder / f"diagnosis_{number}" for number in count(1))
         return found, partial.rename(next(target for target in targets if not target.exists()))
     finally:
