@@ -1,6 +1,7 @@
 """Figures of images: reconstructions, samples from the prior, latent traversals, and the latent plane."""
 
 from itertools import product
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.style import first_varying, panels, shown, strip
 
+Data = TypeVar("Data", xr.DataArray, xr.Dataset)
 #: Dimensions of a row of images.
 _DIMS = ("sample", "channel", "row", "column")
 #: Variables of a block of reconstructions and their labels, from top to bottom.
@@ -24,14 +26,14 @@ def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
         return ax
     pictures = tree["reconstructions"].to_dataset()
     pictures, fixed = _at_first(pictures, "original", ["beta", "depth", *_DIMS])
-    depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
+    depths = _values(pictures, "depth")
     betas = shown(pictures.beta.values.tolist())
     rows = 1 + len(_ROWS) * len(depths)
     axes = panels(ax, rows, len(betas), (1.4 + 3.4 * len(betas), 0.5 + 0.5 * rows))
     for column, beta in enumerate(betas):
         axes[0, column].set_title(f"β = {beta:g}")
         for number, depth in enumerate(depths):
-            cell = pictures.sel({"beta": beta} | ({} if depth is None else {"depth": depth}))
+            cell = _select(pictures, beta=beta, depth=depth)
             if number == 0:
                 strip(axes[0, column], cell["original"], "test image" if column == 0 else "")
             for at, (name, label) in enumerate(_ROWS.items(), start=1 + number * len(_ROWS)):
@@ -55,7 +57,7 @@ def samples(tree: xr.DataTree, ax: Axes) -> Axes:
     rows = images.sizes[axis]
     axes = panels(ax, rows, len(blocks), (1.2 + 3.6 * len(blocks), 0.6 + 0.5 * rows))
     for (row, value), (column, beta) in product(enumerate(images[axis].values.tolist()), enumerate(blocks)):
-        cell = images.sel({axis: value} | ({} if beta is None else {"beta": beta}))
+        cell = _select(images, beta=beta, **{axis: value})
         panel = axes[row, column]
         label = str(value) if axis == "prior" else f"{'β' if axis == 'beta' else 'γ'} = {value:g}"
         strip(panel, cell, label if column == 0 else "")
@@ -75,13 +77,13 @@ def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
         return ax
     pictures = tree["traversals"].to_dataset()
     pictures, fixed = _at_first(pictures, "traversal", ["beta", "depth", "rank", *_DIMS])
-    depths = pictures.depth.values.tolist() if "depth" in pictures.dims else [None]
+    depths = _values(pictures, "depth")
     betas = shown(pictures.beta.values.tolist())
     ranks = pictures.sizes["rank"]
     rows = ranks * len(depths)
     axes = panels(ax, rows, len(betas), (1.0 + 3.4 * len(betas), 0.5 + 0.5 * rows))
     for (column, beta), (number, depth) in product(enumerate(betas), enumerate(depths)):
-        cell = pictures.sel({"beta": beta} | ({} if depth is None else {"depth": depth}))
+        cell = _select(pictures, beta=beta, depth=depth)
         for rank in range(ranks):
             row = cell.isel(rank=rank)
             panel = axes[number * ranks + rank, column]
@@ -106,7 +108,7 @@ def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
     betas = plane.beta.values.tolist()
     axes = panels(ax, len(betas), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(betas)))
     for (row, beta), (column, value) in product(enumerate(betas), enumerate(values)):
-        cell = plane.sel({"beta": beta} | ({} if axis is None else {axis: value}))
+        cell = _select(plane, beta=beta, **{str(axis): value})
         panel = axes[row, column]
         if cell["log_q"].isnull().all():
             continue
@@ -121,6 +123,16 @@ def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
             panel.set_ylabel(f"β = {beta:g}", fontsize=8)
     axes[-1, 0].set_xlabel(f"q(z) shaded, p(z) as lines{f'; {fixed}' if fixed else ''}", fontsize=8)
     return ax
+
+
+def _values(data: xr.Dataset, dim: str) -> list[Any]:
+    """The values of a dimension; a single None if there is no such dimension."""
+    return data[dim].values.tolist() if dim in data.dims else [None]
+
+
+def _select(data: Data, **at: Any) -> Data:
+    """Data at some values of its dimensions; those that are None are ignored."""
+    return data.sel({dim: value for dim, value in at.items() if value is not None})
 
 
 def _relative_density(log_density: np.ndarray) -> np.ndarray:

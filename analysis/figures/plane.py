@@ -1,7 +1,8 @@
 """Distortion in the rate–distortion plane and against β, on train and test."""
 
+from collections.abc import Iterable, Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -9,12 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from pyrovae.analysis.figures.style import curves, draw_floor, legend, theory_curves
+from pyrovae.analysis.figures.style import Curve, curves, draw_floor, legend, theory_curves
 
 #: With more labels of β than this, none are drawn.
 MAX_LABELS = 60
 #: Line style of either split, and whether its markers are filled.
 _SPLITS = {"train": ("--", False), "test": ("-", True)}
+
+
+class Point(NamedTuple):
+    """A point of the plane with its label."""
+
+    position: tuple[float, float]
+    label: str
+    colour: str
 
 
 def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
@@ -23,21 +32,9 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     Lines of constant R + D (the negative ELBO) and the floor are in the background; test points are labelled with β.
     """
     data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
-    points: list[tuple[float, float]] = []
-    labels: list[tuple[float, float, str, str]] = []
-    for name, cell, colour, shape in curves(data):
-        for split, (line, filled) in _SPLITS.items():
-            rate, distortion = (cell[each].sel(split=split).values for each in ("rate", "distortion"))
-            look: dict[str, Any] = {"color": colour, "markerfacecolor": colour if filled else "white"}
-            star = cell.beta.values == 1
-            marked = (~star).nonzero()[0].tolist()
-            label = f"{name} {split}".strip()
-            ax.plot(rate, distortion, line + shape, markevery=marked, linewidth=1.2, label=label, **look)
-            ax.plot(rate[star], distortion[star], "*", markersize=12, zorder=3, **look)
-            for r, d, beta in zip(rate, distortion, cell.beta.values, strict=True):
-                if np.isfinite(r + d):
-                    points.append((r, d))
-                    labels += [(r, d, f"{beta:g}", colour)] if split == "test" else []
+    for curve in curves(data):
+        for split in _SPLITS:
+            _draw_in_plane(curve, split, ax)
     if not ax.has_data():
         return ax
     ax.set_xlabel("rate R (nats per image)")
@@ -49,8 +46,9 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     _lines_of_constant_sum(ax)
     ax.plot([], [], "*", markersize=9, color="0.3", label="β = 1")
     legend(ax)
-    if len(labels) <= MAX_LABELS:
-        _place_labels(ax, labels, points)
+    test = list(_points(data, "test"))
+    if len(test) <= MAX_LABELS:
+        _place_labels(ax, test, obstacles=[*test, *_points(data, "train")])
     return ax
 
 
@@ -74,6 +72,27 @@ def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     return ax
 
 
+def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
+    """A curve on one split, with a star at β = 1."""
+    line, filled = _SPLITS[split]
+    rate, distortion = (curve.data[each].sel(split=split).values for each in ("rate", "distortion"))
+    look: dict[str, Any] = {"color": curve.colour, "markerfacecolor": curve.colour if filled else "white"}
+    star = curve.data.beta.values == 1
+    marked = (~star).nonzero()[0].tolist()
+    label = f"{curve.name} {split}".strip()
+    ax.plot(rate, distortion, line + curve.shape, markevery=marked, linewidth=1.2, label=label, **look)
+    ax.plot(rate[star], distortion[star], "*", markersize=12, zorder=3, **look)
+
+
+def _points(data: xr.Dataset, split: str) -> Iterator[Point]:
+    """The finite points of all curves on one split."""
+    for curve in curves(data):
+        values = (curve.data[each].sel(split=split).values for each in ("rate", "distortion"))
+        for r, d, beta in zip(*values, curve.data.beta.values, strict=True):
+            if np.isfinite(r + d):
+                yield Point((r, d), f"{beta:g}", curve.colour)
+
+
 def _lines_of_constant_sum(ax: Axes) -> None:
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     for total in MaxNLocator(8).tick_values(left + bottom, right + top):
@@ -83,19 +102,20 @@ def _lines_of_constant_sum(ax: Axes) -> None:
     ax.set_ylim(bottom, top)
 
 
-def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points: list[tuple[float, float]]) -> None:
-    """Puts each label of β at the closest position that overlaps no point, label or legend."""
+def _place_labels(ax: Axes, points: Iterable[Point], obstacles: Iterable[Point]) -> None:
+    """Puts the label of each point at the closest position that overlaps no obstacle, label or legend."""
     figure: Any = ax.figure
     figure.draw_without_rendering()
     pixels = figure.dpi / 72
-    taken = [Bbox(np.array([-5, 5])[:, None] * pixels + point) for point in ax.transData.transform(points)]
+    centres = ax.transData.transform([each.position for each in obstacles])
+    taken = [Bbox(np.array([-5, 5])[:, None] * pixels + centre) for centre in centres]
     if legend := ax.get_legend():
         taken.append(legend.get_window_extent())
-    for r, d, text, colour in labels:
-        style: dict[str, Any] = {"xy": (r, d), "textcoords": "offset points", "color": colour}
+    for point in points:
+        style: dict[str, Any] = {"xy": point.position, "textcoords": "offset points", "color": point.colour}
         for radius, angle in product(range(10, 120, 5), range(45, 405, 15)):
             offset = (radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle)))
-            label = ax.annotate(text, xytext=offset, ha="center", va="center", fontsize=7.5, **style)
+            label = ax.annotate(point.label, xytext=offset, ha="center", va="center", fontsize=7.5, **style)
             box = label.get_window_extent().padded(pixels)
             inside = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y1)
             if inside and not any(box.overlaps(other) for other in taken):
@@ -103,5 +123,5 @@ def _place_labels(ax: Axes, labels: list[tuple[float, float, str, str]], points:
                 break
             label.remove()
         if radius > 15:
-            leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 4, "shrinkB": 3}
+            leader = {"arrowstyle": "-", "color": point.colour, "linewidth": 0.4, "shrinkA": 4, "shrinkB": 3}
             ax.annotate("", xytext=offset, arrowprops=leader, **style)

@@ -51,28 +51,36 @@ def gap_decomposition(tree: xr.DataTree, ax: Axes) -> Axes:
 
 def _decomposition(cell: xr.Dataset, axis: str, ax: Axes) -> None:
     """Stacked bars of I and G for each value of an axis, train filled and test hatched."""
+    splits = {"train": _parts(cell, axis, ""), "test": _parts(cell, axis, "test_")}
+    means = {split: parts.mean(1) for split, parts in splits.items()}
+    top = max(_CUT * np.nanmedian([each.sum(0) for each in means.values()]), 1.0)
     positions = np.arange(cell.sizes[axis])
-    bars = []
-    for split, prefix in (("train", ""), ("test", "test_")):
-        parts = [cell[f"{prefix}{name}"].transpose("seed", axis).values for name in ("mutual_information", "prior_gap")]
-        errors = np.sum(parts, axis=0).std(0, ddof=1) / len(cell.seed) ** 0.5 if len(cell.seed) > 1 else None
-        bars.append((split, *(part.mean(0) for part in parts), errors))
-    totals = np.concatenate([information + gap for _, information, gap, _ in bars])
-    top = max(_CUT * np.nanmedian(totals), 1.0)
-    for shift, (split, information, gap, errors) in zip((-0.2, 0.2), bars, strict=True):
+    for shift, (split, (information, gap)) in zip((-0.2, 0.2), means.items(), strict=True):
         look: dict[str, Any] = {"width": 0.38, "edgecolor": "white", "hatch": "" if split == "train" else "////"}
         ax.bar(positions + shift, information, color=_INFORMATION, label=f"I {split}", **look)
-        total = information + gap
-        cut = total > top
         ax.bar(positions + shift, gap, bottom=information, color=_GAP, label=f"G {split}", **look)
-        if errors is not None:
-            kept: dict[str, Any] = {"fmt": "none", "ecolor": "0.2", "elinewidth": 0.8, "capsize": 2}
-            ax.errorbar((positions + shift)[~cut], total[~cut], errors[~cut], **kept)
-        for place, height in zip((positions + shift)[cut], total[cut], strict=True):
-            label: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7.5, "bbox": {"color": "white", "pad": 1}}
-            ax.annotate(f"{height:.0f}", (place, 0.98 * top), **label)
-    if (totals > top).any():
+        _errors_or_heights(splits[split].sum(0), positions + shift, top, ax)
+    if any((each.sum(0) > top).any() for each in means.values()):
         ax.set_ylim(top=top)
-    ax.set_ylim(bottom=min(0.0, float(np.nanmin([gap.min() for _, _, gap, _ in bars]))))
+    ax.set_ylim(bottom=min(0.0, float(np.nanmin([gap.min() for _, gap in means.values()]))))
     names = [str(value).replace("_", "\n") if axis == "prior" else f"γ = {value:g}" for value in cell[axis].values]
     ax.set_xticks(positions, names, fontsize=7.5)
+
+
+def _parts(cell: xr.Dataset, axis: str, prefix: str) -> np.ndarray:
+    """I and G of a split, ``[2, seeds, values of the axis]``."""
+    names = (f"{prefix}mutual_information", f"{prefix}prior_gap")
+    return np.stack([cell[name].transpose("seed", axis).values for name in names])
+
+
+def _errors_or_heights(totals: np.ndarray, positions: np.ndarray, top: float, ax: Axes) -> None:
+    """Error bars at the heights of bars, ``[seeds, bars]``, and the heights as text where they exceed the top."""
+    heights, seeds = totals.mean(0), len(totals)
+    cut = heights > top
+    if seeds > 1:
+        errors = totals.std(0, ddof=1) / seeds**0.5
+        look: dict[str, Any] = {"fmt": "none", "ecolor": "0.2", "elinewidth": 0.8, "capsize": 2}
+        ax.errorbar(positions[~cut], heights[~cut], errors[~cut], **look)
+    for position, height in zip(positions[cut], heights[cut], strict=True):
+        label: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7.5, "bbox": {"color": "white", "pad": 1}}
+        ax.annotate(f"{height:.0f}", (position, 0.98 * top), **label)
