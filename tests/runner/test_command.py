@@ -108,7 +108,7 @@ def set_each(*settings: str) -> list[str]:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("betta=1", "unknown setting 'betta'; valid: "),
+        ("betta=1", "unknown setting 'betta': no component of these runs has it"),
         ("measure.imags=1", "unknown setting 'measure.imags'; valid: "),
         ("data=nonsense", "unknown data 'nonsense'; valid: "),
         ("split=nonsense", "unknown split 'nonsense'; valid: "),
