@@ -1,4 +1,4 @@
-"""The decoder of infinite capacity against brute force, and what a study says of memorisation."""
+"""The infinite-capacity decoder against brute force, and verdicts on memorisation."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyrovae import Pair, Run, Study, build, make_pair, run
+from pyrovae import Pair, Run, Study, build, make_pair, parts, run
 from pyrovae.analysis import figures
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.statistics import Verdict
@@ -21,9 +21,11 @@ from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
 from pyrovae.data import Dataset
 from pyrovae.estimators import memorising_decoder, mixing_share
+from pyrovae.measures.declared import shipped
 from pyrovae.measures.evaluate import Evaluation, evaluate
 from pyrovae.measures.memorisation import smoothed_mean
 from pyrovae.models import VAE
+from pyrovae.runner.measuring import trained_runs
 from pyrovae.study import Measure
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
@@ -52,7 +54,7 @@ def z() -> Tensor:
 
 
 @pytest.mark.parametrize("leave_out", [False, True])
-def test_memorising_decoder_is_the_weighted_mean_of_training_images(
+def test_memorising_decoder_is_the_posterior_mean_image(
     q: Distribution, images: Tensor, z: Tensor, leave_out: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = torch.arange(700) % N if leave_out else None
@@ -71,7 +73,7 @@ def test_memorising_decoder_is_the_weighted_mean_of_training_images(
         torch.testing.assert_close(found.perplexity, entropy.exp(), rtol=1e-6, atol=1e-6)
 
 
-def test_no_decoder_has_a_lower_training_distortion(q: Distribution, images: Tensor) -> None:
+def test_memorising_decoder_minimises_training_distortion(q: Distribution, images: Tensor) -> None:
     """Over p(n|z), at every z: any other mean image has a higher expected cross-entropy."""
     z = torch.zeros(1, 2)
     best = memorising_decoder(z, q, images).image
@@ -87,7 +89,7 @@ def test_no_decoder_has_a_lower_training_distortion(q: Distribution, images: Ten
             assert expected_distortion(best.lerp(other, share)) > expected_distortion(best)
 
 
-def test_pixel_that_no_training_image_has_makes_distortion_infinite_but_for_the_mean_image(q: Distribution) -> None:
+def test_smoothed_mean_keeps_distortion_of_unseen_pixels_finite(q: Distribution) -> None:
     images = torch.zeros(N, *EVENT)
     images[: N // 2, 0, 0, 0] = 1
     x, lit = torch.zeros(1, *EVENT), torch.zeros(1, *EVENT)
@@ -102,7 +104,7 @@ def test_pixel_that_no_training_image_has_makes_distortion_infinite_but_for_the_
 
 
 @pytest.mark.parametrize("share", [1e-6, 1e-3, 0.2, 0.9])
-def test_mixing_share_is_the_one_that_the_data_have(share: float) -> None:
+def test_mixing_share_recovers_the_true_share(share: float) -> None:
     """A pixel of mean 1/2 under x̄ and 0 under x̂, lit with probability share / 2: there that share is best."""
     lit = share / 2
 
@@ -114,20 +116,20 @@ def test_mixing_share_is_the_one_that_the_data_have(share: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
-def test_distortion_at_a_mean_is_that_of_features_with_this_mean(name: str) -> None:
+def test_distortion_at_a_mean_equals_negative_log_probability(name: str) -> None:
     likelihood = build.make_likelihood(Run(likelihood=name), EVENT)
     x = torch.rand(20, *EVENT, generator=torch.Generator().manual_seed(0))
     p = likelihood(torch.randn(20, likelihood.features, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(likelihood.distortion_at(x, p.mean), -p.log_prob(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(build.LIKELIHOODS.keys() - {"bernoulli", "gaussian"}))
-def test_mean_alone_does_not_decide_the_distortion_of_other_likelihoods(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(parts.names("likelihood")) - {"bernoulli", "gaussian"}))
+def test_distortion_at_a_mean_is_nan_for_other_likelihoods(name: str) -> None:
     x = torch.rand(20, *EVENT)
     assert build.make_likelihood(Run(likelihood=name), EVENT).distortion_at(x, x).isnan().all()
 
 
-def test_study_measures_memorisation_beside_the_learned_decoder(tmp_path: Path) -> None:
+def test_memorisation_of_a_study_is_consistent(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"depth": 1, "width": 8, "train_images": 256, "test_images": 100, "batch_size": 32}
     measured = {"measure.reconstructions": 64, "measure.images": 64, "measure.particles": 30}
     study = Study.load("quick", steps=20, seed=0, beta=[0.01, 4], latent_size=2, **settings, **measured)
@@ -165,22 +167,22 @@ class Doubled(VAE):
 def measured(pair: Pair, images: Tensor) -> Evaluation:
     lockstep = Lockstep([pair], {"beta": torch.ones(1)})
     streams = Streams([0], images=200, batch_size=8, noise_shapes={"z": torch.Size([2])})
-    measure = Measure(images=20, likelihood_images=20, reconstructions=20, particles=30)
-    return evaluate(lockstep, streams, Dataset(images[:200], images[200:]), LIKELIHOOD, measure)
+    settings = Measure(images=20, likelihood_images=20, reconstructions=20, particles=30)
+    return evaluate(trained_runs(lockstep, streams, Dataset(images[:200], images[200:]), settings, Run()), shipped())
 
 
-def test_memorisation_that_cannot_be_measured_is_told_and_nothing_else_is_lost(images: Tensor) -> None:
+def test_unsupported_measure_is_reported_and_affects_no_other(images: Tensor) -> None:
     made = make_pair(Run(depth=1, width=8, latent_size=2), EVENT)
     pair = Pair(Doubled(made.model.prior, made.model.decoder, made.model.likelihood), made.guide)
     found = measured(pair, images)
     reason = "expected one latent and one observed site, got ['z'] and ['x', 'again']"
-    assert found.notes == [f"memorisation is not measured: {reason}"]
+    assert found.notes == [f"memorisation: not measured, {reason}"]
     assert "memorisation" not in found.groups
     assert all(np.isfinite(value).all() for value in found.groups["information"].values())
     assert np.isfinite(found.groups["likelihood"]["log_likelihood"]).all()
 
 
-def test_decoder_whose_mean_is_not_known_leaves_the_memorising_one(
+def test_memorisation_without_known_mean_measures_the_memorising_decoder(
     images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pyrovae.measures.memorisation.mean_of", lambda p: None)
@@ -231,7 +233,7 @@ def test_verdict_on_memorisation_follows_the_effect(effect: float, outcome: str)
     assert all(line.split(", 95%")[0].endswith("pixels") for line in tables.verdicts(found))
 
 
-def test_nothing_is_said_of_reconstructions_that_are_not_measured() -> None:
+def test_unmeasured_reconstructions_have_no_verdict() -> None:
     tree = _tree(0.2)
     tree["images/reconstruction_distance"][:] = np.nan
     assert about_memorisation(tree) == []
@@ -240,12 +242,12 @@ def test_nothing_is_said_of_reconstructions_that_are_not_measured() -> None:
 def printed(tree: xr.DataTree) -> list[str]:
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(tables.likelihood(tree))
+        console.print(*(table for table in tables.measured(tree) if str(table.title).startswith("likelihood")))
     return capture.get().splitlines()
 
 
-def test_bound_that_may_be_loose_is_marked_wherever_it_is_shown() -> None:
-    assert not any(tables.LOOSE in line for line in printed(_tree(0.0)))
+def test_loose_bound_is_marked_in_table_and_figure() -> None:
+    assert not any("†" in line for line in printed(_tree(0.0)))
     tree = _tree(0.0, reliable=False)  # at β = 0.1, in one of three seeds
     assert "k̂ is high for more than 10% of the images" in " ".join(" ".join(printed(tree)).split())
     rows = [line for line in printed(tree) if "†" in line and "│" in line]
@@ -265,7 +267,7 @@ def test_bound_that_may_be_loose_is_marked_wherever_it_is_shown() -> None:
     assert "k̂ high: may be loose" not in [line.get_label() for line in ax.lines]
 
 
-def test_annealed_bounds_stand_beside_the_others() -> None:
+def test_annealed_bounds_are_shown_with_the_others() -> None:
     tree = _tree(0.0)
     tree["likelihood/annealed_log_likelihood"][:] = -90
     assert any("by annealing" in line for line in printed(tree))
@@ -275,14 +277,14 @@ def test_annealed_bounds_stand_beside_the_others() -> None:
     assert (np.asarray(line.get_ydata()) == -90).all()
 
 
-def test_reconstructions_are_drawn_in_rows_by_kind_and_depth() -> None:
+def test_reconstructions_are_drawn_by_kind_and_depth() -> None:
     rng = np.random.default_rng(0)
     dims = ["beta", "depth", "seed", "sample", "channel", "row", "column"]
     names = ("original", "reconstruction", "memorised", "nearest")
     pictures = {name: (dims, rng.integers(0, 256, (4, 2, 2, 3, 1, 4, 4), dtype=np.uint8)) for name in names}
     data = xr.Dataset(pictures, {"beta": [0.01, 0.1, 1.0, 4.0], "depth": [1, 3], "seed": [0, 1]})
     figure = Figure()
-    pictures.reconstructions(xr.DataTree.from_dict({"/reconstructions": data}), figure.subplots())
+    figures.reconstructions(xr.DataTree.from_dict({"/reconstructions": data}), figure.subplots())
     panels = figure.axes[1:]
     assert len(panels) == 3 * 7
     assert [ax.get_title() for ax in panels[:3]] == ["β = 0.01", "β = 1", "β = 4"]

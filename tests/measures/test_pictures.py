@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -5,14 +6,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
+from pyrovae.data import Dataset
+from pyrovae.measures.encodings import Encodings
 from pyrovae.measures.pictures import SAMPLES, traversals
 
 N = 2000
 X = torch.zeros(1, 1, 2, 2)
 
 
-class DistortionReference:
-    """A pair whose pixels are the logits of z, one of them of none."""
+class Logits:
+    """A pair whose pixels have the logits z, but for the last, whose logit is 0."""
 
     def likelihood(self, x: Tensor, z: Tensor, **values: Any) -> Distribution:
         assert len(x) == len(z)
@@ -24,12 +27,17 @@ def normal(loc: Tensor, scale: Tensor) -> Distribution:
     return Independent(Normal(loc, scale), 1)
 
 
-def test_traversals_run_over_q_along_the_latents_that_tell_images_most_apart() -> None:
+def traversed(pair: object, train: Distribution, test: Distribution) -> dict[str, Any]:
+    encodings = Encodings(train, test, normal(torch.zeros(2), torch.ones(2)))
+    run: Any = SimpleNamespace(pair=pair, encodings=encodings, data=Dataset(X, X), seed=0, values={})
+    return traversals(run)
+
+
+def test_traversals_follow_latents_that_differ_most_between_images() -> None:
     spread, noise = torch.tensor([1.0, 0.0, 3.0]), torch.tensor([0.5, 1.0, 0.1])
     loc = spread * torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
     start = torch.tensor([[0.3, -0.2, 0.6]])
-    pair: Any = DistortionReference()
-    found = traversals(pair, normal(loc, noise.expand(N, 3)), normal(start, torch.full((1, 3), 1e-6)), X, seed=0)
+    found = traversed(Logits(), normal(loc, noise.expand(N, 3)), normal(start, torch.full((1, 3), 1e-6)))
     assert found["latent"].tolist() == [2, 0, 1]
     between = spread**2 / (spread**2 + noise**2)
     np.testing.assert_allclose(found["share"], between[[2, 0, 1]], atol=4 / N**0.5)
@@ -47,10 +55,10 @@ def test_traversals_run_over_q_along_the_latents_that_tell_images_most_apart() -
         assert (images[row][:, latent].diff() >= 0).all()
 
 
-def test_latents_of_no_variance_are_last_and_no_nan() -> None:
+def test_latents_without_variance_rank_last() -> None:
     loc = torch.stack([torch.zeros(N), torch.linspace(-1, 1, N)], dim=1).double()
     q = normal(loc, torch.full((N, 2), 1e-200, dtype=torch.float64))
-    found = traversals(Flat(), q, normal(torch.zeros(1, 2), torch.ones(1, 2)), X, seed=0)  # type: ignore[arg-type]
+    found = traversed(Flat(), q, normal(torch.zeros(1, 2), torch.ones(1, 2)))
     assert found["latent"].tolist() == [1, 0]
     assert np.isfinite(found["share"]).all()
 

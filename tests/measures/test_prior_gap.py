@@ -11,11 +11,12 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from pyrovae import InputError, Pair, Run, build, make_pair
+from pyrovae import InputError, Pair, Run, Study, make_pair, parts
+from pyrovae.build import assemble
 from pyrovae.estimators import mutual_information
 from pyrovae.guides import MeanField
 from pyrovae.programs.distributions import log_ratio
-from pyrovae.runner.validation import check_names
+from pyrovae.runner.validation import check_study
 
 EVENT = torch.Size([1, 4, 4])
 N = 6
@@ -37,14 +38,14 @@ def images() -> Tensor:
 def pair_of(images: Tensor, apart: float = 1.0, **settings: Any) -> Pair:
     """A pair whose encodings lie so far apart, with a full fresh bank."""
     run = Run(**{"depth": 1, "width": 8, "latent_size": 2, "components": 3} | settings)
-    pair = make_pair(run, EVENT, images=images)
+    pair = assemble(run, EVENT, images=images)
     with torch.no_grad():
         pair.guide.encoder[-1].weight[: run.latent_size] *= 10 * apart
     pair.refresh(images)
     return pair
 
 
-def test_fresh_bank_gives_a_rate_that_is_the_information_and_at_most_log_n(images: Tensor) -> None:
+def test_rate_under_a_fresh_bank_is_the_mutual_information(images: Tensor) -> None:
     for apart in (0.1, 1.0, 30.0):
         pair = pair_of(images, apart, prior="aggregate")
         x, index = images.repeat(2000, 1, 1, 1) / 255, torch.arange(N).repeat(2000)
@@ -58,20 +59,20 @@ def test_fresh_bank_gives_a_rate_that_is_the_information_and_at_most_log_n(image
 
 
 @pytest.mark.parametrize("prior", ["aggregate", "aggregate_leave_one_out", "aggregate_subsampled"])
-def test_training_image_is_held_to_itself_and_to_others_as_is_told(prior: str, images: Tensor) -> None:
+def test_weight_of_a_training_images_own_encoding_is_as_declared(prior: str, images: Tensor) -> None:
     pair = pair_of(images, prior=prior)
     pair.refresh(images, torch.Generator().manual_seed(3))
     rows = pair.model.prior.rows.tolist()
     assert len(rows) == (3 if prior == "aggregate_subsampled" else N)
     with torch.no_grad():
         z = torch.randn(N, 2)
-        told = pair.model.prior.of(images / 255, torch.arange(N)).log_prob(z)
+        log_prob = pair.model.prior.of(images / 255, torch.arange(N)).log_prob(z)
         q = pair.guide.posterior(images / 255)
         for n in range(N):
             density = q.log_prob(z[n]).exp()
             others = torch.stack([density[m] for m in rows if m != n]).mean()
             weight = 0.0 if prior == "aggregate_leave_one_out" else 1 / N
-            torch.testing.assert_close(told[n].exp(), weight * density[n] + (1 - weight) * others)
+            torch.testing.assert_close(log_prob[n].exp(), weight * density[n] + (1 - weight) * others)
         pair.eval()
         torch.testing.assert_close(pair.model.prior().log_prob(z), (q.log_prob(z[:, None]).logsumexp(1) - math.log(N)))
         if prior == "aggregate_subsampled":  # outside of training, every image counts
@@ -90,7 +91,7 @@ def test_draws_of_a_training_images_own_prior_have_its_density(images: Tensor) -
     assert (share - 1 / N).abs().max() < TWO_SIDED * (1 / N * (1 - 1 / N) / 4000) ** 0.5
 
 
-def test_only_a_subsample_is_renewed_while_training(images: Tensor) -> None:
+def test_training_refreshes_only_a_subsample(images: Tensor) -> None:
     pair = pair_of(images, prior="aggregate_subsampled")
     before = pair.model.prior.bank.clone()
     with torch.no_grad():
@@ -103,7 +104,7 @@ def test_only_a_subsample_is_renewed_while_training(images: Tensor) -> None:
     assert (pair.model.prior.bank != before).any(1).all()
 
 
-def test_exact_bank_without_gradient_has_the_gradient_of_the_information(images: Tensor) -> None:
+def test_exact_bank_has_the_gradient_of_the_information(images: Tensor) -> None:
     """E_q(z)[∇ log q(z)] = 0: against the gradient of I itself, by quadrature, for three codes on a line."""
     three, points = images[:3], torch.linspace(-20, 20, 8001, dtype=torch.float64)
     pair = pair_of(three, 4.0, prior="aggregate", latent_size=1)
@@ -159,14 +160,14 @@ def test_gap_without_weight_is_the_aggregate_prior(images: Tensor) -> None:
     torch.testing.assert_close(ours.rate, whole, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_of_information_and_gap_are_those_asked_for(images: Tensor) -> None:
+def test_loss_weighs_information_by_beta_and_gap_by_gamma(images: Tensor) -> None:
     terms = pair_of(images, model="gap")(images / 255, beta=0.3, gamma=0.1, index=torch.arange(N))
     assert set(terms.rates) == {"z", "gap"}
     expected = terms.distortion + 0.3 * terms.rates["z"] + 0.1 * terms.rates["gap"]
     torch.testing.assert_close(terms.loss, expected)
 
 
-@pytest.mark.parametrize("settings", [{"model": "gap"}, *({"prior": name} for name in sorted(build.PRIORS))])
+@pytest.mark.parametrize("settings", [{"model": "gap"}, *({"prior": name} for name in sorted(parts.names("prior")))])
 def test_pair_works_with_pyros_own_inference(settings: dict[str, str], images: Tensor) -> None:
     pair, index = pair_of(images, **settings), torch.arange(N)
     values = {"beta": 0.3, "index": index} | ({"gamma": 0.1} if settings.get("model") == "gap" else {})
@@ -184,13 +185,13 @@ def test_pair_works_with_pyros_own_inference(settings: dict[str, str], images: T
     assert all(value.grad is not None for value in pair.parameters())
 
 
-def test_empty_bank_says_what_it_lacks() -> None:
+def test_empty_bank_asks_for_refresh() -> None:
     pair = make_pair(Run(prior="aggregate", depth=1, width=8), EVENT)
     with pytest.raises(RuntimeError, match=r"call refresh\(\) on training images first"):
         pair.model.prior()
 
 
-def test_pseudo_inputs_start_at_images_and_stay_in_the_range_of_the_data(images: Tensor) -> None:
+def test_pseudo_inputs_start_at_images_and_stay_in_range(images: Tensor) -> None:
     prior = pair_of(images, prior="vamp").model.prior
     distance = (prior.pseudo_inputs.unsqueeze(1) - images / 255).abs().flatten(2).amax(2)
     assert (distance.amin(1) < 0.02).all()
@@ -214,33 +215,34 @@ class OwnPosterior(MeanField):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
-        ({"model": "hierarchical", "guide": "hierarchical", "prior": "vamp"}, "has for its z1 and not for z2"),
-        ({"model": "hierarchical", "guide": "hierarchical", "prior": "aggregate"}, "has for its z1 and not for z2"),
+        ({"model": "hierarchical", "guide": "hierarchical", "prior": "vamp"}, "has for its z1 but not for z2"),
+        ({"model": "hierarchical", "guide": "hierarchical", "prior": "aggregate"}, "has for its z1 but not for z2"),
         ({"model": "gap", "beta": 0.1, "gamma": 0.2}, "expected at most β = 0.1, got 0.2"),
         ({"gamma": 0.1}, "the model 'vae' does not take it, got 0.1"),
         ({"model": "gap", "prior": "aggregate"}, "expected one whose gap can have a weight in the model 'gap'"),
         ({"model": "gap", "beta": 0.1, "gamma": 0.2, "refresh": 1, "pixels": "dynamic"}, "expected at most β = 0.1"),
     ],
 )
-def test_settings_that_cannot_go_together_are_told(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        check_names([Run(**settings)])
+def test_conflicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_study(Study.of(name="mine", **settings))
 
 
-def test_gap_above_beta_is_allowed_where_encodings_are_renewed_at_each_step() -> None:
-    check_names([Run(model="gap", beta=0.1, gamma=0.2, refresh=1), Run(model="gap", beta=0.1, refresh=9)])
+def test_gamma_above_beta_needs_a_refresh_at_each_step() -> None:
+    check_study(Study.of(name="mine", model="gap", beta=0.1, gamma=0.2, refresh=1))
+    check_study(Study.of(name="mine", model="gap", beta=0.1, refresh=9))
 
 
-def test_more_pseudo_inputs_than_images_are_told(images: Tensor) -> None:
+def test_more_pseudo_inputs_than_images_are_refused(images: Tensor) -> None:
     with pytest.raises(InputError, match="components: expected at most the 6 training images, got 7"):
         make_pair(Run(prior="vamp", components=7, depth=1, width=8), EVENT, images=images)
 
 
-def test_bank_of_a_guide_with_a_posterior_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(build.GUIDES, "own", OwnPosterior)
-    with pytest.raises(InputError, match="'own' has a `posterior` of its own"):
+def test_bank_needs_the_standard_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parts.SHIPPED["guide"], "own", f"{__name__}:OwnPosterior")
+    with pytest.raises(InputError, match="'own' overrides `posterior`"):
         make_pair(Run(prior="aggregate", guide="own", depth=1, width=8), EVENT)
     make_pair(Run(prior="mixture", guide="own", depth=1, width=8), EVENT)
     for settings in ({"prior": "aggregate"}, {"model": "gap"}):
@@ -248,7 +250,7 @@ def test_bank_of_a_guide_with_a_posterior_of_its_own_is_refused(monkeypatch: pyt
             make_pair(Run(guide="flow", depth=1, width=8, **settings), EVENT)
 
 
-def test_program_that_takes_any_value_gets_those_of_its_partner() -> None:
+def test_open_program_receives_the_values_of_its_partner() -> None:
     """As guides do that are made of their model."""
     plain = make_pair(Run(depth=1, width=8, latent_size=2), EVENT)
     seen = {}
@@ -262,7 +264,7 @@ def test_program_that_takes_any_value_gets_those_of_its_partner() -> None:
     assert set(seen) == {"beta", "index"}
 
 
-def test_rate_that_has_reached_log_n_has_no_gradient_left(images: Tensor) -> None:
+def test_saturated_rate_has_no_gradient(images: Tensor) -> None:
     """Codes as narrow as these would otherwise be driven by noise of size 1/σ."""
     pair = pair_of(images, 30.0, prior="aggregate")
     with torch.no_grad():
