@@ -57,7 +57,7 @@ def samples(tree: xr.DataTree, ax: Axes) -> Axes:
     rows = images.sizes[axis]
     axes = panels(ax, rows, len(blocks), (1.2 + 3.6 * len(blocks), 0.6 + 0.5 * rows))
     for (row, value), (column, beta) in product(enumerate(images[axis].values.tolist()), enumerate(blocks)):
-        cell = _select(images, beta=beta, **{axis: value})
+        cell = _select(images, **{"beta": beta, axis: value})
         panel = axes[row, column]
         label = str(value) if axis == "prior" else f"{'β' if axis == 'beta' else 'γ'} = {value:g}"
         strip(panel, cell, label if column == 0 else "")

@@ -27,10 +27,10 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
                 ax.plot(cell.beta, cell[variable], line + shape, **look)
     if not ax.has_data():
         return ax
-    for theory, label in theory_curves(tree):
+    for theory, once in theory_curves(tree):
         for variable in _LOOKS:
-            ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=label, zorder=1)
-            label = None
+            ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=once, zorder=1)
+            once = None
     for limit in np.unique(data["log_n"]):
         ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
     ax.set_xscale("log")

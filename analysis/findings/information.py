@@ -1,6 +1,7 @@
 """The central finding: where I is saturated, a test distortion that still falls can only be due to the prior gap."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import xarray as xr
 
@@ -20,7 +21,7 @@ def past_saturation(study: StudyCells) -> Iterator[Contrast]:
         low, high = betas[0], betas[-1]
         growth = growth_of_gap(cell, "beta", low, high)
         sides = cell["distortion"].sel(beta=high), cell["distortion"].sel(beta=low)
-        terms = {"at": f" at β ≤ {high:g}", "to": f" to β = {low:g}", "by": f" by {growth} nats"}
+        terms: dict[str, Any] = {"at": f" at β ≤ {high:g}", "to": f" to β = {low:g}", "by": f" by {growth} nats"}
         yield contrast(where, *sides, growth=growth, **terms)
 
 

@@ -1,6 +1,7 @@
 """Findings about memorisation: when reconstructions of test images are close to training images."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.statistics import Contrast, Finding, contrast
@@ -23,7 +24,8 @@ def beta_of_one(study: StudyCells) -> Iterator[Contrast]:
     """Distance (lowest β) − distance (β = 1), at the most layers."""
     low = study.values("beta")[0]
     if _is_measured(study) and low < 1:
-        deepest = {"depth": depths[-1:]} if (depths := study.values("depth")) else {}
+        depths = study.values("depth")
+        deepest: dict[str, Any] = {"depth": depths[-1:]} if depths else {}
         for where, cell in study.along("beta", **deepest):
             yield contrast(where, cell[DISTANCE].sel(beta=low), cell[DISTANCE].sel(beta=1.0), unit="pixels", low=low)
 

@@ -94,7 +94,7 @@ def _explained(where: str, cell: xr.Dataset, reference: str, best: str, quantile
     was, now = cell.sel(prior=reference), cell.sel(prior=best)
     parts = {name: contrast(where, was[name], now[name], quantile=quantile).effect for name in ("distortion", "rate")}
     gap = growth_of_gap(cell, "prior", reference, best, quantile)
-    terms = {"reference": reference, "best": best, "gap": gap, **parts}
+    terms: dict[str, Any] = {"reference": reference, "best": best, "gap": gap, **parts}
     growth = gap if np.isfinite(gap).all() else None
     return contrast(where, total(was), total(now), quantile=quantile, growth=growth, **terms)
 

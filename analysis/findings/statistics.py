@@ -125,7 +125,8 @@ def contrast(
     **terms: Any,
 ) -> Contrast:
     """The contrast of two settings, from values per seed and image of which the first should be larger."""
-    effect, over = paired_difference(*(each.transpose("seed", "image").values for each in (larger, smaller)), quantile)
+    sides = [each.transpose("seed", "image").values for each in (larger, smaller)]
+    effect, over = paired_difference(sides[0], sides[1], quantile)
     return Contrast(where, effect, over, growth, "" if np.isfinite(effect.estimate) else UNFINISHED, unit, terms)
 
 
