@@ -53,6 +53,8 @@ SMALL: dict[str, Any] = {
 }
 #: The exceptions: settings that a page varies, or selects a run by.
 VARIED = {"depth": re.compile(r"\bdepth=(3|\$)"), "train_images": re.compile(r"\btrain_images(=|: )\[")}
+#: Components without that setting.
+WITHOUT_WIDTH = frozenset({"network=conv_small", "pair=mine:make"})
 #: Smaller values of options of `pyrovae evaluate`.
 SMALL_OPTIONS = {"--images": "16", "--samples": "1", "--outer": "16", "--particles": "8"}
 #: Scripts in place of programs. Calls of pyrovae are recorded, one word per line.
@@ -101,7 +103,7 @@ def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr("pyrovae.training.trainer.Training._modes", lambda *_: ["sequential"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
     monkeypatch.setattr("pyrovae.runner.cluster.dispatch.connected", _threads)
-    monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", ())
+    monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", {})
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", _touch)
     yield folder
     pyro.clear_param_store()
@@ -188,7 +190,7 @@ def _call(words: list[str], settings: dict[str, Any]) -> None:
     match words[0]:
         case "run":
             known = {key: value for key, value in settings.items() if f"{key}=null" not in words}
-            if "network=conv_small" in words:
+            if not WITHOUT_WIDTH.isdisjoint(words):
                 del known["width"]
             less = [word for key, value in known.items() for word in ("--set", f"{key}={value}")]
         case "evaluate":
