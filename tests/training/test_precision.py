@@ -19,6 +19,7 @@ from pyrovae.training.precision import autocast_layers, matmul_precision
 pytestmark = pytest.mark.usefixtures("few_figures")
 
 EVENT = torch.Size([3, 8, 8])
+MLP = "mlp(depth=2, width=32)"
 STUDY = Study.of(
     name="precise", beta=[0.1, 1], seed=0, depth=1, width=32, latent_size=3, train_images=256, test_images=128,
     steps=200, batch_size=32, precision=["float32", "bfloat16"],
@@ -88,10 +89,10 @@ def test_matrix_products_outside_layers_are_not_rounded() -> None:
         assert not torch.equal(functional.linear(x[0], y[0].T), exact[0])
 
 
-@pytest.mark.parametrize(("network", "guide"), [("mlp", "full_rank"), ("mlp", "flow"), ("conv_small", "mean_field")])
+@pytest.mark.parametrize(("network", "guide"), [(MLP, "full_rank"), (MLP, "flow"), ("conv_small", "mean_field")])
 def test_bfloat16_steps_equal_float32_steps_up_to_rounding(network: str, guide: str) -> None:
     """Vmapped and sequentially; weights, moments and losses stay float32."""
-    run = Run(network=network, guide=guide, depth=2, width=32, latent_size=3)
+    run = Run(network=network, guide=guide, latent_size=3)
     found = {}
     for precision, mode in (("float32", "vmapped"), ("bfloat16", "vmapped"), ("bfloat16", "sequential")):
         pairs = [make_pair(run.model_copy(update={"seed": seed}), EVENT) for seed in (0, 1)]
