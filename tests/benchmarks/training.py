@@ -81,7 +81,6 @@ class ContestantProcess:
         self._process = subprocess.Popen(
             command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.seconds_per_step()  # compiles, and fills caches
 
     def seconds_per_step(self) -> float:
         """Trains for an epoch."""
@@ -105,6 +104,8 @@ def serve(name: str, case: Case) -> None:
 def compare(case: Case, rounds: int, names: Sequence[str]) -> None:
     """Prints the table of one case."""
     processes = {name: ContestantProcess(name, case) for name in names}
+    for process in processes.values():
+        process.seconds_per_step()  # compiles, and fills caches
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
@@ -113,7 +114,7 @@ def compare(case: Case, rounds: int, names: Sequence[str]) -> None:
     for process in processes.values():
         process.close()
     print(
-        f"\n{case.pixels:,} pixels, {case.depth} hidden layers of {case.width} units, {case.runs} runs in lockstep, "
+        f"\n{case.pixels:,} pixels, depth {case.depth}, width {case.width}, {case.runs} runs in lockstep, "
         f"{case.precision} on {case.device}"
     )
     for name in names:
