@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pyrovae import Study, run
 from pyrovae.analysis import figures
 from pyrovae.analysis.report import page, tables
-from pyrovae.analysis.report.comparison import GROUPS, differences, joined, not_comparable
+from pyrovae.analysis.report.comparison import differences, joined, not_comparable
 from pyrovae.cli import app
 from pyrovae.errors import InputError
 from pyrovae.runner.reporting import compare
@@ -20,11 +20,11 @@ from pyrovae.store import schema
 TINY = {"steps": 2, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
 
 
-def measured(number: int, /, **settings: Any) -> xr.DataTree:
-    """Results of a study with numbers of which no two are alike."""
+def results_of(number: int, /, **settings: Any) -> xr.DataTree:
+    """Results of a study with random numbers."""
     found = schema.empty(Study.of(name="mine", **settings))
     rng = np.random.default_rng(number)
-    for group in (*GROUPS, "runs", "curves"):
+    for group in ("rate_distortion", "information", "likelihood", "memorisation", "runs", "curves"):
         for name, values in found[group].data_vars.items():
             if values.dtype.kind == "f":
                 found[group][name][:] = rng.uniform(1, 9, values.shape)
@@ -34,9 +34,9 @@ def measured(number: int, /, **settings: Any) -> xr.DataTree:
 @pytest.fixture
 def trees() -> dict[str, xr.DataTree]:
     return {
-        "deep": measured(0, beta=[0.1, 1], depth=[1, 3]),
-        "priors": measured(1, beta=[2, 1], prior=["vamp", "flow"], depth=3, seed=[0, 1], train_ratio=0.5),
-        "ratios": measured(2, beta=1, train_ratio=[0.1, 0.3], depth=3),
+        "deep": results_of(0, beta=[0.1, 1], depth=[1, 3]),
+        "priors": results_of(1, beta=[2, 1], prior=["vamp", "flow"], depth=3, seed=[0, 1], train_ratio=0.5),
+        "ratios": results_of(2, beta=1, train_ratio=[0.1, 0.3], depth=3),
     }
 
 
@@ -44,7 +44,7 @@ def rows(table: Table) -> list[list[str]]:
     return [list(row) for row in zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)]
 
 
-def test_joined_results_are_those_of_each_study_and_nothing_else(trees: dict[str, xr.DataTree]) -> None:
+def test_joined_results_are_those_of_each_study(trees: dict[str, xr.DataTree]) -> None:
     cells = joined(trees)["rate_distortion"].to_dataset()
     number = 0
     for name, shared in (
@@ -62,14 +62,14 @@ def test_joined_results_are_those_of_each_study_and_nothing_else(trees: dict[str
     assert int(cells["rate"].notnull().sum()) == number
 
 
-def test_table_has_a_row_for_every_cell_of_every_study(trees: dict[str, xr.DataTree]) -> None:
+def test_table_has_a_row_for_every_cell(trees: dict[str, xr.DataTree]) -> None:
     for table in tables.measured(joined(trees)):
         assert len(rows(table)) == 4 + 4 + 2
-    shown = [row[0] for row in rows(tables.rate_distortion(joined(trees)))]
+    shown = [row[0] for row in rows(tables.measured(joined(trees))[0])]
     assert [shown.count(name) for name in trees] == [4, 4, 2]
 
 
-def test_plane_holds_the_curves_of_all(trees: dict[str, xr.DataTree]) -> None:
+def test_plane_shows_the_curves_of_all_studies(trees: dict[str, xr.DataTree]) -> None:
     drawn = figures.drawn(joined(trees))
     assert set(drawn) >= {"rate_distortion", "distortion", "information", "saturation"}
     lines = {str(line.get_label()): line for line in drawn["rate_distortion"].axes[0].lines}
@@ -89,16 +89,16 @@ def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree])
         "seed": ["0", "0, 1", "0"],
     }
     assert not_comparable(trees).endswith("the studies differ in train_ratio")
-    assert not_comparable({"deep": trees["deep"], "other": measured(3, beta=1, prior="vamp")}) == ""
-    some = measured(4, train_ratio=[0.1, 0.5], split="cropped")
+    assert not_comparable({"deep": trees["deep"], "other": results_of(3, beta=1, prior="vamp")}) == ""
+    some = results_of(4, train_ratio=[0.1, 0.5], split="cropped")
     assert not_comparable({"one": some, "two": some.copy()}) == ""
-    told = not_comparable({"one": some, "two": measured(5, train_ratio=0.5, split=["cropped", "random"])})
-    assert told.startswith("only rows of the same split and train_ratio compare")
+    caution = not_comparable({"one": some, "two": results_of(5, train_ratio=0.5, split=["cropped", "random"])})
+    assert caution.startswith("only rows with the same split and train_ratio compare")
     trees["ratios"]["runs"]["versions"][:] = "pyrovae 9"
     assert ["versions", "", "", "pyrovae 9"] in rows(differences(trees))
 
 
-def test_report_of_several_has_every_run_with_its_study(trees: dict[str, xr.DataTree]) -> None:
+def test_report_lists_every_run_with_its_study(trees: dict[str, xr.DataTree]) -> None:
     shown = page.page(trees, [])
     assert shown.count("data-run=") == 4 + 8 + 2
     assert all(f'data-axis="study" value="{name}"' in shown for name in trees)
@@ -107,21 +107,21 @@ def test_report_of_several_has_every_run_with_its_study(trees: dict[str, xr.Data
 
 
 @pytest.mark.usefixtures("few_figures")
-def test_compare_command_tells_tables_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_command_prints_tables_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for out, settings in (("a/quick", {"depth": 1}), ("b/quick", {"depth": [1, 3]})):
         run(Study.load("quick", **TINY, beta=[0.1, 1], seed=0, **settings), out=out, quiet=True)
     done = CliRunner().invoke(app, ["compare", "a/quick", "b/quick"], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "where the studies differ in set-up" in done.output
+    assert "differences between the studies" in done.output
     assert [cells[1].strip() for line in done.output.splitlines() if len(cells := line.split("│")) == 5] == ["depth"]
-    assert "a/quick: " in done.output  # two folders of one name are told apart by their paths
-    assert "report in runs/comparison/page.html" in done.output
+    assert "a/quick: " in done.output  # two folders of one name are distinguished by their paths
+    assert "report in runs/comparison/report.html" in done.output
     assert {"rate_distortion.png", "report.html"} <= {file.name for file in Path("runs/comparison").iterdir()}
 
 
 @pytest.mark.parametrize(
-    ("folders", "out", "told"),
+    ("folders", "out", "message"),
     [
         ([], "both", "expected the folders of two studies or more, got none"),
         (["one", "./one"], "both", "expected folders that differ, got one of them twice: one, ./one"),
@@ -129,13 +129,13 @@ def test_compare_command_tells_tables_and_differences(tmp_path: Path, monkeypatc
         (["one", "two"], "two", "two: expected a folder for the comparison, got that of a study"),
     ],
 )
-def test_what_cannot_be_compared_is_told(
-    folders: list[str], out: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_invalid_comparison_is_refused(
+    folders: list[str], out: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         Path(name).mkdir()
         (Path(name) / "study.yaml").write_text(Study.of(name=name).to_yaml())
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         compare(folders, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

@@ -1,4 +1,4 @@
-"""The report of a small study that was really run: what it says equals the results, and it needs nothing else."""
+"""The report of a small study: what it shows equals the results, and it needs no other file."""
 
 import json
 import re
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyrovae import Results, Study, build, run
+from pyrovae import Results, Study, parts, run
+from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
-from pyrovae.analysis.findings.claims import claims
 from pyrovae.analysis.findings.statistics import is_loose
 from pyrovae.analysis.report import page, references, tables
-from pyrovae.runner.experiment import reevaluate
-from pyrovae.study.grid import PARTS, Run
+from pyrovae.runner.remeasure import reevaluate
+from pyrovae.study import KINDS
 
 SMALL = {"steps": 8, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
 EVIL = "</script><script>alert('1')</script><img src=x onerror=alert(2)>"
@@ -38,7 +38,7 @@ def text(results: Results) -> str:
 
 
 class Page(HTMLParser):
-    """What a page asks for, and the text of its elements by tag."""
+    """The addresses that a page loads, its tags, and the text of its cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -67,24 +67,24 @@ def facts_of(text: str) -> list[dict[str, dict[str, str]]]:
     return json.loads(facts)  # type: ignore[no-any-return]
 
 
-def test_page_asks_for_nothing_outside_itself(text: str) -> None:
+def test_page_loads_nothing_outside_itself(text: str) -> None:
     asked = Page(text).asked
     assert sum(each.startswith("data:image/png;base64,") for each in asked) >= 8
     assert all(each.startswith(("data:", "#")) for each in asked)
 
 
-def test_text_of_a_study_is_never_markup(text: str) -> None:
+def test_text_of_a_study_is_escaped(text: str) -> None:
     page = Page(text)
     assert EVIL in page.cells
     assert page.tags.count("img") == len([each for each in page.asked if each.startswith("data:image/png")])
 
 
-def test_name_of_a_folder_is_never_markup(results: Results) -> None:
+def test_name_of_a_folder_is_escaped(results: Results) -> None:
     plain, evil = (Page(page.page({"a": results.tree, name: results.tree}, [])) for name in ("b", EVIL))
     assert evil.tags == plain.tags
 
 
-def test_what_is_shown_of_a_run_equals_the_results(results: Results, text: str) -> None:
+def test_numbers_of_a_run_equal_the_results(results: Results, text: str) -> None:
     tree, seen = results.tree, set()
     loose = is_loose(tree["likelihood"].to_dataset())
     assert loose.any()
@@ -94,29 +94,34 @@ def test_what_is_shown_of_a_run_equals_the_results(results: Results, text: str) 
         assert fact["place"]["prior"] == "standard_normal"
         cell = tree["rate_distortion"].to_dataset().sel(place)
         codes = tree["information"].to_dataset().sel(place)
-        expected = [cell[name].sel(split=split) for name in ("distortion", "rate") for split in ("train", "test")]
-        expected += [codes["mutual_information"], codes["prior_gap"], -cell["elbo"].sel(split="test")]
-        shown = [float(fact["numbers"][name]) for name in list(fact["numbers"])[:7]]
-        np.testing.assert_allclose(shown, [float(each) for each in expected], atol=0.00501)
-        bound = fact["numbers"]["bound of log p(x)"]
+        expected = {
+            f"{symbol} {split}": cell[name].sel(split=split)
+            for symbol, name in (("D", "distortion"), ("R", "rate"))
+            for split in ("train", "test")
+        }
+        expected |= {"ELBO test": cell["elbo"].sel(split="test"), "G": codes["prior_gap"]}
+        for heading, value in expected.items():
+            assert abs(float(fact["numbers"][heading]) - float(value)) < 0.00501
+        assert abs(float(fact["numbers"]["I"].removesuffix("*")) - float(codes["mutual_information"])) < 0.00501
+        bound = fact["numbers"]["log p(x) ≥"]
         assert bound.endswith("†") == bool(loose.sel(place))
         assert abs(float(bound.removesuffix("†")) - float(tree["likelihood/log_likelihood"].sel(place))) < 0.00501
         assert str(fact["picture"]).startswith("data:image/png")
     assert len(seen) == 8
 
 
-def test_claims_doubts_and_tables_are_those_of_the_results(results: Results, text: str) -> None:
+def test_findings_caveats_and_tables_are_shown(results: Results, text: str) -> None:
     cells = Page(text).cells
     for tree in (results.tree, results.tree.children["evaluation_1"], results.tree.children["evaluation_2"]):
-        assert all(claim.text in cells and tables.effect(claim) in cells for claim in claims(tree))
+        assert all(each.text in cells and tables.effect(each.contrast) in cells for each in findings(tree))
         assert caveats(tree)
         assert set(caveats(tree)) <= set(cells)
         for table in tables.measured(tree):
             assert {str(cell) for column in table.columns for cell in column.cells} <= set(cells)
-    assert any("mixture in the place of each run's own prior" in cell for cell in cells)
+    assert any("mixture in place of each run's own prior" in cell for cell in cells)
 
 
-def test_references_are_those_of_the_parts_used() -> None:
+def test_references_are_those_of_the_components_used() -> None:
     plain = Study.load("quick")
     both = plain.replace(prior=["vamp", "flow"], warmup=0.5)
     keys = {
@@ -143,31 +148,31 @@ def used_by() -> Iterator[str]:
         yield from uses.split(", ")
 
 
-def test_every_reference_is_of_something_that_exists() -> None:
+def test_every_reference_names_an_existing_component() -> None:
     assert len(references.entries()) == len(
         re.findall(r"^@", (Path(references.__file__).parent / "references.bib").read_text(), re.MULTILINE)
     )
     for use in used_by():
         setting, equals, name = use.partition("=")
         if equals:
-            assert setting in PARTS
-            assert name in build.REGISTRIES[setting], use
+            assert setting in KINDS
+            assert name in parts.names(setting), use
         else:
             assert use in ("all", "annealing", "warmup", "cycles")
 
 
-def test_every_data_set_of_others_is_cited() -> None:
-    assert {f"data={name}" for name in build.DATA} - set(used_by()) == {"data=tetrominoes"}
+def test_every_external_data_set_is_cited() -> None:
+    assert {f"data={name}" for name in parts.names("data")} - set(used_by()) == {"data=tetrominoes"}
 
 
-def test_runs_above_a_number_are_shown_without_pictures(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_reports_have_no_pictures(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "PICTURED", 7)
     shown = page.page({"mine": results.tree}, [])
     assert not any(fact["picture"] for fact in facts_of(shown))
-    assert "Reconstructions are shown for up to 7 runs" in " ".join(shown.split())
+    assert "Reconstructions are shown only in reports of up to 7 runs" in " ".join(shown.split())
 
 
-def test_training_that_stands_still_has_converged_and_one_that_falls_has_not(results: Results) -> None:
+def test_training_whose_loss_still_falls_has_not_converged(results: Results) -> None:
     tree = results.tree.copy(deep=True)
     steps = tree["curves"].step.values.astype(float)
     early = xr.DataArray(np.where(steps <= steps[-1] / 2, 100 - 100 * steps / steps[-1], 50), dims="step")
@@ -178,14 +183,12 @@ def test_training_that_stands_still_has_converged_and_one_that_falls_has_not(res
     (line,) = [line for line in caveats(tree) if "converged" in line]
     assert steps[0] == 1
     assert steps[-1] == 8
-    assert line.startswith(
-        f"4 of 8 trainings had not converged: the last quarter of their steps brought up to {2 / 7:.1%}"
-    )
+    assert line.startswith(f"4 of 8 runs had not converged: up to {2 / 7:.1%} of the total loss decrease")
 
 
-def test_settings_that_are_no_axes_are_shown(text: str) -> None:
+def test_report_shows_all_settings(text: str) -> None:
     settings = dict(re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", text))
     assert settings["steps"] == "8"
     assert settings["beta"] == "0.1, 1"
     assert settings.pop("study") == "quick"
-    assert settings.keys() <= Run.model_fields.keys()
+    assert settings.keys() <= Study.load("quick").resolved().settings().keys()

@@ -66,8 +66,8 @@ def test_memorising_decoder_is_the_posterior_mean_image(
     expected = (w @ (images.double() / 255).flatten(1)).unflatten(1, EVENT)
     entropy = -torch.where(w > 0, w * w.log(), 0).sum(1)
     for codes, columns in ((512, 2048), (7, 11)):
-        monkeypatch.setattr("pyrovae.estimators.memorisation.CODES", codes)
-        monkeypatch.setattr("pyrovae.estimators.memorisation.COLUMNS", columns)
+        monkeypatch.setattr("pyrovae.estimators.memorisation.CHUNK_CODES", codes)
+        monkeypatch.setattr("pyrovae.estimators.memorisation.CHUNK_IMAGES", columns)
         found = memorising_decoder(z, q, images, own)
         torch.testing.assert_close(found.image, expected, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(found.perplexity, entropy.exp(), rtol=1e-6, atol=1e-6)
@@ -202,7 +202,8 @@ def _tree(effect: float, reliable: bool = True) -> xr.DataTree:
     distance[:, :, 1] -= effect
     images = {"distortion": (dims, rng.normal(size=distance.shape)), "reconstruction_distance": (dims, distance)}
     codes = {name: (dims[2:], np.zeros(distance.shape[2:])) for name in ("mutual_information", "prior_gap")}
-    codes |= {name: (dims[2:], np.ones(distance.shape[2:])) for name in ("log_n", "prior_gap_se")}
+    ones = ("log_n", "prior_gap_se", "mutual_information_se")
+    codes |= {name: (dims[2:], np.ones(distance.shape[2:])) for name in ones}
     bounds = {"log_likelihood": (dims[2:], -100 + rng.normal(size=distance.shape[2:]))}
     share = np.zeros(distance.shape[2:])
     share[0, 1] = 0 if reliable else 0.3

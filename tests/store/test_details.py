@@ -1,4 +1,4 @@
-"""Details: a file for each cohort, which is read where it is asked for and nowhere else."""
+"""Values per image and pictures: a file for each cohort, read on demand."""
 
 import shutil
 from collections.abc import Iterator
@@ -61,8 +61,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     records._read.cache_clear()
 
 
-def test_only_the_cohorts_that_are_asked_for_are_read(study: Path, read: list[str]) -> None:
-    """And one of each measurement when results are opened, to see how large pictures are."""
+def test_only_requested_cohorts_are_read(study: Path, read: list[str]) -> None:
+    """Opening results reads one file of each evaluation, for the sizes of pictures."""
     tree = open_results(study).tree
     of_opening = ["study/results.nc", "details/cohort-000.h5", "evaluation_1/cohort-000.h5"]
     assert read == of_opening
@@ -74,8 +74,8 @@ def test_only_the_cohorts_that_are_asked_for_are_read(study: Path, read: list[st
     assert read == [*of_opening, "details/cohort-001.h5"]
 
 
-def test_details_are_those_that_were_measured_whatever_is_asked_for(study: Path) -> None:
-    """Their means are the numbers of the whole; any choice of runs and images is that of all numbers."""
+def test_any_selection_of_details_equals_the_measured_ones(study: Path) -> None:
+    """Their means are the numbers of the runs, and a selection is that of all values."""
     tree = open_results(study).tree
     for measurement in (tree, tree["evaluation_1"]):
         images, runs = measurement["images"].to_dataset(), measurement["rate_distortion"].to_dataset()
@@ -97,7 +97,7 @@ def test_details_are_those_that_were_measured_whatever_is_asked_for(study: Path)
     assert np.isnan(bounds.sel(image=slice(8, None))).all()
 
 
-def test_a_number_can_be_put_in_the_place_of_another(study: Path) -> None:
+def test_details_can_be_assigned(study: Path) -> None:
     tree = open_results(study).tree
     tree["images"]["distortion"].loc[{"beta": 0.1, "image": 0}] = -1.0
     assert (tree["images/distortion"].sel(image=0, beta=0.1) == -1).all()
@@ -116,8 +116,8 @@ def test_missing_details_are_measured_again(study: Path, whole: Path) -> None:
         xr.testing.assert_identical(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", ["cut", "changed", "of another study", "of other shape"])
-def test_damaged_details_are_told_and_no_others_are_lost(kind: str, study: Path) -> None:
+@pytest.mark.parametrize("kind", ["cut", "changed", "of another study", "of other shape", "of a reserved group"])
+def test_damaged_details_are_reported_and_others_intact(kind: str, study: Path) -> None:
     file = study / "details/cohort-001.h5"
     content = atomic.without_checksum(file.read_bytes())
     file.write_bytes(content)
@@ -125,14 +125,18 @@ def test_damaged_details_are_told_and_no_others_are_lost(kind: str, study: Path)
         if kind == "of another study":
             opened.attrs["study"] = STUDY.replace(steps=3).to_yaml()
         elif kind == "of other shape":
+            attributes = dict(opened["images/rate"].attrs)
             del opened["images/rate"]
             opened["images/rate"] = [1.0, 2.0]
+            opened["images/rate"].attrs.update(attributes)
+        elif kind == "of a reserved group":
+            opened.copy("samples/image", "runs/status")
     written = file.read_bytes() if kind == "changed" else atomic.with_checksum(file.read_bytes())
     file.write_bytes(written[: len(written) // 2] if kind == "cut" else written)
     tree = open_results(study).tree
     assert np.isfinite(tree["images/rate"].sel(depth=1)).all()
-    told = "cohort-001.h5: expected details, but the file is damaged .*; delete it, and 'pyrovae run' measures"
-    with pytest.raises(InputError, match=told):
+    message = "cohort-001.h5: expected details, but the file is damaged .*; delete it, and 'pyrovae run' measures"
+    with pytest.raises(InputError, match=message):
         tree["images/rate"].load()
 
 
@@ -140,16 +144,18 @@ def test_pictures_of_another_size_are_left_out(study: Path) -> None:
     file = study / "details/cohort-001.h5"
     file.write_bytes(atomic.without_checksum(file.read_bytes()))
     with h5py.File(file, "r+") as opened:
+        attributes = dict(opened["samples/image"].attrs)
         del opened["samples/image"]
         opened["samples/image"] = np.ones((2, 8, 1, 4, 4), np.uint8)
+        opened["samples/image"].attrs.update(attributes)
     file.write_bytes(atomic.with_checksum(file.read_bytes()))
     images = open_results(study).tree["samples/image"]
     assert images.sel(depth=1).values.any()
     assert not images.sel(depth=2).values.any()
 
 
-def test_cohort_that_was_cut_after_it_was_measured_is_still_measured(study: Path, read: list[str]) -> None:
-    """Its runs are in the file of the whole."""
+def test_cohort_split_after_it_was_measured_is_still_measured(study: Path, read: list[str]) -> None:
+    """Its runs are in the file of the whole cohort."""
     results = open_results(study)
     first, _ = results.cohorts()
     halves = results.cut(first)
@@ -159,7 +165,7 @@ def test_cohort_that_was_cut_after_it_was_measured_is_still_measured(study: Path
     assert not list(study.glob("details/*-0.h5"))
 
 
-def test_name_of_a_cohort_leads_nowhere_else(study: Path) -> None:
+def test_name_of_a_cohort_is_never_another_path(study: Path) -> None:
     file = study / "results.nc"
     file.write_bytes(atomic.without_checksum(file.read_bytes()))
     with h5py.File(file, "r+") as opened:
