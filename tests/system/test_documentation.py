@@ -136,6 +136,12 @@ def test_links_of_the_readme_lead_to_files() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_files_named_in_contributing_exist() -> None:
+    names = re.findall(r"`([\w.]+/[\w./]*)`", _text(ROOT / "CONTRIBUTING.md"))
+    assert len(names) > 20
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
 def _digits() -> Source:
     """As many images as MNIST has, of ten classes."""
     images = torch.randint(256, (100, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
