@@ -136,6 +136,7 @@ def main() -> None:
     study = synthetic_study(options.runs)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         run_and_report(study, options.workers, folder)
         report_files(folder / "study", len(study.runs()))
 
