@@ -23,9 +23,9 @@ from helpers import STUDY, TIMEOUT, assert_same_results
 from pyrovae import InputError, Study, open_results, run
 from pyrovae.build import make_data
 from pyrovae.errors import OutOfMemoryError
-from pyrovae.runner.cluster import dispatch, placement
+from pyrovae.runner.cluster import dispatch, placement, worker
 from pyrovae.runner.setup import MEMORY_SHARE, bytes_of_a_run, start
-from pyrovae.system import atomic, provenance, tensor_file
+from pyrovae.system import atomic, tensor_file
 from pyrovae.system.provenance import software_versions
 
 pytestmark = pytest.mark.usefixtures("few_figures")
@@ -200,7 +200,7 @@ def test_workers_with_other_versions_are_refused(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = software_versions()
-    monkeypatch.setattr(provenance, "software_versions", lambda: theirs.replace("torch 2", "torch 1"))
+    monkeypatch.setattr(worker, "software_versions", lambda: theirs.replace("torch 2", "torch 1"))
     torch_1 = (
         r"worker tcp://127.0.0.1:\d+: expected torch 1\S* as here, got torch 2\S*; install the same versions there"
     )
