@@ -123,8 +123,8 @@ def test_compare_command_prints_tables_and_differences(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("folders", "out", "message"),
     [
-        ([], "both", "expected the folders of two studies or more, got none"),
-        (["one", "./one"], "both", "expected folders that differ, got one of them twice: one, ./one"),
+        ([], "both", "expected the folders of at least two studies, got none"),
+        (["one", "./one"], "both", "expected different folders, got one of them twice: one, ./one"),
         (["one", "nowhere"], "both", "nowhere: expected the folder of a study, but there is no such folder"),
         (["one", "two"], "two", "two: expected a folder for the comparison, got that of a study"),
     ],

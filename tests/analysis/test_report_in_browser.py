@@ -1,4 +1,4 @@
-"""The report in a real browser, without a network: what is pointed at, filtered and sorted, in light and dark."""
+"""The report in a real browser, offline: hovering, selecting, filtering and sorting, in light and dark."""
 
 import os
 import shutil
@@ -36,16 +36,17 @@ def browser() -> Iterator[Any]:
 def page(request: pytest.FixtureRequest, browser: Any, report: str) -> Iterator[Any]:
     """The report as it is opened from a file; whatever it complains of, or asks a network for, fails the test."""
     context = browser.new_context(color_scheme=request.param, viewport={"width": 1280, "height": 900}, offline=True)
-    page, told = context.new_page(), []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
+    page, log = context.new_page(), []
+    page.on("console", lambda message: log.append(message.text))
+    page.on("pageerror", lambda error: log.append(str(error)))
     page.on(
-        "request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else told.append(asked.url)
+        "request",
+        lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else log.append(asked.url),
     )
     page.goto(report)
     page.wait_for_selector("#plane .scatterlayer .point")
     yield page
-    assert told == []
+    assert log == []
     context.close()
 
 
@@ -74,7 +75,7 @@ def column(page: Any, heading: str) -> list[str]:
     return page.locator(f"#runs tbody tr:visible td:nth-child({number + 1})").all_text_contents()  # type: ignore[no-any-return]
 
 
-def test_pointing_at_a_run_shows_what_it_is(page: Any) -> None:
+def test_hovering_over_a_run_shows_it(page: Any) -> None:
     assert len(points(page)) == 24
     page.locator("#plane").scroll_into_view_if_needed()
     # The points that lie the farthest from all others, so that no other is nearer to the pointer.
@@ -93,7 +94,7 @@ def test_pointing_at_a_run_shows_what_it_is(page: Any) -> None:
         assert {"beta", "seed", "depth", "I", "G"} <= shown.keys()
         size = page.locator("#run img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
         assert size == [8 * 32, 2 * 32]
-        (row,) = page.locator("#runs tr.pointed").all()
+        (row,) = page.locator("#runs tr.hovered").all()
         assert row.get_attribute("data-run") == str(point["run"])
         ring = page.evaluate(
             "(({ x, y }) => x.map((each, at) => [each, y[at]]))(document.getElementById('plane').data.at(-1))"
@@ -102,23 +103,23 @@ def test_pointing_at_a_run_shows_what_it_is(page: Any) -> None:
         assert len(ring) == 2  # on train and on test
 
 
-def test_click_keeps_a_run_and_another_lets_it_go(page: Any) -> None:
+def test_click_selects_a_run_and_another_deselects_it(page: Any) -> None:
     rows = page.locator("#runs tbody tr")
     rows.nth(2).click()
-    kept = panel(page)
+    selected = panel(page)
     rows.nth(5).hover()
-    assert panel(page) == kept
+    assert panel(page) == selected
     rows.nth(2).click()
     rows.nth(5).hover()
-    assert panel(page) != kept
+    assert panel(page) != selected
     rows.nth(2).click()
     page.keyboard.press("Escape")
     rows.nth(5).hover()
-    assert panel(page) != kept
+    assert panel(page) != selected
     rows.nth(2).click()
-    page.locator(f"#filters input[data-axis=seed][value='{kept['seed']}']").uncheck()
-    assert page.locator("#run.kept").count() == 0
-    page.locator(f"#filters input[data-axis=seed][value='{kept['seed']}']").check()
+    page.locator(f"#filters input[data-axis=seed][value='{selected['seed']}']").uncheck()
+    assert page.locator("#run.selected").count() == 0
+    page.locator(f"#filters input[data-axis=seed][value='{selected['seed']}']").check()
     rows.nth(3).focus()
     assert panel(page)["beta"] == column(page, "beta")[3]
 
@@ -160,7 +161,7 @@ CONTRAST = """(element, property) => {
 }"""
 
 
-def test_text_stands_out_and_the_page_fits_a_telephone(page: Any) -> None:
+def test_text_has_contrast_and_the_page_fits_a_phone(page: Any) -> None:
     for seen in ("#plane .xtick text", "#plane .legendtext", "#plane .ytitle"):
         assert page.locator(seen).first.evaluate(CONTRAST, "fill") > 4.5, seen
     for seen in ("h1", "p.soft", "td.supported, td.undecided, td.not-supported", "#runs td", "caption"):
