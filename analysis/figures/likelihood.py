@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.style import curves, legend
-from pyrovae.analysis.findings.statistics import is_loose
+from pyrovae.measures.likelihood import is_loose
 
 #: k̂ below this is drawn here, because all such weights are reliable.
 MIN_K = -0.5

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import xarray as xr
 
-from pyrovae.analysis.findings.statistics import is_loose
 from pyrovae.estimators.information import SATURATED
 from pyrovae.estimators.likelihood import HIGH_K_SHARE
+from pyrovae.measures.likelihood import is_loose
 
 #: Training has converged if at most this share of the total loss decrease came in the last quarter of the steps.
 CONVERGED = 0.01

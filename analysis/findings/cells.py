@@ -7,7 +7,7 @@ from typing import Any
 
 import xarray as xr
 
-from pyrovae.analysis.findings.statistics import is_loose
+from pyrovae.measures.likelihood import is_loose
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from pyrovae.estimators.likelihood import HIGH_K_SHARE
-
 if TYPE_CHECKING:
     from pyrovae.analysis.findings.cells import StudyCells
 
@@ -166,12 +164,6 @@ def growth_of_gap(cell: xr.Dataset, axis: str, here: Any, there: Any, quantile: 
     growth = gaps[0] - gaps[1]
     image_error = float(np.hypot(*(error.mean() for error in errors)))
     return Interval(float(growth.mean()), _half_width(image_error, growth, quantile))
-
-
-def is_loose(likelihood: xr.Dataset) -> xr.DataArray:
-    """Where the bound of log p(x) may be loose: k̂ is high for many images, or unknown."""
-    share = likelihood["high_pareto_k"]
-    return (share > HIGH_K_SHARE) | (share.isnull() & likelihood["log_likelihood"].notnull())
 
 
 def _half_width(image_error: float, seed_means: NDArray[np.float64], quantile: float) -> float:

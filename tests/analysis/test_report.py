@@ -13,8 +13,8 @@ import xarray as xr
 from pyrovae import Results, Study, parts, run
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
-from pyrovae.analysis.findings.statistics import is_loose
 from pyrovae.analysis.report import page, references, tables
+from pyrovae.measures.likelihood import is_loose
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.study import KINDS
 
