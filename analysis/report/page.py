@@ -1,6 +1,7 @@
 """The report of one study or of several: a single HTML file that needs no other file and no network."""
 
 import base64
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -221,6 +222,8 @@ def _parts(tree: xr.DataTree, name: str) -> Iterator[Part]:
         measure, before = _measure_of(evaluation), study_of(tree).measure
         changed = [f"{key} {value}" for key, value in measure if value != getattr(before, key)]
         changes = [f"with {', '.join(changed)}"] if changed else []
+        if "only" in evaluation.attrs:
+            changes.append(f"with the measures {', '.join(json.loads(evaluation.attrs['only']))}")
         if "prior" in evaluation.attrs:
             changes.append(f"with {evaluation.attrs['prior']} in place of each run's own prior")
         yield _part(evaluation, f"{name} {child}".strip(), f"evaluated again {', '.join(changes)}".strip())

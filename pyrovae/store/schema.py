@@ -197,7 +197,8 @@ def _unmeasured(study: Study, declared: Sequence[Quantity]) -> dict[str, xr.Data
     axes = study.dimensions()
     shape = [len(values) for values in axes.values()]
     runs = {name: (list(axes), np.full(shape, missing)) for name, missing in _RUN_FACTS.items()}
-    return _grids(study, [each for each in declared if "level" not in each.dims], []) | {"/runs": xr.Dataset(runs, axes)}
+    groups = _grids(study, [each for each in declared if "level" not in each.dims], [])
+    return groups | {"/runs": xr.Dataset(runs, axes)}
 
 
 def _grids(study: Study, declared: Iterable[Quantity], sites: Sequence[str]) -> dict[str, xr.Dataset]:
