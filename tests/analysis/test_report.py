@@ -187,7 +187,7 @@ def test_training_whose_loss_still_falls_has_not_converged(results: Results) -> 
 
 
 def test_report_shows_all_settings(text: str) -> None:
-    settings = dict(re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", text))
+    settings = dict(re.findall(r"<div><dt>(\w+)</dt><dd>(.*?)</dd>", text))
     assert settings["steps"] == "8"
     assert settings["beta"] == "0.1, 1"
     assert settings.pop("study") == "quick"
