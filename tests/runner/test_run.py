@@ -230,7 +230,7 @@ def test_aggregate_prior_memorises_less_when_leaving_one_out(tmp_path: Path) -> 
 
 
 def _every_prior() -> Study:
-    names = parts.names("prior")
+    names = list(parts.names("prior"))
     return small(prior=names, beta=1.0, seed=0, steps=3, components=9, latent_size=2, **{"measure.points": 2})
 
 
