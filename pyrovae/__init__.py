@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from pyrovae.build import make_data, make_pair
     from pyrovae.errors import InputError
     from pyrovae.programs.pair import Pair
-    from pyrovae.runner.run import run
     from pyrovae.runner.open import open_results
+    from pyrovae.runner.run import run
     from pyrovae.store.results import Results
     from pyrovae.study import Run, Study
 

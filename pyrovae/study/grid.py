@@ -118,7 +118,7 @@ class Study(Frozen):
         """
         own = {key: settings.pop(key) for key in _OWN & settings.keys()}
         measure = _section("measure", own.pop("measure", {}))
-        given = {key: settings[key] for key in sorted(settings, key=_axis_order)}
+        given = {key: settings[key] for key in sorted(settings, key=_order)}
         axes = {key: (getattr(Run(), key),) for key in ALWAYS_AXES}
         axes |= {
             key: _axis(key, value) for key, value in given.items() if key in axes or isinstance(value, list | tuple)
@@ -293,9 +293,14 @@ def _values(value: Any) -> list[str]:
     return [each for each in (value if isinstance(value, list | tuple) else [value]) if each is not None]
 
 
-def _axis_order(key: str) -> tuple[int, int]:
+def _order(key: str) -> tuple[int, int, str]:
+    """Settings in which the runs of a cohort differ come first, settings of components last."""
     fields = list(Run.model_fields)
-    return (PER_RUN.index(key) if key in PER_RUN else len(PER_RUN), fields.index(key) if key in fields else len(fields))
+    return (
+        PER_RUN.index(key) if key in PER_RUN else len(PER_RUN),
+        fields.index(key) if key in fields else len(fields),
+        key,
+    )
 
 
 def _axis(key: str, value: Any) -> tuple[Any, ...]:
@@ -330,6 +335,10 @@ def _merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
             name, own = Run(**{kind: merged[kind]}).component(kind)
             kept = {key: value for key, value in own.items() if not {key, f"{kind}.{key}"} & overrides.keys()}
             merged[kind] = parts.label(name, kept)
+    for key in merged.keys() - Run.model_fields.keys() - overrides.keys():
+        kind, dot, name = key.rpartition(".")
+        if name in overrides if dot else any(f"{each}.{key}" in overrides for each in KINDS):
+            del merged[key]  # the same setting by its other name
     for key, value in overrides.items():
         section, _, inner = key.partition(".")
         if section == "measure" and inner:

@@ -125,6 +125,20 @@ def test_override_replaces_the_own_setting_of_a_component_in_a_study_file() -> N
     assert "width" not in settings(network="conv_small")
 
 
+@pytest.mark.parametrize("names", [("depth", "network.depth"), ("network.depth", "depth")])
+def test_override_replaces_a_setting_by_either_name(names: tuple[str, str]) -> None:
+    mine = study(**{names[0]: [1, 3]}).replace(**{names[1]: 2}).resolved()
+    assert list(mine.axes) == ["beta", "seed"]
+    assert mine.base.settings["depth"] == 2
+
+
+def test_order_in_which_settings_are_given_does_not_matter() -> None:
+    settings = {"depth": [1, 3], "width": [8, 16], "prior": "mixture", "components": 100, "steps": 5}
+    backwards = dict(reversed(settings.items()))
+    files = {study(**each).resolved().to_yaml() for each in (settings, backwards, settings | {"train_ratio": 0.5})}
+    assert len(files) == 1
+
+
 def test_misspelt_component_is_found_without_torch_or_user_code() -> None:
     code = """
 import sys
