@@ -1,5 +1,7 @@
 """How hard the generalization problem is: sizes of the splits and distances to the training images."""
 
+from typing import Any
+
 import torch
 
 from pyrovae.estimators import nearest_point
@@ -42,10 +44,10 @@ def measure(run: TrainedRun) -> MeasureResult:
 def _difficulty(run: TrainedRun) -> MeasureResult:
     data, outer = run.data, run.settings.outer
     spaces = {"pixel_distance": (data.train, data.test), "factor_distance": data.factors}
-    distances = {}
+    distances: dict[str, Any] = {"factor_distance": None}
     for name, space in spaces.items():
         if space is not None:
             train, test = (points[:outer] for points in space)
             own = torch.arange(len(train), device=train.device)
             distances[name] = nearest_point(train, space[0], own).distance, nearest_point(test, space[0]).distance
-    return MeasureResult(images=(len(data.train), len(data.test)), **{"factor_distance": None} | distances)
+    return MeasureResult(images=(len(data.train), len(data.test)), **distances)

@@ -96,7 +96,7 @@ def measure(run: TrainedRun) -> MeasureResult:
     draws, data = generator(run.seed, "reconstruction"), run.data
     mean = run.once(_mean_of_data)
     share = _fitted_share(run, mean, draws)
-    images: dict[str, list[Tensor]] = defaultdict(list)
+    images: dict[str, Any] = defaultdict(list)
     pictures: dict[str, Any] = dict.fromkeys(PICTURES)
     for q, split in ((run.encodings.train, data.train), (run.encodings.test, data.test)):
         x, z = _first(run, q, split, draws)

@@ -15,7 +15,7 @@ def check_study(study: Study) -> Study:
     """
     study = study.resolved()
     runs = study.runs()
-    given = {run.gamma for run in runs} - {None}
+    given = [run.gamma for run in runs if run.gamma is not None]
     if given and not any(takes_gamma(run) for run in runs):
         raise InputError(
             f"gamma: the model '{runs[0].model}' does not take it, got {min(given):g}; without it: --set gamma=null"

@@ -78,14 +78,15 @@ def attach_details(tree: xr.DataTree, study: Study, folder: Path, measurement: s
     files = [records.file_of(folder, measurement, cohort) for cohort in dict.fromkeys(cohorts.flat) if cohort]
     layouts = next((records.layouts(file, study) for file in files if file.exists()), {})
     per_image = records.per_image(study.measure.per_image)
-    for group, variables in ({"images": {}} | layouts).items():
+    groups: dict[str, dict[str, records.Layout]] = {"images": {}} | layouts
+    for group, variables in groups.items():
         existing = tree[group].to_dataset() if group in tree.children else xr.Dataset(coords=axes)
         lazy = {}
         for name, layout in (per_image | variables if group == "images" else variables).items():
             if name not in existing or existing[name].attrs.get("source") == "details":
                 grid = records.Grid(folder, measurement, study, cohorts, (group, name), layout)
                 values: Any = indexing.CopyOnWriteArray(indexing.LazilyIndexedArray(grid))  # type: ignore[arg-type]
-                lazy[name] = xr.Variable([*axes, *layout.dims], values, layout.attributes | {"source": "details"})
+                lazy[name] = xr.Variable([*axes, *layout.dims], values, {**layout.attributes, "source": "details"})
         tree[group] = xr.DataTree(existing.assign(lazy))
     images = tree["images"].to_dataset().assign_coords(split=list(SPLITS), image=range(study.measure.per_image))
     images["pareto_k"].attrs["threshold"] = pareto_k_threshold(study.measure.particles)
@@ -129,8 +130,8 @@ def quantities(tree: xr.DataTree) -> list[Quantity]:
     return found
 
 
-def numbers(group: xr.DataTree) -> xr.Dataset:
-    """A group without details."""
+def numbers(group: Any) -> xr.Dataset:
+    """A group of a tree without details."""
     data = group.to_dataset(inherit=False)
     return data.drop_vars([name for name, each in data.items() if each.attrs.get("source") == "details"])
 
@@ -183,7 +184,7 @@ def _shipped_numbers() -> list[Quantity]:
 def _empty(study: Study, declared: Sequence[Quantity]) -> xr.DataTree:
     """The tree of a study without results and without details."""
     steps = sorted({step for run in study.runs() for step in probe_steps(run.steps, study.measure.points)})
-    coords = {"split": list(SPLITS), "step": steps, **study.dimensions()}
+    coords: dict[str, list[Any]] = {"split": list(SPLITS), "step": steps, **study.dimensions()}
     missing = np.full([len(values) for values in coords.values()], np.nan)
     attributes = {name: {"units": "nats per image", "long_name": text} for name, text in CURVES.items()}
     curves = xr.Dataset({name: (list(coords), missing.copy(), attributes[name]) for name in CURVES}, coords)
@@ -203,15 +204,15 @@ def _unmeasured(study: Study, declared: Sequence[Quantity]) -> dict[str, xr.Data
 
 def _grids(study: Study, declared: Iterable[Quantity], sites: Sequence[str]) -> dict[str, xr.Dataset]:
     """Missing numbers over their dimensions and the axes of the grid, by group."""
-    sizes = {"level": list(sites), "split": list(SPLITS), **study.dimensions()}
+    sizes: dict[str, list[Any]] = {"level": list(sites), "split": list(SPLITS), **study.dimensions()}
     groups: dict[str, dict[str, Any]] = {}
     for each in declared:
         dims = [*each.dims, *study.dimensions()]
         for name in each.variables:
-            values = np.full([len(sizes[dim]) for dim in dims], np.nan)
+            values = np.full([len(sizes[str(dim)]) for dim in dims], np.nan)
             groups.setdefault(each.group, {})[name] = xr.Variable(dims, values, each.attributes(name))
     return {
-        f"/{group}": xr.Dataset(found, {dim: sizes[dim] for each in found.values() for dim in each.dims})
+        f"/{group}": xr.Dataset(found, {dim: sizes[str(dim)] for each in found.values() for dim in each.dims})
         for group, found in groups.items()
     }
 
@@ -280,7 +281,7 @@ def _declared_in(found: h5py.Group, axes: int) -> list[Quantity]:
 
 def _of_attributes(group: str, name: str, dims: tuple[str, ...], attributes: Mapping[str, Any]) -> Quantity:
     """The declaration that `Quantity.attributes` wrote."""
-    shown = {key: str(attributes[key]) for key in ("heading", "format") if key in attributes}
+    shown: dict[str, Any] = {key: str(attributes[key]) for key in ("heading", "format") if key in attributes}
     headline, kind = bool(attributes.get("headline", False)), attributes.get("kind")
     unit, long_name = (str(attributes[key]) for key in ("units", "long_name"))
     return Quantity(name, long_name, unit, kind, dims, group, headline=headline, **shown)

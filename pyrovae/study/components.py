@@ -47,10 +47,10 @@ def check_settings(runs: Collection[Run]) -> None:
                 raise InputError(f"{key}: ambiguous, because several components have such a setting; valid: {valid}")
         unused -= {*takers, *(f"{kind}.{key}" for key, kinds in takers.items() for kind in kinds)}
     if unused:
-        valid = sorted({*Run.model_fields, *(key for run in _distinct(runs) for key in _takers(run))})
+        known = sorted({*Run.model_fields, *(key for run in _distinct(runs) for key in _takers(run))})
         raise InputError(
             f"unknown setting {min(unused)!r:.200}: no component of these runs has it (null unsets it); valid: "
-            f"{', '.join(valid)}"
+            f"{', '.join(known)}"
         )
 
 
