@@ -91,6 +91,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "likelihood": "pyrovae.measures.likelihood:measure",
         "memorisation": "pyrovae.measures.memorisation:measure",
         "difficulty": "pyrovae.measures.difficulty:measure",
+        "effective_rank": "pyrovae.measures.effective_rank:measure",
         "pictures": "pyrovae.measures.pictures:measure",
     },
 }
