@@ -61,6 +61,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "flow_maf": "pyrovae.models.priors.flow:flow_maf",
         "mixture": "pyrovae.models.priors.mixture:Mixture",
         "standard_normal": "pyrovae.models.priors.standard_normal:StandardNormal",
+        "student_t": "pyrovae.models.priors.student_t:StudentT",
         "vamp": "pyrovae.models.priors.vamp:VampPrior",
         "vamp_random": "pyrovae.models.priors.vamp:vamp_random",
     },
