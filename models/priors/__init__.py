@@ -6,6 +6,7 @@ from pyrovae.models.priors.flow import Flow
 from pyrovae.models.priors.mixture import Mixture
 from pyrovae.models.priors.prior import Prior
 from pyrovae.models.priors.standard_normal import StandardNormal
+from pyrovae.models.priors.student_t import StudentT
 from pyrovae.models.priors.vamp import VampPrior
 
-__all__ = ["AggregatePosterior", "Diagonal", "Flow", "Mixture", "Prior", "StandardNormal", "VampPrior"]
+__all__ = ["AggregatePosterior", "Diagonal", "Flow", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]

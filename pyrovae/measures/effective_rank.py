@@ -16,9 +16,10 @@ QUANTITIES = (
 
 
 def measure(run: TrainedRun) -> MeasureResult:
-    """exp H(λ / Σλ), with λ the eigenvalues of the covariance of E_q(z|x)[z] over training images (Roy & Vetterli 2007).
+    """exp H(λ / Σλ), with λ the eigenvalues of the covariance of E_q(z|x)[z] over training images.
 
-    It lies between 1 and the number of latent dimensions; NaN if the means are not finite or all equal.
+    It lies between 1 and the number of latent dimensions, and is NaN if the means are not finite or all equal (Roy and
+    Vetterli 2007).
     """
     covariance = torch.atleast_2d(run.encodings.train.mean.flatten(1).T.cov())
     if not covariance.isfinite().all():
