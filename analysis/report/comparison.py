@@ -23,8 +23,8 @@ def joined(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
 
     Example:
         >>> from pyrovae import Study
-        >>> one = schema.empty(Study.of(name="one", beta=[0.1, 1]))
-        >>> two = schema.empty(Study.of(name="two", beta=1, depth=[1, 3]))
+        >>> one = schema.empty(Study.of(name="one", beta=[0.1, 1]).resolved())
+        >>> two = schema.empty(Study.of(name="two", beta=1, depth=[1, 3]).resolved())
         >>> sorted(joined({"one": one, "two": two})["rate_distortion"].sizes.items())
         [('beta', 2), ('depth', 2), ('seed', 1), ('split', 2), ('study', 2)]
     """
