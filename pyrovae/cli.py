@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.errors import InputError
 
 app = typer.Typer(
@@ -281,9 +282,9 @@ def diagnose(
         str, typer.Option(metavar="ROWS", help="Rows of the images in the split, as in 0:3 or 0,3,17.")
     ] = "0:3",
     split: Annotated[Split, typer.Option(help="The split that the images are from.")] = Split.TEST,
-    chains: Annotated[int, typer.Option(min=2, help="Chains per image.")] = 4,
-    draws: Annotated[int, typer.Option(min=10, help="Draws per chain.")] = 200,
-    warmup: Annotated[int, typer.Option(min=10, help="Warm-up steps per chain.")] = 200,
+    chains: Annotated[int, typer.Option(min=2, help="Chains per image.")] = ChainSettings.chains,
+    draws: Annotated[int, typer.Option(min=10, help="Draws per chain.")] = ChainSettings.draws,
+    warmup: Annotated[int, typer.Option(min=10, help="Warm-up steps per chain.")] = ChainSettings.warmup,
     trust: Trust = None,
 ) -> None:
     """Compare a trained guide q(z|x) with exact posteriors (NUTS).

@@ -10,7 +10,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyrovae.analysis.diagnosis.exact_posterior import ChainSettings, exact_posterior
+from pyrovae.analysis.diagnosis.chains import ChainSettings
+from pyrovae.analysis.diagnosis.exact_posterior import exact_posterior
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Annealing, InferenceGap, Optimisation, importance_diagnostics, inference_gap

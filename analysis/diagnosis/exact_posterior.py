@@ -1,7 +1,6 @@
 """Exact posteriors p(z|x) by Hamiltonian Monte Carlo through the decoder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -12,6 +11,7 @@ from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
+from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.analysis.inference_data import dimensions, in_schema
 from pyrovae.errors import UnsupportedError
 from pyrovae.programs.noise import derive_seed, fork_seed
@@ -22,31 +22,6 @@ from pyrovae.system.device import one_thread
 
 #: Maximum tree depth of NUTS: a trajectory has at most 2⁸ − 1 steps.
 MAX_TREE_DEPTH = 8
-
-
-@dataclass(frozen=True)
-class ChainSettings:
-    """How many chains NUTS runs for each image, and how long they are.
-
-    Attributes:
-        chains: independent chains.
-        draws: draws per chain after warm-up.
-        warmup: adaptation steps per chain, which are discarded.
-    """
-
-    chains: int = 4
-    draws: int = 200
-    warmup: int = 200
-
-    @property
-    def total_draws(self) -> int:
-        """Draws of all chains, without the warm-up."""
-        return self.chains * self.draws
-
-    @property
-    def trajectories(self) -> int:
-        """Trajectories of all chains, including the warm-up."""
-        return self.chains * (self.draws + self.warmup)
 
 
 def exact_posterior(

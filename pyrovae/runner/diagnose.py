@@ -13,8 +13,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis, diagnose
-from pyrovae.analysis.diagnosis.exact_posterior import ChainSettings
 from pyrovae.analysis.diagnosis.predictive_checks import predictive_statistics
 from pyrovae.analysis.figures import diagnosis, style
 from pyrovae.analysis.inference_data import inference_data
@@ -56,7 +56,7 @@ def diagnose_run(
         select: the run, by a value for each axis with several values; by default the first seed.
         images: rows of the split.
         split: "test" or "train".
-        chains, draws, warmup: as in `pyrovae.analysis.diagnosis.exact_posterior.ChainSettings`.
+        chains, draws, warmup: as in `pyrovae.analysis.diagnosis.chains.ChainSettings`.
         annealing, optimisation: as in `pyrovae.analysis.diagnosis.diagnose.diagnose`.
         trust: modules whose code may run, if the study names components of the user.
         quiet: print nothing.

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from pyrovae import InputError, Pair, Run, Study, make_pair, run
+from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis, caveats, diagnose, latents
-from pyrovae.analysis.diagnosis.exact_posterior import ChainSettings, exact_posterior
+from pyrovae.analysis.diagnosis.exact_posterior import exact_posterior
 from pyrovae.analysis.diagnosis.predictive_checks import image_statistics, predictive_statistics
 from pyrovae.analysis.figures import diagnosis
 from pyrovae.analysis.inference_data import inference_data
