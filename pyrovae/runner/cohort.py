@@ -1,7 +1,8 @@
 """One cohort, from its initial weights to its measured numbers."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,45 +64,43 @@ def run_cohort(
         Interrupted: the work was stopped; the checkpoint holds the steps done.
         OutOfMemoryError: it would take more memory than is free.
     """
-    waiting = False
-
-    def wait() -> bool:
-        nonlocal waiting
-        if not waiting:
-            progress.note(f"{cohort_label(study, cohort)}: waits for another process that is working on it")
-        waiting = True
-        return not progress.stop_requested()
-
-    with atomic.exclusive(paths.lock, wait) as acquired:
-        if not acquired:
-            raise Interrupted
-        return _train_and_measure(study, cohort, paths, device, compile, progress)
-
-
-def _train_and_measure(
-    study: Study,
-    cohort: Cohort,
-    paths: CohortPaths,
-    device: torch.device,
-    compile: Compile,
-    progress: ProgressReporter,
-) -> CohortResult:
     check_precision(cohort, device)
     label = cohort_label(study, cohort)
-    training, properties = start(study, cohort, make_data(cohort.shared).to(device))
-    if paths.checkpoint.exists():
-        training.resume(paths.checkpoint)
-        progress.note(f"{label}: resumes from step {training.step:,}")
-    before = time.perf_counter()
-    task = progress.start(label, cohort.shared.steps, training.step)
-    training.run(every=study.checkpoint_every, file=paths.checkpoint, compile=compile, task=task)
-    seconds = time.perf_counter() - before
-    measured = measure(study, cohort, training, progress)
-    records.save(paths.details, study, cohort, measured)
-    for note in sorted(set(measured.notes) - {""}):
-        progress.note(f"{label}: {note}")
-    provenance = properties.as_provenance() | history(training.environments)
-    return cohort_result(training, measured, provenance | {"seconds": seconds, "worker": process_name()})
+    with _exclusively(paths.lock, label, progress):
+        training, properties = start(study, cohort, make_data(cohort.shared).to(device))
+        if paths.checkpoint.exists():
+            training.resume(paths.checkpoint)
+            progress.note(f"{label}: resumes from step {training.step:,}")
+        before = time.perf_counter()
+        task = progress.start(label, cohort.shared.steps, training.step)
+        training.run(every=study.checkpoint_every, file=paths.checkpoint, compile=compile, task=task)
+        seconds = time.perf_counter() - before
+        measured = measure(study, cohort, training, progress)
+        records.save(paths.details, study, cohort, measured)
+        for note in sorted(set(measured.notes) - {""}):
+            progress.note(f"{label}: {note}")
+        provenance = properties.as_provenance() | history(training.environments)
+        return cohort_result(training, measured, provenance | {"seconds": seconds, "worker": process_name()})
+
+
+@contextmanager
+def _exclusively(lock: Path, label: str, progress: ProgressReporter) -> Iterator[None]:
+    """Waits until no other process works on a cohort, and keeps others out.
+
+    Raises:
+        Interrupted: the work was stopped while it waited.
+    """
+    notes = iter([f"{label}: waits for another process that is working on it"])
+
+    def wait() -> bool:
+        for note in notes:  # once
+            progress.note(note)
+        return not progress.stop_requested()
+
+    with atomic.exclusive(lock, wait) as acquired:
+        if not acquired:
+            raise Interrupted
+        yield
 
 
 def cohort_result(training: Training, measured: Evaluation, provenance: dict[str, Any]) -> CohortResult:
