@@ -23,15 +23,13 @@ def measured(tree: xr.DataTree) -> list[Table]:
         []
     """
     declared = schema.quantities(tree)
-    groups = dict.fromkeys(quantity.group for quantity in declared)
-    tables = [
-        _table(group, tree[group].to_dataset(), columns(each for each in declared if each.group == group))
-        for group in groups
-    ]
-    shown = [table for table in tables if table is not None]
-    if shown:
-        shown[0].title = f"{shown[0].title}{_kinds(tree)}"
-    return shown
+    tables = {
+        group: _table(group, tree[group].to_dataset(), columns(each for each in declared if each.group == group))
+        for group in dict.fromkeys(quantity.group for quantity in declared)
+    }
+    if (first := tables.get("rate_distortion")) is not None:
+        first.title = f"{first.title}{_kinds(tree)}"
+    return [table for table in tables.values() if table is not None]
 
 
 def with_columns(title: str, headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
