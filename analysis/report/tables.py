@@ -100,8 +100,12 @@ def _cell(column: Column, cell: xr.Dataset, marked: bool) -> str:
 
 
 def _varied(data: xr.Dataset, found: list[Column]) -> list[str]:
-    """The axes of a table, without those of several values along which no number differs, as sizes of splits do."""
-    return [axis for axis in axes(data) if data.sizes[axis] == 1 or not _is_constant(data, found, axis)]
+    """The axes of a table, without those of the grid along which no number differs, as for the sizes of splits."""
+    return [
+        axis
+        for axis in axes(data)
+        if axis == "measured" or data.sizes[axis] == 1 or not _is_constant(data, found, axis)
+    ]
 
 
 def _is_constant(data: xr.Dataset, found: list[Column], axis: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
+from pyrovae import parts
 from pyrovae.analysis import figures
 from pyrovae.build import make_data
 from pyrovae.errors import InputError
@@ -76,7 +77,7 @@ def reevaluate(
     with atomic.locked(Path(folder)):
         results = open_results(folder, trust)
         check_trust(results.study.settings() | {"measure": {"also": [*results.study.measure.also, *measures]}}, trust)
-        _check_measures(measures, prior)
+        _check_measures(results.study, measures, prior)
         study = results.study.replace(**{f"measure.{key}": value for key, value in settings.items()})
         _check_settings(study, settings)
         _check_finished(results)
@@ -163,8 +164,8 @@ def _check_settings(study: Study, settings: Mapping[str, int]) -> None:
             raise InputError(f"{key}: expected at most the {most:,} images of a split, got {settings[key]:,}")
 
 
-def _check_measures(measures: Sequence[str], prior: str | None) -> None:
-    declared(measures)
+def _check_measures(study: Study, measures: Sequence[str], prior: str | None) -> None:
+    declared(parts.names("measure"), [*study.measure.also, *measures])
     if measures and prior is not None:
         raise InputError(
             f"measures: expected none with a swapped prior, got {', '.join(measures)}; evaluate them separately"

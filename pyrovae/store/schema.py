@@ -51,16 +51,18 @@ def empty(study: Study, folder: Path | None = None) -> xr.DataTree:
     return tree
 
 
-def evaluation(study: Study, prior: str | None = None, only: Sequence[str] = ()) -> xr.DataTree:
+def evaluation(study: Study, prior: str | None = None, only: Sequence[str] = (), sources: str = "") -> xr.DataTree:
     """The tree of a later evaluation without results and without details.
 
     Args:
         study: with the measure settings of the evaluation.
         prior: the prior that replaces that of each pair, if any.
         only: the measures that are evaluated; all of the study if empty.
+        sources: checksums of the user's measures, so that changed code makes another evaluation.
     """
     swapped = {} if prior is None else {"prior": prior}
     chosen = {"only": json.dumps(list(only))} if only else {}
+    chosen |= {"sources": sources} if sources else {}
     root = xr.Dataset(attrs={"measure": study.measure.model_dump_json(), **swapped, **chosen})
     return xr.DataTree.from_dict({"/": root, **_unmeasured(study, [] if only else _shipped_numbers())})
 
@@ -239,7 +241,8 @@ def _loaded(found: h5py.Group, study: Study, folder: Path) -> xr.DataTree:
             of = study.replace(**{f"measure.{key}": value for key, value in measure.items()})
             prior, only = (node.attrs.get(key) for key in ("prior", "only"))
             chosen = [] if only is None else [hdf.text(each) for each in json.loads(only)]
-            missing = evaluation(of, None if prior is None else hdf.text(prior), chosen)
+            sources = hdf.text(node.attrs.get("sources", ""))
+            missing = evaluation(of, None if prior is None else hdf.text(prior), chosen, sources)
             tree[name] = _filled(missing, node, of, folder, name)
     return tree
 

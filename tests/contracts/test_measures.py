@@ -290,3 +290,6 @@ def test_one_file_shows_up_wherever_numbers_do(tmp_path: Path, monkeypatch: pyte
     np.testing.assert_array_equal(evaluation["rank_of_means/rank_of_means"], ranks)
     again, _ = reevaluate(tmp_path / "without", measures=[name], trust=["rank_of_means"])
     assert "evaluation_2" not in again.tree.children
+    (tmp_path / "rank_of_means.py").write_text(f"{EFFECTIVE_RANK}# changed")
+    again, _ = reevaluate(tmp_path / "without", measures=[name], trust=["rank_of_means"])
+    assert "evaluation_2" in again.tree.children
