@@ -228,7 +228,7 @@ def test_evaluate_shows_new_and_old_numbers_side_by_side() -> None:
     rows = [row for row in rows if row[2].strip() in ("before", "evaluation_1")]
     assert [row[2].strip() for row in rows] == ["before", "evaluation_1"] * 20  # five tables of four cells
     swapped = pyrovae("evaluate", "runs/small", "--prior", "aggregate")
-    assert swapped.stdout.count("evaluation_2, aggregate") == 20, swapped.stderr
+    assert swapped.stdout.count("evaluation_2, aggregate") == 21, swapped.stderr  # and that of the data
     assert "aggregate replaces the prior of each run, fitted to its encodings; D is unchanged" in swapped.stdout
     refused("evaluate", "runs/small", "--prior", "nonsense", expected="unknown prior 'nonsense'; valid: ")
     refused("evaluate", "runs/small", "--prior", "evil:P", expected="prior: 'evil:P' would run code of the module evil")
