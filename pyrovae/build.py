@@ -5,8 +5,6 @@ names, and with its own settings. A component of the user's own, ``module:name``
 """
 
 from functools import lru_cache, partial
-from hashlib import sha256
-from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -159,7 +157,7 @@ def check_weights(run: Run, event_shape: torch.Size) -> None:
     Weights, gradients and both moments of Adam count. The pair is made on the meta device, without memory for them;
     components of the user's own, which may not work there, are not counted.
     """
-    if user_modules(run):
+    if any(parts.user_module(run.component(kind).name) for kind in run.kinds):
         return
     with torch.device("meta"):
         pair = assemble(run, event_shape)
@@ -167,16 +165,9 @@ def check_weights(run: Run, event_shape: torch.Size) -> None:
     check_memory(4 * 4 * weights, f"a run of {weights:,} weights")
 
 
-def user_modules(run: Run) -> set[str]:
-    """The modules of the user's own that a run has components from."""
-    named = (parts.user_module(run.component(kind).name) for kind in KINDS if getattr(run, kind) is not None)
-    return {module for module in named if module}
-
-
 def user_sources(run: Run) -> list[str]:
     """The modules of the user's own that a run has components from, with a checksum of the source of each."""
-    files = [(name, getattr(import_module(name), "__file__", None)) for name in sorted(user_modules(run))]
-    return [f"{name} (source {sha256(Path(file).read_bytes()).hexdigest()[:12]})" for name, file in files if file]
+    return parts.user_sources(run.component(kind).name for kind in KINDS if getattr(run, kind) is not None)
 
 
 def theory(run: Run) -> LinearGaussian | None:

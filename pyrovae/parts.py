@@ -5,10 +5,11 @@ Names and import paths are text: a misspelt name is found without importing torc
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib import import_module, metadata
 from operator import attrgetter
 from pathlib import Path
@@ -206,6 +207,13 @@ def user_module(name: str) -> str | None:
     return match[1] if match else None
 
 
+def user_sources(names: Iterable[str]) -> list[str]:
+    """The modules of the user's own that these components are in, with a checksum of the source of each."""
+    modules = sorted({module for name in names if (module := user_module(name))})
+    files = [(module, getattr(import_module(module), "__file__", None)) for module in modules]
+    return [f"{module} (source {sha256(Path(file).read_bytes()).hexdigest()[:12]})" for module, file in files if file]
+
+
 def is_path(data: str) -> bool:
     """Whether a data set is given by its path."""
     return data not in names("data") and (data.endswith(".npz") or "/" in data or Path(data).is_dir())
@@ -221,6 +229,8 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
     module, _, attribute = names(kind).get(name, name).partition(":")
     try:
         component = attrgetter(attribute)(import_module(module))
+    except InputError as error:  # a declaration in it is wrong
+        raise InputError(f"{kind} '{name}': {error}") from error
     except Exception as error:  # whatever the module raises
         reason = " ".join(str(error).split())
         raise InputError(f"{kind}: expected '{name}' to be importable, got {type(error).__name__}: {reason}") from error

@@ -4,9 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from hashlib import sha256
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 
 from pyrovae import parts
@@ -30,13 +28,6 @@ class DeclaredMeasure:
     function: Callable[[TrainedRun], MeasureResult]
     quantities: tuple[Quantity, ...]
     cost: Callable[[Measure], int]
-
-
-def sources(names: Iterable[str]) -> str:
-    """Checksums of the modules of the user's own that these measures are in; empty if there are none."""
-    modules = sorted({module for name in names if (module := parts.user_module(name))})
-    files = [(module, import_module(module).__file__) for module in modules]
-    return ", ".join(f"{module} {sha256(Path(file).read_bytes()).hexdigest()[:12]}" for module, file in files if file)
 
 
 @cache

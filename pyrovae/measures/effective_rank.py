@@ -2,7 +2,9 @@
 
 import torch
 
+from pyrovae.errors import UnsupportedError
 from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
+from pyrovae.programs.distributions import mean_of
 
 QUANTITIES = (
     Quantity(
@@ -21,7 +23,10 @@ def measure(run: TrainedRun) -> MeasureResult:
     It lies between 1 and the number of latent dimensions, and is NaN if the means are not finite or all equal (Roy and
     Vetterli 2007).
     """
-    covariance = torch.atleast_2d(run.encodings.train.mean.flatten(1).T.cov())
+    means = mean_of(run.encodings.train)
+    if means is None:
+        raise UnsupportedError("the mean of q(z|x) has no closed form")
+    covariance = torch.atleast_2d(means.flatten(1).T.cov())
     if not covariance.isfinite().all():
         return MeasureResult(effective_rank=torch.nan)
     eigenvalues = torch.linalg.eigvalsh(covariance).clamp(min=0)

@@ -16,6 +16,7 @@ from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators import Estimate, mean_over_images
 from pyrovae.measures.declared import DeclaredMeasure
 from pyrovae.measures.measure import PER_IMAGE_DIMS, MeasureResult, Quantity, TrainedRun
+from pyrovae.system.memory import is_out_of_memory
 
 #: Values by group and variable.
 Groups = dict[str, dict[str, NDArray[Any]]]
@@ -43,8 +44,7 @@ class Evaluation(NamedTuple):
 def evaluate(runs: Iterable[TrainedRun], measures: Sequence[DeclaredMeasure]) -> Evaluation:
     """Applies measures to runs; weights are only read.
 
-    A measure that raises `UnsupportedError`, or asks a distribution for a mean or an entropy that it does not have, is
-    skipped with a note.
+    A measure that raises `UnsupportedError` is skipped with a note.
 
     Args:
         runs: runs of one cohort, one at a time, so that one run's encodings are in memory at once.
@@ -78,9 +78,9 @@ def _of_run(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> tuple[Array
     notes: dict[str, list[str]] = defaultdict(list)
     for measure in measures:
         try:
-            result = measure.function(run)
-        except (UnsupportedError, NotImplementedError) as error:
-            notes[f"not measured, {str(error) or 'a distribution has no closed form for it'}"].append(measure.name)
+            result = _applied(measure, run)
+        except UnsupportedError as error:
+            notes[f"not measured, {error}"].append(measure.name)
             continue
         check(measure, result)
         for quantity in measure.quantities:
@@ -89,6 +89,21 @@ def _of_run(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> tuple[Array
         if result.note:
             notes[result.note].append(measure.name)
     return arrays, "; ".join(f"{', '.join(names)}: {note}" for note, names in notes.items())
+
+
+def _applied(measure: DeclaredMeasure, run: TrainedRun) -> MeasureResult:
+    """The result of a measure; an error in its code becomes one line that names it."""
+    try:
+        return measure.function(run)
+    except (UnsupportedError, InputError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"measure {measure.name}: expected a result, got {type(error).__name__}: {reason} (--debug shows where)"
+        ) from error
 
 
 def check(measure: DeclaredMeasure, result: MeasureResult) -> None:
@@ -131,9 +146,13 @@ def _numbers(dims: tuple[str, ...], value: Any, kind: str | None) -> Any:
     if dims[:1] == ("level",):
         return [_numbers(dims[1:], value[site], kind) for site in value]
     if dims == ("split",):
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            raise ValueError(f"got a {type(value).__name__} instead of a pair (train, test)")
         train, test = value
         return [_numbers((), train, kind), _numbers((), test, kind)]
     if isinstance(value, Tensor) and value.dim() == 1:
+        if kind is None:
+            raise ValueError('values per image need a kind: "unbiased" for a standard error, "exact" for none')
         value = mean_over_images(value.double(), "exact")
     if isinstance(value, Estimate):
         return value.value, value.se

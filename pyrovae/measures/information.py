@@ -7,15 +7,16 @@ from pyrovae import estimators
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Estimate
 from pyrovae.estimators.information import SATURATED
-from pyrovae.measures.measure import Caveat, MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.measure import NATS, Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.distributions import mapped
 from pyrovae.programs.noise import generator
 
 QUANTITIES = (
-    Quantity("log_n", "log N for N training images, the maximum of I", heading="log N"),
+    Quantity("log_n", "log N for N training images, the maximum of I", unit=NATS, heading="log N"),
     Quantity(
         "mutual_information",
         "mutual information I of training images and their codes",
+        unit=NATS,
         kind="unbiased",
         heading="I",
         headline=True,
@@ -25,10 +26,13 @@ QUANTITIES = (
             lambda information: information["mutual_information"] > information["log_n"] - SATURATED,
         ),
     ),
-    Quantity("prior_gap", "prior gap G = KL(q(z) ‖ p(z)); R = I + G", kind="unbiased", heading="G", headline=True),
+    Quantity(
+        "prior_gap", "prior gap G = KL(q(z) ‖ p(z)); R = I + G", unit=NATS, kind="unbiased", heading="G", headline=True
+    ),
     Quantity(
         "marginal_rate",
         "rate of test images with the inference marginal q(z) of the training images as the prior",
+        unit=NATS,
         kind="unbiased",
         heading="R test under q(z)",
     ),
@@ -41,9 +45,12 @@ QUANTITIES = (
         format=".1f",
     ),
     Quantity(
-        "test_mutual_information", "mutual information of test images and codes, under their own q(z)", kind="unbiased"
+        "test_mutual_information",
+        "mutual information of test images and codes, under their own q(z)",
+        unit=NATS,
+        kind="unbiased",
     ),
-    Quantity("test_prior_gap", "prior gap of the test images, KL(q_test(z) ‖ p(z))", kind="unbiased"),
+    Quantity("test_prior_gap", "prior gap of the test images, KL(q_test(z) ‖ p(z))", unit=NATS, kind="unbiased"),
 )
 
 

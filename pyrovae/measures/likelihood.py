@@ -9,7 +9,7 @@ from pyrovae import estimators
 from pyrovae.data import as_input
 from pyrovae.estimators import Annealing
 from pyrovae.estimators.likelihood import HIGH_K_SHARE
-from pyrovae.measures.measure import PER_IMAGE_DIMS, Caveat, MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.measure import NATS, PER_IMAGE_DIMS, Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.study import Measure
@@ -31,6 +31,7 @@ QUANTITIES = (
     Quantity(
         "log_likelihood",
         "lower bound on log p(x) of test images by importance weighting",
+        unit=NATS,
         kind="lower bound",
         per_image=True,
         heading="log p(x) ≥",
@@ -59,6 +60,7 @@ QUANTITIES = (
     Quantity(
         "annealed_log_likelihood",
         "lower bound on log p(x) of the same images by annealed importance sampling",
+        unit=NATS,
         kind="lower bound",
         per_image=True,
         heading="by annealing",
@@ -66,6 +68,7 @@ QUANTITIES = (
     Quantity(
         "annealed_gain",
         "bound by annealing minus bound by importance weighting",
+        unit=NATS,
         kind="approximate",
         heading="gain",
     ),
@@ -73,6 +76,7 @@ QUANTITIES = (
     Quantity(
         "sandwich_gap",
         "upper minus lower bound by annealing, on images simulated from the model",
+        unit=NATS,
         kind="upper bound",
         heading="gap, simulated",
     ),

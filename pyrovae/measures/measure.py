@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 T = TypeVar("T")
+#: Unit of most numbers.
+NATS = "nats per image"
 #: Dimensions of numbers, which are stored together; values with other dimensions are pictures, loaded on demand.
 NUMBER_DIMS = (), ("split",), ("level", "split")
 PER_IMAGE_DIMS = ("split", "image")
@@ -66,14 +68,14 @@ class Quantity:
         InputError: a part of the declaration is missing or inconsistent.
 
     Example:
-        >>> Quantity("rank", "effective rank of the posterior means", unit="")
+        >>> Quantity("rank", "effective rank of the posterior means")
         Traceback (most recent call last):
         pyrovae.errors.InputError: quantity 'rank': expected a unit, such as "nats", or "1" for a count, got none
     """
 
     name: str
     long_name: str
-    unit: str = "nats per image"
+    unit: str = ""
     kind: Kind | None = None
     dims: tuple[str, ...] = ()
     group: str = ""

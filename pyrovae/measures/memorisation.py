@@ -11,7 +11,7 @@ from pyrovae.data import Dataset, as_input
 from pyrovae.estimators import memorising_decoder, mixing_share, nearest_point
 from pyrovae.estimators.marginal import draw, encodings
 from pyrovae.measures.encodings import CHUNK
-from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.measure import NATS, MeasureResult, Quantity, TrainedRun
 from pyrovae.measures.pictures import PIXEL_DIMS, PIXEL_UNIT, SAMPLES, as_bytes
 from pyrovae.programs.distributions import mean_of
 from pyrovae.programs.noise import generator
@@ -22,6 +22,7 @@ QUANTITIES = (
         "memorising_distortion",
         "distortion of the infinite-capacity decoder, which mixes training images by how close their codes are, "
         "with a share ε of the mean image",
+        unit=NATS,
         kind="unbiased",
         dims=SPLIT,
         per_image=True,

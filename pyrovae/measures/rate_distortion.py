@@ -7,13 +7,14 @@ from torch import Tensor
 
 from pyrovae.data import as_input
 from pyrovae.measures.encodings import CHUNK
-from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.measure import NATS, MeasureResult, Quantity, TrainedRun
 
 SPLIT = ("split",)
 QUANTITIES = (
     Quantity(
         "distortion",
         "distortion D = E[−log p(x|z)] at codes z ~ q(z|x) of the image",
+        unit=NATS,
         kind="unbiased",
         dims=SPLIT,
         per_image=True,
@@ -23,18 +24,20 @@ QUANTITIES = (
     Quantity(
         "rate",
         "rate R = KL(q(z|x) ‖ p(z)), the cost of an image's code under the prior",
+        unit=NATS,
         kind="unbiased",
         dims=SPLIT,
         per_image=True,
         heading="R {split}",
         headline=True,
     ),
-    Quantity("elbo", "ELBO = −D − R", kind="unbiased", dims=SPLIT, heading="ELBO test", headline=True),
+    Quantity("elbo", "ELBO = −D − R", unit=NATS, kind="unbiased", dims=SPLIT, heading="ELBO test", headline=True),
     Quantity("bits_per_dim", "negative ELBO per dimension of x", unit="bits per dimension", dims=SPLIT),
-    Quantity("floor", "smallest distortion that any decoder can reach", dims=SPLIT),
+    Quantity("floor", "smallest distortion that any decoder can reach", unit=NATS, kind="exact", dims=SPLIT),
     Quantity(
         "level_rate",
         "contribution of a latent site to R, E[log q − log p]; only the sum over sites is a KL divergence",
+        unit=NATS,
         kind="unbiased",
         dims=("level", "split"),
         group="levels",

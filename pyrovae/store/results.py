@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from pyrovae import parts
 from pyrovae.errors import InputError
-from pyrovae.measures.declared import sources
 from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
@@ -188,7 +188,7 @@ class Results:
             prior: the prior that replaces that of each pair, if any.
             only: the measures that are evaluated; all of the study if empty.
         """
-        new = schema.evaluation(study, prior, only, sources(only or study.measure.also))
+        new = schema.evaluation(study, prior, only, ", ".join(parts.user_sources(only or study.measure.also)))
         names = [name for name in self.tree.children if name.startswith("evaluation_")]
         for name in names:
             if self.tree[name].attrs == new.attrs:

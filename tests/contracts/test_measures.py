@@ -20,6 +20,7 @@ from pyrovae.estimators import Estimate
 from pyrovae.measures import MeasureResult, Quantity, TrainedRun
 from pyrovae.measures.declared import DeclaredMeasure, declared, shipped
 from pyrovae.measures.evaluate import check, evaluate
+from pyrovae.measures.measure import NATS
 from pyrovae.runner.measuring import progress_steps, trained_runs
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.study import Measure
@@ -136,6 +137,7 @@ def test_headings_and_long_names_are_unique() -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
+        ({"unit": None}, "expected a unit"),
         ({"unit": ""}, r"quantity 'rank': expected a unit, such as \"nats\", or \"1\" for a count, got none"),
         ({"long_name": " "}, "expected a long_name, that explains it"),
         ({"name": "a-b"}, "expected names and dimensions that are identifiers, got 'a-b'"),
@@ -173,9 +175,10 @@ def test_result_must_equal_the_declaration(result: Any, message: str) -> None:
     [
         (NUMBER, torch.ones(2, 2), "expected dims"),
         (NUMBER, "many", "could not convert"),
-        (Quantity("number", "a number", kind="unbiased"), 1.0, "has a standard error"),
-        (Quantity("number", "a number", dims=("split",)), 1.0, "expected dims"),
-        (Quantity("number", "a picture", dims=("row", "column")), torch.ones(3), "got shape"),
+        (NUMBER, torch.ones(3), "values per image need a kind"),
+        (Quantity("number", "a number", unit=NATS, kind="unbiased"), 1.0, "has a standard error"),
+        (Quantity("number", "a number", unit=NATS, dims=("split",)), 1.0, "got a float instead of a pair"),
+        (Quantity("number", "a picture", unit=NATS, dims=("row", "column")), torch.ones(3), "got shape"),
     ],
 )
 def test_value_of_another_form_is_one_clear_line(
@@ -189,8 +192,8 @@ def test_value_of_another_form_is_one_clear_line(
 def test_number_per_image_has_mean_and_standard_error(cohort: Callable[..., Iterator[TrainedRun]]) -> None:
     x = torch.tensor([1.0, 2.0, 6.0])
     quantities = (
-        Quantity("mean", "a mean", kind="unbiased", group="mine", per_image=True),
-        Quantity("given", "an estimate", kind="lower bound", group="mine"),
+        Quantity("mean", "a mean", unit=NATS, kind="unbiased", group="mine", per_image=True),
+        Quantity("given", "an estimate", unit=NATS, kind="lower bound", group="mine"),
     )
     given = Estimate(2.0, 0.5, "lower bound")
     measure = DeclaredMeasure("mine", lambda run: MeasureResult(mean=x, given=given), quantities, lambda settings: 0)
@@ -202,16 +205,13 @@ def test_number_per_image_has_mean_and_standard_error(cohort: Callable[..., Iter
     assert found["mine"]["given_se"].tolist() == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("error", [UnsupportedError("no encodings"), NotImplementedError()])
-def test_unsupported_measure_is_skipped_with_a_note(
-    error: Exception, cohort: Callable[..., Iterator[TrainedRun]]
-) -> None:
+def test_unsupported_measure_is_skipped_with_a_note(cohort: Callable[..., Iterator[TrainedRun]]) -> None:
     def fail(run: TrainedRun) -> MeasureResult:
-        raise error
+        raise UnsupportedError("no encodings")
 
     broken = DeclaredMeasure("mine", fail, (NUMBER,), lambda settings: 0)
     found = evaluate(cohort(), [broken, *declared(["rate_distortion"])])
-    assert all(note.startswith("mine: not measured, ") for note in found.notes)
+    assert found.notes == ["mine: not measured, no encodings"] * 2
     assert set(found.groups) == {"rate_distortion", "levels", "images"}
 
 
@@ -240,17 +240,39 @@ def test_declarations_are_checked_before_training(
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda run: 1 / 0, "expected 'mine:measure' to measure an untrained pair on 16 images, got ZeroDivisionError"),
+        (lambda run: 1 / 0, "measure mine(:measure)?: expected a result, got ZeroDivisionError"),
         (lambda run: MeasureResult(another=1), "got another too"),
     ],
 )
+@pytest.mark.parametrize("listed", ["also", "shipped"])
 def test_measure_that_fails_is_one_line_before_training(
-    function: Any, message: str, module: Callable[..., str], tmp_path: Path
+    function: Any,
+    message: str,
+    listed: str,
+    module: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    study = Study.load("quick", **TINY, beta=1, seed=0).replace(**{"measure.also": [module((NUMBER,), function)]})
-    with pytest.raises(InputError, match=message):
+    study, name = Study.load("quick", **TINY, beta=1, seed=0), module((NUMBER,), function)
+    if listed == "also":
+        study = study.replace(**{"measure.also": [name]})
+    else:
+        monkeypatch.setitem(parts.SHIPPED["measure"], "mine", name)
+    with pytest.raises(InputError, match=message) as error:
         run(study, out=tmp_path / "study", quiet=True)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "study" / "study.yaml").exists()
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_measure_that_fails_afterwards_is_one_line_and_changes_nothing(
+    module: Callable[..., str], tmp_path: Path
+) -> None:
+    run(Study.load("quick", **TINY, beta=1, seed=0), out=tmp_path, quiet=True)
+    before, name = (tmp_path / "results.nc").read_bytes(), module((NUMBER,), lambda run: 1 / 0)
+    with pytest.raises(InputError, match="measure mine:measure: expected a result, got ZeroDivisionError: division"):
+        reevaluate(tmp_path, measures=[name], trust=["mine"])
+    assert (tmp_path / "results.nc").read_bytes() == before
 
 
 @pytest.mark.usefixtures("few_figures")
