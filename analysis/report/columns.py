@@ -54,7 +54,7 @@ def columns(quantities: Iterable[Quantity]) -> list[Column]:
     """The columns of the quantities that have a heading.
 
     Example:
-        >>> distortion = Quantity("distortion", "distortion D", dims=("split",), heading="D {split}")
+        >>> distortion = Quantity("distortion", "distortion D", unit="nats", dims=("split",), heading="D {split}")
         >>> [column.heading for column in columns([distortion])]
         ['D train', 'D test']
     """

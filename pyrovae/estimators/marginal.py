@@ -1,7 +1,7 @@
 """Encodings q(z|x_n) of a set of images: draws from them, and the density of their mixture, the inference marginal.
 
 A distribution with batch shape [N] holds N encodings. All arithmetic is in float64, because at σ = 1e-6 the rounding
-of a float32 z amounts to many σ.
+error of a float32 z is many σ.
 """
 
 import math

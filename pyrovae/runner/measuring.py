@@ -56,6 +56,9 @@ def progress_steps(measures: Sequence[DeclaredMeasure], settings: Measure, runs:
 def rehearse(training: Training, settings: Measure) -> None:
     """Applies all measures to an untrained pair and a few images, so that a wrong one shows before training.
 
+    Args:
+        training: a training for this purpose alone, which is not continued.
+
     Raises:
         InputError: a measure raises an error, or returns other quantities than it declares.
     """
@@ -65,6 +68,7 @@ def rehearse(training: Training, settings: Measure) -> None:
         "temperatures": min(settings.temperatures, 1)
     }
     settings = settings.model_copy(update=small)
+    training.lockstep.mode = "sequential"  # vmap may reject the programs; training finds out
     runs = trained_runs(training.lockstep, training.streams, data, settings, training.cohort.shared)
     evaluate(islice(runs, 1), of_settings(settings))
 
