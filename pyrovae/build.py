@@ -20,7 +20,7 @@ from pyrovae.guides import Guide
 from pyrovae.networks import Sizes
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.pair import Pair
-from pyrovae.study import KINDS, Run, check_settings, component_settings
+from pyrovae.study import KINDS, Run, check_settings, component_settings, parameters_of
 from pyrovae.system.memory import check_memory
 
 
@@ -138,17 +138,6 @@ def instantiate(kind: str, run: Run, *positional: Any, **injected: Any) -> Any:
                 f"one of {', '.join(sorted(values))}"
             )
     return component(*positional, **accepted)
-
-
-def parameters_of(run: Run, kind: str) -> set[str]:
-    """The names that a component of a run takes: where it is made and, if it is a program, where it is run."""
-    return _parameters(parts.resolve(kind, run.component(kind).name), kind == "model")
-
-
-@lru_cache
-def _parameters(component: Any, is_program: bool) -> set[str]:
-    program = signature(component.forward).parameters if is_program and hasattr(component, "forward") else ()
-    return {*signature(component).parameters, *program}
 
 
 def check_weights(run: Run, event_shape: torch.Size) -> None:

@@ -1,7 +1,7 @@
-"""One loop over measures: the numbers, values per image and pictures of the trained runs of a cohort."""
+"""One loop over measures: the numbers, values per image and pictures of a trained run."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,73 +22,52 @@ from pyrovae.system.memory import is_out_of_memory
 Groups = dict[str, dict[str, NDArray[Any]]]
 
 
-class Evaluation(NamedTuple):
-    """What was measured on the runs of a cohort.
+class Measurements(NamedTuple):
+    """What was measured on a run.
 
     Attributes:
-        groups: numbers by group and variable, ``[runs]``, ``[runs, split]`` or ``[runs, level, split]``; in the group
-            ``images``, values per image, ``[runs, split, images]``, NaN after the images of a split.
-        pictures: pictures and curves by group and variable, ``[runs, ...]``.
-        notes: for each run, what was not measured and why; empty if everything was.
+        numbers: by group and variable, ``[]``, ``[split]`` or ``[level, split]``.
+        images: values per image by name, ``[split, images]``, NaN after the images of a split.
+        pictures: pictures and curves by group and variable.
+        note: what was not measured and why; empty if everything was.
         sites: latent sites, along the dimension ``level``.
         quantities: the declarations, without caveats, of what was measured.
     """
 
-    groups: Groups
+    numbers: Groups
+    images: dict[str, NDArray[np.float64]]
     pictures: Groups
-    notes: list[str]
+    note: str
     sites: list[str]
     quantities: tuple[Quantity, ...]
 
 
-def evaluate(runs: Iterable[TrainedRun], measures: Sequence[DeclaredMeasure]) -> Evaluation:
-    """Applies measures to runs; weights are only read.
+def evaluate(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> Measurements:
+    """Applies measures to a run; weights are only read.
 
     A measure that raises `UnsupportedError` is skipped with a note.
-
-    Args:
-        runs: runs of one cohort, one at a time, so that one run's encodings are in memory at once.
 
     Raises:
         InputError: a result differs from its declaration.
     """
-    found, notes, sites = [], [], []
-    for run in runs:
-        # With validation, a diverged run would raise, and the numbers of the others would be lost too.
-        with torch.no_grad(), pyro.validation_enabled(False):
-            arrays, note = _of_run(run, measures)
-        found.append(arrays)
-        notes.append(note)
-        sites = list(run.terms[0].rates)
-    stacked: dict[str, Groups] = {"numbers": {}, "pictures": {}}
-    for place in found[0]:
-        if all(place in each for each in found):
-            kind, group, variable = place
-            stacked[kind].setdefault(group, {})[variable] = np.stack([each[place] for each in found])
     quantities = tuple(replace(each, caveat=None) for measure in measures for each in measure.quantities)
-    return Evaluation(stacked["numbers"], stacked["pictures"], notes, sites, quantities)
-
-
-Arrays = dict[tuple[str, str, str], NDArray[Any]]
-
-
-def _of_run(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> tuple[Arrays, str]:
-    """The arrays of a run by kind, group and variable, and its notes."""
-    arrays: Arrays = {}
+    found = Measurements({}, {}, {}, "", list(run.terms[0].rates), quantities)
     notes: dict[str, list[str]] = defaultdict(list)
-    for measure in measures:
-        try:
-            result = _applied(measure, run)
-        except UnsupportedError as error:
-            notes[f"not measured, {error}"].append(measure.name)
-            continue
-        check(measure, result)
-        for quantity in measure.quantities:
-            if result.values[quantity.name] is not None:
-                arrays |= _arrays(quantity, result.values[quantity.name], run.settings.per_image)
-        if result.note:
-            notes[result.note].append(measure.name)
-    return arrays, "; ".join(f"{', '.join(names)}: {note}" for note, names in notes.items())
+    # With validation, a diverged run would raise.
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for measure in measures:
+            try:
+                result = _applied(measure, run)
+            except UnsupportedError as error:
+                notes[f"not measured, {error}"].append(measure.name)
+                continue
+            check(measure, result)
+            for quantity in measure.quantities:
+                if result.values[quantity.name] is not None:
+                    _enter(found, quantity, result.values[quantity.name], run.settings.per_image)
+            if result.note:
+                notes[result.note].append(measure.name)
+    return found._replace(note="; ".join(f"{', '.join(names)}: {note}" for note, names in notes.items()))
 
 
 def _applied(measure: DeclaredMeasure, run: TrainedRun) -> MeasureResult:
@@ -123,22 +102,21 @@ def check(measure: DeclaredMeasure, result: MeasureResult) -> None:
         )
 
 
-def _arrays(quantity: Quantity, value: Any, per_image: int) -> Arrays:
-    """The arrays to store for one value."""
+def _enter(found: Measurements, quantity: Quantity, value: Any, per_image: int) -> None:
+    """Enters the value of a quantity."""
     try:
         if quantity.dims == PER_IMAGE_DIMS:
-            return {("numbers", "images", quantity.name): _padded(value, per_image)}
-        if not quantity.is_number:
-            return {("pictures", quantity.group, quantity.variable): _picture(quantity, value)}
-        numbers = np.array(_numbers(quantity.dims, value, quantity.kind))
+            found.images[quantity.name] = _padded(value, per_image)
+        elif quantity.is_picture:
+            found.pictures.setdefault(quantity.group, {})[quantity.variable] = _picture(quantity, value)
+        else:
+            numbers = np.array(_numbers(quantity.dims, value, quantity.kind), float)
+            columns = np.moveaxis(numbers, -1, 0)  # value and standard error
+            found.numbers.setdefault(quantity.group, {}).update(zip(quantity.variables, columns, strict=False))
+            if quantity.per_image:
+                found.images[quantity.name] = _padded(value if quantity.dims else (value[:0], value), per_image)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"quantity {quantity.name!r}: expected dims {quantity.dims}, but {error}") from None
-    columns = np.moveaxis(numbers, -1, 0)  # value and standard error
-    arrays = {("numbers", quantity.group, name): each for name, each in zip(quantity.variables, columns, strict=False)}
-    if quantity.per_image:
-        sides = value if quantity.dims else (value[:0], value)
-        arrays["numbers", "images", quantity.name] = _padded(sides, per_image)
-    return arrays
 
 
 def _numbers(dims: tuple[str, ...], value: Any, kind: str | None) -> Any:

@@ -25,7 +25,7 @@ NATS = "nats per image"
 NUMBER_DIMS = (), ("split",), ("level", "split")
 PER_IMAGE_DIMS = ("split", "image")
 #: Groups of the results that hold no measure's numbers.
-RESERVED_GROUPS = ("images", "runs", "curves", "theory")
+RESERVED_GROUPS = ("images", "runs", "curves", "theory", "numbers", "evaluations")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ class Quantity:
     def is_number(self) -> bool:
         """Whether it is stored with the numbers of the runs, not with values per image and pictures."""
         return self.dims in NUMBER_DIMS
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a picture or a curve."""
+        return not self.is_number and self.dims != PER_IMAGE_DIMS
 
     @property
     def has_error(self) -> bool:

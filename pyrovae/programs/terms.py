@@ -21,6 +21,11 @@ class Terms(NamedTuple):
     distortion: Tensor
     rates: dict[str, Tensor]
 
+    def run(self, number: int) -> "Terms":
+        """The terms of one of several runs."""
+        rates = {site: rate[number] for site, rate in self.rates.items()}
+        return Terms(self.loss[number], self.distortion[number], rates)
+
     @property
     def rate(self) -> Tensor:
         """The rate R, summed over latent sites."""

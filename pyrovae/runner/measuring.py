@@ -1,20 +1,17 @@
-"""From a cohort in lockstep to the trained runs that measures take."""
+"""From a cohort in lockstep to what measures find on each of its runs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from pyrovae.build import make_likelihood
 from pyrovae.data import Dataset
 from pyrovae.measures.declared import DeclaredMeasure, of_settings
-from pyrovae.measures.evaluate import evaluate
+from pyrovae.measures.evaluate import Measurements, evaluate
 from pyrovae.measures.measure import TrainedRun
-from pyrovae.study import Measure, Run
-from pyrovae.training.lockstep import Lockstep
-from pyrovae.training.streams import Streams
+from pyrovae.study import Measure
+from pyrovae.training.precision import matmul_precision
 from pyrovae.training.terms import terms_on
 from pyrovae.training.trainer import Training
 
@@ -22,30 +19,32 @@ from pyrovae.training.trainer import Training
 REHEARSED = 16
 
 
-def trained_runs(
-    lockstep: Lockstep,
-    streams: Streams,
-    data: Dataset,
+def measured_runs(
+    training: Training,
     settings: Measure,
-    run: Run,
+    measures: Sequence[DeclaredMeasure],
     progress: Callable[[], None] = lambda: None,
-) -> Iterator[TrainedRun]:
-    """The runs of a cohort, one at a time; D and R of all are computed together.
+) -> Iterator[Measurements]:
+    """What measures find on each run of a cohort, one run at a time, whatever runs it was trained with.
 
     Args:
-        run: any of the cohort, for its likelihood.
         progress: called after each step that a measure reports.
     """
+    lockstep, streams, data = training.lockstep, training.streams, training.data
+    run = training.cohort.shared
     likelihood = _Unknown() if run.pair is not None else make_likelihood(run, data.event_shape)
-    terms = [
-        terms_on(split, images[: settings.images], lockstep, streams, f"evaluate {split}", settings.samples)
-        for split, images in data.splits()
-    ]
     shared: dict[Callable[..., object], object] = {}
     for number, seed in enumerate(streams.seeds):
-        train, test = (tree_map(lambda term, row=number: term[row], each) for each in terms)
-        pair, values = lockstep.pair(number), lockstep.values_of(number)
-        yield TrainedRun(pair, data, settings, seed, values, (train, test), likelihood, progress, shared)
+        with matmul_precision("float32"):
+            one, stream = lockstep.single(number), streams.single(number)
+            train, test = (
+                terms_on(split, images[: settings.images], one, stream, f"evaluate {split}", settings.samples).run(0)
+                for split, images in data.splits()
+            )
+            pair, values = one.pair(0), one.values_of(0)
+            trained = TrainedRun(pair, data, settings, seed, values, (train, test), likelihood, progress, shared)
+            measured = evaluate(trained, measures)
+        yield measured
 
 
 def progress_steps(measures: Sequence[DeclaredMeasure], settings: Measure, runs: int) -> int:
@@ -62,15 +61,12 @@ def rehearse(training: Training, settings: Measure) -> None:
     Raises:
         InputError: a measure raises an error, or returns other quantities than it declares.
     """
-    data = _first_images(training.data, REHEARSED)
     sizes = ("images", "outer", "likelihood_images", "reconstructions")
     small = {name: min(getattr(settings, name), REHEARSED) for name in sizes} | {
         "temperatures": min(settings.temperatures, 1)
     }
-    settings = settings.model_copy(update=small)
-    training.lockstep.mode = "sequential"  # vmap may reject the programs; training finds out
-    runs = trained_runs(training.lockstep, training.streams, data, settings, training.cohort.shared)
-    evaluate(islice(runs, 1), of_settings(settings))
+    training.data = _first_images(training.data, REHEARSED)
+    next(measured_runs(training, settings.model_copy(update=small), of_settings(settings)))
 
 
 def _first_images(data: Dataset, number: int) -> Dataset:

@@ -9,7 +9,7 @@ from pyrovae.data import class_counts
 from pyrovae.errors import InputError
 from pyrovae.estimators import Annealing
 from pyrovae.measures.declared import of_settings
-from pyrovae.runner.cohort import cohort_label
+from pyrovae.runner.cohort import job_label
 from pyrovae.runner.validation import Bank, bank_of, check_study
 from pyrovae.store.schema import check_size
 from pyrovae.study import Cohort, Study
@@ -60,7 +60,7 @@ def _planned(study: Study, cohort: Cohort) -> PlannedCohort:
     per_step = len(cohort.runs) * cohort.shared.batch_size * encodings
     measured = len(cohort.runs) * _measured_draws(study, train, test) * len(train)
     return PlannedCohort(
-        label=cohort_label(study, cohort),
+        label=job_label(study, cohort),
         runs=len(cohort.runs),
         steps=cohort.shared.steps,
         train_images=len(train),

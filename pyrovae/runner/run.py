@@ -1,6 +1,7 @@
 """Runs a study from end to end: trains, measures and records its cohorts, and draws the results."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,7 +9,8 @@ import torch
 from pyrovae.build import assemble, make_data
 from pyrovae.errors import InputError
 from pyrovae.runner import reporting
-from pyrovae.runner.cohort import CohortPaths, cohort_label, measuring_steps, run_cohort
+from pyrovae.runner.cohort import job_label, measuring_steps, run_job
+from pyrovae.runner.jobs import Job, covered, jobs
 from pyrovae.runner.measuring import rehearse
 from pyrovae.runner.open import attach_theory
 from pyrovae.runner.plan import plan
@@ -16,7 +18,7 @@ from pyrovae.runner.setup import bytes_of_a_run, check_precision, start
 from pyrovae.runner.validation import check_study
 from pyrovae.runner.workload import Workload, workload
 from pyrovae.store.results import Results
-from pyrovae.study import Cohort, Study
+from pyrovae.study import Cohort, Measure, Study
 from pyrovae.system import atomic
 from pyrovae.system.device import find_device
 from pyrovae.system.execution import Compile, Execution
@@ -63,66 +65,66 @@ def run(
         for cohort in study.cohorts():
             check_precision(cohort, here)
     with atomic.locked(folder):
-        is_new = not (folder / "study.yaml").exists()
-        sizes = _rehearse(study, here) if is_new or scheduler is not None else {}
+        if not (folder / "study.yaml").exists():
+            _rehearse(study.cohorts(), study.measure, here)
         results = Results.create(folder, study, assemble)
+        lost = _run_missing(results, execution, here)
+        for file in list(covered(folder)):
+            file.unlink()
+        results.refresh()
         attach_theory(results)
-        lost = _run_missing(results, execution, here, sizes)
+        results.save()
         reporting.draw(results)
     if lost:
         raise InputError(
-            f"{', '.join(cohort_label(study, cohort) for cohort in lost)}: given up, because workers died of it, "
+            f"{', '.join(job_label(study, job.cohort) for job in lost)}: given up, because workers died of it, "
             "perhaps for lack of memory; all else is done, and the same command tries it again"
         )
     return results
 
 
-def _rehearse(study: Study, device: torch.device) -> dict[int, int]:
-    """Bytes that a run of each cohort takes, by the index of the cohort.
+def _rehearse(cohorts: Sequence[Cohort], measure: Measure, device: torch.device) -> list[int]:
+    """Bytes that a run of each cohort takes.
 
     Each cohort is set up with one run, so that errors show before anything is trained or written.
     """
-    sizes = {}
-    for cohort in study.cohorts():
-        single = cohort.model_copy(update={"runs": cohort.runs[:1]})
-        training, _ = start(study, single, make_data(cohort.shared).to(device))
-        rehearse(training, study.measure)
-        sizes[cohort.index] = bytes_of_a_run(training.lockstep.pair(0), single, training.data)
+    sizes = []
+    for cohort in cohorts:
+        single = Cohort(cohort.runs[:1])
+        training, _ = start(measure, single, make_data(cohort.shared).to(device))
+        sizes.append(bytes_of_a_run(training.lockstep.pair(0), single, training.data))
+        rehearse(training, measure)
     return sizes
 
 
-def _run_missing(
-    results: Results, execution: Execution, device: torch.device, sizes: Mapping[int, int]
-) -> list[Cohort]:
-    """Runs the cohorts whose results are missing, and returns those that were given up."""
-    missing = [cohort for cohort in results.cohorts() if not results.has(cohort)]
+def _run_missing(results: Results, execution: Execution, device: torch.device) -> list[Job]:
+    """Does what is left to do for a study, and returns the jobs that were given up."""
+    study = results.study
+    left = jobs(results, warnings.warn)
 
-    def steps(cohort: Cohort) -> int:
-        return cohort.shared.steps + measuring_steps(results.study, cohort)
+    def steps(job: Job) -> int:
+        return job.steps + measuring_steps(study, job.cohort)
 
-    with workload(results, missing, steps, quiet=execution.quiet) as work:
+    with workload(study, left, steps, quiet=execution.quiet) as work:
         if execution.scheduler is not None:
-            return _run_on_cluster(work, missing, execution, sizes) if missing else []
-
-        def run_here(cohort: Cohort) -> None:
-            paths = CohortPaths.of(results, cohort)
-            result = run_cohort(results.study, cohort, paths, device, execution.compile, work.progress)
-            results.record(results.tree, cohort, result)
-
-        work.for_each(missing, run_here)
+            sizes = _rehearse([job.cohort for job in left], study.measure, device)
+            return _run_on_cluster(work, results.folder, left, execution, sizes) if left else []
+        work.for_each(
+            left, lambda job: run_job(study, job, results.folder, device, execution.compile, work.progress)
+        )
     return []
 
 
 def _run_on_cluster(
-    work: Workload, cohorts: list[Cohort], execution: Execution, sizes: Mapping[int, int]
-) -> list[Cohort]:
-    """Runs cohorts on the workers of a cluster, and returns those that were given up."""
+    work: Workload, folder: Path, left: list[Job], execution: Execution, sizes: Sequence[int]
+) -> list[Job]:
+    """Does jobs on the workers of a cluster, and returns those that were given up."""
     try:
-        from pyrovae.runner.cluster.dispatch import Dispatch, connected
+        from pyrovae.runner.cluster.dispatch import connected, dispatch
     except ImportError as error:
         raise InputError(
             f"scheduler: expected Dask, got {error}; install it with pip install 'pyrovae[dask]'"
         ) from error
     assert execution.scheduler is not None
     with connected(execution.scheduler) as client:
-        return Dispatch(client, work, execution, lambda cohort: sizes[cohort.index]).run(cohorts)
+        return dispatch(client, work, folder, left, execution, sizes)

@@ -9,7 +9,7 @@ from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.programs.checks import PairProperties
 from pyrovae.programs.noise import fork_seed
 from pyrovae.programs.pair import Pair
-from pyrovae.study import Cohort, Run, Study
+from pyrovae.study import Cohort, Measure, Run
 from pyrovae.system import memory
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.lockstep import Lockstep
@@ -20,7 +20,7 @@ from pyrovae.training.trainer import Training
 MEMORY_SHARE = 0.8
 
 
-def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, PairProperties]:
+def start(measure: Measure, cohort: Cohort, data: Dataset) -> tuple[Training, PairProperties]:
     """Sets up the training of a cohort, and checks its pairs on a first batch.
 
     Returns:
@@ -34,7 +34,7 @@ def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, PairPr
     properties = pair_properties(pair, cohort, data)
     needed = len(cohort.runs) * bytes_of_a_run(pair, cohort, data)
     memory.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
-    if study.measure.temperatures:
+    if measure.temperatures:
         _check_annealing(pair, _first_batch(cohort, data))
     weights = [run.weights() for run in cohort.runs]
     values = {name: torch.tensor([each[name] for each in weights]).to(device) for name in weights[0]}
@@ -42,7 +42,7 @@ def start(study: Study, cohort: Cohort, data: Dataset) -> tuple[Training, PairPr
     lockstep = Lockstep([pairs[seed] for seed in seeds], values, shared.precision)
     streams = Streams(seeds, len(data.train), shared.batch_size, properties.noise_shapes, device)
     versions = ", ".join([software_versions(), *user_sources(shared)])
-    return Training(lockstep, streams, data, cohort, study.measure, versions), properties
+    return Training(lockstep, streams, data, cohort, measure, versions), properties
 
 
 def _pairs_by_seed(cohort: Cohort, data: Dataset) -> dict[int, Pair]:

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from pyrovae.build import parameters_of
 from pyrovae.errors import InputError
-from pyrovae.study import Run, Study, component_settings
+from pyrovae.study import Run, Study, component_settings, parameters_of, takes_gamma
 
 
 def check_study(study: Study) -> Study:
@@ -25,11 +24,6 @@ def check_study(study: Study) -> Study:
             raise InputError(f"cycles: expected at most the {run.steps} steps of the training, got {run.cycles}")
         check_prior(run)
     return study
-
-
-def takes_gamma(run: Run) -> bool:
-    """Whether γ can have a value of its own; programs of the user's own may name it."""
-    return run.pair is not None or "gamma" in parameters_of(run, "model")
 
 
 class Bank(NamedTuple):

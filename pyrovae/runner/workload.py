@@ -1,50 +1,49 @@
-"""Work on the cohorts of a study, which are split in halves if they do not fit into memory."""
+"""Work on the jobs of a study, which are split in halves if they do not fit into memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyrovae.errors import OutOfMemoryError
-from pyrovae.runner.cohort import cohort_label
-from pyrovae.store.results import Results
-from pyrovae.study import Cohort
+from pyrovae.runner.cohort import job_label
+from pyrovae.runner.jobs import Job
+from pyrovae.study import Study
 from pyrovae.system import memory
 from pyrovae.system.progress import StudyProgress
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The cohorts of a study that are worked on.
+    """The jobs of a study that are worked on.
 
     Attributes:
-        results: the results of the study.
-        steps: progress steps that a cohort takes.
+        steps: progress steps that a job takes.
         progress: where they are shown.
     """
 
-    results: Results
-    steps: Callable[[Cohort], int]
+    study: Study
+    steps: Callable[[Job], int]
     progress: StudyProgress
 
-    def label(self, cohort: Cohort) -> str:
-        """What distinguishes a cohort from the others of the study."""
-        return cohort_label(self.results.study, cohort)
+    def label(self, job: Job) -> str:
+        """What distinguishes a job from the others of the study."""
+        return job_label(self.study, job.cohort)
 
-    def note(self, cohort: Cohort, text: str) -> None:
-        """Prints a line about a cohort."""
-        self.progress.note(f"{self.label(cohort)}: {text}")
+    def note(self, job: Job, text: str) -> None:
+        """Prints a line about a job."""
+        self.progress.note(f"{self.label(job)}: {text}")
 
-    def for_each(self, cohorts: Sequence[Cohort], work: Callable[[Cohort], None]) -> None:
-        """Calls ``work`` on each cohort, or on its halves if it runs out of memory.
+    def for_each(self, jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
+        """Calls ``work`` on each job, or on its halves if it runs out of memory.
 
         Raises:
             OutOfMemoryError: a single run does not fit.
         """
-        queue = list(cohorts)
+        queue = list(jobs)
         while queue:
-            cohort = queue.pop(0)
+            job = queue.pop(0)
             try:
-                work(cohort)
+                work(job)
                 continue
             except Exception as error:
                 if not memory.is_out_of_memory(error):
@@ -52,31 +51,29 @@ class Workload:
                 reason = first_line(error)
             # Outside of the except block, the error and its frames no longer hold tensors.
             memory.give_back_memory()
-            queue[:0] = self.halve(cohort, reason)
+            queue[:0] = self.halve(job, reason)
 
-    def halve(self, cohort: Cohort, reason: str) -> list[Cohort]:
-        """Splits a cohort that ran out of memory, and its checkpoint if there is one.
+    def halve(self, job: Job, reason: str) -> list[Job]:
+        """Splits a job that ran out of memory.
 
         Raises:
             OutOfMemoryError: it has a single run.
         """
-        if len(cohort.runs) == 1:
-            raise OutOfMemoryError(f"{self.label(cohort)}: expected one run to fit into memory, but {reason}")
-        halves = self.results.cut(cohort)
-        self.progress.restart(self.label(cohort))
-        self.progress.add_steps(sum(map(self.steps, halves)) - self.steps(cohort))
-        self.note(cohort, f"continues in two halves, because {reason}")
+        if len(job.cohort.runs) == 1:
+            raise OutOfMemoryError(f"{self.label(job)}: expected one run to fit into memory, but {reason}")
+        halves = job.halves()
+        self.progress.restart(self.label(job))
+        self.progress.add_steps(sum(map(self.steps, halves)) - self.steps(job))
+        self.note(job, f"continues in two halves, because {reason}")
         return halves
 
 
 @contextmanager
-def workload(
-    results: Results, cohorts: Sequence[Cohort], steps: Callable[[Cohort], int], *, quiet: bool
-) -> Iterator[Workload]:
-    """A workload of some cohorts of a study, with its progress shown inside the block."""
-    total = sum(map(steps, cohorts))
+def workload(study: Study, jobs: Sequence[Job], steps: Callable[[Job], int], *, quiet: bool) -> Iterator[Workload]:
+    """A workload of some jobs of a study, with its progress shown inside the block."""
+    total = sum(map(steps, jobs))
     with StudyProgress(total, quiet=quiet or not total) as progress:
-        yield Workload(results, steps, progress)
+        yield Workload(study, steps, progress)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,83 +1,143 @@
-"""Checkpoints of cohorts: their header, how they are loaded and how they are split."""
+"""The state of runs that train: one file for a cohort at work, and one for each run that is trained."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.study import Cohort
 from pyrovae.system import tensor_file
 from pyrovae.system.provenance import Environment
 
+#: Tensors by group and name, ``[runs, ...]`` each, except for the steps of the learning curves.
 Groups = dict[str, dict[str, Tensor]]
+#: Prefix of the groups with the state at the first step of the tail, from which a longer run continues.
+BRANCH = "branch."
+#: What to do about a file that cannot be used.
+REMEDY = "delete it, and 'pyrovae run' trains these runs again"
 
 
 class CheckpointHeader(BaseModel):
     """Metadata of a checkpoint.
 
     Attributes:
-        step: steps done.
+        keys: keys of the runs, in the order of the rows.
         runs: settings of the runs.
+        step: steps done.
         event_shape: shape of an image.
         data_checksum: checksum of the images.
         environments: the environments of the steps, in order.
+        branch_step: the step of the groups whose names begin with `BRANCH`; None if there are none.
     """
 
     model_config = ConfigDict(frozen=True)
-    step: int = Field(ge=0)
+    keys: list[str] = Field(min_length=1)
     runs: list[dict[str, Any]]
+    step: int = Field(ge=0)
     event_shape: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(min_length=1, max_length=3)
     data_checksum: int
     environments: list[Environment]
+    branch_step: int | None = None
 
 
-def load_checkpoint(file: Path, cohort: Cohort) -> tuple[Groups, CheckpointHeader]:
-    """Tensors by group and name, and the header, of the checkpoint of a cohort.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of some runs after the same number of steps.
+
+    Attributes:
+        groups: ``params``, ``buffers``, ``adam.exp_avg``, ``adam.exp_avg_sq``, ``record`` of divergence and ``curves``.
+    """
+
+    header: CheckpointHeader
+    groups: Groups
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Reads a checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: the file is damaged, of another version, or larger than memory.
+        """
+        groups, metadata = tensor_file.load(file)
+        return cls(_header(metadata, file), groups)
+
+    def save(self, file: Path) -> str:
+        """Writes the checkpoint, and returns its checksum.
+
+        Raises:
+            OSError: the file cannot be written; an earlier file of this name is unchanged.
+        """
+        return tensor_file.save(file, self.groups, self.header.model_dump())
+
+    def select(self, keys: Sequence[str]) -> Self:
+        """The state of some of the runs."""
+        rows = [self.header.keys.index(key) for key in keys]
+        header = self.header.model_copy(update={"keys": list(keys), "runs": [self.header.runs[row] for row in rows]})
+        return type(self)(header, _mapped(lambda tensor: tensor[rows], self.groups))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """The states of several checkpoints at the same step as one."""
+        first, *_ = parts
+        keys = [key for part in parts for key in part.header.keys]
+        runs = [run for part in parts for run in part.header.runs]
+        header = first.header.model_copy(update={"keys": keys, "runs": runs})
+        if len(parts) == 1:
+            return cls(header, first.groups)
+        return cls(header, _mapped(lambda *tensors: torch.cat(tensors), *(part.groups for part in parts)))
+
+    def at_branch(self) -> Self:
+        """The state at the first step of the tail, if there is one, otherwise the last."""
+        step = self.header.branch_step
+        if step is None:
+            return self
+        groups = {name.removeprefix(BRANCH): each for name, each in self.groups.items() if name.startswith(BRANCH)}
+        environments = [each for each in self.header.environments if each.since < step]
+        update = {"step": step, "environments": environments, "branch_step": None}
+        return type(self)(self.header.model_copy(update=update), groups | {"curves": self.groups["curves"]})
+
+
+def load_header(file: Path) -> tuple[CheckpointHeader, str]:
+    """The header of a checkpoint and its checksum, without reading its tensors.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: the file is damaged, or belongs to other runs or another version.
+        InputError: the file is damaged, or of another version.
     """
-    groups, metadata = tensor_file.load(file)
-    try:
-        header = CheckpointHeader.model_validate(metadata)
-    except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InputError(
-            f"{file}: expected a checkpoint of this version of pyrovae, got one with a missing or different '{field}'; "
-            "delete it to train these runs again"
-        ) from error
-    cohort.check(header.runs, file)
-    if header.step > cohort.shared.steps:
-        raise checkpoint_mismatch(file, "step")
-    return groups, header
+    metadata, checksum = tensor_file.load_metadata(file)
+    return _header(metadata, file), checksum
 
 
-def checkpoint_mismatch(file: Path, name: str) -> InputError:
+def checkpoint_mismatch(name: str) -> InputError:
     """The error for a checkpoint in which a tensor or a number is missing or wrong."""
     return InputError(
-        f"{file}: expected a checkpoint of this cohort, got one whose '{name}' is missing, has another shape or is not "
-        "finite; delete it to train these runs again"
+        f"expected the state of these runs, got one whose '{name}' is missing, has another shape or is not finite; "
+        "delete their weights, and 'pyrovae run' trains them again"
     )
 
 
-def split_checkpoint(file: Path, cohort: Cohort, half: Cohort, target: Path) -> None:
-    """Writes the part of a cohort's checkpoint that belongs to one half of the cohort.
+def _header(metadata: Any, file: Path) -> CheckpointHeader:
+    try:
+        return CheckpointHeader.model_validate(metadata)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(
+            f"{file}: expected weights of this version of pyrovae, got some with a missing or different '{field}'; "
+            f"{REMEDY}"
+        ) from error
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: as `load_checkpoint`.
-    """
-    groups, header = load_checkpoint(file, cohort)
-    first = cohort.runs.index(half.runs[0])
-    rows = slice(first, first + len(half.runs))
 
-    def select(group: str, tensor: Tensor) -> Tensor:
-        if group == "curves":
-            return tensor[..., rows] if tensor.ndim == 3 else tensor
-        return tensor[rows] if tensor.ndim else tensor
-
-    selected = {group: {name: select(group, each) for name, each in named.items()} for group, named in groups.items()}
-    tensor_file.save(target, selected, header.model_copy(update={"runs": half.record()}).model_dump())
+def _mapped(function: Callable[..., Tensor], *groups: Groups) -> Groups:
+    """Applies a function to each tensor that has a row for every run."""
+    return {
+        group: {
+            name: tensor if (group, name) == ("curves", "step") else function(*(each[group][name] for each in groups))
+            for name, tensor in named.items()
+        }
+        for group, named in groups[0].items()
+    }

@@ -1,225 +1,207 @@
-"""Values per image and pictures of the runs of a cohort: one file each, loaded on demand."""
+"""The record of a run: its numbers, learning curves, values per image and pictures, and what they were made from."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from io import BytesIO
-from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-import h5py
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
-from xarray.backends import BackendArray
-from xarray.core import indexing
+from pydantic import BaseModel, ConfigDict, Json
 
-from pyrovae.measures.declared import shipped
-from pyrovae.measures.evaluate import Evaluation, Groups
-from pyrovae.measures.measure import PER_IMAGE_DIMS, RESERVED_GROUPS, Quantity
-from pyrovae.store import hdf
-from pyrovae.study import Cohort, Study
-from pyrovae.system import atomic, memory
+from pyrovae.measures.evaluate import Groups, Measurements
+from pyrovae.measures.measure import PER_IMAGE_DIMS, Quantity
+from pyrovae.store import netcdf
+
+SPLITS = ("train", "test")
+#: Learning curves, with what they show.
+CURVES = {"loss": "D + beta R, at the final beta of a schedule", "distortion": "distortion D", "rate": "rate R"}
+#: What to do about a damaged record.
+REMEDY = "delete it, and 'pyrovae run' measures the run again"
 
 
-class Layout(NamedTuple):
-    """How a variable of one run is laid out.
+class RecordHeader(BaseModel):
+    """What a record says of its run, as attributes of the file.
 
     Attributes:
-        dims: its dimensions.
-        shape: its shape.
-        dtype: type of its values.
-        attributes: its unit and long name.
+        format: version of the layout of the file.
+        key: of the run.
+        run: settings of the run.
+        step: steps that the run had done.
+        weights: checksum of the weights that were measured.
+        measure: settings of the measurement.
+        only: measures that were applied; all of the study if empty.
+        prior: the prior that replaces that of the pair, if any.
+        sources: checksums of the user's measures.
+        diverged_at: the step at which the run diverged; −1 if it did not.
+        last_loss: the last finite loss.
+        seconds: duration of the training of the cohort; NaN if it was not trained by this process.
+        cohort: key of the runs that it was trained with.
+        skipped: what was not measured and why.
+        rate_kind, distortion_kind: how R and D were computed.
+        mode, device, threads, versions, worker: provenance.
+        quantities: declarations of what was measured, as JSON.
+        sites: latent sites.
     """
 
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    attributes: Mapping[str, str]
+    model_config = ConfigDict(frozen=True)
+    format: Literal[1] = 1
+    key: str
+    run: Json[dict[str, Any]]
+    step: int
+    weights: str
+    measure: Json[dict[str, Any]]
+    only: Json[list[str]]
+    prior: str = ""
+    sources: str = ""
+    diverged_at: int
+    last_loss: float
+    seconds: float = np.nan
+    cohort: str
+    skipped: str
+    rate_kind: str = ""
+    distortion_kind: str = ""
+    mode: str
+    device: str
+    threads: str
+    versions: str
+    worker: str
+    quantities: str
+    sites: Json[list[str]]
+
+    @property
+    def declared(self) -> tuple[Quantity, ...]:
+        """Declarations, without caveats, of what was measured."""
+        return _declared(self.quantities)
 
 
-def per_image(images: int) -> dict[str, Layout]:
-    """The values per image of the measures that ship, for so many images of a split."""
-    declared = [each for measure in shipped() for each in measure.quantities if _is_per_image(each)]
-    shape, dtype = (2, images), np.dtype(float)
-    return {each.name: Layout(PER_IMAGE_DIMS, shape, dtype, each.attributes(each.variable)) for each in declared}
+@dataclass(frozen=True)
+class Record:
+    """The numbers of a run.
 
-
-def picture_groups() -> set[str]:
-    """The groups of pictures of the measures that ship."""
-    return {each.group for measure in shipped() for each in measure.quantities if _is_picture(each)}
-
-
-def _is_per_image(quantity: Quantity) -> bool:
-    return quantity.per_image or quantity.dims == PER_IMAGE_DIMS
-
-
-def _is_picture(quantity: Quantity) -> bool:
-    return not quantity.is_number and quantity.dims != PER_IMAGE_DIMS
-
-
-def file_of(folder: Path, measurement: str, cohort: str) -> Path:
-    """The file of a cohort.
-
-    Args:
-        folder: of the study.
-        measurement: the name of a later measurement; empty for the study's own.
-        cohort: the name of the cohort.
+    Attributes:
+        numbers: by group and variable, ``[]``, ``[split]`` or ``[level, split]``.
+        curves: ``step``, ``[points]``, and the learning curves by name, ``[points, split]``; empty for a later
+            evaluation.
     """
-    return folder / "details" / measurement / f"cohort-{cohort}.h5"
+
+    header: RecordHeader
+    numbers: Groups
+    curves: dict[str, NDArray[Any]]
 
 
-def save(file: Path, study: Study, cohort: Cohort, measured: Evaluation) -> None:
-    """Writes values per image and pictures as HDF5, by group and variable, ``[runs, ...]``.
+def header_of(measured: Measurements, **facts: Any) -> RecordHeader:
+    """The header of a record; ``facts`` as the fields of `RecordHeader`."""
+    declared = [_as_json(quantity) for quantity in measured.quantities]
+    text = {"quantities": declared, "sites": measured.sites} | {key: facts.pop(key) for key in ("run", "measure", "only")}
+    return RecordHeader(
+        **facts, skipped=measured.note, **{key: json.dumps(value, allow_nan=False) for key, value in text.items()}
+    )
+
+
+def save(file: Path, header: RecordHeader, measured: Measurements, curves: Mapping[str, NDArray[Any]]) -> None:
+    """Writes the record of a run.
 
     Raises:
-        OSError: the file cannot be written; its previous content is intact.
+        OSError: the file cannot be written; an earlier file of this name is unchanged.
     """
-    images = {name: _trimmed(values) for name, values in measured.groups.get("images", {}).items()}
-    declared = {("images", each.name): each for each in measured.quantities if _is_per_image(each)}
-    declared |= {(each.group, each.variable): each for each in measured.quantities if _is_picture(each)}
-    content = BytesIO()
-    with h5py.File(content, "w") as opened:
-        opened.attrs.update(study=study.to_yaml(), cohort=cohort.name)
-        opened["cell"] = [np.ravel_multi_index(study.position(run), study.shape()) for run in cohort.runs]
-        for group, variables in {"images": images, **measured.pictures}.items():
-            for name, values in variables.items():
-                quantity = declared[group, name]
-                opened[f"{group}/{name}"] = values
-                dims = PER_IMAGE_DIMS if group == "images" else quantity.dims
-                opened[f"{group}/{name}"].attrs.update(
-                    dims=" ".join(dims), units=quantity.unit, long_name=quantity.long_name
-                )
-    atomic.write(file, atomic.with_checksum(content.getbuffer()))
-
-
-def layouts(file: Path, study: Study) -> dict[str, dict[str, Layout]]:
-    """The layout of each variable in a file, for one run, by group."""
-    _, content, attributes = _read(file, file.stat().st_mtime_ns, study.to_yaml())
-    found: dict[str, dict[str, Layout]] = {}
-    for (group, name), (dims, known) in attributes.items():
-        values = content[group][name]
-        shape = (2, study.measure.per_image) if group == "images" else values.shape[1:]
-        found.setdefault(group, {})[name] = Layout(dims, shape, values.dtype, known)
-    return found
-
-
-def _trimmed(values: NDArray[Any]) -> NDArray[Any]:
-    """Numbers of images, ``[..., images]``, without images at the end of which nothing is known."""
-    known = (~np.isnan(values)).any(axis=tuple(range(values.ndim - 1)))
-    return values[..., : len(known) - int(known[::-1].argmax()) if known.any() else 1]
-
-
-class Grid(BackendArray):
-    """A variable over the whole grid, ``[*axes, *dims]``, which reads the cohorts that are asked for.
-
-    Cells of runs that were not measured are NaN, or 0 if the values are bytes.
-
-    Args:
-        folder: of the study.
-        measurement: as in `file_of`.
-        study: the study.
-        cohorts: over the axes, the cohort that a run was measured in; empty if it was not measured.
-        name: group and name of the variable.
-        layout: its layout for one run.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        measurement: str,
-        study: Study,
-        cohorts: NDArray[Any],
-        name: tuple[str, str],
-        layout: Layout,
-    ) -> None:
-        self._folder, self._measurement, self._study = folder, measurement, study.to_yaml()
-        self._cohorts = cohorts
-        self._name = name
-        self._cell_shape = layout.shape
-        self.shape = (*cohorts.shape, *layout.shape)
-        self.dtype = layout.dtype
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        # xarray writes −1 for the end of a slice that runs down to the first place, where Python takes it for the last.
-        ended = (
-            slice(each.start, None, each.step) if isinstance(each, slice) and each.stop == -1 else each
-            for each in key.tuple
+    labels = list(_labels(measured.quantities, measured.sites, measured.numbers))
+    values = [measured.numbers[group][name][place] for _, group, name, place in labels]
+    named = {"quantity": [label for label, *_ in labels]}
+    groups = {
+        "/": xr.Dataset(attrs=header.model_dump(round_trip=True)),
+        "numbers": xr.Dataset({"value": ("quantity", np.array(values, float))}, named),
+    }
+    if curves:
+        data = {name: (("step", "split"), curves[name], {"long_name": text}) for name, text in CURVES.items()}
+        groups["curves"] = xr.Dataset(data, {"step": curves["step"], "split": list(SPLITS)})
+    if measured.images:
+        stacked = np.stack(list(measured.images.values()))
+        coords = {"name": list(measured.images), "split": list(SPLITS)}
+        groups["images"] = xr.Dataset({"value": (("name", *PER_IMAGE_DIMS), stacked)}, coords)
+    declared = {(each.group, each.variable): each for each in measured.quantities if each.is_picture}
+    for group, pictures in measured.pictures.items():
+        groups[group] = xr.Dataset(
+            {
+                name: (declared[group, name].dims, values, declared[group, name].attributes(name))
+                for name, values in pictures.items()
+            }
         )
-        key = type(key)(tuple(ended))
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._get)
-
-    def _get(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        """The numbers at integers, slices or lists along each dimension."""
-        axes = self._cohorts.ndim
-        cells = np.asarray(_at(np.arange(self._cohorts.size).reshape(self._cohorts.shape), key[:axes]))
-        blank = np.full(self._cell_shape, 0 if self.dtype.kind == "u" else np.nan, self.dtype)
-        one = np.asarray(_at(blank, key[axes:]))
-        memory.check_memory(cells.size * one.nbytes, f"{'/'.join(self._name)} of {cells.size:,} runs")
-        taken = np.empty((cells.size, *one.shape), self.dtype)
-        names = self._cohorts.ravel()[cells.ravel()].astype(str)
-        for row in np.argsort(names, kind="stable"):  # one file after the other
-            taken[row] = _at(self._of_run(cells.flat[row], blank), key[axes:])
-        return taken.reshape((*cells.shape, *one.shape))
-
-    def _of_run(self, cell: int, blank: NDArray[Any]) -> NDArray[Any]:
-        """The numbers of one run; blank where it has none, or they are of another size."""
-        cohort = self._cohorts.flat[cell]
-        file = file_of(self._folder, self._measurement, cohort)
-        if not cohort or not file.exists():
-            return blank
-        rows, content, _ = _read(file, file.stat().st_mtime_ns, self._study)
-        group, name = self._name
-        values = content.get(group, {}).get(name)
-        if values is None or cell not in rows:
-            return blank
-        found = values[rows[cell]]
-        if group == "images":
-            padded = blank.copy()
-            padded[:, : found.shape[-1]] = found
-            return padded
-        return found if found.shape == blank.shape else blank
+    netcdf.write(file, groups)
 
 
-def _at(values: NDArray[Any], key: tuple[Any, ...]) -> NDArray[Any]:
-    """Values at a place along each dimension, one dimension after the other."""
-    for axis, place in reversed(list(enumerate(key))):
-        values = values[(slice(None),) * axis + (place,)]
-    return values
-
-
-Attributes = dict[tuple[str, str], tuple[tuple[str, ...], dict[str, str]]]
-
-
-@lru_cache(maxsize=8)
-def _read(file: Path, changed: int, study: str) -> tuple[dict[int, int], Groups, Attributes]:
-    """The row of each cell of the grid in a file, its values by group and name, and their dimensions and attributes.
+def load_header(file: Path) -> RecordHeader:
+    """The header of a record.
 
     Raises:
-        InputError: the file is damaged, or belongs to another study.
+        FileNotFoundError: there is no such file.
+        InputError: the file is damaged, or of a later version.
     """
-    with hdf.reading(file, "details") as found:
-        if hdf.text(found.attrs["study"], lines=True) != study:
-            raise ValueError("it belongs to another study")
-        rows = {int(cell): row for row, cell in enumerate(found["cell"][()])}
-        content: Groups = {}
-        attributes: Attributes = {}
-        for group in found.keys() - {"cell"}:
-            content[group] = {name: values[()] for name, values in found[group].items()}
-            for name, values in content[group].items():
-                attributes[group, name] = _attributes(group, name, found[group][name].attrs)
-                _check(f"{group}/{name}", values, len(rows), len(attributes[group, name][0]))
-        return rows, content, attributes
+    with netcdf.reading(file, REMEDY) as opened:
+        return RecordHeader.model_validate(netcdf.attributes(opened))
 
 
-def _attributes(group: str, name: str, attributes: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Dimensions and attributes of a variable in a file."""
-    dims = tuple(hdf.text(attributes["dims"]).split())
-    own = group if group == "images" or group not in RESERVED_GROUPS else ""
-    if not all(each.isidentifier() for each in (own, name, *dims)) or (own == "images") != (dims == PER_IMAGE_DIMS):
-        raise ValueError(f"{group}/{name}: expected other names than {', '.join(map(repr, dims))}")
-    return dims, {key: hdf.text(attributes[key]) for key in ("units", "long_name")}
+def load(file: Path) -> Record:
+    """The numbers and learning curves of a run; errors as in `load_header`."""
+    with netcdf.reading(file, REMEDY) as opened:
+        header = RecordHeader.model_validate(netcdf.attributes(opened))
+        found = dict(zip(netcdf.text(opened["numbers/quantity"][()]), opened["numbers/value"][()], strict=True))
+        numbers: Groups = {}
+        for quantity in header.declared:
+            for name in quantity.variables if quantity.is_number else ():
+                shape = [{"split": len(SPLITS), "level": len(header.sites)}[dim] for dim in quantity.dims]
+                values = np.full(shape, np.nan)
+                for label, place in _places(quantity, name, header.sites):
+                    values[place] = found.get(label, np.nan)
+                numbers.setdefault(quantity.group, {})[name] = values
+        curves = {name: opened["curves"][name][()] for name in ("step", *CURVES)} if "curves" in opened else {}
+        return Record(header, numbers, curves)
 
 
-def _check(name: str, values: NDArray[Any], runs: int, dims: int) -> None:
-    if values.ndim != 1 + dims or len(values) != runs or values.dtype.kind not in "uif" or not prod(values.shape):
-        raise ValueError(f"{name}: expected numbers of {runs} runs, got {values.dtype} of shape {list(values.shape)}")
+def load_images(file: Path) -> dict[str, NDArray[Any]]:
+    """The values per image of a run by name, ``[split, images]``; errors as in `load_header`."""
+    with netcdf.reading(file, REMEDY) as opened:
+        if "images" not in opened:
+            return {}
+        return dict(zip(netcdf.text(opened["images/name"][()]), opened["images/value"][()], strict=True))
+
+
+def load_pictures(file: Path, group: str) -> dict[str, xr.Variable]:
+    """The pictures and curves of a group by name; errors as in `load_header`."""
+    with netcdf.reading(file, REMEDY) as opened:
+        declared = RecordHeader.model_validate(netcdf.attributes(opened)).declared if group in opened else ()
+        pictures = [each for each in declared if each.is_picture and each.group == group and each.variable in opened[group]]
+        return {
+            each.variable: xr.Variable(each.dims, opened[group][each.variable][()], each.attributes(each.variable))
+            for each in pictures
+        }
+
+
+def _labels(
+    quantities: tuple[Quantity, ...], sites: list[str], numbers: Groups
+) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
+    """For each number, its label, and its group, variable and place in the array."""
+    for quantity in quantities:
+        for name in quantity.variables if quantity.is_number else ():
+            if name in numbers.get(quantity.group, {}):
+                for label, place in _places(quantity, name, sites):
+                    yield label, quantity.group, name, place
+
+
+def _places(quantity: Quantity, name: str, sites: list[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The label and the place of each number of a variable, such as ``rate_distortion/distortion/test``."""
+    names = [{"split": SPLITS, "level": sites}[dim] for dim in quantity.dims]
+    for place in np.ndindex(*map(len, names)):
+        yield "/".join([quantity.group, name, *(each[at] for each, at in zip(names, place, strict=True))]), place
+
+
+@lru_cache(maxsize=64)
+def _declared(text: str) -> tuple[Quantity, ...]:
+    return tuple(Quantity(**each | {"dims": tuple(each["dims"])}) for each in json.loads(text))
+
+
+def _as_json(quantity: Quantity) -> dict[str, Any]:
+    return {name: value for name, value in asdict(quantity).items() if name != "caveat"}

@@ -1,10 +1,10 @@
-"""The results of a study: an xarray DataTree, stored as one netCDF file next to the checkpoints."""
+"""The results of a study: records of its runs in a folder, and the numbers over its grid that are assembled from them."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,194 +13,187 @@ from numpy.typing import NDArray
 
 from pyrovae import parts
 from pyrovae.errors import InputError
-from pyrovae.measures.evaluate import Evaluation
+from pyrovae.estimators import pareto_k_threshold
+from pyrovae.measures.declared import of_settings
+from pyrovae.measures.measure import PER_IMAGE_DIMS
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
-from pyrovae.store.checkpoint import checkpoint_mismatch, load_checkpoint, split_checkpoint
-from pyrovae.study import Cohort, Run, Study
-from pyrovae.system import atomic
+from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch
+from pyrovae.store.layout import RunFolder
+from pyrovae.store.records import SPLITS, Record
+from pyrovae.store.schema import EVALUATIONS, Grid
+from pyrovae.study import Measure, Run, Study, growth, key_of
+from pyrovae.system import atomic, memory
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
 
 
-@dataclass(frozen=True)
-class CohortResult:
-    """The results of a trained cohort, as a worker returns them.
+class Evaluation:
+    """The numbers of the runs of a study: those measured after training, or those of a later evaluation.
 
     Attributes:
-        measured: measured numbers, without per-image values and pictures, which are stored separately.
-        curves: the learning curves, by name, ``[points]`` or ``[points, split, runs]``.
-        diverged_at: the step at which each run diverged, ``[runs]``; −1 where it did not.
-        last_loss: the last finite loss of each run, ``[runs]``.
-        provenance: provenance of the cohort, by variable of ``/runs``.
+        tree: the numbers, a group for each measure, over the axes of the grid.
+        folder: of the study.
+        name: of a later evaluation; empty for the study's own.
     """
 
-    measured: Evaluation
-    curves: dict[str, NDArray[Any]]
-    diverged_at: NDArray[np.int64]
-    last_loss: NDArray[np.float32]
-    provenance: dict[str, Any]
+    def __init__(self, tree: xr.DataTree, folder: Path, name: str = "") -> None:
+        self.tree = tree
+        self.folder = folder
+        self.name = name
+
+    def images(self, /, **at: Any) -> xr.Dataset:
+        """The values per image of some runs, ``[*axes, split, image]``; missing where a run has none.
+
+        Args:
+            at: a value, or a list of values, along some axes of the grid, such as ``beta=1, depth=[1, 3]``; all of the
+                others by default.
+
+        Raises:
+            InputError: an axis or a value is not in the grid, the values do not fit into memory, or a file is damaged.
+        """
+        keys = self._select(at)
+        found = {cell: records.load_images(file) for cell, file in self._files(keys)}
+        names = list(dict.fromkeys(name for each in found.values() for name in each))
+        images = max((values.shape[-1] for each in found.values() for values in each.values()), default=0)
+        shape = (*keys.shape, len(SPLITS), images)
+        memory.check_memory(8 * len(names) * np.prod(shape, dtype=float), f"the values per image of {keys.size:,} runs")
+        values = {name: np.full(shape, np.nan) for name in names}
+        for cell, each in found.items():
+            for name, known in each.items():
+                values[name][(*cell, ..., slice(known.shape[-1]))] = known
+        dims = (*map(str, keys.dims), *PER_IMAGE_DIMS)
+        variables = {name: (dims, each, self._attributes(name)) for name, each in values.items()}
+        return xr.Dataset(variables, {**keys.coords, "split": list(SPLITS), "image": range(images)})
+
+    def pictures(self, group: str, /, **at: Any) -> xr.Dataset:
+        """The pictures of some runs, such as the group "reconstructions"; ``at`` and errors as for `images`.
+
+        Runs without pictures, or with pictures of another size, are missing: NaN, or 0 where pictures are bytes. The
+        dataset is empty if no run has any.
+        """
+        keys = self._select(at)
+        variables: dict[str, xr.Variable] = {}
+        for cell, file in self._files(keys):
+            for name, picture in records.load_pictures(file, group).items():
+                if name not in variables:
+                    shape, missing = (*keys.shape, *picture.shape), 0 if picture.dtype.kind == "u" else np.nan
+                    memory.check_memory(np.prod(shape, dtype=float) * picture.dtype.itemsize, f"{group}/{name}")
+                    values = np.full(shape, missing, picture.dtype)
+                    variables[name] = xr.Variable([*map(str, keys.dims), *picture.dims], values, picture.attrs)
+                if variables[name].shape[keys.ndim :] == picture.shape:
+                    variables[name].values[cell] = picture.values
+        return xr.Dataset(variables, keys.coords)
+
+    @property
+    def measure(self) -> Measure:
+        """The settings of the measurement."""
+        if "measure" in self.tree.attrs:
+            return Measure.model_validate_json(self.tree.attrs["measure"])
+        return Study.of_yaml(self.tree.root.attrs["study"]).measure
+
+    def _select(self, at: Mapping[str, Any]) -> xr.DataArray:
+        """The keys of the runs at some coordinates; empty where a run has no record."""
+        runs = self.tree["runs"]
+        keys = runs["key"].where(runs["step"] >= 0, "")
+        for axis, value in at.items():
+            if axis not in keys.dims:
+                raise InputError(f"unknown axis '{axis}'; valid: {', '.join(map(str, keys.dims))}")
+            for each in value if isinstance(value, list | tuple) else [value]:
+                if each not in (known := keys[axis].values.tolist()):
+                    raise InputError(f"{axis}: expected one of {known}, got {each!r}")
+        return keys.sel({axis: list(value) if isinstance(value, tuple) else value for axis, value in at.items()})
+
+    def _files(self, keys: xr.DataArray) -> Iterator[tuple[tuple[int, ...], Path]]:
+        """The records of some runs, with their places."""
+        for cell, key in np.ndenumerate(keys.values):
+            if key:
+                yield cell, RunFolder.of(self.folder, key).record(self.name)
+
+    def _attributes(self, name: str) -> dict[str, Any]:
+        """The attributes of a value per image."""
+        declared = [each for measure in of_settings(self.measure) for each in measure.quantities if each.name == name]
+        found = declared[0].attributes(declared[0].variable) if declared else {}
+        return found | ({"threshold": pareto_k_threshold(self.measure.particles)} if name == "pareto_k" else {})
 
 
-class Results:
+class Results(Evaluation):
     """The results of a study in its folder.
 
     Attributes:
-        folder: contains study.yaml, results.nc, details/, checkpoints/ and figures/.
+        folder: contains study.yaml, runs/ with a folder for each run, results.nc, figures/ and report.html.
         study: the study, with all defaults filled in.
-        tree: ``/rate_distortion`` over split and the axes of the grid, ``/images`` the same per image, ``/levels`` with
-            the rate of each latent site, ``/information`` with mutual information and prior gap, ``/likelihood`` with
-            bounds on log p(x), ``/memorisation`` with the infinite-capacity decoder, ``/difficulty`` with sizes and
-            distances to the training images, ``/curves`` over steps, ``/runs`` with the status of every run. Units are
-            nats per image unless ``attrs["units"]`` says otherwise.
+        tree: ``/rate_distortion`` over split and the axes of the grid, ``/levels`` with the rate of each latent site,
+            ``/information`` with mutual information and prior gap, ``/likelihood`` with bounds on log p(x),
+            ``/memorisation`` with the infinite-capacity decoder, ``/difficulty`` with sizes and distances to the
+            training images, ``/curves`` over steps, ``/runs`` with the status of every run, and
+            ``/evaluations/NAME`` with the same groups for each later evaluation. Units are nats per image unless
+            ``attrs["units"]`` says otherwise.
     """
 
-    def __init__(self, folder: Path, study: Study, content: xr.DataTree, make_pair: MakePair) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, study: Study, make_pair: MakePair) -> None:
         self.study = study
-        self.tree = content
         self._make_pair = make_pair
+        super().__init__(_tree(folder, study), folder)
 
     @classmethod
-    def open(cls, folder: str | Path, make_pair: MakePair) -> "Results":
+    def open(cls, folder: str | Path, make_pair: MakePair) -> Self:
         """Opens the results in a folder.
 
         Raises:
-            InputError: the folder contains no study, or one of its files is damaged.
+            InputError: the folder contains no study.
         """
-        folder = Path(folder)
-        study = study_in(folder)
-        file = folder / "results.nc"
-        content = schema.load(file, study) if file.exists() else schema.empty(study, folder)
-        return cls(folder, study, content, make_pair)
+        return cls(Path(folder), study_in(Path(folder)), make_pair)
 
     @classmethod
-    def create(cls, folder: str | Path, study: Study, make_pair: MakePair) -> "Results":
-        """Opens the results of a study, after creating the folder where there is none.
+    def create(cls, folder: str | Path, study: Study, make_pair: MakePair) -> Self:
+        """Opens the results of a study, in a folder that is new, or holds it or another part of it.
 
         Raises:
-            InputError: the folder contains another study, or one of its files is damaged.
+            InputError: the folder contains a study with other settings.
         """
         folder = Path(folder)
-        if not (folder / "study.yaml").exists():
-            atomic.write(folder / "study.yaml", study.to_yaml().encode())
-        elif (existing := study_in(folder).to_yaml()) != study.to_yaml():
+        file = folder / "study.yaml"
+        if file.exists() and (differences := growth.conflicts(study_in(folder), study)):
             raise InputError(
-                f"{folder}: expected the same study, got other settings: {study.difference(existing)}; "
-                "choose another --out, or delete the folder"
+                f"{folder}: expected this study or a part of it, got other settings: {'; '.join(differences)}; choose "
+                "another --out, or give both values as a list to have them side by side"
             )
-        return cls.open(folder, make_pair)
+        if not file.exists() or file.read_text(encoding="utf-8") != study.to_yaml():
+            atomic.write(file, study.to_yaml().encode())
+        return cls(folder, study, make_pair)
 
-    def checkpoint_file(self, cohort: Cohort) -> Path:
-        """The checkpoint of a cohort."""
-        return self.folder / "checkpoints" / f"cohort-{cohort.name}.safetensors"
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """The later evaluations, by name."""
+        trees = self.tree.children[EVALUATIONS].children if EVALUATIONS in self.tree.children else {}
+        return {name: Evaluation(tree, self.folder, name) for name, tree in trees.items()}
 
-    def lock_file(self, cohort: Cohort) -> Path:
-        """The lock that a process holds while it trains a cohort."""
-        return self.folder / ".locks" / f".{cohort.name}"
+    def refresh(self) -> None:
+        """Reads records that are new or have changed."""
+        self.tree = _tree(self.folder, self.study)
 
-    def cohorts(self) -> list[Cohort]:
-        """The cohorts of the study; one that did not fit into memory is replaced by the parts it was split into."""
-        parts = [file.stem.split("-")[1:] for file in self.folder.glob("checkpoints/cohort-*-*.safetensors")]
-        cut = {"-".join(part[:end]) for part in parts for end in range(1, len(part))}
-        return [part for cohort in self.study.cohorts() for part in self._parts(cohort, cut)]
+    def save(self) -> None:
+        """Writes results.nc.
 
-    def _parts(self, cohort: Cohort, cut: Set[str]) -> list[Cohort]:
-        if len(cohort.runs) == 1 or cohort.name not in cut or self.checkpoint_file(cohort).exists():
-            return [cohort]
-        return [part for half in cohort.halves() for part in self._parts(half, cut)]
-
-    def cut(self, cohort: Cohort) -> list[Cohort]:
-        """Splits a cohort, and its checkpoint if there is one, into halves.
-
-        Waits for a process that still trains the whole cohort, because it would write the checkpoint again.
+        Raises:
+            OSError: it cannot be written; its previous content is intact.
         """
-        halves, file = cohort.halves(), self.checkpoint_file(cohort)
-        if file.exists():
-            with atomic.exclusive(self.lock_file(cohort), lambda: True):
-                for half in halves:
-                    split_checkpoint(file, cohort, half, self.checkpoint_file(half))
-                file.unlink()
-        return halves
-
-    def has(self, cohort: Cohort) -> bool:
-        """Whether all runs of a cohort are measured and their weights exist."""
-        return self.checkpoint_file(cohort).exists() and self.is_measured(self.tree, cohort)
-
-    def details_file(self, measurement: xr.DataTree, cohort: Cohort) -> Path:
-        """The file with per-image values and pictures of a cohort, for the study's own measurement or a later one."""
-        return records.file_of(self.folder, measurement.name or "", cohort.name)
-
-    def is_measured(self, measurement: xr.DataTree, cohort: Cohort) -> bool:
-        """Whether a measurement, the study's own or a later one, is complete for a cohort, details included.
-
-        The details are in the file of the cohort that the runs were measured in, which may have been split since.
-        """
-        runs = measurement["runs"].to_dataset()
-        cells = [self.study.position(run) for run in cohort.runs]
-        if not all(runs["status"].values[cell] in ("done", "diverged") for cell in cells):
-            return False
-        names = {runs["cohort"].values[cell] for cell in cells}
-        return all(records.file_of(self.folder, measurement.name or "", name).exists() for name in names)
-
-    def record(self, measurement: xr.DataTree, cohort: Cohort, outcome: CohortResult) -> None:
-        """Adds the results of a cohort to a measurement and saves it. The file with its details must exist.
-
-        Args:
-            measurement: the study's own or a later one.
-        """
-        schema.enter(measurement, self.study, cohort, outcome.measured)
-        runs = measurement["runs"].to_dataset()
-        curves = measurement["curves"].to_dataset() if "curves" in measurement.children else None
-        for number, run in enumerate(cohort.runs):
-            cell = self.study.position(run)
-            if curves is not None:
-                steps = np.isin(curves["step"].values, outcome.curves["step"])
-                cells: Any = (slice(None), steps, *cell)
-                for name in ("loss", "distortion", "rate"):
-                    curves[name].values[cells] = outcome.curves[name][:, :, number].T
-            diverged_at = int(outcome.diverged_at[number])
-            state = {
-                "status": "diverged" if diverged_at >= 0 else "done",
-                "diverged_at": diverged_at,
-                "last_loss": outcome.last_loss[number],
-                "cohort": cohort.name,
-                "skipped": outcome.measured.notes[number],
-            }
-            for name, value in (state | outcome.provenance).items():
-                runs[name].values[cell] = value
-        if not measurement.children.keys() & records.picture_groups():
-            self._attach_details(measurement)
-        self.save()
-
-    def mark(self, cohort: Cohort, status: str) -> None:
-        """Sets the status of runs that have no results."""
-        for run in cohort.runs:
-            self.tree["runs"].to_dataset()["status"].values[self.study.position(run)] = status
-        self.save()
-
-    def evaluation(self, study: Study, prior: str | None = None, only: Sequence[str] = ()) -> xr.DataTree:
-        """The later measurement with these settings, existing or new.
-
-        Args:
-            study: the study with the measure settings in use.
-            prior: the prior that replaces that of each pair, if any.
-            only: the measures that are evaluated; all of the study if empty.
-        """
-        new = schema.evaluation(study, prior, only, ", ".join(parts.user_sources(only or study.measure.also)))
-        names = [name for name in self.tree.children if name.startswith("evaluation_")]
-        for name in names:
-            if self.tree[name].attrs == new.attrs:
-                return self.tree.children[name]
-        name = f"evaluation_{len(names) + 1}"
-        self.tree[name] = new
-        self._attach_details(self.tree.children[name])
-        return self.tree.children[name]
+        schema.save(self.tree, self.folder / "results.nc")
 
     def run(self, /, **coordinates: Any) -> Run:
         """The run at one point of the grid, trained or not; arguments and errors as for `pair`."""
-        return self._find(coordinates)[0]
+        axes = self.study.axes
+        for key, value in coordinates.items():
+            if key not in axes:
+                raise InputError(f"unknown axis '{key}'; valid: {', '.join(axes)}")
+            if value not in axes[key]:
+                raise InputError(f"{key}: expected one of {list(axes[key])}, got {value!r}")
+        for key, values in axes.items():
+            if key not in coordinates and len(values) > 1:
+                raise InputError(f"{key}: expected one of {list(values)}, got no {key}: the grid runs over it")
+        return self.study.run_at({key: values[0] for key, values in axes.items()} | coordinates)
 
     def pair(self, /, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.
@@ -212,59 +205,27 @@ class Results:
         Raises:
             InputError: an axis or a value is not in the grid, or the run is not trained yet.
         """
-        run, cohort = self._find(coordinates)
-        file = self.checkpoint_file(cohort)
+        run = self.run(**coordinates)
         try:
-            groups, header = load_checkpoint(file, cohort)
+            checkpoint = Checkpoint.load(RunFolder.of(self.folder, key_of(run)).weights)
         except FileNotFoundError:
             raise InputError(
-                f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its checkpoint is "
-                "missing"
+                f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its weights are missing"
             ) from None
-        if header.step < run.steps:
+        if checkpoint.header.step < run.steps:
             raise InputError(f"{self.folder}: the training of the run at {self.study.coordinates(run)} is not finished")
-        pair = self._make_pair(run, torch.Size(header.event_shape))
-        stacked = groups.get("params", {}) | groups.get("buffers", {})
+        pair = self._make_pair(run, torch.Size(checkpoint.header.event_shape))
+        stacked = checkpoint.groups.get("params", {}) | checkpoint.groups.get("buffers", {})
         for name, tensor in pair.state_dict(keep_vars=True).items():
             found = stacked.get(name)
             if found is None or found.dtype != tensor.dtype:
-                raise checkpoint_mismatch(file, name)
+                raise checkpoint_mismatch(name)
             # In a new pair, the bank of encodings is empty.
             shape = tensor.shape if tensor.numel() else found.shape[1:]
-            if found.shape != (len(cohort.runs), *shape):
-                raise checkpoint_mismatch(file, name)
-            tensor.data = found[cohort.runs.index(run)].clone()
-            if not tensor.isfinite().all():
-                raise checkpoint_mismatch(file, name)
+            if found.shape != (1, *shape) or not found.isfinite().all():
+                raise checkpoint_mismatch(name)
+            tensor.data = found[0].clone()
         return pair.eval()
-
-    def _find(self, coordinates: Mapping[str, Any]) -> tuple[Run, Cohort]:
-        axes = self.study.axes
-        for key, value in coordinates.items():
-            if key not in axes:
-                raise InputError(f"unknown axis '{key}'; valid: {', '.join(axes)}")
-            if value not in axes[key]:
-                raise InputError(f"{key}: expected one of {list(axes[key])}, got {value!r}")
-        for key, values in axes.items():
-            if key not in coordinates and len(values) > 1:
-                raise InputError(f"{key}: expected one of {list(values)}, got no {key}: the grid runs over it")
-        for cohort in self.cohorts():
-            for run in cohort.runs:
-                if all(getattr(run, key) == value for key, value in coordinates.items()):
-                    return run, cohort
-        raise AssertionError("a grid contains every combination of its values")
-
-    def _attach_details(self, measurement: xr.DataTree) -> None:
-        """Attaches per-image values and pictures to a measurement, to be loaded on demand."""
-        measure = json.loads(measurement.attrs.get("measure", "{}"))
-        study = self.study.replace(**{f"measure.{key}": value for key, value in measure.items()})
-        schema.attach_details(measurement, study, self.folder, measurement.name or "")
-
-    def save(self) -> None:
-        """Writes results.nc, and study.yaml if it is missing."""
-        if not (self.folder / "study.yaml").exists():
-            atomic.write(self.folder / "study.yaml", self.study.to_yaml().encode())
-        schema.save(self.tree, self.folder / "results.nc")
 
 
 def study_in(folder: Path) -> Study:
@@ -277,4 +238,88 @@ def study_in(folder: Path) -> Study:
     if not (folder / "study.yaml").is_file():
         problem = "it has no study.yaml" if folder.exists() else "there is no such folder"
         raise InputError(f"{folder}: expected the folder of a study, but {problem}")
+    if (folder / "checkpoints").is_dir():
+        raise InputError(f"{folder}: made by pyrovae 0.1, whose files this version does not read; open it with 0.1, or run it again elsewhere")
     return Study.load(folder / "study.yaml", trust=None)
+
+
+def measured_with(measure: Measure, sources: str) -> str:
+    """A digest of what decides the numbers of a measurement; learning curves are recorded in training."""
+    return hashlib.sha256(f"{measure.model_dump_json(exclude={'probe', 'points'})} {sources}".encode()).hexdigest()[:16]
+
+
+def user_sources(measure: Measure) -> str:
+    """Checksums of the user's measures."""
+    return ", ".join(parts.user_sources(measure.also))
+
+
+def _tree(folder: Path, study: Study) -> xr.DataTree:
+    """The tree in results.nc if it is up to date, otherwise assembled from the records."""
+    known = _known_tree(folder, study)
+    keys: NDArray[Any] = np.empty(study.shape(), object)
+    if known is not None:
+        keys = known["runs"]["key"].values
+    else:
+        for run in study.runs():
+            keys[study.position(run)] = key_of(run)
+    stamps = {key: dict(RunFolder.of(folder, key).stamps()) for key in set(keys.flat)}
+    if known is not None and _is_current(known, keys, stamps):
+        return known
+    schema.check_size(study)
+    return _assembled(folder, study, keys, stamps)
+
+
+def _known_tree(folder: Path, study: Study) -> xr.DataTree | None:
+    """The tree in results.nc if it can be read and is one of this study."""
+    try:
+        tree = schema.load(folder / "results.nc")
+        return tree if tree.attrs["study"] == study.to_yaml() else None
+    except Exception:  # missing, damaged or of another version, which all have the same remedy
+        return None
+
+
+def _is_current(tree: xr.DataTree, keys: NDArray[Any], stamps: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether a tree was assembled from the records with these stamps."""
+    later = tree.children[EVALUATIONS].children if EVALUATIONS in tree.children else {}
+    nodes = {"": tree, **later}
+    if {name for each in stamps.values() for name in each} - nodes.keys():
+        return False
+    return all(
+        node["runs"]["file"].values[cell] == stamps[key].get(name, "")
+        for name, node in nodes.items()
+        for cell, key in np.ndenumerate(keys)
+    )
+
+
+def _assembled(
+    folder: Path, study: Study, keys: NDArray[Any], stamps: Mapping[str, Mapping[str, str]]
+) -> xr.DataTree:
+    """The tree of all records. One that is damaged becomes a warning, and its run is missing."""
+    own, weights = Grid(study, schema.shipped_numbers()), {}
+    later: dict[str, tuple[Grid, dict[str, str]]] = {}
+    for cell, key in np.ndenumerate(keys):
+        own.note(cell, key=key)
+        for name, stamp in stamps[key].items():
+            record = _loaded(RunFolder.of(folder, key).record(name))
+            if record is None:
+                continue
+            header = record.header
+            if not name:
+                weights[key] = header.weights
+                measured = measured_with(Measure.model_validate(header.measure), header.sources)
+                own.enter(cell, record, key=key, file=stamp, measured=measured)
+                continue
+            grid, attributes = later.setdefault(name, (Grid(study), schema.attributes_of(header)))
+            if header.weights == weights.get(key) and schema.attributes_of(header) == attributes:
+                grid.enter(cell, record, file=stamp)
+            else:  # made from earlier weights, or with other settings
+                grid.note(cell, file=stamp)
+    return schema.tree_of(study, own, later)
+
+
+def _loaded(file: Path) -> Record | None:
+    try:
+        return records.load(file)
+    except InputError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None

@@ -1,6 +1,8 @@
 """Which settings belong to which components of a run, read off the signatures of the components."""
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 from pyrovae import parts
@@ -28,6 +30,16 @@ def component_settings(run: Run, kind: str) -> dict[str, Any]:
         except ValueError as error:
             raise InputError(f"{kind}.{key}: {error}") from None
     return chosen
+
+
+def parameters_of(run: Run, kind: str) -> set[str]:
+    """The names that a component of a run takes: where it is made and, if it is a program, where it is run."""
+    return _parameters(parts.resolve(kind, run.component(kind).name), kind == "model")
+
+
+def takes_gamma(run: Run) -> bool:
+    """Whether γ can have a value of its own; programs of the user's own may name it."""
+    return run.pair is not None or "gamma" in parameters_of(run, "model")
 
 
 def check_settings(runs: Collection[Run]) -> None:
@@ -83,6 +95,12 @@ def converted(runs: Collection[Run], key: str, value: Value) -> Any:
     name = key.rpartition(".")[2]
     kind, run = next((kinds[0], run) for run in _distinct(runs) for kinds in [_takers(run).get(name)] if kinds)
     return parts.settings_of(kind, run.component(kind).name)[name].validated(value)
+
+
+@lru_cache
+def _parameters(component: Any, is_program: bool) -> set[str]:
+    program = signature(component.forward).parameters if is_program and hasattr(component, "forward") else ()
+    return {*signature(component).parameters, *program}
 
 
 def _places(run: Run, kind: str, key: str, own: Mapping[str, Value]) -> list[tuple[Mapping[str, Value], str]]:

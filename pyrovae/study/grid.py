@@ -2,17 +2,20 @@
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pyrovae import parts
 from pyrovae.errors import InputError
 from pyrovae.study import files
 from pyrovae.study.components import bare, check_settings, complete, converted, short_label
+from pyrovae.study.keys import cohort_key, key_of
 from pyrovae.study.settings import KINDS, Count, Frozen, Measure, Run
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
@@ -36,55 +39,37 @@ DIMENSIONS = {"split": "data_split"}
 MAX_RUNS = 100_000
 
 
-class Cohort(BaseModel):
+@dataclass(frozen=True)
+class Cohort:
     """Runs that share data, shapes and steps, and train in lockstep.
 
-    Attributes:
-        index: its number in the study.
-        runs: its runs.
-        cut: "0" or "1" for each time that the cohort was halved because it did not fit into memory: which half this is.
+    Example:
+        >>> (cohort,) = Study.of(name="mine", beta=[0.1, 1, 10]).cohorts()
+        >>> [len(half.runs) for half in cohort.halves()]
+        [1, 2]
     """
 
-    model_config = ConfigDict(frozen=True)
-    index: int
     runs: tuple[Run, ...]
-    cut: str = ""
-
-    @property
-    def name(self) -> str:
-        """A name that is unique among the cohorts of the study and their halves.
-
-        Example:
-            >>> cohort = Study.of(name="mine", beta=[0.1, 1, 10]).cohorts()[0]
-            >>> cohort.name, [(half.name, len(half.runs)) for half in cohort.halves()]
-            ('000', [('000-0', 1), ('000-1', 2)])
-        """
-        return "-".join([f"{self.index:03d}", *self.cut])
-
-    def halves(self) -> list["Cohort"]:
-        """The same runs in two cohorts."""
-        middle = len(self.runs) // 2
-        return [
-            self.model_copy(update={"runs": runs, "cut": self.cut + side})
-            for side, runs in (("0", self.runs[:middle]), ("1", self.runs[middle:]))
-        ]
 
     @property
     def shared(self) -> Run:
         """A run that stands for what all share: the first."""
         return self.runs[0]
 
-    def record(self) -> list[dict[str, Any]]:
-        """The runs as a checkpoint records them."""
-        return [run.model_dump(mode="json") for run in self.runs]
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the runs."""
+        return tuple(map(key_of, self.runs))
 
-    def check(self, recorded: Any, file: Path) -> None:
-        """Raises InputError if a checkpoint records other runs than these."""
-        if recorded != self.record():
-            raise InputError(
-                f"{file}: expected a checkpoint of this cohort, got one of runs with other settings; "
-                "choose another --out, or delete it to train these runs again"
-            )
+    @property
+    def key(self) -> str:
+        """The key of the cohort: the same for the same runs."""
+        return cohort_key(self.keys)
+
+    def halves(self) -> list["Cohort"]:
+        """The same runs in two cohorts."""
+        middle = len(self.runs) // 2
+        return [Cohort(self.runs[:middle]), Cohort(self.runs[middle:])]
 
 
 class Study(Frozen):
@@ -119,6 +104,11 @@ class Study(Frozen):
         own = {key: settings.pop(key) for key in _OWN & settings.keys()}
         measure = _section("measure", own.pop("measure", {}))
         given = {key: settings[key] for key in sorted(settings, key=_order)}
+        if isinstance(given.get("steps"), list | tuple):
+            raise InputError(
+                "steps: expected one number, got an axis: learning curves show the course of training, and a finished "
+                "study continues when it is run again with more steps"
+            )
         axes = {key: (getattr(Run(), key),) for key in ALWAYS_AXES}
         axes |= {
             key: _axis(key, value) for key, value in given.items() if key in axes or isinstance(value, list | tuple)
@@ -221,8 +211,8 @@ class Study(Frozen):
         inner = [key for key in self.axes if key in PER_RUN]
         outer = [key for key in self.axes if key not in PER_RUN]
         return [
-            Cohort(index=index, runs=tuple(self._run(shared | each) for each in self._combinations(inner)))
-            for index, shared in enumerate(self._combinations(outer))
+            Cohort(tuple(self.run_at(shared | each) for each in self._combinations(inner)))
+            for shared in self._combinations(outer)
         ]
 
     def coordinates(self, run: Run) -> dict[str, Any]:
@@ -251,7 +241,8 @@ class Study(Frozen):
         for values in product(*(self.axes[key] for key in axes)):
             yield dict(zip(axes, values, strict=True))
 
-    def _run(self, cell: Mapping[str, Any]) -> Run:
+    def run_at(self, cell: Mapping[str, Any]) -> Run:
+        """The run with these values along the axes."""
         return self.base.model_copy(update=dict(cell))
 
     def _check_given_once(self, kinds: list[str]) -> None:
@@ -264,7 +255,7 @@ class Study(Frozen):
     def _short(self, runs: list[Run], key: str, value: Any) -> Any:
         """A value of an axis: a setting in its type, a component without settings that say no more than its name."""
         if key in KINDS:
-            return short_label(self._run({key: value}), key)
+            return short_label(self.run_at({key: value}), key)
         return value if key in Run.model_fields else converted(runs, key, value)
 
 

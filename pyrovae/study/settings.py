@@ -15,6 +15,10 @@ PROGRAM_KINDS = ("model", "prior", "likelihood", "guide", "network")
 KINDS = (*DATA_KINDS, "pair", *PROGRAM_KINDS)
 #: Precision of the networks while they train.
 Precision = Literal["float32", "tf32", "bfloat16"]
+#: How the learning rate changes: not at all, or down to zero over the last steps.
+LearningRateSchedule = Literal["constant", "tail"]
+#: The tail is one step in so many.
+TAIL = 5
 #: A number of things, below what any machine could hold.
 Count = Annotated[int, Field(le=10**9)]
 
@@ -94,6 +98,9 @@ class Run(Frozen):
     steps: Count = Field(1000, ge=1, description="training steps")
     batch_size: Count = Field(128, ge=1, description="images in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
+    learning_rate_schedule: LearningRateSchedule = Field(
+        "constant", description="constant, or tail: down to zero over the last fifth of the steps"
+    )
     precision: Precision = Field(
         "float32", description="of the networks while they train: float32, tf32 (on a GPU) or bfloat16"
     )
@@ -115,6 +122,33 @@ class Run(Frozen):
     def weights(self) -> dict[str, float]:
         """The weights of the loss, by the names by which programs take them."""
         return {"beta": self.beta, "gamma": self.beta if self.gamma is None else self.gamma}
+
+    @property
+    def is_stretched(self) -> bool:
+        """Whether more steps would change earlier ones, because β has a schedule over all of them."""
+        return self.warmup > 0
+
+    @property
+    def branch_step(self) -> int | None:
+        """The step from which the learning rate falls, and from which a longer run continues; None if it is constant.
+
+        Example:
+            >>> Run(steps=100, learning_rate_schedule="tail").branch_step
+            80
+        """
+        return None if self.learning_rate_schedule == "constant" else self.steps - self.steps // TAIL
+
+    def learning_rate_share(self, step: int) -> float:
+        """Share of the learning rate in force at a step: 1, or in the tail (T − t) / (T − t₀).
+
+        Here T is the number of steps, t the steps done and t₀ the `branch_step`.
+
+        Example:
+            >>> [Run(steps=10, learning_rate_schedule="tail").learning_rate_share(step) for step in (0, 7, 8, 9)]
+            [1.0, 1.0, 1.0, 0.5]
+        """
+        start = self.branch_step
+        return 1.0 if start is None or step < start else (self.steps - step) / (self.steps - start)
 
     def beta_share(self, step: int) -> float:
         """Share of β in force at a step: min(1, φ / warmup), with φ in (0, 1] how much of the cycle has passed.
@@ -175,7 +209,7 @@ class Measure(Frozen):
     chains: Count = Field(8, ge=2, description="chains of annealing per image")
     reconstructions: Count = Field(256, ge=2, description="images of each split that are reconstructed")
     probe: Count = Field(256, ge=2, description="images of each split behind the learning curves")
-    points: Count = Field(50, ge=2, le=10_000, description="points of the learning curves, spaced logarithmically")
+    points: Count = Field(16, ge=1, le=1000, description="points of the learning curves for every tenfold of steps")
     also: tuple[str, ...] = Field((), description="further measures: names, or module:function for yours")
 
     @property

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.system import atomic
+from pyrovae.system.memory import check_memory
 
 
-def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> None:
-    """Writes tensors by group and name, and metadata that JSON can represent.
+def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> str:
+    """Writes tensors by group and name, and metadata that JSON can represent; returns their checksum.
 
     Raises:
         OSError: the file cannot be written; an earlier file of this name is unchanged.
@@ -29,8 +31,10 @@ def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], metadata: Mappi
         for name, tensor in named.items()
     }
     text = json.dumps(metadata)
+    checksum = _checksum(tensors, text)
     # "facts" is the key in the file format.
-    atomic.write(path, serialise(tensors, {"facts": f"{_checksum(tensors, text)} {text}"}))
+    atomic.write(path, serialise(tensors, {"facts": f"{checksum} {text}"}))
+    return checksum
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -38,29 +42,57 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: the file is damaged.
+        InputError: the file is damaged, or larger than the free memory.
     """
-    try:
+    check_memory(2 * path.stat().st_size, str(path))
+    with _damage(path):
         # Not memory-mapped: truncating a mapped file would kill the process.
         content = path.read_bytes()
         tensors = deserialise(content)
         (size,) = struct.unpack("<Q", content[:8])
-        checksum, _, text = json.loads(content[8 : 8 + size])["__metadata__"]["facts"].partition(" ")
+        checksum, _, text = _facts(content[8 : 8 + size])
         if checksum != _checksum(tensors, text):
             raise ValueError("it was changed after it was written")
         metadata = json.loads(text)
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: expected a checkpoint, but the file is damaged ({reason}); delete it to train these runs again"
-        ) from error
     groups: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         group, _, name = full_name.partition("/")
         groups.setdefault(group, {})[name] = tensor
     return groups, metadata
+
+
+def load_metadata(path: Path) -> tuple[dict[str, Any], str]:
+    """Reads the metadata and the checksum that `save` wrote, without reading and verifying the tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: the file is damaged.
+    """
+    with _damage(path), path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        if size > path.stat().st_size:
+            raise ValueError("it is truncated")
+        checksum, _, text = _facts(file.read(size))
+        return json.loads(text), checksum
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turns the errors of a damaged file into one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, struct.error) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: expected weights, but the file is damaged ({reason}); delete it to train these runs again"
+        ) from error
+
+
+def _facts(header: bytes) -> tuple[str, str, str]:
+    facts: str = json.loads(header)["__metadata__"]["facts"]
+    return facts.partition(" ")
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:

@@ -1,12 +1,9 @@
 """Diverged runs: when a loss, a weight or a moment stopped being finite, and the return to the last good checkpoint."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
-
-from pyrovae.system import tensor_file
 
 
 class Divergence:
@@ -50,10 +47,10 @@ class Divergence:
                 self.last_loss[run] = good[-1]
 
 
-def restore_rows(states: Mapping[str, Mapping[str, Tensor]], rows: Tensor, file: Path) -> None:
-    """Overwrites the states of some runs with those in a checkpoint."""
-    if len(rows):
-        groups, _ = tensor_file.load(file)
-        for group, tensors in states.items():
-            for name, tensor in tensors.items():
-                tensor[rows] = groups[group][name][rows].to(tensor.device)
+def restore_rows(
+    states: Mapping[str, Mapping[str, Tensor]], rows: Tensor, saved: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Overwrites the states of some runs with saved ones."""
+    for group, tensors in states.items():
+        for name, tensor in tensors.items():
+            tensor[rows] = saved[group][name][rows].to(tensor.device)

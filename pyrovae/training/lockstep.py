@@ -93,6 +93,12 @@ class Lockstep:
                 tensor.copy_(state[name])
         return pair
 
+    def single(self, run: int) -> "Lockstep":
+        """An independent copy of one run, computed without vmap."""
+        one = Lockstep([self.pair(run)], {name: value[run : run + 1] for name, value in self.values.items()})
+        one.mode = "sequential"
+        return one
+
     @matmul_precision("float32")
     def refresh(self, images: Tensor, keys: Sequence[int] | None = None) -> None:
         """Refreshes the cached encodings of the training images in every run.

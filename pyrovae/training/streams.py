@@ -53,6 +53,11 @@ class Streams:
         self._epoch = lru_cache(maxsize=1)(self._draw_epoch)
         self._block = lru_cache(maxsize=1)(self._draw_block)
 
+    def single(self, run: int) -> "Streams":
+        """The streams of one run."""
+        shapes: dict[str, torch.Size | None] = dict(self._shapes)
+        return Streams([self.seeds[run]], self.images, self.batch_size, shapes, self._device)
+
     def index(self, step: int) -> Tensor:
         """Training images in the batch of each run, ``[runs, batch]``."""
         epoch, batch = divmod(step, self.images // self.batch_size)

@@ -1,19 +1,20 @@
 """Training of one cohort: the loop, the learning curves, and how it resumes from a checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyrovae.data import Dataset
 from pyrovae.errors import InputError
-from pyrovae.store.checkpoint import CheckpointHeader, Groups, checkpoint_mismatch, load_checkpoint
+from pyrovae.store.checkpoint import BRANCH, Checkpoint, CheckpointHeader, Groups, checkpoint_mismatch
 from pyrovae.study import Cohort, Measure
 from pyrovae.study.probes import probe_steps
-from pyrovae.system import tensor_file
 from pyrovae.system.device import device_name, to_device
 from pyrovae.system.execution import Compile, ExecutionMode
 from pyrovae.system.memory import freed_memory_kept, is_out_of_memory
@@ -50,8 +51,9 @@ class Training:
         step: steps done.
         environments: the environments of these steps, in order.
         divergence: which runs have diverged.
-        curves: one tensor per point, by name: ``step``, and ``loss``, ``distortion`` and ``rate``, ``[split, runs]``
+        curves: one tensor per point, by name: ``step``, and ``loss``, ``distortion`` and ``rate``, ``[runs, split]``
             each.
+        branch: the state at the first step of the tail, once it is reached.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Training:
         self.environments: list[Environment] = []
         self.divergence = Divergence(len(lockstep))
         self.curves: dict[str, list[Tensor]] = {name: [] for name in ("step", *CURVES)}
+        self.branch: Groups = {}
 
     @cached_property
     def data_checksum(self) -> int:
@@ -75,7 +78,7 @@ class Training:
         return self.data.checksum()
 
     def run(self, *, every: int, file: Path, compile: Compile, task: ProgressTask) -> None:
-        """Trains to the end, and saves a checkpoint every ``every`` steps and at the end.
+        """Trains to the end, and saves a checkpoint every ``every`` steps, at the branch and at the end.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came, or the progress reporter requested a stop; the steps done are saved.
@@ -84,9 +87,8 @@ class Training:
         losses: list[Tensor] = []
         # Also while the step is compiled: an interrupt raised inside the compiler may get lost there.
         with stop_requests() as stop, freed_memory_kept():
-            if self.step == 0:
-                self.save(file)
             if self.step < steps:
+                self.save(file)
                 step = self.stepper(compile, progress)
             self._note_environment(progress)
             while self.step < steps:
@@ -97,13 +99,14 @@ class Training:
                 if self.step == steps:
                     self.lockstep.refresh(self.data.train)
                 stopped = stop.is_set() or progress.stop_requested()
-                if stopped or self.step % every == 0 or self.step == steps:
+                if stopped or self.step % every == 0 or self.step in (self.cohort.shared.branch_step, steps):
                     self._check_divergence(losses)
                     losses.clear()
                     self.save(file)
                 if stopped:
                     raise Interrupted
-        restore_rows(self._weights(), self.divergence.rows, file)
+        if len(self.divergence.rows) and file.exists():
+            restore_rows(self._weights(), self.divergence.rows, Checkpoint.load(file).groups)
 
     def stepper(self, compile: Compile, progress: ProgressReporter) -> Callable[[], Tensor]:
         """Chooses the execution mode, and returns a function that trains all runs for one step.
@@ -121,54 +124,56 @@ class Training:
         return step
 
     def save(self, file: Path) -> None:
-        """Writes the checkpoint. A diverged run keeps its last good weights."""
-        weights, diverged = self._weights(), self.divergence.rows
-        if len(diverged):
-            weights = tree_map(lambda tensor: tensor.cpu().clone(), weights)
-            restore_rows(weights, diverged, file)
-        record = {"diverged_at": self.divergence.at, "last_loss": self.divergence.last_loss}
-        curves = {name: torch.stack(values) for name, values in self.curves.items() if values}
-        header = CheckpointHeader(
-            step=self.step,
-            runs=self.cohort.record(),
-            event_shape=list(self.data.event_shape),
-            data_checksum=self.data_checksum,
-            environments=self.environments,
-        )
-        tensor_file.save(file, {**weights, **self._moments(), "record": record, "curves": curves}, header.model_dump())
+        """Writes the checkpoint. A diverged run keeps its last good weights, those in the file."""
+        state, diverged = self._state(), self.divergence.rows
+        if len(diverged) and file.exists():
+            state |= tree_map(lambda tensor: tensor.cpu().clone(), self._weights())
+            restore_rows({name: state[name] for name in self._weights()}, diverged, Checkpoint.load(file).groups)
+        if self.step == self.cohort.shared.branch_step:
+            self.branch = tree_map(lambda tensor: tensor.cpu().clone(), state)
+        self._checkpoint(state).save(file)
 
-    def resume(self, file: Path) -> None:
-        """Restores the state that a checkpoint holds.
+    def checkpoint(self) -> Checkpoint:
+        """The state of the runs."""
+        return self._checkpoint(self._state())
+
+    def curves_of(self, run: int) -> dict[str, NDArray[Any]]:
+        """The learning curves of one run, ``[points, split]`` each, and their steps."""
+        steps, *points = (self.curves[name] for name in ("step", *CURVES))
+        if not steps:
+            return {}
+        found = {name: torch.stack(each)[:, run].numpy() for name, each in zip(CURVES, points, strict=True)}
+        return {"step": torch.stack(steps).numpy(), **found}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Restores the state of the runs, to continue from there.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            InputError: it is damaged, or belongs to another cohort or to other images.
+            InputError: it is that of other runs, or of training with other images.
         """
-        groups, header = load_checkpoint(file, self.cohort)
+        header, groups = checkpoint.header, checkpoint.groups
         if header.data_checksum != self.data_checksum:
             raise InputError(
-                f"{file}: expected the images that this cohort began with, but the data set "
-                f"'{self.cohort.shared.data}' has different ones now; restore the old ones, or choose another --out"
+                f"data: expected the images that these runs began with, but the data set '{self.cohort.shared.data}' has "
+                "different ones now; restore the old ones, or choose another --out"
             )
 
         def saved(group: str, name: str, like: Tensor) -> Tensor:
             tensor = groups.get(group, {}).get(name)
             if tensor is None or (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
-                raise checkpoint_mismatch(file, f"{group}/{name}")
+                raise checkpoint_mismatch(f"{group}/{name}")
             return tensor.to(like.device)
 
         for group, state in (self._weights() | self._moments()).items():
             for name, tensor in state.items():
                 tensor.copy_(saved(group, name, tensor))
                 if group == "params" and not tensor.isfinite().all():
-                    raise checkpoint_mismatch(file, f"params/{name}")
+                    raise checkpoint_mismatch(f"params/{name}")
         self.divergence.at = saved("record", "diverged_at", self.divergence.at)
         self.divergence.last_loss = saved("record", "last_loss", self.divergence.last_loss)
-        if steps := [step for step in self._probe_steps() if step <= header.step]:
-            cells = torch.empty(len(steps), len(self.data.splits()), len(self.lockstep), dtype=torch.float64)
-            points = {name: list(saved("curves", name, cells)) for name in CURVES}
-            self.curves = {"step": list(torch.tensor(steps)), **points}
-        self.step, self.environments = header.step, header.environments
+        self.curves = self._earlier_points(groups.get("curves", {}), header.step)
+        self.branch = {name.removeprefix(BRANCH): each for name, each in groups.items() if name.startswith(BRANCH)}
+        self.step, self.environments = header.step, list(header.environments)
         self.lockstep.mode = self.environments[-1].mode if self.environments else None
 
     def environment(self) -> Environment:
@@ -197,15 +202,47 @@ class Training:
     def _moments(self) -> Groups:
         return {"adam.exp_avg": self.adam.exp_avg, "adam.exp_avg_sq": self.adam.exp_avg_sq}
 
+    def _state(self) -> Groups:
+        divergence = {"diverged_at": self.divergence.at, "last_loss": self.divergence.last_loss}
+        return {**self._weights(), **self._moments(), "record": divergence}
+
+    def _checkpoint(self, state: Groups) -> Checkpoint:
+        curves = {
+            name: torch.stack(points) if name == "step" else torch.stack(points, 1)
+            for name, points in self.curves.items()
+            if points
+        }
+        header = CheckpointHeader(
+            keys=list(self.cohort.keys),
+            runs=[run.model_dump(mode="json") for run in self.cohort.runs],
+            step=self.step,
+            event_shape=list(self.data.event_shape),
+            data_checksum=self.data_checksum,
+            environments=self.environments,
+            branch_step=self.cohort.shared.branch_step if self.branch else None,
+        )
+        return Checkpoint(header, state | {"curves": curves} | {BRANCH + name: each for name, each in self.branch.items()})
+
+    def _earlier_points(self, curves: Mapping[str, Tensor], step: int) -> dict[str, list[Tensor]]:
+        """The points of earlier learning curves up to a step at which these have a point, too."""
+        steps = curves.get("step", torch.tensor([]))
+        shape = (len(self.lockstep), len(steps), len(self.data.splits()))
+        if any(name not in curves or curves[name].shape != shape for name in CURVES if len(steps)):
+            raise checkpoint_mismatch("curves")
+        probes = self._probe_steps()
+        kept = [at for at, point in enumerate(steps.tolist()) if point <= step and point in probes]
+        return {"step": list(steps[kept]), **{name: [curves[name][:, at] for at in kept] for name in CURVES}}
+
     def _batch(self, step: int) -> Batch:
-        grey = self.data.grey
-        share = self.cohort.shared.beta_share(step)  # also of γ, so that their ratio is constant
+        grey, shared = self.data.grey, self.cohort.shared
+        share = shared.beta_share(step)  # also of γ, so that their ratio is constant
+        learning_rate = shared.learning_rate * shared.learning_rate_share(step)
         return Batch(
             images=self.data.train if grey is None else grey,
             rows=self.streams.index(step),
             values={name: share * value for name, value in self.lockstep.values.items()},
             noise=self.streams.noise(step),
-            step_sizes=to_device(step_sizes(self.cohort.shared.learning_rate, step + 1), self.data.train.device),
+            step_sizes=to_device(step_sizes(learning_rate, step + 1), self.data.train.device),
             thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]),
             keys=self.streams.keys("draws", step) if self.lockstep.mode == "sequential" else (),
         )
@@ -255,7 +292,7 @@ class Training:
             buffer.copy_(cached[name])
         self.curves["step"].append(torch.tensor(self.step))
         for name in CURVES:
-            self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits]))
+            self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits], 1))
 
     def _check_divergence(self, losses: list[Tensor]) -> None:
         states = [*self.lockstep.params.values(), *self.adam.exp_avg_sq.values()]

@@ -1,0 +1,86 @@
+"""netCDF files in which HDF5 verifies every byte: checksums of all values (fletcher32) and of all metadata."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import h5py
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pyrovae.errors import InputError
+from pyrovae.system import atomic, memory
+
+
+def encoded(groups: Mapping[str, xr.Dataset]) -> memoryview:
+    """The content of a netCDF file with these groups, "/" among them."""
+    file = BytesIO()
+    with h5netcdf.File(file, "w") as opened:
+        for path, data in groups.items():
+            group = opened if path == "/" else opened.create_group(path)
+            group.attrs.update({name: _fixed(value) for name, value in data.attrs.items()})
+            group.dimensions = {str(dim): size for dim, size in data.sizes.items()}
+            for name, variable in data.variables.items():
+                values = variable.values
+                values = np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
+                # Values of some images only are followed by NaN, which compression makes small.
+                options: dict[str, Any] = {"chunks": values.shape, "fletcher32": True, "compression": "gzip"}
+                options |= {"compression_opts": 1, "shuffle": True}
+                group.create_variable(str(name), variable.dims, data=values, **(options if values.ndim else {}))
+                group.variables[name].attrs.update(variable.attrs)
+    return file.getbuffer()
+
+
+def write(file: Path, groups: Mapping[str, xr.Dataset]) -> None:
+    """Writes a netCDF file atomically.
+
+    Raises:
+        OSError: the file cannot be written; an earlier file of this name is unchanged.
+    """
+    atomic.write(file, encoded(groups))
+
+
+@contextmanager
+def reading(file: Path, remedy: str) -> Iterator[h5py.File]:
+    """Opens a file, of which the block reads what it needs.
+
+    Args:
+        remedy: what to do if the file is damaged, for the message.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: the file is damaged, or the block failed to read it.
+    """
+    memory.check_memory(2 * file.stat().st_size, str(file))
+    try:
+        with h5py.File(file, "r") as opened:
+            yield opened
+    except InputError:
+        raise
+    except Exception as error:  # h5py raises many types of error on damaged files
+        if memory.is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{file}: expected results, but the file is damaged ({reason[:200]}); {remedy}") from error
+
+
+def attributes(group: h5py.Group) -> dict[str, Any]:
+    """The attributes of a group as text and numbers."""
+    return {name: value.item() if isinstance(value, np.ndarray) else value for name, value in group.attrs.items()}
+
+
+def text(values: NDArray[Any]) -> list[str]:
+    """Text that `encoded` wrote."""
+    return [each.decode() for each in values.tolist()]
+
+
+def _fixed(value: Any) -> Any:
+    """Text of fixed length, which is stored with the metadata and verified with them."""
+    if not isinstance(value, str):
+        return value
+    content = value.encode()
+    return np.array(content, h5py.string_dtype("utf-8", max(1, len(content))))
