@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,8 @@ def run_job(
     seconds = float("nan")
     if job.step < job.steps or any(file.parts[0] != "runs" for file in job.files):
         seconds = _train(study, job, training, folder, compile, progress)
-    facts = properties.as_provenance() | history(training.environments)
-    facts |= {"seconds": seconds, "worker": process_name(), "cohort": cohort.key}
+    provenance = properties.as_provenance() | history(training.environments)
+    facts = {**provenance, "seconds": seconds, "worker": process_name(), "cohort": cohort.key}
     for number, measured in enumerate(measure(study, cohort, training, progress)):
         save_record(folder, study, training, number, measured, facts)
         if measured.note:

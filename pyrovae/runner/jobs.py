@@ -1,6 +1,6 @@
 """What is left to do for a study: the runs that lack steps or numbers, in cohorts that start from the same state."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -167,8 +167,8 @@ class _Inventory:
             step = _step(header, run)
             if run.is_stretched and step and header.runs[0]["steps"] != run.steps:
                 raise InputError(
-                    f"steps: the run at {self.results.study.coordinates(run)} cannot continue, because its β has a schedule "
-                    f"over {header.runs[0]['steps']:,} steps, not {run.steps:,}; choose another --out"
+                    f"steps: the run at {self._place(run)} cannot continue, because its β has a schedule over "
+                    f"{header.runs[0]['steps']:,} steps, not {run.steps:,}; choose another --out"
                 )
             if step > best.step:
                 environments = tuple(each for each in header.environments if each.since < step)
@@ -177,9 +177,13 @@ class _Inventory:
 
     def _too_far(self, step: int, run: Run) -> InputError:
         return InputError(
-            f"steps: expected at least the {step:,} steps that the run at {self.results.study.coordinates(run)} has done, "
-            f"got {run.steps:,}; choose another --out for a shorter training"
+            f"steps: expected at least the {step:,} steps that the run at {self._place(run)} has done, got "
+            f"{run.steps:,}; choose another --out for a shorter training"
         )
+
+    def _place(self, run: Run) -> str:
+        coordinates = self.results.study.coordinates(run)
+        return ", ".join(f"{axis} {value}" for axis, value in coordinates.items())
 
 
 def _step(header: CheckpointHeader, run: Run) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -11,7 +12,6 @@ from pyrovae.build import assemble
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators.marginal import device_of
 from pyrovae.measures.encodings import encode
-from pyrovae.measures.evaluate import Evaluation
 from pyrovae.programs.distributions import mapped, noise_shape, reparameterize
 from pyrovae.programs.noise import generator
 from pyrovae.programs.pair import Pair
@@ -46,9 +46,8 @@ def with_prior(prior: str, training: Training, task: ProgressTask) -> Lockstep:
     return lockstep
 
 
-def check_same_distortion(own: Evaluation, swapped: Evaluation) -> None:
+def check_same_distortion(before: NDArray[np.float64], after: NDArray[np.float64]) -> None:
     """Raises RuntimeError if a swapped prior changed the distortion, which does not depend on it."""
-    before, after = own.groups["images"]["distortion"], swapped.groups["images"]["distortion"]
     if not np.allclose(before, after, rtol=1e-4, equal_nan=True):
         raise RuntimeError(
             f"the swapped prior changed the distortion, by up to {np.nanmax(abs(before - after)):.3g} nats"

@@ -109,9 +109,7 @@ def _run_missing(results: Results, execution: Execution, device: torch.device) -
         if execution.scheduler is not None:
             sizes = _rehearse([job.cohort for job in left], study.measure, device)
             return _run_on_cluster(work, results.folder, left, execution, sizes) if left else []
-        work.for_each(
-            left, lambda job: run_job(study, job, results.folder, device, execution.compile, work.progress)
-        )
+        work.for_each(left, lambda job: run_job(study, job, results.folder, device, execution.compile, work.progress))
     return []
 
 

@@ -44,6 +44,19 @@ def write(file: Path, groups: Mapping[str, xr.Dataset]) -> None:
     atomic.write(file, encoded(groups))
 
 
+#: Attributes by which netCDF describes dimensions and missing values.
+_LAYOUT = {
+    "CLASS",
+    "NAME",
+    "DIMENSION_LIST",
+    "REFERENCE_LIST",
+    "_Netcdf4Dimid",
+    "_Netcdf4Coordinates",
+    "_FillValue",
+    "_NCProperties",
+}
+
+
 @contextmanager
 def reading(file: Path, remedy: str) -> Iterator[h5py.File]:
     """Opens a file, of which the block reads what it needs.
@@ -68,9 +81,28 @@ def reading(file: Path, remedy: str) -> Iterator[h5py.File]:
         raise InputError(f"{file}: expected results, but the file is damaged ({reason[:200]}); {remedy}") from error
 
 
-def attributes(group: h5py.Group) -> dict[str, Any]:
-    """The attributes of a group as text and numbers."""
-    return {name: value.item() if isinstance(value, np.ndarray) else value for name, value in group.attrs.items()}
+def groups(group: h5py.Group) -> Iterator[tuple[str, xr.Dataset]]:
+    """The groups of a file by path, in memory, several times as fast as by xarray."""
+    variables, parts = {}, []
+    for name, item in group.items():
+        if isinstance(item, h5py.Group):
+            parts.append(item)
+        elif item.attrs.get("NAME", b"") != b"This is a netCDF dimension but not a netCDF variable":
+            dims = [dim[0].name.rpartition("/")[2] for dim in item.dims] if not item.is_scale else [name]
+            values = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
+            variables[name] = xr.Variable(dims, values, attributes(item))
+    yield group.name, xr.Dataset(variables, attrs=attributes(group))
+    for part in parts:
+        yield from groups(part)
+
+
+def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
+    """Attributes as text and numbers, without those that are about the layout of the file."""
+    return {
+        name: value.item() if isinstance(value, np.ndarray) else value
+        for name, value in item.attrs.items()
+        if name not in _LAYOUT
+    }
 
 
 def text(values: NDArray[Any]) -> list[str]:

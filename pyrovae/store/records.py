@@ -95,11 +95,9 @@ class Record:
 
 def header_of(measured: Measurements, **facts: Any) -> RecordHeader:
     """The header of a record; ``facts`` as the fields of `RecordHeader`."""
-    declared = [_as_json(quantity) for quantity in measured.quantities]
-    text = {"quantities": declared, "sites": measured.sites} | {key: facts.pop(key) for key in ("run", "measure", "only")}
-    return RecordHeader(
-        **facts, skipped=measured.note, **{key: json.dumps(value, allow_nan=False) for key, value in text.items()}
-    )
+    structured = {key: facts.pop(key) for key in ("run", "measure", "only")}
+    structured |= {"quantities": [_as_json(quantity) for quantity in measured.quantities], "sites": measured.sites}
+    return RecordHeader(**facts, skipped=measured.note, **{key: json.dumps(each) for key, each in structured.items()})
 
 
 def save(file: Path, header: RecordHeader, measured: Measurements, curves: Mapping[str, NDArray[Any]]) -> None:
@@ -172,11 +170,13 @@ def load_images(file: Path) -> dict[str, NDArray[Any]]:
 def load_pictures(file: Path, group: str) -> dict[str, xr.Variable]:
     """The pictures and curves of a group by name; errors as in `load_header`."""
     with netcdf.reading(file, REMEDY) as opened:
-        declared = RecordHeader.model_validate(netcdf.attributes(opened)).declared if group in opened else ()
-        pictures = [each for each in declared if each.is_picture and each.group == group and each.variable in opened[group]]
+        if group not in opened:
+            return {}
+        declared = RecordHeader.model_validate(netcdf.attributes(opened)).declared
         return {
             each.variable: xr.Variable(each.dims, opened[group][each.variable][()], each.attributes(each.variable))
-            for each in pictures
+            for each in declared
+            if each.is_picture and each.group == group and each.variable in opened[group]
         }
 
 

@@ -1,4 +1,4 @@
-"""The results of a study: records of its runs in a folder, and the numbers over its grid that are assembled from them."""
+"""The results of a study: the records of its runs in a folder, and the tree of numbers assembled from them."""
 
 import hashlib
 import warnings
@@ -19,9 +19,9 @@ from pyrovae.measures.measure import PER_IMAGE_DIMS
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
 from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch
-from pyrovae.store.layout import RunFolder
+from pyrovae.store.layout import EVALUATIONS, RunFolder
 from pyrovae.store.records import SPLITS, Record
-from pyrovae.store.schema import EVALUATIONS, Grid
+from pyrovae.store.schema import Grid
 from pyrovae.study import Measure, Run, Study, growth, key_of
 from pyrovae.system import atomic, memory
 
@@ -62,7 +62,7 @@ class Evaluation:
         values = {name: np.full(shape, np.nan) for name in names}
         for cell, each in found.items():
             for name, known in each.items():
-                values[name][(*cell, ..., slice(known.shape[-1]))] = known
+                values[name][cell][:, : known.shape[-1]] = known
         dims = (*map(str, keys.dims), *PER_IMAGE_DIMS)
         variables = {name: (dims, each, self._attributes(name)) for name, each in values.items()}
         return xr.Dataset(variables, {**keys.coords, "split": list(SPLITS), "image": range(images)})
@@ -95,7 +95,7 @@ class Evaluation:
 
     def _select(self, at: Mapping[str, Any]) -> xr.DataArray:
         """The keys of the runs at some coordinates; empty where a run has no record."""
-        runs = self.tree["runs"]
+        runs = self.tree["runs"].to_dataset()
         keys = runs["key"].where(runs["step"] >= 0, "")
         for axis, value in at.items():
             if axis not in keys.dims:
@@ -170,6 +170,10 @@ class Results(Evaluation):
         trees = self.tree.children[EVALUATIONS].children if EVALUATIONS in self.tree.children else {}
         return {name: Evaluation(tree, self.folder, name) for name, tree in trees.items()}
 
+    def status(self, run: Run) -> str:
+        """Whether a run is "done", "diverged" or "pending"."""
+        return str(self.tree["runs"].to_dataset()["status"].values[self.study.position(run)])
+
     def refresh(self) -> None:
         """Reads records that are new or have changed."""
         self.tree = _tree(self.folder, self.study)
@@ -209,8 +213,9 @@ class Results(Evaluation):
         try:
             checkpoint = Checkpoint.load(RunFolder.of(self.folder, key_of(run)).weights)
         except FileNotFoundError:
+            place = self.study.coordinates(run)
             raise InputError(
-                f"{self.folder}: the run at {self.study.coordinates(run)} is not trained yet, or its weights are missing"
+                f"{self.folder}: the run at {place} is not trained yet, or its weights are missing"
             ) from None
         if checkpoint.header.step < run.steps:
             raise InputError(f"{self.folder}: the training of the run at {self.study.coordinates(run)} is not finished")
@@ -239,7 +244,7 @@ def study_in(folder: Path) -> Study:
         problem = "it has no study.yaml" if folder.exists() else "there is no such folder"
         raise InputError(f"{folder}: expected the folder of a study, but {problem}")
     if (folder / "checkpoints").is_dir():
-        raise InputError(f"{folder}: made by pyrovae 0.1, whose files this version does not read; open it with 0.1, or run it again elsewhere")
+        raise InputError(f"{folder}: made by pyrovae 0.1; open it with that version, or run the study again elsewhere")
     return Study.load(folder / "study.yaml", trust=None)
 
 
@@ -258,7 +263,7 @@ def _tree(folder: Path, study: Study) -> xr.DataTree:
     known = _known_tree(folder, study)
     keys: NDArray[Any] = np.empty(study.shape(), object)
     if known is not None:
-        keys = known["runs"]["key"].values
+        keys = known["runs"].to_dataset()["key"].values
     else:
         for run in study.runs():
             keys[study.position(run)] = key_of(run)
@@ -281,19 +286,15 @@ def _known_tree(folder: Path, study: Study) -> xr.DataTree | None:
 def _is_current(tree: xr.DataTree, keys: NDArray[Any], stamps: Mapping[str, Mapping[str, str]]) -> bool:
     """Whether a tree was assembled from the records with these stamps."""
     later = tree.children[EVALUATIONS].children if EVALUATIONS in tree.children else {}
-    nodes = {"": tree, **later}
-    if {name for each in stamps.values() for name in each} - nodes.keys():
+    files = {name: node["runs"].to_dataset()["file"].values for name, node in {"": tree, **later}.items()}
+    if {name for each in stamps.values() for name in each} - files.keys():
         return False
     return all(
-        node["runs"]["file"].values[cell] == stamps[key].get(name, "")
-        for name, node in nodes.items()
-        for cell, key in np.ndenumerate(keys)
+        known[cell] == stamps[key].get(name, "") for name, known in files.items() for cell, key in np.ndenumerate(keys)
     )
 
 
-def _assembled(
-    folder: Path, study: Study, keys: NDArray[Any], stamps: Mapping[str, Mapping[str, str]]
-) -> xr.DataTree:
+def _assembled(folder: Path, study: Study, keys: NDArray[Any], stamps: Mapping[str, Mapping[str, str]]) -> xr.DataTree:
     """The tree of all records. One that is damaged becomes a warning, and its run is missing."""
     own, weights = Grid(study, schema.shipped_numbers()), {}
     later: dict[str, tuple[Grid, dict[str, str]]] = {}

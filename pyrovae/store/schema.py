@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from pyrovae.measures.declared import shipped
 from pyrovae.measures.measure import RESERVED_GROUPS, Quantity
+from pyrovae.store import netcdf
 from pyrovae.store.layout import EVALUATIONS
 from pyrovae.store.records import CURVES, SPLITS, Record, RecordHeader
-from pyrovae.study import Study
+from pyrovae.study import Measure, Study
 from pyrovae.study.probes import probe_steps
 from pyrovae.system import atomic, memory
 
@@ -55,16 +56,17 @@ class Grid:
         if (seen := (header.quantities, *header.sites)) not in self._seen:
             self._seen.add(seen)
             self._declare(header.declared, header.sites)
+        place: Any = (..., *cell)
         for group, variables in record.numbers.items():
             for name, values in variables.items():
                 if "level" in self._declared[group, name].dims:
                     for site, each in zip(header.sites, values, strict=True):
-                        self._values[group, name, site][(..., *cell)] = each
+                        self._values[group, name, site][place] = each
                 else:
-                    self._values[group, name][(..., *cell)] = values
+                    self._values[group, name][place] = values
         if record.curves:
             self._curves[cell] = record.curves
-        known = header.model_dump(include=_RUN_FACTS.keys())
+        known = header.model_dump(include=set(_RUN_FACTS))
         finished = header.step >= self._study.base.steps
         status = ("done" if header.diverged_at < 0 else "diverged") if finished else "pending"
         self.note(cell, **known | facts | {"status": status})
@@ -96,15 +98,20 @@ class Grid:
         return found | {"runs": xr.Dataset(facts, axes)}
 
     def curves(self, points: int) -> xr.Dataset:
-        """The learning curves, with as many points for every tenfold of steps as the study has, where runs have them."""
+        """The learning curves, over all steps at which some run has a point.
+
+        Args:
+            points: points for every tenfold of steps, where no run has any yet.
+        """
         steps = {step for each in self._curves.values() for step in each["step"].tolist()}
         steps |= set(probe_steps(self._study.base.steps, points)) if not steps else set()
         coords: dict[str, Any] = {"split": list(SPLITS), "step": sorted(steps), **self._study.dimensions()}
         found = {name: np.full((len(SPLITS), len(steps), *self._shape), np.nan) for name in CURVES}
         for cell, curves in self._curves.items():
             rows = np.searchsorted(coords["step"], curves["step"])
+            place: Any = (slice(None), rows, *cell)
             for name, values in found.items():
-                values[(slice(None), rows, *cell)] = curves[name].T
+                values[place] = curves[name].T
         attributes = {name: {"units": "nats per image", "long_name": text} for name, text in CURVES.items()}
         return xr.Dataset({name: (list(coords), values, attributes[name]) for name, values in found.items()}, coords)
 
@@ -145,11 +152,16 @@ def tree_of(study: Study, own: Grid, later: Mapping[str, tuple[Grid, Mapping[str
     return xr.DataTree.from_dict(nodes)
 
 
-def attributes_of(header: RecordHeader) -> dict[str, str]:
-    """What a later evaluation was measured with."""
-    found = {"measure": json.dumps(header.measure), "prior": header.prior, "sources": header.sources}
-    found["only"] = json.dumps(header.only) if header.only else ""
+def evaluated_with(measure: Measure, only: Sequence[str] = (), prior: str = "", sources: str = "") -> dict[str, str]:
+    """What tells a later evaluation from others, as attributes of its node."""
+    chosen = json.dumps(list(only)) if only else ""
+    found = {"measure": measure.model_dump_json(), "prior": prior, "sources": sources, "only": chosen}
     return {key: value for key, value in found.items() if value}
+
+
+def attributes_of(header: RecordHeader) -> dict[str, str]:
+    """What a record of a later evaluation was made with."""
+    return evaluated_with(Measure.model_validate(header.measure), header.only, header.prior, header.sources)
 
 
 def check_size(study: Study) -> None:
@@ -186,7 +198,7 @@ def encoded(tree: xr.DataTree) -> memoryview:
         }
         for node in tree.subtree
     }
-    return tree.to_netcdf(engine="h5netcdf", encoding=checked)  # type: ignore[return-value]
+    return tree.to_netcdf(engine="h5netcdf", encoding=checked)
 
 
 def save(tree: xr.DataTree, file: Path) -> None:
@@ -199,13 +211,9 @@ def save(tree: xr.DataTree, file: Path) -> None:
 
 
 def load(file: Path) -> xr.DataTree:
-    """Reads a tree into memory.
-
-    Raises:
-        Exception: any, if the file is damaged.
-    """
-    with xr.open_datatree(file, engine="h5netcdf") as opened:
-        return opened.load()
+    """Reads a tree into memory; errors as in `netcdf.reading`."""
+    with netcdf.reading(file, "delete it: it is assembled again from the records of the runs") as opened:
+        return xr.DataTree.from_dict(dict(netcdf.groups(opened)))
 
 
 def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:

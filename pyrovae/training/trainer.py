@@ -154,8 +154,8 @@ class Training:
         header, groups = checkpoint.header, checkpoint.groups
         if header.data_checksum != self.data_checksum:
             raise InputError(
-                f"data: expected the images that these runs began with, but the data set '{self.cohort.shared.data}' has "
-                "different ones now; restore the old ones, or choose another --out"
+                f"data: expected the images that these runs began with, but '{self.cohort.shared.data}' has different "
+                "ones now; restore the old ones, or choose another --out"
             )
 
         def saved(group: str, name: str, like: Tensor) -> Tensor:
@@ -221,7 +221,9 @@ class Training:
             environments=self.environments,
             branch_step=self.cohort.shared.branch_step if self.branch else None,
         )
-        return Checkpoint(header, state | {"curves": curves} | {BRANCH + name: each for name, each in self.branch.items()})
+        return Checkpoint(
+            header, state | {"curves": curves} | {BRANCH + name: each for name, each in self.branch.items()}
+        )
 
     def _earlier_points(self, curves: Mapping[str, Tensor], step: int) -> dict[str, list[Tensor]]:
         """The points of earlier learning curves up to a step at which these have a point, too."""
