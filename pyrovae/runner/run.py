@@ -65,10 +65,11 @@ def run(
         for cohort in study.cohorts():
             check_precision(cohort, here)
     with atomic.locked(folder):
-        if not (folder / "study.yaml").exists():
-            _rehearse(study.cohorts(), study.measure, here)
         results = Results.create(folder, study, assemble)
-        lost = _run_missing(results, execution, here)
+        left = jobs(results, warnings.warn)
+        sizes = _rehearse(left, study.measure, here)
+        results.save_study()
+        lost = _run(left, results, execution, here, sizes)
         for file in list(covered(folder)):
             file.unlink()
         results.refresh()
@@ -83,33 +84,33 @@ def run(
     return results
 
 
-def _rehearse(cohorts: Sequence[Cohort], measure: Measure, device: torch.device) -> list[int]:
-    """Bytes that a run of each cohort takes.
+def _rehearse(left: Sequence[Job], measure: Measure, device: torch.device) -> list[int]:
+    """Bytes that a run of each job takes.
 
-    Each cohort is set up with one run, so that errors show before anything is trained or written.
+    Each is set up with one run, so that errors show before anything is trained or written.
     """
     sizes = []
-    for cohort in cohorts:
-        single = Cohort(cohort.runs[:1])
-        training, _ = start(measure, single, make_data(cohort.shared).to(device))
+    for job in left:
+        single = Cohort(job.cohort.runs[:1])
+        training, _ = start(measure, single, make_data(job.cohort.shared).to(device))
         sizes.append(bytes_of_a_run(training.lockstep.pair(0), single, training.data))
         rehearse(training, measure)
     return sizes
 
 
-def _run_missing(results: Results, execution: Execution, device: torch.device) -> list[Job]:
+def _run(
+    left: list[Job], results: Results, execution: Execution, device: torch.device, sizes: Sequence[int]
+) -> list[Job]:
     """Does what is left to do for a study, and returns the jobs that were given up."""
-    study = results.study
-    left = jobs(results, warnings.warn)
+    study, folder = results.study, results.folder
 
     def steps(job: Job) -> int:
         return job.steps + measuring_steps(study, job.cohort)
 
     with workload(study, left, steps, quiet=execution.quiet) as work:
         if execution.scheduler is not None:
-            sizes = _rehearse([job.cohort for job in left], study.measure, device)
-            return _run_on_cluster(work, results.folder, left, execution, sizes) if left else []
-        work.for_each(left, lambda job: run_job(study, job, results.folder, device, execution.compile, work.progress))
+            return _run_on_cluster(work, folder, left, execution, sizes) if left else []
+        work.for_each(left, lambda job: run_job(study, job, folder, device, execution.compile, work.progress))
     return []
 
 

@@ -150,18 +150,17 @@ class Results(Evaluation):
     def create(cls, folder: str | Path, study: Study, make_pair: MakePair) -> Self:
         """Opens the results of a study, in a folder that is new, or holds it or another part of it.
 
+        Nothing is written before `save_study`.
+
         Raises:
             InputError: the folder contains a study with other settings.
         """
         folder = Path(folder)
-        file = folder / "study.yaml"
-        if file.exists() and (differences := growth.conflicts(study_in(folder), study)):
+        if (folder / "study.yaml").exists() and (differences := growth.conflicts(study_in(folder), study)):
             raise InputError(
                 f"{folder}: expected this study or a part of it, got other settings: {'; '.join(differences)}; choose "
                 "another --out, or give both values as a list to have them side by side"
             )
-        if not file.exists() or file.read_text(encoding="utf-8") != study.to_yaml():
-            atomic.write(file, study.to_yaml().encode())
         return cls(folder, study, make_pair)
 
     @property
@@ -173,6 +172,12 @@ class Results(Evaluation):
     def status(self, run: Run) -> str:
         """Whether a run is "done", "diverged" or "pending"."""
         return str(self.tree["runs"].to_dataset()["status"].values[self.study.position(run)])
+
+    def save_study(self) -> None:
+        """Writes study.yaml."""
+        file = self.folder / "study.yaml"
+        if not file.exists() or file.read_text(encoding="utf-8") != self.study.to_yaml():
+            atomic.write(file, self.study.to_yaml().encode())
 
     def refresh(self) -> None:
         """Reads records that are new or have changed."""
