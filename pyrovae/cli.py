@@ -59,6 +59,13 @@ class Split(StrEnum):
     TRAIN = "train"
 
 
+class ExportFormat(StrEnum):
+    CSV = "csv"
+    PARQUET = "parquet"
+    NETCDF = "netcdf"
+    ZARR = "zarr"
+
+
 class Compile(StrEnum):
     AUTO = "auto"
     ALWAYS = "always"
@@ -236,18 +243,28 @@ def evaluate(
             help="A prior to swap in, fitted to the frozen encodings; encoder and decoder stay as trained.",
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the swapped prior, as in prior.components=10, or of the measures, as in samples=8.",
+        ),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
     trust: Trust = None,
 ) -> None:
     """Re-evaluate a finished study with more samples, other measures or another prior, without retraining.
 
-    The tables show the new numbers next to the study's own. Both stay in results.nc, the new ones as /evaluation_1,
-    /evaluation_2 and so on; findings and figures (in figures/evaluation_1 and so on) use the new numbers. The same
-    command again resumes an interrupted evaluation and measures nothing twice.
+    The tables show the new numbers next to the study's own. Both stay in the results, the new ones under the name of
+    what was asked for, such as /evaluations/prior=vamp; findings and figures (in figures/prior=vamp) use the new
+    numbers. The same command again resumes an interrupted evaluation and measures nothing twice.
 
     Examples: 'pyrovae evaluate runs/quick --samples 8 --outer 4096', 'pyrovae evaluate runs/quick --ais', 'pyrovae
-    evaluate runs/quick --prior vamp', 'pyrovae evaluate runs/quick --measure my_module:my_measure --trust my_module'.
+    evaluate runs/quick --prior mixture --set prior.components=10', 'pyrovae evaluate runs/quick --measure
+    my_module:my_measure --trust my_module'.
     """
+    from pyrovae import parts
     from pyrovae.runner.remeasure import reevaluate
     from pyrovae.store.schema import side_by_side
 
@@ -258,11 +275,19 @@ def evaluate(
     elif temperatures is not None or chains is not None:
         raise InputError("--temperatures and --chains are options of --ais: add --ais")
     given = {key: value for key, value in asked.items() if value is not None}
+    for key, value in (_setting(text) for text in settings or []):
+        owner, _, name = key.rpartition(".")
+        if owner == "prior" and prior is not None:
+            component = parts.parse(prior)
+            prior = parts.label(component.name, {**component.settings, name: value})
+        elif owner in ("", "measure"):
+            given[name] = value
+        else:
+            raise InputError(f"--set {key}: expected a setting of the measures, or prior.NAME with --prior")
     results, again = reevaluate(
         folder, measures=measures or (), prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
-    name = str(again.name) if prior is None else f"{again.name}, {prior}"
-    _report(side_by_side({"before": results.tree, name: again}), folder, again)
+    _report(side_by_side({"before": results.tree, again.name: again.tree}), folder, again)
     if prior is not None:
         _print(f"{prior} replaces the prior of each run, fitted to its encodings; D is unchanged for every image")
 
@@ -317,6 +342,68 @@ def diagnose(
     for note in found.notes:
         _print(note)
     _print(f"in {place}: {', '.join(sorted(file.name for file in place.iterdir() if file.suffix != '.svg'))}")
+
+
+@app.command()
+def remove(
+    folder: Folder,
+    select: Annotated[
+        str,
+        typer.Option(
+            metavar="AXIS=VALUE,…",
+            help="The runs: a value for some axes of the grid, as in beta=4 or depth=3,seed=2.",
+        ),
+    ],
+) -> None:
+    """Take runs out of a study: delete their weights and numbers.
+
+    With one axis, its value leaves the grid. With several, the cells stay, and 'pyrovae run' would train them again.
+
+    Example: 'pyrovae remove runs/quick --select beta=4'.
+    """
+    from pyrovae.runner.folders import remove as removed
+
+    keys = removed(folder, **dict(_setting(each, "--select") for each in select.split(",") if each))
+    _print(f"{len(keys)} runs removed from {folder}")
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of two or more parts of a study.")],
+    out: Annotated[Path, typer.Option(help="Folder of the whole study, which may be one of the parts.")],
+    prefer: Annotated[
+        Path | None,
+        typer.Option(help="The part to take a run from where others have another version of it, trained as far."),
+    ] = None,
+) -> None:
+    """Merge parts of one study that were trained on several machines.
+
+    Where several parts have a run, the one that has done the most steps is taken.
+
+    Example: 'pyrovae merge runs/here runs/there --out runs/quick'.
+    """
+    from pyrovae.runner.folders import merge as merged
+
+    status = merged(folders, out, prefer).tree["runs"].to_dataset()["status"].values
+    _print(f"{(status != 'pending').sum()} of {status.size} runs are in {out}; 'pyrovae show {out}' prints them")
+
+
+@app.command()
+def export(
+    folder: Folder,
+    to: Annotated[ExportFormat, typer.Option(help="A table of all runs, or the tree of results.")] = ExportFormat.CSV,
+    out: Annotated[Path | None, typer.Option(help="The file.", show_default="results.csv and so on in DIR")] = None,
+) -> None:
+    """Write the numbers of a study to one file.
+
+    csv and parquet are tables with one row per run and one column per number; netcdf and zarr are the tree of results.
+    parquet and zarr need pyrovae[export].
+
+    Example: 'pyrovae export runs/quick --to csv'.
+    """
+    from pyrovae.runner.folders import export as exported
+
+    _print(f"in {exported(folder, to.value, out)}")
 
 
 @app.command()

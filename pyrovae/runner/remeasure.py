@@ -28,7 +28,7 @@ from pyrovae.runner.workload import workload
 from pyrovae.store import schema
 from pyrovae.store.layout import RunFolder
 from pyrovae.store.results import Evaluation, Results, study_in
-from pyrovae.study import Cohort, Study, check_trust
+from pyrovae.study import Cohort, Run, Study, check_settings, check_trust
 from pyrovae.system import atomic
 from pyrovae.system.device import find_device
 from pyrovae.system.execution import Compile, Execution
@@ -280,5 +280,6 @@ def _check_measures(study: Study, measures: Sequence[str], prior: str | None) ->
 
 def _check_prior(study: Study, prior: str, trust: Collection[str]) -> None:
     check_trust({"prior": prior}, trust)
+    check_settings([Run(prior=prior)])
     for run in study.runs():
         check_prior(run.model_copy(update={"prior": prior}))

@@ -244,7 +244,6 @@ def study_in(folder: Path) -> Study:
     Raises:
         InputError: the folder contains no study.
     """
-    atomic.check_no_links(folder)
     if not (folder / "study.yaml").is_file():
         problem = "it has no study.yaml" if folder.exists() else "there is no such folder"
         raise InputError(f"{folder}: expected the folder of a study, but {problem}")

@@ -1,9 +1,9 @@
-"""Atomic file writes, checksums, and locks on folders and work."""
+"""Atomic file writes, and locks on folders and work."""
 
-import hashlib
 import os
 import platform
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +14,6 @@ from pyrovae.errors import InputError
 
 #: File in the folder of a study that names the process that has locked it.
 _HOLDER = ".holder"
-_MARK = b"\npyrovae sha256 "
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
@@ -38,7 +37,7 @@ def write(path: Path, content: bytes | memoryview) -> None:
 
 def partial_path(path: Path) -> Path:
     """The temporary file in which the content of `path` is written."""
-    return path.with_name(f".{path.name}.part")
+    return path.with_name(f".{path.name}.pyrovae.part")
 
 
 def move_into_place(partial: Path, path: Path) -> None:
@@ -49,30 +48,6 @@ def move_into_place(partial: Path, path: Path) -> None:
         _sync(path.parent, os.O_RDONLY)
 
 
-def with_checksum(content: bytes | memoryview) -> bytes:
-    """Appends a SHA-256 checksum, where readers of netCDF do not look."""
-    return b"".join([content, _MARK, hashlib.sha256(content).hexdigest().encode()])
-
-
-def without_checksum(content: bytes) -> bytes:
-    """Verifies and removes the checksum that `with_checksum` appended.
-
-    Raises:
-        ValueError: the checksum is missing or wrong.
-
-    Example:
-        >>> without_checksum(with_checksum(b"numbers"))
-        b'numbers'
-        >>> without_checksum(with_checksum(b"numbers").replace(b"n", b"m"))
-        Traceback (most recent call last):
-        ValueError: it was truncated or changed after it was written
-    """
-    inside, _, _ = content.rpartition(_MARK)
-    if with_checksum(inside) != content:
-        raise ValueError("it was truncated or changed after it was written")
-    return inside
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Locks a folder against other processes, and removes the partial files of a killed one.
@@ -80,17 +55,16 @@ def locked(folder: Path) -> Iterator[None]:
     The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        InputError: another process has locked the folder, it is not writable, or it contains links.
+        InputError: another process has locked the folder, or it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        check_no_links(folder)
         lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
         holder_file = folder / _HOLDER
         holder_file.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
         for partial in folder.rglob(partial_path(Path("*")).name):
-            if partial.is_file() and not partial.parent.name.startswith("."):  # a diagnosis may be writing there
-                partial.unlink()
+            if not partial.parent.name.startswith("."):  # a diagnosis may be writing there
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     except filelock.Timeout:
         raise InputError(f"{folder}: expected a free folder, but it is in use by {_describe_holder(folder)}") from None
     except OSError as error:
@@ -132,14 +106,6 @@ def holder(folder: Path) -> str:
         return (folder / _HOLDER).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def check_no_links(folder: Path) -> None:
-    """Raises InputError if a folder contains links, pipes or devices: they lead out of it."""
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            got = f"a link to {path.readlink()}" if path.is_symlink() else "a special file"
-            raise InputError(f"{path}: expected only files and folders in the folder of a study, got {got}")
 
 
 def _describe_holder(folder: Path) -> str:
