@@ -129,7 +129,7 @@ def export(folder: str | Path, to: Format = "csv", out: str | Path | None = None
         "csv": lambda: atomic.write(file, frame(tree).to_csv(index=False).encode()),
         "parquet": lambda: atomic.write(file, frame(tree).to_parquet(index=False)),
         "netcdf": lambda: schema.save(tree, file),
-        "zarr": lambda: tree.to_zarr(file, mode="w", consolidated=False),
+        "zarr": lambda: tree.to_zarr(file, mode="w", zarr_format=2),
     }
     try:
         writers[to]()
