@@ -129,7 +129,7 @@ def run_study(
     except KeyboardInterrupt:
         _print(f"stopped; finished work is in {folder}, and the same command resumes from there")
         raise typer.Exit(130) from None
-    _report(results.tree, folder)
+    _report(results)
 
 
 @app.command()
@@ -147,12 +147,12 @@ def show(
     from pyrovae.analysis.report.provenance import provenance as provenance_tables
     from pyrovae.runner.open import open_results
 
-    tree = open_results(folder).tree
+    results = open_results(folder)
     if provenance:
-        for table in provenance_tables(tree):
+        for table in provenance_tables(results.tree):
             _console().print(table, soft_wrap=True)
     else:
-        _report(tree, folder)
+        _report(results)
 
 
 @app.command()
@@ -184,7 +184,7 @@ def compare(
     from pyrovae.analysis.report import comparison, tables
     from pyrovae.runner import reporting
 
-    trees = reporting.compare(folders, out)
+    trees = {name: results.tree for name, results in reporting.compare(folders, out).items()}
     together = comparison.joined(trees)
     console = _console()
     console.print(comparison.differences(trees), soft_wrap=True)
@@ -287,7 +287,7 @@ def evaluate(
     results, again = reevaluate(
         folder, measures=measures or (), prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
-    _report(side_by_side({"before": results.tree, again.name: again.tree}), folder, again)
+    _report(again, side_by_side({"before": results.tree, again.name: again.tree}))
     if prior is not None:
         _print(f"{prior} replaces the prior of each run, fitted to its encodings; D is unchanged for every image")
 
@@ -488,19 +488,19 @@ def _counts(counts: dict[int, int]) -> str:
     return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
 
 
-def _report(tree: Any, folder: Path, again: Any = None) -> None:
-    """Prints the tables of a tree, and the findings and caveats of it or of a later evaluation."""
+def _report(results: Any, tree: Any = None) -> None:
+    """Prints tables, findings and caveats of an evaluation; the tables of another tree if there is one."""
     from pyrovae.analysis.findings import findings
     from pyrovae.analysis.findings.caveats import caveats
     from pyrovae.analysis.report import tables
     from pyrovae.runner.reporting import REPORT
 
-    latest, figures = (tree, folder / "figures") if again is None else (again, folder / "figures" / str(again.name))
+    folder, figures = results.folder, results.folder / "figures" / results.name
     console = _console()
-    for table in tables.measured(tree):
+    for table in tables.measured(results.tree if tree is None else tree):
         console.print(table, soft_wrap=True)
-    if "only" not in latest.attrs:
-        for line in [*tables.verdicts(findings(latest)), *caveats(latest)]:
+    if "only" not in results.tree.attrs:
+        for line in [*tables.verdicts(findings(results)), *caveats(results.tree)]:
             _print(line)
     if drawn := sorted(figures.glob("*.png")):
         _print(f"figures in {figures}: {', '.join(figure.name for figure in drawn)}")

@@ -1,11 +1,10 @@
-"""Figures: pure functions (tree, ax) → ax of the results, which draw nothing if there is nothing to show."""
+"""Figures: pure functions (results, ax) → ax, which draw nothing if there is nothing to show."""
 
 from collections.abc import Callable, Mapping
 from inspect import cleandoc
 from pathlib import Path
 
 import matplotlib
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,9 +15,10 @@ from pyrovae.analysis.figures.plane import distortion, rate_distortion
 from pyrovae.analysis.figures.priors import gap_decomposition
 from pyrovae.analysis.figures.rates import information, saturation
 from pyrovae.analysis.figures.style import STYLE, write
+from pyrovae.store.results import Evaluation
 
 #: All figures by name, in the order of the report.
-FIGURES: Mapping[str, Callable[[xr.DataTree, Axes], Axes]] = {
+FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
     draw.__name__: draw
     for draw in (
         rate_distortion,
@@ -37,13 +37,13 @@ FIGURES: Mapping[str, Callable[[xr.DataTree, Axes], Axes]] = {
 }
 
 
-def drawn(tree: xr.DataTree) -> dict[str, Figure]:
+def drawn(results: Evaluation) -> dict[str, Figure]:
     """The figures for which a study has results, by name."""
     figures = {}
     with matplotlib.rc_context(STYLE):
         for name, draw in FIGURES.items():
             figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-            draw(tree, figure.subplots())
+            draw(results, figure.subplots())
             if any(ax.has_data() for ax in figure.axes):
                 figures[name] = figure
     return figures
@@ -54,6 +54,6 @@ def captions() -> dict[str, str]:
     return {name: cleandoc(draw.__doc__ or "").split("\n\n")[0] for name, draw in FIGURES.items()}
 
 
-def save(tree: xr.DataTree, folder: Path) -> list[Path]:
+def save(results: Evaluation, folder: Path) -> list[Path]:
     """Draws the figures for which a study has results, and writes them as PNG and SVG."""
-    return write(drawn(tree), folder)
+    return write(drawn(results), folder)

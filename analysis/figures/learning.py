@@ -8,14 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
 from pyrovae.analysis.figures.style import curves, legend, panels, shown
+from pyrovae.store.results import Evaluation
 
 
-def learning_curves(tree: xr.DataTree, ax: Axes) -> Axes:
+def learning_curves(results: Evaluation, ax: Axes) -> Axes:
     """D on train (dashed) and test (solid) against the training step, means over seeds, one panel per β.
 
     Of many β, the lowest, the one closest to 1 and the highest are shown. D is the mean over the first images of each
     split.
     """
+    tree = results.tree
     if "curves" not in tree.children or tree["curves/distortion"].isnull().all():
         return ax
     data = tree["curves"].to_dataset().mean("seed", skipna=True)

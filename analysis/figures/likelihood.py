@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.style import curves, legend
 from pyrovae.measures.likelihood import is_loose
+from pyrovae.store.results import Evaluation
 
 #: k̂ below this is drawn here, because all such weights are reliable.
 MIN_K = -0.5
@@ -15,13 +16,13 @@ MIN_K = -0.5
 _OFFSET = 1.08
 
 
-def log_likelihood(tree: xr.DataTree, ax: Axes) -> Axes:
+def log_likelihood(results: Evaluation, ax: Axes) -> Axes:
     """Bounds of log p(x) of the test images against β, means over seeds.
 
     The importance-weighted bound is solid. Where k̂ is high for many images, so that the bound may be loose, it is
     dotted with open markers. The bound from annealing, on the same images, is dashed.
     """
-    runs = tree["likelihood"].to_dataset().sortby("beta")
+    runs = results.tree["likelihood"].to_dataset().sortby("beta")
     data = runs.mean("seed", skipna=True).assign(loose=is_loose(runs).any("seed"))
     for name, cell, colour, shape in curves(data, "log_likelihood"):
         bound, loose = cell["log_likelihood"], cell["loose"].values
@@ -43,15 +44,16 @@ def log_likelihood(tree: xr.DataTree, ax: Axes) -> Axes:
     return ax
 
 
-def pareto_k(tree: xr.DataTree, ax: Axes) -> Axes:
+def pareto_k(results: Evaluation, ax: Axes) -> Axes:
     """Pareto k̂ of the importance weights of test images against β: median, 10th and 90th percentile.
 
     Percentiles are over images and seeds. Above the dotted line, the mean of this many weights is unreliable, and the
     bound of log p(x) may be loose.
     """
-    if "images" not in tree.children or tree["images/pareto_k"].isnull().all():
+    images = results.images()
+    if "pareto_k" not in images or images["pareto_k"].isnull().all():
         return ax
-    pareto_k = tree["images"]["pareto_k"].sel(split="test", drop=True).sortby("beta")
+    pareto_k = images["pareto_k"].sel(split="test", drop=True).sortby("beta")
     pooled = pareto_k.clip(min=MIN_K).quantile([0.1, 0.5, 0.9], ["seed", "image"])
     quantiles = {name: pooled.isel(quantile=row, drop=True) for row, name in enumerate(("low", "median", "high"))}
     drawn = list(curves(xr.Dataset(quantiles), "median"))

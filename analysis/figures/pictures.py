@@ -8,26 +8,24 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.style import first_varying, panels, shown, strip
+from pyrovae.store.results import Evaluation
 
 Data = TypeVar("Data", xr.DataArray, xr.Dataset)
-#: Dimensions of a row of images.
-_DIMS = ("sample", "channel", "row", "column")
 #: Variables of a block of reconstructions and their labels, from top to bottom.
 _ROWS = {"reconstruction": "learned", "memorised": "memorising", "nearest": "nearest training"}
 
 
-def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
+def reconstructions(results: Evaluation, ax: Axes) -> Axes:
     """Test images, their reconstructions by the learned and the memorising decoder, and the nearest training image.
 
     The nearest training image is that of the learned reconstruction. Columns are by β, rows by depth; all other axes,
     the seed included, are at their first value. The top row shows the test images.
     """
-    if "reconstructions" not in tree.children:
+    betas = shown(_betas(results))
+    pictures, fixed = _pictures(results, "reconstructions", ["depth"], beta=betas)
+    if not pictures:
         return ax
-    pictures = tree["reconstructions"].to_dataset()
-    pictures, fixed = _at_first(pictures, "original", ["beta", "depth", *_DIMS])
     depths = _values(pictures, "depth")
-    betas = shown(pictures.beta.values.tolist())
     rows = 1 + len(_ROWS) * len(depths)
     axes = panels(ax, rows, len(betas), (1.4 + 3.4 * len(betas), 0.5 + 0.5 * rows))
     for column, beta in enumerate(betas):
@@ -43,15 +41,15 @@ def reconstructions(tree: xr.DataTree, ax: Axes) -> Axes:
     return ax
 
 
-def samples(tree: xr.DataTree, ax: Axes) -> Axes:
+def samples(results: Evaluation, ax: Axes) -> Axes:
     """Images decoded from draws of the prior, E[x|z] with z ~ p(z), in rows by prior, by γ or by β.
 
     Columns are by β unless the rows are. All other axes, the seed included, are at their first value.
     """
-    if "samples" not in tree.children:
+    axis = first_varying(results.tree, ["prior", "gamma"]) or "beta"
+    pictures, fixed = _pictures(results, "samples", [axis, "beta"])
+    if not pictures:
         return ax
-    axis = first_varying(tree, ["prior", "gamma"]) or "beta"
-    pictures, fixed = _at_first(tree["samples"].to_dataset(), "image", [axis, "beta", *_DIMS])
     images = pictures["image"]
     blocks = [None] if axis == "beta" else images.beta.values.tolist()
     rows = images.sizes[axis]
@@ -67,18 +65,17 @@ def samples(tree: xr.DataTree, ax: Axes) -> Axes:
     return ax
 
 
-def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
+def traversals(results: Evaluation, ax: Axes) -> Axes:
     """E[x|z] along the latents that separate training images best, from the 1st to the 99th percentile of q(z).
 
     The other latents are those of the first test image. Labels show the latent and the share of its variance that is
     between images. Columns are by β, rows by depth; all other axes, the seed included, are at their first value.
     """
-    if "traversals" not in tree.children:
+    betas = shown(_betas(results))
+    pictures, fixed = _pictures(results, "traversals", ["depth"], beta=betas)
+    if not pictures:
         return ax
-    pictures = tree["traversals"].to_dataset()
-    pictures, fixed = _at_first(pictures, "traversal", ["beta", "depth", "rank", *_DIMS])
     depths = _values(pictures, "depth")
-    betas = shown(pictures.beta.values.tolist())
     ranks = pictures.sizes["rank"]
     rows = ranks * len(depths)
     axes = panels(ax, rows, len(betas), (1.0 + 3.4 * len(betas), 0.5 + 0.5 * rows))
@@ -93,19 +90,18 @@ def traversals(tree: xr.DataTree, ax: Axes) -> Axes:
     return ax
 
 
-def latent_plane(tree: xr.DataTree, ax: Axes) -> Axes:
+def latent_plane(results: Evaluation, ax: Axes) -> Axes:
     """Densities of a two-dimensional z: q(z) shaded, p(z) as contour lines, both relative to their maximum.
 
     Columns are by prior or γ, rows by β; all other axes, the seed included, are at their first value. Nothing is drawn
     if z does not have two dimensions.
     """
-    if "plane" not in tree.children:
+    axis = first_varying(results.tree, ["prior", "gamma"])
+    plane, fixed = _pictures(results, "plane", [str(axis), "beta"])
+    if not plane:
         return ax
-    axis = first_varying(tree, ["prior", "gamma"])
-    plane = tree["plane"].to_dataset()
-    plane, fixed = _at_first(plane, "log_q", [str(axis), "beta", "row", "column"])
     values = [None] if axis is None else plane[axis].values.tolist()
-    betas = plane.beta.values.tolist()
+    betas = _betas(results)
     axes = panels(ax, len(betas), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(betas)))
     for (row, beta), (column, value) in product(enumerate(betas), enumerate(values)):
         cell = _select(plane, beta=beta, **{str(axis): value})
@@ -139,8 +135,18 @@ def _relative_density(log_density: np.ndarray) -> np.ndarray:
     return np.exp(log_density - np.nanmax(log_density))
 
 
-def _at_first(data: xr.Dataset, name: str, free: list[str]) -> tuple[xr.Dataset, str]:
-    """Data with all axes of a variable that are not free at their first value, and a label with these values."""
-    fixed = [str(dim) for dim in data[name].dims if dim not in free]
-    label = ", ".join(f"{dim} {data[dim].values[0]}" for dim in fixed if data.sizes[dim] > 1)
-    return data.isel(dict.fromkeys(fixed, 0)), label
+def _betas(results: Evaluation) -> list[float]:
+    """All β of a study."""
+    betas: list[float] = results.tree["rate_distortion"]["beta"].values.tolist()
+    return betas
+
+
+def _pictures(results: Evaluation, group: str, free: list[str], **at: Any) -> tuple[xr.Dataset, str]:
+    """Pictures of the runs at some coordinates, and a label.
+
+    Other axes that are not free are at their first value. The label says which, where they have several values.
+    """
+    grid = results.tree["rate_distortion"]["rate"]
+    fixed = {str(dim): grid[dim].values.tolist()[0] for dim in grid.dims if dim not in ("split", *at, *free)}
+    label = ", ".join(f"{dim} {value}" for dim, value in fixed.items() if grid.sizes[dim] > 1)
+    return results.pictures(group, **at, **fixed), label

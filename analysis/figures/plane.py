@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from pyrovae.analysis.figures.style import Curve, curves, draw_floor, legend, theory_curves
+from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
 MAX_LABELS = 60
@@ -26,12 +27,12 @@ class Point(NamedTuple):
     colour: str
 
 
-def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
+def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     """The rate–distortion plane: train (open, dashed) and test (filled, solid), β = 1 as a star, means over seeds.
 
     Lines of constant R + D (the negative ELBO) and the floor are in the background; test points are labelled with β.
     """
-    data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
+    data = results.tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
     for curve in curves(data):
         for split in _SPLITS:
             _draw_in_plane(curve, split, ax)
@@ -40,7 +41,7 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     ax.set_xlabel("rate R (nats per image)")
     ax.set_ylabel("distortion D (nats per image)")
     draw_floor(ax, data)
-    for theory, label in theory_curves(tree):
+    for theory, label in theory_curves(results.tree):
         ax.plot(theory["rate"], theory["distortion"], color="0.2", linewidth=0.8, label=label, zorder=1)
     ax.margins(0.08)
     _lines_of_constant_sum(ax)
@@ -52,9 +53,9 @@ def rate_distortion(tree: xr.DataTree, ax: Axes) -> Axes:
     return ax
 
 
-def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
+def distortion(results: Evaluation, ax: Axes) -> Axes:
     """D on train (open, dashed) and test (filled, solid) against β, means over seeds."""
-    data = tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
+    data = results.tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
     for name, cell, colour, shape in curves(data):
         for split, (line, filled) in _SPLITS.items():
             look: dict[str, Any] = {"color": colour, "markerfacecolor": colour if filled else "white"}
@@ -62,7 +63,7 @@ def distortion(tree: xr.DataTree, ax: Axes) -> Axes:
             ax.plot(cell.beta, values, line + shape, linewidth=1.2, label=f"{name} {split}".strip(), **look)
     if not ax.has_data():
         return ax
-    for theory, label in theory_curves(tree):
+    for theory, label in theory_curves(results.tree):
         ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label=label, zorder=1)
     draw_floor(ax, data)
     ax.set_xscale("log")

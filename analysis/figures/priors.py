@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.style import COLOURS, first_varying, panels
 from pyrovae.analysis.findings.cells import cells
+from pyrovae.store.results import Evaluation
 
 #: Colours of I and G.
 _INFORMATION, _GAP = COLOURS[0], COLOURS[4]
@@ -17,7 +18,7 @@ _CUT = 3.0
 MAX_PANELS = 12
 
 
-def gap_decomposition(tree: xr.DataTree, ax: Axes) -> Axes:
+def gap_decomposition(results: Evaluation, ax: Axes) -> Axes:
     """The rate split into mutual information and prior gap, for train and test, by prior or by γ; means over seeds.
 
     On train, R = I + G under the q(z) of the training images; on test, under that of the test images. Error bars are
@@ -25,10 +26,10 @@ def gap_decomposition(tree: xr.DataTree, ax: Axes) -> Axes:
     p(z) = q(z), although each image is scored against the other ones only. Nothing is drawn if the study has a single
     prior and γ, or if G is not measured.
     """
-    axis = first_varying(tree, ["prior", "gamma"])
+    axis = first_varying(results.tree, ["prior", "gamma"])
     if axis is None:
         return ax
-    codes = tree["information"].to_dataset()
+    codes = results.tree["information"].to_dataset()
     axes_of_panels = [str(dim) for dim in codes["prior_gap"].dims if dim not in ("seed", axis)]
     measured = [
         (where, cell.dropna(axis, how="all", subset=["prior_gap"])) for where, cell in cells(codes, axes_of_panels)

@@ -8,17 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
 from pyrovae.analysis.figures.style import curves, legend, theory_curves
+from pyrovae.store.results import Evaluation
 
 #: Symbol and line style of each variable.
 _LOOKS = {"rate": ("R", "-"), "prior_gap": ("G", "--"), "mutual_information": ("I", "-.")}
 
 
-def information(tree: xr.DataTree, ax: Axes) -> Axes:
+def information(results: Evaluation, ax: Axes) -> Axes:
     """Rate R, mutual information I and prior gap G of the training set against β, means over seeds, and log N.
 
     The axis is linear up to 1 nat and logarithmic above.
     """
-    data = _training_set(tree)
+    data = _training_set(results.tree)
     for name, cell, colour, shape in curves(data):
         for variable, (symbol, line) in _LOOKS.items():
             if cell[variable].notnull().any():
@@ -27,7 +28,7 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
                 ax.plot(cell.beta, cell[variable], line + shape, **look)
     if not ax.has_data():
         return ax
-    for theory, once in theory_curves(tree):
+    for theory, once in theory_curves(results.tree):
         for variable in _LOOKS:
             ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=once, zorder=1)
             once = None
@@ -43,12 +44,12 @@ def information(tree: xr.DataTree, ax: Axes) -> Axes:
     return ax
 
 
-def saturation(tree: xr.DataTree, ax: Axes) -> Axes:
+def saturation(results: Evaluation, ax: Axes) -> Axes:
     """Mutual information I of the training images against their rate R, means over seeds, one point per β.
 
     On the diagonal, the rate is all information. Where I has reached log N, the rest of the rate is prior gap.
     """
-    data = _training_set(tree)
+    data = _training_set(results.tree)
     for curve in curves(data, "mutual_information"):
         look: dict[str, Any] = {"color": curve.colour, "linewidth": 1.2, "label": curve.name or "I"}
         ax.plot(curve.data["rate"], curve.data["mutual_information"], "-" + curve.shape, **look)

@@ -1,10 +1,9 @@
 """Findings about generalization, each tested on the study at hand with an interval and a verdict."""
 
-import xarray as xr
-
 from pyrovae.analysis.findings import beta, depth, information, memorisation, priors
 from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.statistics import Finding, Verdict
+from pyrovae.store.results import Evaluation
 
 #: All findings, in the order of reports.
 FINDINGS: tuple[Finding, ...] = (
@@ -16,20 +15,21 @@ FINDINGS: tuple[Finding, ...] = (
 )
 
 
-def findings(tree: xr.DataTree) -> list[Verdict]:
+def findings(results: Evaluation) -> list[Verdict]:
     """The findings that a study can test, each with its verdicts.
 
     Runs that diverged or are not done are left out; a verdict that rests on one of them is undecided.
 
     Args:
-        tree: the results of a study, or of a later evaluation of it.
+        results: of a study, or of a later evaluation of it.
 
     Example:
         >>> from pyrovae import Study
         >>> from pyrovae.store import schema
-        >>> verdict, *_ = findings(schema.empty(Study.of(name="mine", beta=[0.1, 1])))
+        >>> nothing = schema.empty(Study.of(name="mine", beta=[0.1, 1]))
+        >>> verdict, *_ = findings(Evaluation(nothing, tmp_path))
         >>> print(verdict.text, "–", verdict.outcome)
         Lowering β from 1 to 0.1 lowers the test distortion – undecided
     """
-    study = StudyCells.of(tree)
+    study = StudyCells.of(results)
     return [verdict for finding in FINDINGS for verdict in finding.verdicts(study)]

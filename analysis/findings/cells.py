@@ -5,9 +5,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from pyrovae.measures.likelihood import is_loose
+from pyrovae.store.results import Evaluation
+
+#: Values per image, and numbers of a run, that findings are tested on.
+PER_IMAGE = ("distortion", "rate", "log_likelihood", "reconstruction_distance")
+PER_RUN = ("mutual_information", "log_n", "prior_gap", "prior_gap_se")
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,16 @@ class StudyCells:
     prior_swapped: bool
 
     @classmethod
-    def of(cls, tree: xr.DataTree) -> "StudyCells":
-        """The cells of a tree of results."""
-        images, information = tree["images"].to_dataset(), tree["information"].to_dataset()
-        if "runs" in tree.root.children:
-            done = tree.root["runs"].to_dataset()["status"] == "done"
-            images, information = images.where(done), information.where(done)
-        loose = is_loose(tree["likelihood"].to_dataset())
-        names = ["mutual_information", "log_n", "prior_gap", "prior_gap_se"]
-        return cls(images, information[names].assign(loose=loose), "prior" in tree.attrs)
+    def of(cls, results: Evaluation) -> "StudyCells":
+        """The cells of the results of a study, or of a later evaluation of it."""
+        runs, information, likelihood = (
+            results.tree[group].to_dataset() for group in ("runs", "information", "likelihood")
+        )
+        done, images = runs["status"] == "done", results.images()
+        missing = xr.DataArray(np.nan, images.coords, list(images.sizes))
+        images = xr.Dataset({name: images.get(name, missing) for name in PER_IMAGE}).where(done)
+        information = information[list(PER_RUN)].where(done).assign(loose=is_loose(likelihood))
+        return cls(images, information, "prior" in results.tree.attrs)
 
     def values(self, axis: str) -> list[Any]:
         """The values of an axis in ascending order; empty if the study has no such axis."""

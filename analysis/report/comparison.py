@@ -1,6 +1,7 @@
 """Comparison of several studies: their numbers in one tree, and the settings in which they differ."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -9,10 +10,30 @@ from rich.table import Table
 from pyrovae.analysis.report.all_runs import shared_settings, study_of
 from pyrovae.analysis.report.columns import written
 from pyrovae.store import schema
+from pyrovae.store.results import Evaluation
 from pyrovae.study import DATA_SETTINGS, Study
 
 #: Settings that decide what D and R mean.
 _MEANING = (*DATA_SETTINGS, "likelihood", "noise_scale")
+
+
+class Comparison(Evaluation):
+    """The numbers of some studies side by side, without the values per image and the pictures that each of them has.
+
+    Args:
+        trees: the results of each study, by its label.
+    """
+
+    def __init__(self, trees: Mapping[str, xr.DataTree]) -> None:
+        super().__init__(joined(trees), Path())
+
+    def images(self, /, **at: Any) -> xr.Dataset:
+        """Nothing."""
+        return xr.Dataset()
+
+    def pictures(self, group: str, /, **at: Any) -> xr.Dataset:
+        """Nothing."""
+        return xr.Dataset()
 
 
 def joined(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
@@ -74,7 +95,7 @@ def _on(tree: xr.DataTree, axes: list[str]) -> dict[str, xr.Dataset]:
     shared = shared_settings(study_of(tree))
     missing = {axis: [shared.get(axis)] for axis in axes if axis not in tree["runs"].dims}
     groups = dict.fromkeys(["runs", *(each.group for each in schema.quantities(tree))])
-    return {group: schema.numbers(tree[group]).expand_dims(missing) for group in groups}
+    return {group: tree[group].to_dataset().expand_dims(missing) for group in groups}
 
 
 def _concatenated(placed: Mapping[str, Mapping[str, xr.Dataset]], group: str, mixed: list[str]) -> xr.Dataset:

@@ -26,11 +26,13 @@ from pyrovae.analysis.report import tables
 from pyrovae.analysis.report.all_runs import AllRuns, all_runs, study_of
 from pyrovae.analysis.report.columns import columns, written
 from pyrovae.analysis.report.comparison import differences, joined, not_comparable
-from pyrovae.analysis.report.provenance import later, provenance
+from pyrovae.analysis.report.export import csv
+from pyrovae.analysis.report.provenance import provenance
 from pyrovae.analysis.report.references import bibtex
 from pyrovae.measures import Quantity
 from pyrovae.store import schema
-from pyrovae.study import Measure, Study
+from pyrovae.store.results import Evaluation, Results
+from pyrovae.study import Study
 from pyrovae.system import atomic
 
 #: Most runs whose reconstructions are shown, to limit the size of the file.
@@ -68,19 +70,20 @@ class Sheet:
         return cls(str(table.title or ""), [str(column.header) for column in table.columns], rows)
 
 
-def save(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path], file: Path) -> None:
+def save(results: Mapping[str, Results], drawn: Sequence[Path], file: Path) -> None:
     """Writes the page to a file."""
-    atomic.write(file, page(trees, drawn).encode())
+    atomic.write(file, page(results, drawn).encode())
 
 
-def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
+def page(results: Mapping[str, Results], drawn: Sequence[Path]) -> str:
     """The report of some studies as one HTML page.
 
     Args:
-        trees: the results of each study, by its label.
+        results: of each study, by its label.
         drawn: files of figures, as `figures.save` returns them; PNG files are shown.
     """
-    one = len(trees) == 1
+    one = len(results) == 1
+    trees = {name: each.tree for name, each in results.items()}
     studies = {name: study_of(tree) for name, tree in trees.items()}
     runs = all_runs(trees)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -97,17 +100,18 @@ def page(trees: Mapping[str, xr.DataTree], drawn: Sequence[Path]) -> str:
         axes={axis: _values(runs.frame[axis]) for axis in runs.varied},
         all_runs=_sheet(runs),
         together=[] if one else [Sheet.of(table) for table in tables.measured(joined(trees))],
-        facts=_facts(runs, trees),
+        csv=_data_uri(csv(trees).encode(), "text/csv"),
+        facts=_facts(runs, results),
         glossary=_glossary(trees.values()),
         pictured=PICTURED if len(runs.frame) > PICTURED else 0,
-        parts=[part for name, tree in trees.items() for part in _parts(tree, "" if one else name)],
+        parts=[part for name, each in results.items() for part in _parts(each, "" if one else name)],
         figures=[
             (file.stem.replace("_", " "), captions[file.stem], _data_uri(file.read_bytes()))
             for file in drawn
             if file.suffix == ".png"
         ],
         provenance=[(name, [Sheet.of(table) for table in provenance(tree)]) for name, tree in trees.items()],
-        bibtex=bibtex(study for tree in trees.values() for study in _measured_studies(tree)),
+        bibtex=bibtex(study for each in results.values() for study in _measured_studies(each)),
     )
 
 
@@ -165,18 +169,14 @@ def _sheet(runs: AllRuns) -> Sheet:
     return Sheet("; ".join(["all runs, nats per image unless stated otherwise", *runs.caveats]), headings, rows)
 
 
-def _facts(runs: AllRuns, trees: Mapping[str, xr.DataTree]) -> list[dict[str, Any]]:
+def _facts(runs: AllRuns, results: Mapping[str, Results]) -> list[dict[str, Any]]:
     """The coordinates and numbers of every run, and its reconstructions if there are not too many runs."""
-    pictures = {
-        study: tree["reconstructions"].to_dataset()[["original", "reconstruction"]].load()
-        for study, tree in trees.items()
-        if "reconstructions" in tree.children and len(runs.frame) <= PICTURED
-    }
+    few = len(runs.frame) <= PICTURED
     return [
         {
             "place": {axis: written(run[axis]) for axis in runs.axes},
             "numbers": runs.numbers(run),
-            "picture": _picture(pictures[run["study"]], run) if run["study"] in pictures else "",
+            "picture": _picture(results[run["study"]], run) if few else "",
         }
         for _, run in runs.frame.iterrows()
     ]
@@ -199,9 +199,11 @@ def _meaning(quantity: Quantity) -> str:
     return f"{quantity.long_name}{unit}{kind}"
 
 
-def _picture(pictures: xr.Dataset, run: pd.Series) -> str:
+def _picture(results: Results, run: pd.Series) -> str:
     """Test images above their reconstructions, as a data URI; empty unless they have one or three channels."""
-    cell = pictures.sel({axis: run[axis] for axis in pictures.indexes})
+    cell = results.pictures("reconstructions", **{str(axis): run[axis] for axis in results.tree["runs"].dims})
+    if not cell:
+        return ""
     rows = [
         np.concatenate(list(cell[name].transpose("sample", "row", "column", "channel").values), axis=1)
         for name in ("original", "reconstruction")
@@ -214,27 +216,31 @@ def _picture(pictures: xr.Dataset, run: pd.Series) -> str:
     return _data_uri(buffer.getvalue())
 
 
-def _parts(tree: xr.DataTree, name: str) -> Iterator[Part]:
+def _parts(results: Results, name: str) -> Iterator[Part]:
     """The parts of a study and of each of its later evaluations."""
-    yield _part(tree, name, "")
-    for child in later(tree):
-        evaluation = tree.children[child]
-        measure, before = _measure_of(evaluation), study_of(tree).measure
-        changed = [f"{key} {value}" for key, value in measure if value != getattr(before, key)]
-        changes = [f"with {', '.join(changed)}"] if changed else []
-        if "only" in evaluation.attrs:
-            changes.append(f"with the measures {', '.join(json.loads(evaluation.attrs['only']))}")
-        if "prior" in evaluation.attrs:
-            changes.append(f"with {evaluation.attrs['prior']} in place of each run's own prior")
-        yield _part(evaluation, f"{name} {child}".strip(), f"evaluated again {', '.join(changes)}".strip())
+    yield _part(results, name, "")
+    for evaluation in results.evaluations.values():
+        yield _part(evaluation, f"{name} {evaluation.name}".strip(), _description(evaluation))
 
 
-def _part(tree: xr.DataTree, heading: str, description: str) -> Part:
-    shown = [Sheet.of(table) for table in tables.measured(tree)]
-    if "only" in tree.attrs:
+def _description(evaluation: Evaluation) -> str:
+    """What a later evaluation changed."""
+    measure, before, attributes = evaluation.measure, study_of(evaluation.tree).measure, evaluation.tree.attrs
+    changed = [f"{key} {value}" for key, value in measure if value != getattr(before, key)]
+    changes = [f"with {', '.join(changed)}"] if changed else []
+    if "only" in attributes:
+        changes.append(f"with the measures {', '.join(json.loads(attributes['only']))}")
+    if "prior" in attributes:
+        changes.append(f"with {attributes['prior']} in place of each run's own prior")
+    return f"evaluated again {', '.join(changes)}".strip()
+
+
+def _part(results: Evaluation, heading: str, description: str) -> Part:
+    shown = [Sheet.of(table) for table in tables.measured(results.tree)]
+    if "only" in results.tree.attrs:
         return Part(heading, description, [], [], shown)
-    found = [(each.outcome, each.text, each.contrast.where, tables.effect(each.contrast)) for each in findings(tree)]
-    return Part(heading, description, found, caveats(tree), shown)
+    found = [(each.outcome, each.text, each.contrast.where, tables.effect(each.contrast)) for each in findings(results)]
+    return Part(heading, description, found, caveats(results.tree), shown)
 
 
 def _set_up(study: Study) -> Sheet:
@@ -245,17 +251,13 @@ def _set_up(study: Study) -> Sheet:
     return Sheet("", ["setting", "value"], rows + [[key, written(settings[key])] for key in others])
 
 
-def _measured_studies(tree: xr.DataTree) -> Iterator[Study]:
+def _measured_studies(results: Results) -> Iterator[Study]:
     """A study, also with the measure settings of each later evaluation."""
-    study = study_of(tree)
+    study = study_of(results.tree)
     yield study
-    for child in later(tree):
-        yield study.model_copy(update={"measure": _measure_of(tree.children[child])})
+    for evaluation in results.evaluations.values():
+        yield study.model_copy(update={"measure": evaluation.measure})
 
 
-def _measure_of(evaluation: xr.DataTree) -> Measure:
-    return Measure.model_validate_json(evaluation.attrs["measure"])
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_uri(content: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,7 +1,7 @@
-"""What made the numbers of a study: code, versions, devices and cohorts."""
+"""What made the numbers of a study: code, versions, devices, and which runs trained together."""
 
 from collections.abc import Iterator
-from math import isnan
+from math import isnan, prod
 
 import pandas as pd
 import xarray as xr
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pyrovae.analysis.report.all_runs import study_of
 from pyrovae.analysis.report.columns import written
+from pyrovae.store.layout import EVALUATIONS
 
 #: Columns of the table, with the variables of the group "runs" that they show.
 FACTS = {
@@ -22,42 +23,57 @@ FACTS = {
 
 
 def provenance(tree: xr.DataTree) -> list[Table]:
-    """What made the numbers of a study and of its later evaluations, by cohort.
+    """What made the numbers of a study and of its later evaluations, by the runs that trained together.
 
-    The runs of each cohort, how and where they were trained, what D and R are, and the process that measured them. A
-    change during training is shown with its step.
+    The key of their cohort, the runs, how and where they were trained, what D and R are, and the process that measured
+    them. A change during training is shown with its step.
     """
-    return [_table(tree, name) for name in ("", *later(tree))]
+    later = tree.children[EVALUATIONS].children if EVALUATIONS in tree.children else {}
+    name = f"provenance of {study_of(tree).name}"
+    titles = {name: tree, **{f"{name}, evaluated again with {child}": node for child, node in later.items()}}
+    return [_table(title, node["runs"].to_dataset()) for title, node in titles.items()]
 
 
-def later(tree: xr.DataTree) -> list[str]:
-    """The later evaluations of a study, in their order."""
-    found = [child for child in tree.children if child.startswith("evaluation_")]
-    return sorted(found, key=lambda child: int(child.rsplit("_", 1)[1]))
-
-
-def _table(tree: xr.DataTree, name: str) -> Table:
-    table = Table(title=f"provenance of {study_of(tree).name}{f', evaluated again as {name}' if name else ''}")
+def _table(title: str, runs: xr.Dataset) -> Table:
+    table = Table(title=title)
     for heading in ("cohort", "runs", *FACTS, "seconds of training", "code and versions"):
         table.add_column(heading)
-    for row in _rows((tree[name] if name else tree)["runs"].to_dataset(), list(map(str, tree["runs"].dims))):
+    for row in _rows(runs):
         table.add_row(*row)
     return table
 
 
-def _rows(runs: xr.Dataset, axes: list[str]) -> Iterator[list[str]]:
-    frame = runs.to_dataframe().reset_index()
-    for cohort, each in frame[frame["cohort"] != ""].groupby("cohort"):
-        place = "; ".join(f"{axis} {', '.join(dict.fromkeys(map(written, each[axis])))}" for axis in axes)
+def _rows(runs: xr.Dataset) -> Iterator[list[str]]:
+    axes = list(map(str, runs["cohort"].dims))
+    frame = runs.to_dataframe(axes).reset_index()
+    for cohort, each in frame[frame["cohort"] != ""].groupby("cohort", sort=False):
         seconds = each["seconds"].max()
         duration = "–" if isnan(seconds) else f"{seconds:.0f}"
         yield [
             str(cohort),
-            place,
+            " and ".join(_places(each[axes])),
             *(_values(each[fact]) for fact in FACTS.values()),
             duration,
             _values(each["versions"]),
         ]
+
+
+def _places(runs: pd.DataFrame) -> Iterator[str]:
+    """Some runs as products of values of their axes.
+
+    Example:
+        >>> list(_places(pd.DataFrame({"beta": [0.1, 0.1, 1.0, 1.0], "seed": [0, 1, 0, 1]})))
+        ['beta 0.1, 1; seed 0, 1']
+        >>> list(_places(pd.DataFrame({"beta": [0.1, 0.1, 1.0], "seed": [0, 1, 1]})))
+        ['beta 0.1; seed 0, 1', 'beta 1; seed 1']
+    """
+    values = {axis: runs[axis].drop_duplicates() for axis in runs}
+    if len(runs) == prod(map(len, values.values())):
+        yield "; ".join(f"{axis} {', '.join(map(written, each))}" for axis, each in values.items())
+        return
+    first = next(axis for axis, each in values.items() if len(each) > 1)
+    for _, part in runs.groupby(first, sort=False):
+        yield from _places(part)
 
 
 def _values(column: "pd.Series[str]") -> str:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import xarray as xr
-
 from pyrovae.analysis import figures
 from pyrovae.analysis.report import page
-from pyrovae.analysis.report.comparison import joined
+from pyrovae.analysis.report.comparison import Comparison
 from pyrovae.errors import InputError
 from pyrovae.runner.open import open_results
 from pyrovae.store.results import Results, study_in
@@ -19,8 +17,8 @@ REPORT = "report.html"
 
 def draw(results: Results) -> None:
     """Writes the figures and the report of a study into its folder."""
-    drawn = figures.save(results.tree, results.folder / "figures")
-    page.save({results.folder.resolve().name: results.tree}, drawn, results.folder / REPORT)
+    drawn = figures.save(results, results.folder / "figures")
+    page.save({results.folder.resolve().name: results}, drawn, results.folder / REPORT)
 
 
 def draw_again(folder: str | Path) -> Path:
@@ -35,7 +33,7 @@ def draw_again(folder: str | Path) -> Path:
     return Path(folder) / REPORT
 
 
-def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") -> dict[str, xr.DataTree]:
+def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") -> dict[str, Results]:
     """Compares several studies in joint figures and one report.
 
     Args:
@@ -53,8 +51,8 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
         >>> tiny = {"steps": 2, "depth": 1, "width": 8, "train_images": 64, "test_images": 64, "seed": 0}
         >>> for beta in (0.1, 1):
         ...     _ = run(Study.load("quick", **tiny, beta=[beta]), out=tmp_path / f"beta-{beta}", quiet=True)
-        >>> trees = compare([tmp_path / "beta-0.1", tmp_path / "beta-1"], out=tmp_path / "both")
-        >>> list(trees), (tmp_path / "both/report.html").exists()
+        >>> found = compare([tmp_path / "beta-0.1", tmp_path / "beta-1"], out=tmp_path / "both")
+        >>> list(found), (tmp_path / "both/report.html").exists()
         (['beta-0.1', 'beta-1'], True)
     """
     paths = [Path(folder) for folder in folders]
@@ -66,6 +64,7 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
         raise InputError(f"{out}: expected a folder for the comparison, got that of a study; choose another --out")
     names = [path.resolve().name for path in paths]
     labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
-    trees = {label: open_results(path).tree for label, path in zip(labels, paths, strict=True)}
-    page.save(trees, figures.save(joined(trees), Path(out)), Path(out) / REPORT)
-    return trees
+    found = {label: open_results(path) for label, path in zip(labels, paths, strict=True)}
+    together = Comparison({label: each.tree for label, each in found.items()})
+    page.save(found, figures.save(together, Path(out)), Path(out) / REPORT)
+    return found
