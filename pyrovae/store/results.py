@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyrovae import parts
 from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
-from pyrovae.measures.declared import of_settings
+from pyrovae.measures.declared import shipped
 from pyrovae.measures.measure import PER_IMAGE_DIMS
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
@@ -113,7 +113,7 @@ class Evaluation:
 
     def _attributes(self, name: str) -> dict[str, Any]:
         """The attributes of a value per image."""
-        declared = [each for measure in of_settings(self.measure) for each in measure.quantities if each.name == name]
+        declared = [each for measure in shipped() for each in measure.quantities if each.name == name]
         found = declared[0].attributes(declared[0].variable) if declared else {}
         return found | ({"threshold": pareto_k_threshold(self.measure.particles)} if name == "pareto_k" else {})
 
