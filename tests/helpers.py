@@ -1,14 +1,15 @@
-"""Shared by tests of several folders: a small study, the command in a process, comparison of results."""
+"""Shared by tests: a small study, results in memory, the command in a process, comparison of results."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
-from pyrovae import Study, open_results
+from pyrovae import Results, Study, open_results
 
 #: The installed command.
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
@@ -33,6 +34,27 @@ for arguments in json.loads(sys.argv[1]):
             code = exit.code or 0
     print(json.dumps([code, out.getvalue(), err.getvalue()]))
 """
+
+
+class InMemory(Results):
+    """Results in memory.
+
+    Args:
+        images: values per image; none by default.
+        pictures: by group.
+    """
+
+    def __init__(
+        self, tree: xr.DataTree, images: xr.Dataset | None = None, pictures: Mapping[str, xr.Dataset] | None = None
+    ) -> None:
+        self.tree, self.folder, self.name = tree, Path(), ""
+        self._images, self._pictures = images, pictures or {}
+
+    def images(self, /, **at: Any) -> xr.Dataset:
+        return super().images(**at) if self._images is None else self._images.sel(at)
+
+    def pictures(self, group: str, /, **at: Any) -> xr.Dataset:
+        return self._pictures[group].sel(at) if group in self._pictures else xr.Dataset()
 
 
 def run_commands(*commands: Sequence[str], wrapper: Sequence[str] = ()) -> list[subprocess.CompletedProcess[str]]:

@@ -7,6 +7,7 @@ import xarray as xr
 from pyrovae.estimators.information import SATURATED
 from pyrovae.estimators.likelihood import HIGH_K_SHARE
 from pyrovae.measures.likelihood import is_loose
+from pyrovae.study import Study
 
 #: Training has converged if at most this share of the total loss decrease came in the last quarter of the steps.
 CONVERGED = 0.01
@@ -15,10 +16,11 @@ CONVERGED = 0.01
 def caveats(tree: xr.DataTree) -> list[str]:
     """The caveats of a study, or of a later evaluation of it, one line each.
 
-    Runs that diverged or are not done; what is not measured, and why; training that had not converged; bounds of
-    log p(x) that may be loose; saturated mutual information.
+    Runs that diverged; what is not measured, and why; runs that are not done; training that had not converged; bounds
+    of log p(x) that may be loose; saturated mutual information.
     """
-    return [*_of_runs(tree["runs"].to_dataset()), *_of_training(tree.root), *_of_measures(tree)]
+    runs = tree["runs"].to_dataset()
+    return [*_of_runs(runs), *_of_missing_steps(tree, runs), *_of_training(tree.root), *_of_measures(tree)]
 
 
 def late_decrease(curves: xr.Dataset) -> xr.DataArray:
@@ -51,14 +53,24 @@ def _of_runs(runs: xr.Dataset) -> Iterator[str]:
     yield from sorted(set(runs["skipped"].values.flatten()) - {""})
     if len(set(runs["versions"].values.flatten()) - {""}) > 1:
         yield "not all runs were made by the same code and versions: see 'pyrovae show DIR --provenance'"
-    if pending := int((runs["status"] == "pending").sum()):
-        yield f"{pending} of {runs['status'].size} runs are not done yet"
+
+
+def _of_missing_steps(tree: xr.DataTree, runs: xr.Dataset) -> Iterator[str]:
+    """Runs without numbers, and those with numbers from an earlier step than the study asks for."""
+    reached = runs["step"].values[runs["status"].values == "pending"]
+    missing, steps, total = int((reached < 0).sum()), reached[reached >= 0], runs["status"].size
+    if missing:
+        yield f"{missing} of {total} runs are not {'done' if tree.parent is None else 'measured like this'} yet"
+    if len(steps):
+        last = Study.of_yaml(tree.root.attrs["study"]).base.steps
+        earlier = " to ".join(f"{step:,}" for step in sorted({steps.min(), steps.max()}))
+        yield (
+            f"{len(steps)} of {total} runs have not reached step {last:,}: their numbers are from step {earlier}; "
+            "'pyrovae run' continues them"
+        )
 
 
 def _of_training(study: xr.DataTree) -> Iterator[str]:
-    """Training that had not converged; not where `steps` is an axis, because there short training is intended."""
-    if "steps" in study["runs"].dims:
-        return
     late = late_decrease(study["curves"].to_dataset())
     if number := int((late > CONVERGED).sum()):
         yield (

@@ -37,8 +37,8 @@ class StudyCells:
             results.tree[group].to_dataset() for group in ("runs", "information", "likelihood")
         )
         done, images = runs["status"] == "done", results.images()
-        missing = xr.DataArray(np.nan, images.coords, list(images.sizes))
-        images = xr.Dataset({name: images.get(name, missing) for name in PER_IMAGE}).where(done)
+        missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
+        images = images.assign({name: missing for name in PER_IMAGE if name not in images})[list(PER_IMAGE)].where(done)
         information = information[list(PER_RUN)].where(done).assign(loose=is_loose(likelihood))
         return cls(images, information, "prior" in results.tree.attrs)
 

@@ -232,12 +232,19 @@ def _description(evaluation: Evaluation) -> str:
         changes.append(f"with the measures {', '.join(json.loads(attributes['only']))}")
     if "prior" in attributes:
         changes.append(f"with {attributes['prior']} in place of each run's own prior")
+    if _is_outdated(evaluation):
+        changes.append("on earlier weights, so that there are no numbers until the same 'pyrovae evaluate' is run again")
     return f"evaluated again {', '.join(changes)}".strip()
+
+
+def _is_outdated(results: Evaluation) -> bool:
+    """Whether a later evaluation has no numbers, because all runs have been trained further."""
+    return bool(results.name) and bool((results.tree["runs"]["step"] < 0).all())
 
 
 def _part(results: Evaluation, heading: str, description: str) -> Part:
     shown = [Sheet.of(table) for table in tables.measured(results.tree)]
-    if "only" in results.tree.attrs:
+    if "only" in results.tree.attrs or _is_outdated(results):
         return Part(heading, description, [], [], shown)
     found = [(each.outcome, each.text, each.contrast.where, tables.effect(each.contrast)) for each in findings(results)]
     return Part(heading, description, found, caveats(results.tree), shown)

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import InMemory
 from rich.table import Table
 from typer.testing import CliRunner
 
 from pyrovae import Study, run
 from pyrovae.analysis import figures
 from pyrovae.analysis.report import page, tables
-from pyrovae.analysis.report.comparison import differences, joined, not_comparable
+from pyrovae.analysis.report.comparison import Comparison, differences, joined, not_comparable
 from pyrovae.cli import app
 from pyrovae.errors import InputError
 from pyrovae.runner.reporting import compare
@@ -70,7 +71,7 @@ def test_table_has_a_row_for_every_cell(trees: dict[str, xr.DataTree]) -> None:
 
 
 def test_plane_shows_the_curves_of_all_studies(trees: dict[str, xr.DataTree]) -> None:
-    drawn = figures.drawn(joined(trees))
+    drawn = figures.drawn(Comparison(trees))
     assert set(drawn) >= {"rate_distortion", "distortion", "information", "saturation"}
     lines = {str(line.get_label()): line for line in drawn["rate_distortion"].axes[0].lines}
     own = trees["deep"]["rate_distortion"].to_dataset().sel(depth=3, split="test").mean("seed")
@@ -99,7 +100,7 @@ def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree])
 
 
 def test_report_lists_every_run_with_its_study(trees: dict[str, xr.DataTree]) -> None:
-    shown = page.page(trees, [])
+    shown = page.page({name: InMemory(tree) for name, tree in trees.items()}, [])
     assert shown.count("data-run=") == 4 + 8 + 2
     assert all(f'data-axis="study" value="{name}"' in shown for name in trees)
     assert "the studies differ in train_ratio" in shown

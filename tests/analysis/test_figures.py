@@ -1,8 +1,10 @@
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import InMemory
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -48,7 +50,7 @@ def ax() -> Axes:
 
 
 def test_plane_shows_the_results(tree: xr.DataTree, ax: Axes) -> None:
-    figures.rate_distortion(tree, ax)
+    figures.rate_distortion(InMemory(tree), ax)
     drawn = {str(line.get_label()): line.get_xydata() for line in ax.lines}
     cells = tree["/rate_distortion"].to_dataset().mean("seed")
     for depth, split in product([1, 3], ["train", "test"]):
@@ -58,7 +60,7 @@ def test_plane_shows_the_results(tree: xr.DataTree, ax: Axes) -> None:
 
 
 def test_labels_are_at_test_points_and_do_not_overlap(tree: xr.DataTree, ax: Axes) -> None:
-    figures.rate_distortion(tree, ax)
+    figures.rate_distortion(InMemory(tree), ax)
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]
     labels = [text for text in ax.texts if text.get_text()]
     assert sorted(label.get_text() for label in labels) == sorted(f"{beta:g}" for beta in BETAS * 2)
@@ -76,7 +78,7 @@ def test_labels_are_at_test_points_and_do_not_overlap(tree: xr.DataTree, ax: Axe
 
 def test_run_without_numbers_has_no_label(tree: xr.DataTree, ax: Axes) -> None:
     tree["/rate_distortion"]["rate"].loc[{"beta": 0.1, "depth": 3}] = np.nan
-    figures.rate_distortion(tree, ax)
+    figures.rate_distortion(InMemory(tree), ax)
     labels = [text.get_text() for text in ax.texts if text.get_text()]
     assert labels.count("0.1") == 1
     assert len(labels) == 2 * len(BETAS) - 1
@@ -84,7 +86,7 @@ def test_run_without_numbers_has_no_label(tree: xr.DataTree, ax: Axes) -> None:
 
 def test_missing_floor_is_not_drawn(tree: xr.DataTree, ax: Axes) -> None:
     tree["/rate_distortion"]["floor"][:] = np.nan
-    figures.rate_distortion(tree, ax)
+    figures.rate_distortion(InMemory(tree), ax)
     assert "floor (test)" not in [line.get_label() for line in ax.lines]
 
 
@@ -93,7 +95,7 @@ def drawn_lines(ax: Axes) -> dict[str, np.ndarray]:
 
 
 def test_distortion_is_drawn_against_beta(tree: xr.DataTree, ax: Axes) -> None:
-    drawn = drawn_lines(figures.distortion(tree, ax))
+    drawn = drawn_lines(figures.distortion(InMemory(tree), ax))
     cells = tree["rate_distortion"].to_dataset().mean("seed")
     for depth, split in product([1, 3], ["train", "test"]):
         expected = cells["distortion"].sel(depth=depth, split=split)
@@ -102,7 +104,7 @@ def test_distortion_is_drawn_against_beta(tree: xr.DataTree, ax: Axes) -> None:
 
 
 def test_information_figure_shows_rate_gap_information_and_log_n(tree: xr.DataTree, ax: Axes) -> None:
-    drawn = drawn_lines(figures.information(tree, ax))
+    drawn = drawn_lines(figures.information(InMemory(tree), ax))
     rate = tree["rate_distortion"]["rate"].sel(split="train").mean("seed")
     codes = tree["information"].to_dataset().mean("seed")
     for depth in (1, 3):
@@ -112,7 +114,7 @@ def test_information_figure_shows_rate_gap_information_and_log_n(tree: xr.DataTr
 
 
 def test_theory_is_drawn_in_the_plane(tree: xr.DataTree, ax: Axes) -> None:
-    drawn = drawn_lines(figures.rate_distortion(tree, ax))
+    drawn = drawn_lines(figures.rate_distortion(InMemory(tree), ax))
     np.testing.assert_allclose(drawn["theory (population)"], [[20, 50], [10, 60], [1, 90]])
 
 
@@ -120,7 +122,7 @@ def test_many_curves_have_distinct_looks_and_an_outer_legend(tree: xr.DataTree, 
     widths = [16, 64, 256, 1024]
     many = [tree["rate_distortion"].to_dataset().assign(distortion=lambda d, w=w: d["distortion"] + w) for w in widths]
     cells = xr.concat(many, xr.Variable("width", widths))
-    figures.rate_distortion(xr.DataTree.from_dict({"/rate_distortion": cells}), ax)
+    figures.rate_distortion(InMemory(xr.DataTree.from_dict({"/rate_distortion": cells})), ax)
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]
     looks = {
         str(line.get_label()): (line.get_color(), line.get_marker(), line.get_markerfacecolor())
@@ -136,12 +138,12 @@ def test_many_curves_have_distinct_looks_and_an_outer_legend(tree: xr.DataTree, 
 
 def test_each_distinct_floor_is_drawn(tree: xr.DataTree, ax: Axes) -> None:
     tree["/rate_distortion"]["floor"].loc[{"depth": 3}] = 30
-    figures.rate_distortion(tree, ax)
+    figures.rate_distortion(InMemory(tree), ax)
     assert sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":") == [30, 49]
 
 
 def test_saturation_shows_information_against_rate(tree: xr.DataTree, ax: Axes) -> None:
-    drawn = drawn_lines(figures.saturation(tree, ax))
+    drawn = drawn_lines(figures.saturation(InMemory(tree), ax))
     rate = tree["rate_distortion"]["rate"].sel(split="train").mean("seed")
     for depth in (1, 3):
         np.testing.assert_allclose(drawn[f"depth {depth}"], np.stack([rate.sel(depth=depth), [8.0] * 12], axis=1))
@@ -150,7 +152,7 @@ def test_saturation_shows_information_against_rate(tree: xr.DataTree, ax: Axes) 
 
 
 @pytest.fixture
-def curves(tree: xr.DataTree) -> xr.DataTree:
+def curves(tree: xr.DataTree) -> InMemory:
     """Learning curves without equal points, traversals, and values of k̂."""
     steps, rng = [0, 1, 10, 100], np.random.default_rng(0)
     coords = {"split": ["train", "test"], "step": steps, "beta": BETAS, "seed": [0, 1], "depth": [1, 3]}
@@ -165,16 +167,15 @@ def curves(tree: xr.DataTree) -> xr.DataTree:
     k[1, 0, 0, 0, 0] = -np.inf
     images = xr.Dataset({"pareto_k": (["split", *grid, "image"], k)}, {"split": ["train", "test"], **grid})
     images["pareto_k"].attrs["threshold"] = 0.58
-    for name, data in {"curves": learned, "traversals": along, "images": images}.items():
-        tree[name] = xr.DataTree(data)
-    return tree
+    tree["curves"] = xr.DataTree(learned)
+    return InMemory(tree, images, {"traversals": along})
 
 
-def test_learning_curves_have_panels_for_lowest_middle_and_highest_beta(curves: xr.DataTree, ax: Axes) -> None:
+def test_learning_curves_have_panels_for_lowest_middle_and_highest_beta(curves: InMemory, ax: Axes) -> None:
     figures.learning_curves(curves, ax)
     panels = ax.figure.axes[1:]
     assert [panel.get_title() for panel in panels] == ["β = 0.001", "β = 1", "β = 5"]
-    data = curves["curves/distortion"].mean("seed")
+    data = curves.tree["curves/distortion"].mean("seed")
     for panel, beta in zip(panels, (0.001, 1.0, 5.0), strict=True):
         drawn = drawn_lines(panel)
         for depth, split in product([1, 3], ["train", "test"]):
@@ -186,12 +187,12 @@ def test_learning_curves_have_panels_for_lowest_middle_and_highest_beta(curves: 
         }
 
 
-def test_axes_placed_by_hand_cannot_hold_panels(curves: xr.DataTree) -> None:
+def test_axes_placed_by_hand_cannot_hold_panels(curves: InMemory) -> None:
     with pytest.raises(ValueError, match="expected axes that subplots"):
         figures.learning_curves(curves, Figure().add_axes((0, 0, 1, 1)))
 
 
-def test_figure_within_a_larger_one_keeps_its_size(curves: xr.DataTree) -> None:
+def test_figure_within_a_larger_one_keeps_its_size(curves: InMemory) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     figures.rate_distortion(curves, left)
@@ -199,9 +200,9 @@ def test_figure_within_a_larger_one_keeps_its_size(curves: xr.DataTree) -> None:
     assert figure.get_size_inches().tolist() == [9, 4]
 
 
-def test_pareto_k_shows_quantiles_over_images_and_seeds(curves: xr.DataTree, ax: Axes) -> None:
+def test_pareto_k_shows_quantiles_over_images_and_seeds(curves: InMemory, ax: Axes) -> None:
     figures.pareto_k(curves, ax)
-    pooled = curves["images/pareto_k"].sel(split="test").clip(min=-0.5)
+    pooled = curves.images()["pareto_k"].sel(split="test").clip(min=-0.5)
     bars = {str(each.get_label()): each for each in ax.containers}
     for depth in (1, 3):
         quantiles = pooled.sel(depth=depth).stack(each=("seed", "image")).quantile([0.1, 0.5, 0.9], "each")
@@ -213,20 +214,28 @@ def test_pareto_k_shows_quantiles_over_images_and_seeds(curves: xr.DataTree, ax:
     assert list(line.get_ydata()) == [0.58, 0.58]
 
 
-def test_traversals_have_rows_by_depth_and_latent(curves: xr.DataTree, ax: Axes) -> None:
+def test_traversals_have_rows_by_depth_and_latent(curves: InMemory, ax: Axes) -> None:
     figures.traversals(curves, ax)
     panels = np.array(ax.figure.axes[1:]).reshape(6, 3)
     assert [panel.get_title() for panel in panels[3]] == [f"β = {beta:g}, depth 3" for beta in (0.001, 1, 5)]
-    data = curves["traversals"].to_dataset().sel(beta=1.0, depth=3, seed=0).isel(rank=2)
+    data = curves.pictures("traversals").sel(beta=1.0, depth=3, seed=0).isel(rank=2)
     drawn = panels[5, 1].images[0].get_array()
     np.testing.assert_array_equal(drawn[:, 4:8], data["traversal"].isel(sample=1, channel=0))
     assert panels[5, 1].get_ylabel() == f"z{data['latent']:.0f}, {data['share']:.0%}"
 
 
+def test_only_pictures_that_are_drawn_are_read(curves: InMemory, ax: Axes, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    read = InMemory.pictures
+    monkeypatch.setattr(InMemory, "pictures", lambda self, group, /, **at: asked.append(at) or read(self, group, **at))
+    figures.traversals(curves, ax)
+    assert asked == [{"beta": [0.001, 1.0, 5.0], "seed": 0}]
+
+
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_figure_of_no_results_is_empty(name: str, ax: Axes) -> None:
     study = Study.of(name="empty", beta=[0.1, 1], prior=["vamp", "flow"])
-    assert figures.FIGURES[name](empty_results(study), ax) is ax
+    assert figures.FIGURES[name](InMemory(empty_results(study)), ax) is ax
     assert not any(each.has_data() for each in ax.figure.axes)
     assert figures.captions()[name].endswith(".")
 
@@ -243,7 +252,7 @@ def text_of(figure: Figure) -> list[Text]:
     return [text for text in seen if text.get_text().strip() and text.get_visible()]
 
 
-def test_text_does_not_overlap_in_any_figure(curves: xr.DataTree) -> None:
+def test_text_does_not_overlap_in_any_figure(curves: InMemory) -> None:
     drawn = figures.drawn(curves)
     assert {"rate_distortion", "saturation", "learning_curves", "pareto_k", "traversals"} <= set(drawn)
     for name, figure in drawn.items():

@@ -3,13 +3,16 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import InMemory
 
+from pyrovae import Study
 from pyrovae.analysis.findings import FINDINGS, findings
 from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.statistics import Verdict
+from pyrovae.store import schema
 
 
-def _tree(effect: float, noise: float = 1.0, seeds: int = 3, saturated: bool = True) -> xr.DataTree:
+def study_of(effect: float, noise: float = 1.0, seeds: int = 3, saturated: bool = True) -> InMemory:
     """Distortions that fall by ``effect`` from β = 1 to 0.1, and from one layer to three; G is larger by 30 nats."""
     rng = np.random.default_rng(0)
     values = 100 + noise * rng.normal(size=(2, 200, 2, seeds, 2))
@@ -27,17 +30,17 @@ def _tree(effect: float, noise: float = 1.0, seeds: int = 3, saturated: bool = T
     }
     images = {"distortion": (dims, values), "reconstruction_distance": (dims, np.full(values.shape, np.nan))}
     bounds = {name: (dims[2:], np.zeros(shape)) for name in ("log_likelihood", "high_pareto_k")}
-    return xr.DataTree.from_dict(
-        {
-            "/images": xr.Dataset(images, coords),
-            "/likelihood": xr.Dataset(bounds, coords_in),
-            "/information": xr.Dataset({name: (dims[2:], value) for name, value in information.items()}, coords_in),
-        }
-    )
+    runs = {"status": (dims[2:], np.full(shape, "done", object))}
+    groups = {
+        "likelihood": xr.Dataset(bounds, coords_in),
+        "information": xr.Dataset({name: (dims[2:], value) for name, value in information.items()}, coords_in),
+        "runs": xr.Dataset(runs, coords_in),
+    }
+    return InMemory(xr.DataTree.from_dict(groups), xr.Dataset(images, coords))
 
 
-def about_saturation(tree: xr.DataTree) -> list[Verdict]:
-    return [verdict for verdict in findings(tree) if "log N" in verdict.text]
+def about_saturation(study: InMemory) -> list[Verdict]:
+    return [verdict for verdict in findings(study) if "log N" in verdict.text]
 
 
 def outcomes(verdicts: Iterable[Verdict]) -> set[str]:
@@ -50,7 +53,7 @@ def test_every_finding_is_declared_once() -> None:
 
 @pytest.mark.parametrize(("effect", "outcome"), [(5.0, "supported"), (-5.0, "contradicted"), (0.0, "undecided")])
 def test_verdict_follows_the_effect(effect: float, outcome: str) -> None:
-    verdicts = findings(_tree(effect))
+    verdicts = findings(study_of(effect))
     assert len(verdicts) == 5  # β and saturation at either depth, and depth
     assert outcomes(verdicts) == {outcome}
     assert all(abs(verdict.contrast.effect.estimate - effect) < 1 for verdict in verdicts)
@@ -58,84 +61,102 @@ def test_verdict_follows_the_effect(effect: float, outcome: str) -> None:
 
 @pytest.mark.parametrize(("effect", "outcome"), [(5.0, "supported"), (-5.0, "contradicted"), (0.0, "undecided")])
 def test_verdict_on_large_beta_follows_training_distortion(effect: float, outcome: str) -> None:
-    tree = _tree(0.0)
-    raised = tree["images"].to_dataset().assign_coords(beta=[1.0, 4.0])
+    study = study_of(0.0)
+    raised = study.images().assign_coords(beta=[1.0, 4.0])
     raised["distortion"].loc[{"beta": 4.0, "split": "train"}] += effect
-    others = {group: tree[group].to_dataset().assign_coords(beta=[1.0, 4.0]) for group in ("information", "likelihood")}
-    verdicts = findings(xr.DataTree.from_dict({"images": raised, **others}))
+    groups = {name: group.to_dataset().assign_coords(beta=[1.0, 4.0]) for name, group in study.tree.children.items()}
+    verdicts = findings(InMemory(xr.DataTree.from_dict(groups), raised))
     assert outcomes(each for each in verdicts if each.text.startswith("Raising β from 1 to 4 underfits")) == {outcome}
 
 
 def test_interval_of_one_seed_is_over_images_only() -> None:
-    assert {verdict.contrast.over for verdict in findings(_tree(5.0, seeds=1))} == {"images only"}
-    assert {verdict.contrast.over for verdict in findings(_tree(5.0))} == {"images and seeds"}
+    assert {verdict.contrast.over for verdict in findings(study_of(5.0, seeds=1))} == {"images only"}
+    assert {verdict.contrast.over for verdict in findings(study_of(5.0))} == {"images and seeds"}
 
 
 def test_central_finding_names_saturated_betas_and_growth_of_gap() -> None:
     # The half width is 1.96 √2 · 0.1.
     text = "After I has reached log N at β ≤ 1, test distortion keeps falling to β = 0.1, while G grows by"
-    assert [verdict.text for verdict in about_saturation(_tree(5.0))] == [f"{text} 30.0 ± 0.3 nats"] * 2
+    assert [verdict.text for verdict in about_saturation(study_of(5.0))] == [f"{text} 30.0 ± 0.3 nats"] * 2
 
 
 def test_central_finding_is_undecided_without_two_saturated_betas() -> None:
-    verdicts = about_saturation(_tree(5.0, saturated=False))
+    verdicts = about_saturation(study_of(5.0, saturated=False))
     assert outcomes(verdicts) == {"undecided"}
     reasons = {verdict.contrast.note for verdict in verdicts}
     assert reasons == {"I reaches log N at no β, and a comparison needs two values of β"}
     assert {verdict.text for verdict in verdicts} == {
         "After I has reached log N, test distortion keeps falling, while G grows"
     }
-    tree = _tree(5.0)
-    tree["/information"]["mutual_information"].loc[{"beta": 1.0, "seed": 1}] = 7.5
-    reasons = {verdict.contrast.note for verdict in about_saturation(tree)}
+    study = study_of(5.0)
+    study.tree["information"]["mutual_information"].loc[{"beta": 1.0, "seed": 1}] = 7.5
+    reasons = {verdict.contrast.note for verdict in about_saturation(study)}
     assert reasons == {"I reaches log N only at β = 0.1, and a comparison needs two values of β"}
 
 
 def test_central_finding_reverses_where_the_gap_shrinks() -> None:
-    tree = _tree(5.0)
-    tree["information"]["prior_gap"][:] = tree["information"]["prior_gap"].values[::-1]
-    assert outcomes(about_saturation(tree)) == {"contradicted"}
-    tree["information"]["prior_gap"][:] = 20 + np.array([0.0, 1.0, -1.0])[None, :, None]
-    assert outcomes(about_saturation(tree)) == {"undecided"}
+    study = study_of(5.0)
+    study.tree["information"]["prior_gap"][:] = study.tree["information"]["prior_gap"].values[::-1]
+    assert outcomes(about_saturation(study)) == {"contradicted"}
+    study.tree["information"]["prior_gap"][:] = 20 + np.array([0.0, 1.0, -1.0])[None, :, None]
+    assert outcomes(about_saturation(study)) == {"undecided"}
 
 
 def test_central_finding_says_where_information_is_not_measured() -> None:
-    tree = _tree(5.0)
-    tree["information"]["mutual_information"].loc[{"beta": 0.1, "seed": 0}] = np.nan
-    verdicts = about_saturation(tree)
+    study = study_of(5.0)
+    study.tree["information"]["mutual_information"].loc[{"beta": 0.1, "seed": 0}] = np.nan
+    verdicts = about_saturation(study)
     assert outcomes(verdicts) == {"undecided"}
     assert {verdict.contrast.note for verdict in verdicts} == {"I is not measured in every run at β = 0.1"}
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_non_finite_distortion_of_some_images_decides_nothing(value: float) -> None:
-    tree = _tree(5.0)
-    tree["images"]["distortion"].loc[{"beta": 0.1, "seed": 1, "image": slice(0, 80)}] = value
-    verdicts = findings(tree)
+    study = study_of(5.0)
+    study.images()["distortion"].loc[{"beta": 0.1, "seed": 1, "image": slice(0, 80)}] = value
+    verdicts = findings(study)
     assert outcomes(verdicts) == {"undecided"}
     assert all("not finite" in verdict.contrast.note for verdict in verdicts)
 
 
 def test_padding_is_ignored() -> None:
-    tree = _tree(5.0)
-    tree["images"]["distortion"].loc[{"image": slice(150, None)}] = np.nan
-    assert outcomes(findings(tree)) == {"supported"}
+    study = study_of(5.0)
+    study.images()["distortion"].loc[{"image": slice(150, None)}] = np.nan
+    assert outcomes(findings(study)) == {"supported"}
+
+
+def test_run_that_is_not_done_decides_nothing() -> None:
+    study = study_of(5.0)
+    study.tree["runs"]["status"].loc[{"beta": 1.0, "seed": 2}] = "pending"
+    assert outcomes(each for each in findings(study) if each.text.startswith("Lowering")) == {"undecided"}
+
+
+def test_numbers_from_an_earlier_step_are_a_caveat() -> None:
+    tree = schema.empty(Study.of(name="mine", steps=2400, beta=[0.1, 1, 4], seed=[0, 1]))
+    tree["runs"]["step"][:] = [[1200, 1200], [600, -1], [2400, 2400]]
+    tree["runs"]["status"].loc[{"beta": 4.0}] = "done"
+    assert caveats(tree) == [
+        "1 of 6 runs are not done yet",
+        "3 of 6 runs have not reached step 2,400: their numbers are from step 600 to 1,200; 'pyrovae run' continues "
+        "them",
+    ]
 
 
 def test_diverged_run_is_a_caveat_and_supports_no_finding() -> None:
-    tree = _tree(5.0)
-    status = xr.full_like(tree["information"]["log_n"], "done", dtype=object)
+    study = study_of(5.0)
+    status = xr.full_like(study.tree["information"]["log_n"], "done", dtype=object)
     status.loc[{"beta": 0.1, "seed": 1, "depth": 3}] = "diverged"
     diverged_at = xr.where(status == "diverged", 1234, -1)
     reason = xr.full_like(status, "the guide has auxiliary sites")
-    runs = {"status": status, "diverged_at": diverged_at, "skipped": reason, "versions": reason}
-    tree["runs"] = xr.DataTree(xr.Dataset(runs))
-    lowering = [verdict for verdict in findings(tree) if verdict.text.startswith("Lowering")]
+    facts = {"diverged_at": diverged_at, "step": xr.full_like(diverged_at, 4), "skipped": reason, "versions": reason}
+    runs = {"status": status, **facts}
+    study.tree["runs"] = xr.DataTree(xr.Dataset(runs))
+    lowering = [verdict for verdict in findings(study) if verdict.text.startswith("Lowering")]
     found = {verdict.contrast.where: verdict.outcome for verdict in lowering}
     assert found == {"depth 1": "supported", "depth 3": "undecided"}
-    tree["curves"] = xr.DataTree(
+    study.tree["curves"] = xr.DataTree(
         xr.Dataset({"loss": (["split", "step"], [[9.0, 1, 1]])}, {"split": ["train"], "step": [0, 3, 4]})
     )
-    diverged, skipped, *_ = caveats(tree)
+    diverged, skipped, *_ = caveats(study.tree)
     assert diverged.startswith("the run at beta=0.1, seed=1, depth=3 diverged at step 1,234")
     assert skipped == "the guide has auxiliary sites"

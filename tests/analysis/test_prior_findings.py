@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import InMemory
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -15,18 +16,19 @@ from matplotlib.figure import Figure
 from pyrovae.analysis import figures
 from pyrovae.analysis.findings import findings, priors
 from pyrovae.analysis.findings.statistics import Verdict
+from pyrovae.store.results import Evaluation
 
 PRIORS = ["flow", "mixture", "standard_normal", "vamp"]
 
 
-def tree_of(
+def study_of(
     axis: str,
     values: list[str] | list[float],
     distortion: list[float],
     rate: list[float],
     gap: list[float],
     noise: float,
-) -> xr.DataTree:
+) -> InMemory:
     """A study at β = 1 with three seeds and 200 images; ``noise`` differs from run to run."""
     rng = np.random.default_rng(1)
     shape = (2, 200, 1, 3, len(values))
@@ -52,12 +54,13 @@ def tree_of(
     cells = xr.Dataset(images, coords).mean("image")
     known = xr.zeros_like(information["prior_gap"])
     bounds = {"log_likelihood": known, "high_pareto_k": known, "annealed_log_likelihood": known.where(False)}
-    groups = {"images": xr.Dataset(images, coords), "information": information, "rate_distortion": cells}
-    return xr.DataTree.from_dict({**groups, "likelihood": xr.Dataset(bounds)})
+    groups = {"information": information, "rate_distortion": cells, "likelihood": xr.Dataset(bounds)}
+    groups["runs"] = xr.Dataset({"status": xr.full_like(known, "done", object)})
+    return InMemory(xr.DataTree.from_dict(groups), xr.Dataset(images, coords))
 
 
 def about_priors(distortion: list[float], rate: list[float], noise: float = 0.3) -> list[Verdict]:
-    verdicts = findings(tree_of("prior", PRIORS, distortion, rate, [2.0, 2.0, 6.0, 1.0], noise))
+    verdicts = findings(study_of("prior", PRIORS, distortion, rate, [2.0, 2.0, 6.0, 1.0], noise))
     return [verdict for verdict in verdicts if "log N" not in verdict.text]
 
 
@@ -98,23 +101,23 @@ def test_more_priors_widen_the_interval_of_the_best() -> None:
     names = [f"p{number}" for number in range(8)]
     widths = []
     for count in (2, 8):
-        tree = tree_of("prior", names[:count], [90.0] * count, [5.0] * count, [1.0] * count, 0.3)
-        widths.append(findings(tree)[0].contrast.effect.half_width)
+        study = study_of("prior", names[:count], [90.0] * count, [5.0] * count, [1.0] * count, 0.3)
+        widths.append(findings(study)[0].contrast.effect.half_width)
     assert widths[1] > 1.5 * widths[0]
 
 
 def test_prior_that_was_not_measured_is_not_ranked() -> None:
-    tree = tree_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [2.0, 2.0, 6.0, 1.0], 0.3)
-    tree["images"]["distortion"].loc[{"prior": "flow"}] = np.nan
-    assert findings(tree)[0].text.startswith("Of 3 priors, mixture has the lowest test D")
-    tree["images"]["distortion"].loc[{"prior": "vamp", "seed": 0}] = np.nan
-    assert {verdict.outcome for verdict in findings(tree)[:2]} == {"undecided"}
+    study = study_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [2.0, 2.0, 6.0, 1.0], 0.3)
+    study.images()["distortion"].loc[{"prior": "flow"}] = np.nan
+    assert findings(study)[0].text.startswith("Of 3 priors, mixture has the lowest test D")
+    study.images()["distortion"].loc[{"prior": "vamp", "seed": 0}] = np.nan
+    assert {verdict.outcome for verdict in findings(study)[:2]} == {"undecided"}
 
 
 @pytest.mark.parametrize(("effect", "outcome"), [(3.0, "supported"), (-3.0, "contradicted"), (0.0, "undecided")])
 def test_verdict_on_gamma_follows_the_effect(effect: float, outcome: str) -> None:
-    tree = tree_of("gamma", [0.0, 0.1, 1.0], [90 - effect, 90, 90], [9, 8, 7], [9.0, 5.0, 2.0], 0.3)
-    by_distortion, by_sum, by_bound = findings(tree)[:3]
+    study = study_of("gamma", [0.0, 0.1, 1.0], [90 - effect, 90, 90], [9, 8, 7], [9.0, 5.0, 2.0], 0.3)
+    by_distortion, by_sum, by_bound = findings(study)[:3]
     assert by_distortion.text == "Lowering γ from 1 to 0 lowers the test distortion, while G grows by 7.0 ± 0.3 nats"
     assert by_distortion.outcome == outcome
     by_sum, by_bound = by_sum.contrast.effect.estimate, by_bound.contrast.effect.estimate
@@ -122,18 +125,18 @@ def test_verdict_on_gamma_follows_the_effect(effect: float, outcome: str) -> Non
     assert abs(by_bound - by_sum) < 1e-9
 
 
-def panels_of(draw: Callable[[xr.DataTree, Axes], Axes], tree: xr.DataTree) -> list[Axes]:
+def panels_of(draw: Callable[[Evaluation, Axes], Axes], study: InMemory) -> list[Axes]:
     """The panels of a figure that draws several."""
     figure = Figure(layout="constrained")
-    host = draw(tree, figure.subplots())
+    host = draw(study, figure.subplots())
     assert host is figure.axes[0]
     assert not host.has_data()
     return figure.axes[1:]
 
 
 def test_bars_show_information_and_gap_of_both_splits() -> None:
-    tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
-    (ax,) = panels_of(figures.gap_decomposition, tree)
+    study = study_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
+    (ax,) = panels_of(figures.gap_decomposition, study)
     bars = {str(each.get_label()): each.patches for each in ax.containers if isinstance(each, BarContainer)}
     heights = {label: [bar.get_height() for bar in each] for label, each in bars.items()}
     feet = {label: [bar.get_y() for bar in each] for label, each in bars.items()}
@@ -145,8 +148,8 @@ def test_bars_show_information_and_gap_of_both_splits() -> None:
 
 
 def test_bar_far_above_the_others_is_cut_and_labelled() -> None:
-    tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 600.0, 1.0], 0.3)
-    (ax,) = panels_of(figures.gap_decomposition, tree)
+    study = study_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 600.0, 1.0], 0.3)
+    (ax,) = panels_of(figures.gap_decomposition, study)
     assert ax.get_ylim()[1] < 50
     assert [text.get_text() for text in ax.texts] == ["605", "605"]
 
@@ -157,47 +160,46 @@ def images_of(ax: Axes) -> np.ndarray:
 
 
 def test_samples_and_latent_plane_show_the_results(tmp_path: Path) -> None:
-    tree = tree_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
-    assert not panels_of(figures.samples, tree)
-    assert not panels_of(figures.latent_plane, tree)
+    study = study_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
+    assert not panels_of(figures.samples, study)
+    assert not panels_of(figures.latent_plane, study)
     rng = np.random.default_rng(0)
     dims, coords = ["beta", "seed", "prior"], {"beta": [1.0], "seed": [0, 1, 2], "prior": PRIORS}
     pixels = rng.integers(0, 256, (1, 3, 4, 8, 3, 5, 6), dtype=np.uint8)
     sides = ["sample", "channel", "row", "column"]
-    tree["samples"] = xr.DataTree(xr.Dataset({"image": ([*dims, *sides], pixels)}, coords))
+    samples = xr.Dataset({"image": ([*dims, *sides], pixels)}, coords)
     axis = np.broadcast_to(np.linspace(-3, 3, 7), (1, 3, 4, 7))
     log_density = -0.5 * (axis[..., None, :] ** 2 + axis[..., None] ** 2)
     plane = {"z1": ([*dims, "column"], axis), "z2": ([*dims, "row"], axis)}
     plane |= {name: ([*dims, "row", "column"], log_density) for name in ("log_q", "log_p")}
-    tree["plane"] = xr.DataTree(xr.Dataset(plane, coords))
-    drawn = panels_of(figures.samples, tree)
+    study = InMemory(study.tree, study.images(), {"samples": samples, "plane": xr.Dataset(plane, coords)})
+    drawn = panels_of(figures.samples, study)
     for row, sample in product(range(4), range(8)):
         strip = images_of(drawn[row])
         np.testing.assert_array_equal(
             strip[:, 6 * sample : 6 * sample + 6], pixels[0, 0, row, sample].transpose(1, 2, 0)
         )
     assert [ax.get_ylabel() for ax in drawn] == PRIORS
-    whole = panels_of(figures.latent_plane, tree)
+    whole = panels_of(figures.latent_plane, study)
     assert [ax.get_title() for ax in whole] == PRIORS
     np.testing.assert_allclose(np.asarray(whole[0].collections[0].get_array()).max(), 1)
-    tree["rate_distortion"]["floor"] = tree["rate_distortion"]["rate"] * np.nan
-    tree["images"]["pareto_k"] = tree["images"]["rate"] * np.nan
-    names = {file.name for file in figures.save(tree, tmp_path)}
+    study.tree["rate_distortion"]["floor"] = study.tree["rate_distortion"]["rate"] * np.nan
+    names = {file.name for file in figures.save(study, tmp_path)}
     assert {"gap_decomposition.png", "samples.svg", "latent_plane.png"} <= names
 
 
 def test_swapped_priors_are_not_ranked() -> None:
-    tree = tree_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [2.0, 2.0, 6.0, 1.0], 0.3)
-    tree.attrs["prior"] = "vamp"
-    assert not [verdict for verdict in findings(tree) if "prior" in verdict.text]
+    study = study_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [2.0, 2.0, 6.0, 1.0], 0.3)
+    study.tree.attrs["prior"] = "vamp"
+    assert not [verdict for verdict in findings(study) if "prior" in verdict.text]
 
 
 def test_missing_gap_is_named_and_not_drawn() -> None:
-    tree = tree_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [np.nan] * 4, 0.3)
-    (explained,) = [verdict for verdict in findings(tree) if "in place of" in verdict.text]
+    study = study_of("prior", PRIORS, [90, 91, 92, 93], [10, 10, 12, 5], [np.nan] * 4, 0.3)
+    (explained,) = [verdict for verdict in findings(study) if "in place of" in verdict.text]
     assert explained.outcome == "supported"
     assert "the prior gap of the training images by (not measured)" in explained.text
-    assert not panels_of(figures.gap_decomposition, tree)
+    assert not panels_of(figures.gap_decomposition, study)
 
 
 def test_equal_priors_are_rarely_ranked() -> None:
