@@ -1,12 +1,12 @@
 """What is left to do for a study: the runs that lack steps or numbers, in cohorts that start from the same state."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyrovae.errors import InputError
 from pyrovae.store.checkpoint import Checkpoint, CheckpointHeader, load_header
-from pyrovae.store.layout import RunFolder, moving_checkpoints
+from pyrovae.store.layout import RunFolder, moving_checkpoint, moving_checkpoints
 from pyrovae.store.results import Results, measured_with, user_sources
 from pyrovae.study import Cohort, Run
 from pyrovae.system.provenance import Environment
@@ -35,11 +35,13 @@ class Job:
         cohort: the runs.
         files: the checkpoints that they continue from, relative to the folder of the study; none for initial weights.
         step: steps done before.
+        size: bytes of memory that each run takes, as far as is known.
     """
 
     cohort: Cohort
     files: tuple[Path, ...] = ()
     step: int = 0
+    size: int = 0
 
     @property
     def steps(self) -> int:
@@ -59,9 +61,20 @@ class Job:
         whole = Checkpoint.join(parts)
         return whole if tuple(held) == self.cohort.keys else whole.select(self.cohort.keys)
 
+    def resumed(self, folder: Path) -> "Job":
+        """The same job from its moving checkpoint in a folder, or from the weights of its runs, if it has begun."""
+        moving = moving_checkpoint(Path(), self.cohort.key)
+        own = tuple(RunFolder.of(Path(), key).weights for key in self.cohort.keys)
+        for files in ((moving,), own):
+            headers = [_header(folder / file, lambda text: None) for file in files]
+            steps = {-1 if header is None else _step(header, self.cohort.shared) for header in headers}
+            if len(steps) == 1 and (step := steps.pop()) > self.step:
+                return replace(self, files=files, step=step)
+        return self
+
     def halves(self) -> list["Job"]:
         """The same runs in two jobs."""
-        return [Job(half, self.files, self.step) for half in self.cohort.halves()]
+        return [replace(self, cohort=half) for half in self.cohort.halves()]
 
 
 def jobs(results: Results, warn: Callable[[str], None] = lambda text: None) -> list[Job]:

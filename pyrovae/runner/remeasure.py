@@ -167,9 +167,7 @@ class Reevaluation:
             for cohort in _finished(results, cohort, missing)
         ]
         with workload(study, left, self._steps(study), quiet=execution.quiet) as work:
-            work.for_each(
-                left, lambda job: self.evaluate(study, job, results.folder, device, execution.compile, work.progress)
-            )
+            work.check_done(work.do(self.evaluate, left, results.folder, device, execution))
 
     def evaluate(
         self, study: Study, job: Job, folder: Path, device: torch.device, compile: Compile, progress: ProgressReporter

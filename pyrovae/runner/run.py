@@ -1,22 +1,21 @@
 """Runs a study from end to end: trains, measures and records its cohorts, and draws the results."""
 
 import warnings
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from pyrovae.build import assemble, make_data
-from pyrovae.errors import InputError
 from pyrovae.runner import reporting
-from pyrovae.runner.cohort import job_label, measuring_steps, run_job
+from pyrovae.runner.cohort import measuring_steps, run_job
 from pyrovae.runner.jobs import Job, covered, jobs
 from pyrovae.runner.measuring import rehearse
 from pyrovae.runner.open import attach_theory
 from pyrovae.runner.plan import plan
 from pyrovae.runner.setup import bytes_of_a_run, check_precision, start
 from pyrovae.runner.validation import check_study
-from pyrovae.runner.workload import Workload, workload
+from pyrovae.runner.workload import workload
 from pyrovae.store.results import Results
 from pyrovae.study import Cohort, Measure, Study
 from pyrovae.system import atomic
@@ -66,64 +65,31 @@ def run(
             check_precision(cohort, here)
     with atomic.locked(folder):
         results = Results.create(folder, study, assemble)
-        left = jobs(results, warnings.warn)
-        sizes = _rehearse(left, study.measure, here)
+        left = [_rehearsed(job, study.measure, here) for job in jobs(results, warnings.warn)]
         results.save_study()
-        lost = _run(left, results, execution, here, sizes)
+
+        def steps(job: Job) -> int:
+            return job.steps + measuring_steps(study, job.cohort)
+
+        with workload(study, left, steps, quiet=quiet) as work:
+            given_up = work.do(run_job, left, folder, here, execution)
         for file in list(covered(folder)):
             file.unlink()
         results.refresh()
         attach_theory(results)
         results.save()
         reporting.draw(results)
-    if lost:
-        raise InputError(
-            f"{', '.join(job_label(study, job.cohort) for job in lost)}: given up, because workers died of it, "
-            "perhaps for lack of memory; all else is done, and the same command tries it again"
-        )
+    work.check_done(given_up)
     return results
 
 
-def _rehearse(left: Sequence[Job], measure: Measure, device: torch.device) -> list[int]:
-    """Bytes that a run of each job takes.
+def _rehearsed(job: Job, measure: Measure, device: torch.device) -> Job:
+    """A job with the memory that its runs take.
 
-    Each is set up with one run, so that errors show before anything is trained or written.
+    It is set up with one run, so that errors show before anything is trained or written.
     """
-    sizes = []
-    for job in left:
-        single = Cohort(job.cohort.runs[:1])
-        training, _ = start(measure, single, make_data(job.cohort.shared).to(device))
-        sizes.append(bytes_of_a_run(training.lockstep.pair(0), single, training.data))
-        rehearse(training, measure)
-    return sizes
-
-
-def _run(
-    left: list[Job], results: Results, execution: Execution, device: torch.device, sizes: Sequence[int]
-) -> list[Job]:
-    """Does what is left to do for a study, and returns the jobs that were given up."""
-    study, folder = results.study, results.folder
-
-    def steps(job: Job) -> int:
-        return job.steps + measuring_steps(study, job.cohort)
-
-    with workload(study, left, steps, quiet=execution.quiet) as work:
-        if execution.scheduler is not None:
-            return _run_on_cluster(work, folder, left, execution, sizes) if left else []
-        work.for_each(left, lambda job: run_job(study, job, folder, device, execution.compile, work.progress))
-    return []
-
-
-def _run_on_cluster(
-    work: Workload, folder: Path, left: list[Job], execution: Execution, sizes: Sequence[int]
-) -> list[Job]:
-    """Does jobs on the workers of a cluster, and returns those that were given up."""
-    try:
-        from pyrovae.runner.cluster.dispatch import connected, dispatch
-    except ImportError as error:
-        raise InputError(
-            f"scheduler: expected Dask, got {error}; install it with pip install 'pyrovae[dask]'"
-        ) from error
-    assert execution.scheduler is not None
-    with connected(execution.scheduler) as client:
-        return dispatch(client, work, folder, left, execution, sizes)
+    single = Cohort(job.cohort.runs[:1])
+    training, _ = start(measure, single, make_data(job.cohort.shared).to(device))
+    size = bytes_of_a_run(training.lockstep.pair(0), single, training.data)
+    rehearse(training, measure)
+    return replace(job, size=size)

@@ -3,13 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from pyrovae.errors import OutOfMemoryError
+import torch
+
+from pyrovae.errors import InputError, OutOfMemoryError
 from pyrovae.runner.cohort import job_label
 from pyrovae.runner.jobs import Job
 from pyrovae.study import Study
 from pyrovae.system import memory
-from pyrovae.system.progress import StudyProgress
+from pyrovae.system.execution import Compile, Execution
+from pyrovae.system.progress import ProgressReporter, StudyProgress
+
+#: What is done to a job of a study in its folder, such as `run_job`.
+Work = Callable[[Study, Job, Path, torch.device, Compile, ProgressReporter], None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,42 @@ class Workload:
     def note(self, job: Job, text: str) -> None:
         """Prints a line about a job."""
         self.progress.note(f"{self.label(job)}: {text}")
+
+    def do(
+        self, work: Work, jobs: Sequence[Job], folder: Path, device: torch.device, execution: Execution
+    ) -> list[Job]:
+        """Does something to jobs, in this process or on a cluster, and returns those that were given up.
+
+        Args:
+            folder: of the study.
+            device: of this process.
+
+        Raises:
+            OutOfMemoryError: a single run does not fit into memory.
+            InputError: the cluster is not what was expected.
+        """
+        if execution.scheduler is None:
+            self.for_each(jobs, lambda job: work(self.study, job, folder, device, execution.compile, self.progress))
+            return []
+        try:
+            from pyrovae.runner.cluster.dispatch import Dispatcher, connected
+            from pyrovae.runner.cluster.worker import StudyWork
+        except ImportError as error:
+            raise InputError(
+                f"scheduler: expected Dask, got {error}; install it with pip install 'pyrovae[dask]'"
+            ) from error
+        if not jobs:
+            return []
+        with connected(execution.scheduler) as client:
+            return Dispatcher(client, self, StudyWork.of(work, self.study, folder, execution)).run(jobs)
+
+    def check_done(self, given_up: Sequence[Job]) -> None:
+        """Raises InputError if jobs were given up."""
+        if given_up:
+            raise InputError(
+                f"{', '.join(map(self.label, given_up))}: given up, because workers died of it, perhaps for lack of "
+                "memory; all else is done, and the same command tries it again"
+            )
 
     def for_each(self, jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
         """Calls ``work`` on each job, or on its halves if it runs out of memory.

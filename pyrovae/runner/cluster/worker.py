@@ -1,37 +1,41 @@
-"""What a worker of the cluster does: it trains and measures one cohort at a time, and reports its progress."""
+"""What a worker of a cluster does: one job at a time, in the folder of the study or in a copy of the files it needs."""
 
 import asyncio
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from distributed import Status, Worker, WorkerPlugin, get_worker
+from distributed import Reschedule, Status, Worker, WorkerPlugin, get_worker
 
+from pyrovae import parts
 from pyrovae.build import user_sources
-from pyrovae.runner.cohort import CohortPaths, cohort_label, run_cohort
-from pyrovae.store.results import CohortResult
-from pyrovae.study import Cohort, Study
-from pyrovae.system import atomic
+from pyrovae.errors import InputError, OutOfMemoryError
+from pyrovae.runner.cohort import job_label
+from pyrovae.runner.jobs import Job
+from pyrovae.runner.workload import Work, first_line
+from pyrovae.store.layout import RUNS
+from pyrovae.study import Study
+from pyrovae.system import atomic, memory
 from pyrovae.system.device import find_device
-from pyrovae.system.execution import Compile
-from pyrovae.system.progress import ProgressTask
-from pyrovae.system.provenance import process_name, software_versions
+from pyrovae.system.execution import Compile, Execution
+from pyrovae.system.progress import ProgressReporter, ProgressTask
+from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Interrupted
 
+#: Contents of files by name, relative to the folder of the study.
+Files = Mapping[str, bytes]
 #: Topic of the events with which workers report progress, and the least number of seconds between them.
 TOPIC, INTERVAL = "pyrovae", 1.0
 #: Seconds that a worker has to write its checkpoint after a request to stop.
 STOP_TIMEOUT = 30.0
-#: Held during training, which sets threads, validation and memory of the whole process.
-_TRAINING = threading.Lock()
+#: Held by the job that works: it sets threads, validation and memory of the whole process.
+_WORKING = threading.Lock()
 _LEAVING = {Status.closing, Status.closing_gracefully, Status.closed, Status.stopping, Status.stopped}
 
 
@@ -43,105 +47,139 @@ class IgnoreSigint(WorkerPlugin):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@dataclass(frozen=True)
-class Offer:
-    """What a worker offers to a study.
-
-    Attributes:
-        versions: versions of all code that the numbers depend on.
-        memory: bytes of main memory that it may still allocate.
-        cuda: bytes of its GPU; 0 without one.
-    """
-
-    versions: str
-    memory: float
-    cuda: float
-
-
-@dataclass(frozen=True)
-class Task:
-    """A cohort that is assigned to a worker.
-
-    Attributes:
-        folder: the folder of the study, on the main machine.
-        paths: the files of the cohort there.
-        holder: what `atomic.holder` reads there, by which a worker recognises whether it sees the same folder.
-        token: identifies the events of this study.
-    """
-
-    study: Study
-    cohort: Cohort
-    folder: Path
-    paths: CohortPaths
-    holder: str
-    device: str
-    compile: Compile
-    token: str
-
-
-def versions(study: Study) -> str:
+def versions(study: Study) -> set[str]:
     """The versions that the numbers of a study depend on, including the user's modules."""
     own = {source for cohort in study.cohorts() for source in user_sources(cohort.shared)}
-    return ", ".join([software_versions(), *sorted(own)])
+    return {*software_versions().split(", "), *own, *parts.user_sources(study.measure.also)}
 
 
-def offer(study: Study, dask_worker: Worker) -> Offer:
-    """What a worker offers; declared Dask resources GPU and MEMORY (bytes) take precedence over what is detected.
+@dataclass(frozen=True)
+class StudyWork:
+    """What workers do for a study.
 
-    Raises:
-        ImportError: it lacks what the study needs.
+    Attributes:
+        folder: of the study, on the main machine.
+        holder: what `atomic.holder` reads there, by which a worker recognises whether it sees the same folder.
+        versions: those of the main process.
     """
-    declared = dask_worker.state.total_resources
-    limit = dask_worker.memory_manager.memory_limit or psutil.virtual_memory().total
-    memory = declared.get("MEMORY", limit - psutil.Process().memory_info().rss)
-    cuda = 0
-    if torch.cuda.is_available() and declared.get("GPU", 1) > 0:
-        _, cuda = torch.cuda.mem_get_info()
-    return Offer(versions(study), memory, cuda)
 
+    function: Work
+    study: Study
+    folder: Path
+    holder: str
+    versions: set[str]
+    device: str
+    compile: Compile
 
-def train(task: Task) -> tuple[CohortResult, tuple[bytes, bytes] | None] | None:
-    """Trains and measures a cohort.
+    @classmethod
+    def of(cls, function: Work, study: Study, folder: Path, execution: Execution) -> "StudyWork":
+        """Work in the folder of a study, which this process has locked."""
+        folder, holder = folder.resolve(), atomic.holder(folder)
+        return cls(function, study, folder, holder, versions(study), execution.device, execution.compile)
 
-    Returns:
-        The results, and the contents of the checkpoint and of the details if the worker does not see the folder of the
-        study; None if it was stopped.
-    """
-    here = get_worker()
-    progress = RemoteProgress(here, task.token)
-    try:
-        with _exclusive(progress), _paths(task, here, progress) as paths:
+    def check(self, dask_worker: Worker) -> bool:
+        """Whether a worker sees the folder of the study.
+
+        Raises:
+            InputError: it has other versions.
+        """
+        try:
+            got = versions(self.study)
+        except Exception as error:
+            raise InputError(f"worker {dask_worker.address}: {not_installed(error)}") from error
+        if got != self.versions:
+            ours, theirs = (", ".join(sorted(each)) for each in (self.versions - got, got - self.versions))
+            raise InputError(
+                f"worker {dask_worker.address}: expected {ours} as here, got {theirs}; install the same versions there"
+            )
+        return atomic.holder(self.folder) == self.holder
+
+    def do(self, job: Job, files: Files | None) -> Files | None:
+        """Does a job on a worker.
+
+        Args:
+            files: what the job continues from; None if all workers see the folder of the study.
+
+        Returns:
+            The files written, unless they are in the folder of the study; None if the worker is busy with another job.
+
+        Raises:
+            Reschedule: the worker leaves, and another one is to continue.
+            InputError: as the function, or the worker has other versions.
+            OutOfMemoryError: as the function.
+        """
+        here = get_worker()
+        shared = self.check(here)
+        if not _WORKING.acquire(timeout=INTERVAL):
+            return None
+        try:
             torch.set_num_threads(here.state.nthreads)
-            device = find_device(task.device)
-            result = run_cohort(task.study, task.cohort, paths, device, task.compile, progress)
-            content = None
-            if paths != task.paths:
-                content = paths.checkpoint.read_bytes(), paths.details.read_bytes()
-    except Interrupted:
-        return None
-    provenance = result.provenance | {"worker": f"{here.address}, {process_name()}"}
-    return replace(result, provenance=provenance), content
+            return self._do(job, files, shared, here)
+        except Interrupted:
+            raise Reschedule from None
+        except Exception as error:
+            reason, out_of_memory = first_line(error), memory.is_out_of_memory(error)
+            if not out_of_memory and not isinstance(error, InputError):
+                raise
+        finally:
+            _WORKING.release()
+        # Outside of the except block, the error and its frames no longer hold tensors.
+        memory.give_back_memory()
+        raise OutOfMemoryError(reason) if out_of_memory else InputError(f"worker {here.address}: {reason}")
+
+    def _do(self, job: Job, files: Files | None, shared: bool, here: Worker) -> Files:
+        progress = RemoteProgress(here)
+        if shared:
+            self._work(job, self.folder, progress)
+            return {}
+        if files is None:
+            raise InputError(f"expected to see {self.folder}, as the workers do that were there before")
+        progress.note(f"{self._label(job)}: starts over if {here.address} is lost, which does not see {self.folder}")
+        with tempfile.TemporaryDirectory(dir=here.local_directory) as temporary:
+            folder = Path(temporary)
+            for name, content in files.items():
+                atomic.write(folder / name, content)
+            self._work(job, folder, progress)
+            written = {path.relative_to(folder).as_posix(): path for path in (folder / RUNS).rglob("*.*")}
+            now = {name: path.read_bytes() for name, path in written.items()}
+        return {name: content for name, content in now.items() if content != files.get(name)}
+
+    def _work(self, job: Job, folder: Path, progress: ProgressReporter) -> None:
+        """Does a job in a folder, once no worker is left that does it, such as one that was cut off and replaced."""
+        waits = iter([f"{self._label(job)}: waits for another worker that still works on it"])
+
+        def wait() -> bool:
+            for note in waits:  # once
+                progress.note(note)
+            return not progress.stop_requested()
+
+        with atomic.exclusive(folder / ".locks" / job.cohort.key, wait) as acquired:
+            if not acquired:
+                raise Interrupted
+            device = find_device(self.device)
+            self.function(self.study, job.resumed(folder), folder, device, self.compile, progress)
+
+    def _label(self, job: Job) -> str:
+        return job_label(self.study, job.cohort)
 
 
-async def idle(token: str) -> None:
-    """Returns when a worker has stopped working on a study, or after `STOP_TIMEOUT`."""
+def not_installed(error: BaseException) -> str:
+    """What is wrong where the code of a study cannot be imported."""
+    return f"expected what the study needs to be installed, got {type(error).__name__}: {first_line(error)}"
+
+
+async def idle(keys: str, dask_worker: Worker) -> None:
+    """Returns when a worker has stopped the tasks whose keys begin like this, or after `STOP_TIMEOUT`."""
     for _ in range(int(10 * STOP_TIMEOUT)):
-        if RemoteProgress.active_token != token:
+        if not any(str(task.key).startswith(keys) for task in dask_worker.state.executing):
             return
         await asyncio.sleep(0.1)
 
 
 class RemoteProgress:
-    """Sends the progress of a worker to the main process, as events of Dask.
+    """Sends the progress of a job to the main process, as events of Dask."""
 
-    Attributes:
-        active_token: token of the study that this process works on.
-    """
-
-    active_token = ""
-
-    def __init__(self, here: Worker, token: str) -> None:
-        self.token = token
+    def __init__(self, here: Worker) -> None:
         self._worker = here
         self._key = here.get_current_task()
         self._due = 0.0
@@ -149,51 +187,24 @@ class RemoteProgress:
     def start(self, label: str, steps: int, done: int = 0) -> ProgressTask:
         """Starts a task of ``steps`` steps, ``done`` of which were done earlier."""
         self._due = 0.0
-        self._send(start=label, steps=steps, done=done)
-        return ProgressTask(self, label, steps, done)
+        task = ProgressTask(self, label, steps, done)
+        self.report(task, done)
+        return task
 
     def report(self, task: ProgressTask, before: int) -> None:
-        """Sends the number of steps done, at most once per `INTERVAL`."""
-        if time.monotonic() > self._due:
+        """Sends the number of steps done, at most once per `INTERVAL`, and at the end."""
+        if time.monotonic() > self._due or task.done == task.steps:
             self._due = time.monotonic() + INTERVAL
-            self._send(done=task.done)
+            self._send(label=task.label, steps=task.steps, done=task.done)
 
     def note(self, text: str) -> None:
         """Sends a line to print."""
         self._send(note=text)
 
     def stop_requested(self) -> bool:
-        """Whether the main process no longer waits for the cohort, or the worker is closing."""
+        """Whether the main process no longer waits for the job, or the worker leaves."""
         task = self._worker.state.tasks.get(self._key)
         return task is None or task.state != "executing" or self._worker.status in _LEAVING
 
     def _send(self, **event: Any) -> None:
-        self._worker.log_event(TOPIC, {"token": self.token, "worker": self._worker.address, **event})
-
-
-@contextmanager
-def _exclusive(progress: RemoteProgress) -> Iterator[None]:
-    """Waits until no other cohort trains in this process, such as one of another study on the same cluster."""
-    while not _TRAINING.acquire(timeout=INTERVAL):
-        if progress.stop_requested():
-            raise Interrupted
-    RemoteProgress.active_token = progress.token
-    try:
-        yield
-    finally:
-        RemoteProgress.active_token = ""
-        _TRAINING.release()
-
-
-@contextmanager
-def _paths(task: Task, here: Worker, progress: RemoteProgress) -> Iterator[CohortPaths]:
-    """The files of the cohort: in the folder of the study if the worker sees it, otherwise in a temporary folder."""
-    if atomic.holder(task.folder) == task.holder:
-        yield task.paths
-        return
-    progress.note(
-        f"{cohort_label(task.study, task.cohort)}: {here.address} does not see {task.folder}, so a lost worker means "
-        "that this cohort starts over"
-    )
-    with tempfile.TemporaryDirectory(dir=here.local_directory) as temporary:
-        yield task.paths.in_folder(Path(temporary))
+        self._worker.log_event(TOPIC, {"key": self._key, "worker": self._worker.address, **event})
