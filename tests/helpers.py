@@ -77,17 +77,17 @@ def assert_refused(done: subprocess.CompletedProcess[str], expected: str) -> Non
 
 
 def assert_same_results(one: Path, other: Path) -> None:
-    """Asserts that two folders contain identical results and weights, except for durations and worker names."""
+    """Asserts that two folders contain identical results and weights, except for times and worker names."""
     trees = [open_results(folder).tree for folder in (one, other)]
     assert list(trees[0].children) == list(trees[1].children)
     for node in trees[0].subtree:
         ours, theirs = (
-            tree[node.path].to_dataset().drop_vars(["seconds", "worker"], errors="ignore") for tree in trees
+            tree[node.path].to_dataset().drop_vars(["seconds", "worker", "file"], errors="ignore") for tree in trees
         )
         xr.testing.assert_identical(ours, theirs)
     names = [{str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} for folder in (one, other)]
     assert not [name for name in names[1] if name.endswith(".part")]
     kept = [{name for name in each if "figures" not in name and ".locks" not in name} for each in names]
     assert kept[0] == kept[1]
-    for file in one.glob("checkpoints/[!.]*"):
-        assert file.read_bytes() == (other / "checkpoints" / file.name).read_bytes()
+    for file in one.glob("runs/*/weights.safetensors"):
+        assert file.read_bytes() == (other / file.relative_to(one)).read_bytes()
