@@ -105,7 +105,7 @@ class Dispatcher:
             if not self._running:
                 time.sleep(INTERVAL)  # all workers are gone
                 continue
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), self._client.as_current():
                 wait(list(self._running), timeout=INTERVAL, return_when="FIRST_COMPLETED")
             for future in [each for each in self._running if each.done()]:
                 job = self._running.pop(future)
