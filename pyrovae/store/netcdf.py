@@ -6,7 +6,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
@@ -17,22 +16,35 @@ from pyrovae.system import atomic, memory
 
 
 def encoded(groups: Mapping[str, xr.Dataset]) -> memoryview:
-    """The content of a netCDF file with these groups, "/" among them."""
+    """The content of a netCDF file with these groups, "/" among them.
+
+    netCDF-4 is HDF5 with a dimension scale for each dimension. Written by h5py, the twenty variables of a record take
+    a fifth of the time that h5netcdf takes.
+    """
     file = BytesIO()
-    with h5netcdf.File(file, "w") as opened:
+    with h5py.File(file, "w", track_order=True) as opened:  # track_order adds checksums of metadata
         for path, data in groups.items():
-            group = opened if path == "/" else opened.create_group(path)
-            group.attrs.update({name: _fixed(value) for name, value in data.attrs.items()})
-            group.dimensions = {str(dim): size for dim, size in data.sizes.items()}
-            for name, variable in data.variables.items():
-                values = variable.values
-                values = np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
-                # Values of some images only are followed by NaN, which compression makes small.
-                options: dict[str, Any] = {"chunks": values.shape, "fletcher32": True, "compression": "gzip"}
-                options |= {"compression_opts": 1, "shuffle": True}
-                group.create_variable(str(name), variable.dims, data=values, **(options if values.ndim else {}))
-                group.variables[name].attrs.update(variable.attrs)
+            _fill(opened.require_group(path), data)
     return file.getbuffer()
+
+
+def _fill(group: h5py.Group, data: xr.Dataset) -> None:
+    """Writes a dataset to a group."""
+    _describe(group, data.attrs)
+    for name, variable in data.variables.items():
+        values = variable.values
+        values = np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
+        # Values of some images only are followed by NaN, which compression makes small.
+        _describe(group.create_dataset(name, data=values, chunks=values.shape, **_CHECKED), variable.attrs)
+    for dim, size in data.sizes.items():
+        if dim in data.variables:
+            group[dim].make_scale(dim)
+        else:
+            group.create_dataset(dim, (size,), ">f4", track_order=True).make_scale(f"{_NOT_A_VARIABLE}{size:10d}")
+    for name, variable in data.variables.items():
+        if variable.dims != (name,):
+            for axis, dim in enumerate(variable.dims):
+                group[name].dims[axis].attach_scale(group[dim])
 
 
 def write(file: Path, groups: Mapping[str, xr.Dataset]) -> None:
@@ -44,6 +56,16 @@ def write(file: Path, groups: Mapping[str, xr.Dataset]) -> None:
     atomic.write(file, encoded(groups))
 
 
+#: How netCDF marks a dimension without coordinates.
+_NOT_A_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
+#: Options of a variable.
+_CHECKED: Mapping[str, Any] = {
+    "fletcher32": True,
+    "shuffle": True,
+    "compression": "gzip",
+    "compression_opts": 1,
+    "track_order": True,
+}
 #: Attributes by which netCDF describes dimensions and missing values.
 _LAYOUT = {
     "CLASS",
@@ -87,7 +109,7 @@ def groups(group: h5py.Group) -> Iterator[tuple[str, xr.Dataset]]:
     for name, item in group.items():
         if isinstance(item, h5py.Group):
             parts.append(item)
-        elif item.attrs.get("NAME", b"") != b"This is a netCDF dimension but not a netCDF variable":
+        elif not item.attrs.get("NAME", b"").startswith(_NOT_A_VARIABLE.encode()):
             dims = [dim[0].name.rpartition("/")[2] for dim in item.dims] if not item.is_scale else [name]
             values = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
             variables[name] = xr.Variable(dims, values, attributes(item))
@@ -110,9 +132,10 @@ def text(values: NDArray[Any]) -> list[str]:
     return [each.decode() for each in values.tolist()]
 
 
-def _fixed(value: Any) -> Any:
-    """Text of fixed length, which is stored with the metadata and verified with them."""
-    if not isinstance(value, str):
-        return value
-    content = value.encode()
-    return np.array(content, h5py.string_dtype("utf-8", max(1, len(content))))
+def _describe(item: h5py.Group | h5py.Dataset, attributes: Mapping[str, Any]) -> None:
+    """Adds attributes; text is of fixed length, which is stored with the metadata and verified with them."""
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            content = value.encode()
+            value = np.array(content, h5py.string_dtype("utf-8", max(1, len(content))))
+        item.attrs[name] = value
