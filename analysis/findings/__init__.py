@@ -2,7 +2,7 @@
 
 from pyrovae.analysis.findings import beta, depth, information, memorisation, priors
 from pyrovae.analysis.findings.cells import StudyCells
-from pyrovae.analysis.findings.statistics import Finding, Verdict
+from pyrovae.analysis.findings.verdicts import Finding, Verdict, decide
 from pyrovae.store.results import Evaluation
 
 #: All findings, in the order of reports.
@@ -16,12 +16,12 @@ FINDINGS: tuple[Finding, ...] = (
 
 
 def findings(results: Evaluation) -> list[Verdict]:
-    """The findings that a study can test, each with its verdicts.
+    """The findings that a study can test, each with its verdicts, which hold jointly.
 
     Runs that diverged or are not done are left out; a verdict that rests on one of them is undecided.
 
     Args:
-        results: of a study, or of a later evaluation of it.
+        results: the results of a study, or of a later evaluation of it.
 
     Example:
         >>> from pyrovae import Study
@@ -32,4 +32,5 @@ def findings(results: Evaluation) -> list[Verdict]:
         Lowering β from 1 to 0.1 lowers the test distortion – undecided
     """
     study = StudyCells.of(results)
-    return [verdict for finding in FINDINGS for verdict in finding.verdicts(study)]
+    found = [(finding, contrast) for finding in FINDINGS for contrast in finding.contrasts(study)]
+    return decide(found, study.sources)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pyrovae.analysis.findings.cells import StudyCells
-from pyrovae.analysis.findings.statistics import Contrast, Finding, contrast
+from pyrovae.analysis.findings.verdicts import Contrast, Finding
 
 
 def smaller_beta(study: StudyCells) -> Iterator[Contrast]:
@@ -11,8 +11,7 @@ def smaller_beta(study: StudyCells) -> Iterator[Contrast]:
     betas = study.values("beta")
     if 1.0 in betas and betas[0] < 1:
         for where, cell in study.along("beta"):
-            distortion = cell["distortion"]
-            yield contrast(where, distortion.sel(beta=1.0), distortion.sel(beta=betas[0]), low=betas[0])
+            yield study.contrast(where, cell["distortion"], "beta", {1.0: 1, betas[0]: -1}, low=betas[0])
 
 
 def larger_beta(study: StudyCells) -> Iterator[Contrast]:
@@ -20,11 +19,16 @@ def larger_beta(study: StudyCells) -> Iterator[Contrast]:
     betas = study.values("beta")
     if 1.0 in betas and betas[-1] > 1:
         for where, cell in study.along("beta", split="train"):
-            distortion = cell["distortion"]
-            yield contrast(where, distortion.sel(beta=betas[-1]), distortion.sel(beta=1.0), high=betas[-1])
+            yield study.contrast(where, cell["distortion"], "beta", {betas[-1]: 1, 1.0: -1}, high=betas[-1])
 
 
 FINDINGS = (
     Finding(4, "Lowering β from 1 to {low:g} lowers the test distortion", smaller_beta),
-    Finding(5, "Raising β from 1 to {high:g} underfits: the training distortion grows too", larger_beta),
+    Finding(
+        5,
+        "Raising β from 1 to {high:g} underfits: the training distortion grows too",
+        larger_beta,
+        falls="training distortion rises",
+        rises="training distortion falls",
+    ),
 )

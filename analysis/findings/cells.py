@@ -1,6 +1,6 @@
 """The numbers that findings are tested on, cell by cell of a study's grid."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyrovae.analysis.findings.statistics import REPEATED, effect
+from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.store.results import Evaluation
+from pyrovae.study import Study
 
 #: Values per image, and numbers of a run, that findings are tested on.
 PER_IMAGE = ("distortion", "rate", "log_likelihood", "reconstruction_distance")
@@ -24,11 +27,15 @@ class StudyCells:
         images: values per image, over split, image and the axes of the grid.
         information: mutual information and prior gap per run, and ``loose``, whether the bound of log p(x) may be.
         prior_swapped: whether the prior was replaced after training, so that the axis ``prior`` names the old one.
+        margin: the size below which a difference has no meaning, as a share of the mean.
+        sources: what errors cover.
     """
 
     images: xr.Dataset
     information: xr.Dataset
     prior_swapped: bool
+    margin: float
+    sources: str
 
     @classmethod
     def of(cls, results: Evaluation) -> "StudyCells":
@@ -40,7 +47,8 @@ class StudyCells:
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
         images = images.assign({name: missing for name in PER_IMAGE if name not in images})[list(PER_IMAGE)].where(done)
         information = information[list(PER_RUN)].where(done).assign(loose=is_loose(likelihood))
-        return cls(images, information, "prior" in results.tree.attrs)
+        study = Study.of_yaml(results.tree.root.attrs["study"])
+        return cls(images, information, "prior" in results.tree.attrs, study.margin, sources_of_error(study))
 
     def values(self, axis: str) -> list[Any]:
         """The values of an axis in ascending order; empty if the study has no such axis."""
@@ -55,8 +63,39 @@ class StudyCells:
             at: values at which other axes are fixed.
         """
         data = self.images.sel(split=split, drop=True).merge(self.information).sel(at, drop=True)
-        varying = ("seed", "image", axis)
+        varying = (*REPEATED, "image", axis)
         return cells(data, [str(dim) for dim in data["distortion"].dims if dim not in varying])
+
+    def contrast(
+        self,
+        where: str,
+        values: xr.DataArray,
+        axis: str,
+        weights: Mapping[Any, float],
+        *,
+        unit: str = "nats",
+        **terms: Any,
+    ) -> Contrast:
+        """The contrast of settings along an axis: arguments as of `effect`, and terms for the text of the finding."""
+        found = effect(values, axis, weights, self.margin)
+        return Contrast(where, found, "" if np.isfinite(found.estimate) else UNFINISHED, unit, terms)
+
+
+def sources_of_error(study: Study) -> str:
+    """What the error of a difference between settings of a study covers.
+
+    Example:
+        >>> sources_of_error(Study.of(name="mine", seed=[0, 1, 2]))
+        'images and 3 seeds, for this training set'
+        >>> sources_of_error(Study.of(name="mine"))
+        'images only'
+    """
+    counts = {name: len(study.axes.get(axis, ())) for axis, name in (("seed", "seeds"), ("data_seed", "training sets"))}
+    varied = [f"{count} {name}" for name, count in counts.items() if count > 1]
+    if not varied:
+        return "images only"
+    over = f"images, {' and '.join(varied)}" if len(varied) > 1 else f"images and {varied[0]}"
+    return over if counts["training sets"] > 1 else f"{over}, for this training set"
 
 
 def cells(data: xr.Dataset, axes: Iterable[str]) -> Iterator[tuple[str, xr.Dataset]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pyrovae.analysis.findings.cells import StudyCells
-from pyrovae.analysis.findings.statistics import Contrast, Finding, contrast
+from pyrovae.analysis.findings.verdicts import Contrast, Finding
 
 
 def deeper_network(study: StudyCells) -> Iterator[Contrast]:
@@ -12,9 +12,8 @@ def deeper_network(study: StudyCells) -> Iterator[Contrast]:
     if len(depths) > 1:
         shallow, deep, beta = depths[0], depths[-1], study.values("beta")[0]
         for where, cell in study.along("depth", beta=beta):
-            distortion = cell["distortion"]
-            sides = distortion.sel(depth=shallow), distortion.sel(depth=deep)
-            yield contrast(where, *sides, beta=beta, shallow=shallow, deep=deep)
+            terms = {"beta": beta, "shallow": shallow, "deep": deep}
+            yield study.contrast(where, cell["distortion"], "depth", {shallow: 1, deep: -1}, **terms)
 
 
 FINDINGS = (
@@ -22,5 +21,7 @@ FINDINGS = (
         3,
         "At β = {beta:g} the {deep:g}-layer network has a lower test distortion than the {shallow:g}-layer one",
         deeper_network,
+        falls="its test distortion is lower",
+        rises="its test distortion is higher",
     ),
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyrovae.analysis.findings.cells import StudyCells
-from pyrovae.analysis.findings.statistics import Contrast, Finding, contrast
+from pyrovae.analysis.findings.verdicts import Contrast, Finding
 
 #: Distance ‖x̂ − x_n‖ from a reconstruction to the nearest training image, in pixels of [0, 1].
 DISTANCE = "reconstruction_distance"
@@ -16,8 +16,8 @@ def deep_network(study: StudyCells) -> Iterator[Contrast]:
     if _is_measured(study) and len(depths) > 1:
         shallow, deep = depths[0], depths[-1]
         for where, cell in study.along("depth", beta=1.0):
-            sides = cell[DISTANCE].sel(depth=shallow), cell[DISTANCE].sel(depth=deep)
-            yield contrast(where, *sides, unit="pixels", shallow=shallow, deep=deep)
+            weights, terms = {shallow: 1, deep: -1}, {"shallow": shallow, "deep": deep}
+            yield study.contrast(where, cell[DISTANCE], "depth", weights, unit="pixels", **terms)
 
 
 def beta_of_one(study: StudyCells) -> Iterator[Contrast]:
@@ -27,7 +27,7 @@ def beta_of_one(study: StudyCells) -> Iterator[Contrast]:
         depths = study.values("depth")
         deepest: dict[str, Any] = {"depth": depths[-1:]} if depths else {}
         for where, cell in study.along("beta", **deepest):
-            yield contrast(where, cell[DISTANCE].sel(beta=low), cell[DISTANCE].sel(beta=1.0), unit="pixels", low=low)
+            yield study.contrast(where, cell[DISTANCE], "beta", {low: 1, 1.0: -1}, unit="pixels", low=low)
 
 
 def _is_measured(study: StudyCells) -> bool:
@@ -40,8 +40,14 @@ FINDINGS = (
         "At β = 1 the {deep:g}-layer network reconstructs test images closer to training images "
         "than the {shallow:g}-layer one",
         deep_network,
+        falls="they are closer",
+        rises="they are farther away",
     ),
     Finding(
-        9, "Reconstructions of test images are closer to training images at β = 1 than at β = {low:g}", beta_of_one
+        9,
+        "Reconstructions of test images are closer to training images at β = 1 than at β = {low:g}",
+        beta_of_one,
+        falls="they are closer",
+        rises="they are farther away",
     ),
 )

@@ -1,7 +1,6 @@
 """Findings about priors and the weight of the prior gap, which the paper leaves open."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,9 @@ import numpy as np
 import xarray as xr
 
 from pyrovae.analysis.findings.cells import StudyCells
-from pyrovae.analysis.findings.statistics import LEVEL, Contrast, Finding, contrast, growth_of_gap
+from pyrovae.analysis.findings.information import saturated
+from pyrovae.analysis.findings.statistics import Effect, effect, effect_of_numbers, lead
+from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast, Finding, rounded
 
 #: A number per seed and image of a cell that is lower for better settings.
 Score = Callable[[xr.Dataset], xr.DataArray]
@@ -31,13 +32,13 @@ def negative_log_likelihood(cell: xr.Dataset) -> xr.DataArray:
 
 
 def best_prior(study: StudyCells, score: Score) -> Iterator[Contrast]:
-    """Lead of the prior with the lowest mean score on the test images, for every other setting of the grid.
-
-    The best prior is compared with each of the others, with Bonferroni's correction for the number of priors. So if
-    all are equally good, one is called the best with a probability of at most 5%.
-    """
+    """Lead of the prior with the lowest mean score on the test images, for every other setting of the grid."""
     for where, cell in _compared_priors(study):
-        yield _lead(where, score(cell), warning=_warning(cell))
+        found = lead(score(cell), "prior", study.margin)
+        others = f"cannot be told from {', '.join(found.tied)}" if found.tied else "beats every other prior"
+        terms = {"best": found.best, "closest": found.closest, "others": others, "warning": _warning(cell)}
+        terms["count"] = cell.sizes["prior"]
+        yield Contrast(where, found.effect, _note(found.effect), terms=terms)
 
 
 def best_against_reference(study: StudyCells) -> Iterator[Contrast]:
@@ -46,22 +47,28 @@ def best_against_reference(study: StudyCells) -> Iterator[Contrast]:
     The reference is the standard normal or, without one, the first prior of the study.
     """
     for where, cell in _compared_priors(study):
-        names, best = cell.prior.values.tolist(), _lowest(total(cell))
+        names = cell.prior.values.tolist()
+        best = lead(total(cell), "prior", study.margin).best
         reference = "standard_normal" if "standard_normal" in names else names[0]
         if best != reference:
-            yield _explained(where, cell, reference, best, _corrected_quantile(len(names)))
+            found = effect(total(cell), "prior", {reference: 1, best: -1}, study.margin, len(names) - 1)
+            terms = {"reference": reference, "best": best, "changes": _changes(cell, reference, best)}
+            yield Contrast(where, found, _note(found), terms=terms)
 
 
-def smaller_gamma(study: StudyCells, score: Score, gap_grows: bool = False) -> Iterator[Contrast]:
-    """Score at the highest γ − score at the lowest γ on the test images, for every other setting of the grid."""
+def smaller_gamma(study: StudyCells, score: Score, only_unsaturated: bool = False) -> Iterator[Contrast]:
+    """Score at the highest γ − score at the lowest γ on the test images, for every other setting of the grid.
+
+    Args:
+        only_unsaturated: whether to leave out cells in which I is saturated, which are tested as the central finding.
+    """
     gammas = study.values("gamma")
     if len(gammas) > 1:
         low, high = gammas[0], gammas[-1]
         for where, cell in study.along("gamma"):
-            growth = growth_of_gap(cell, "gamma", low, high)
-            sides = score(cell.sel(gamma=high)), score(cell.sel(gamma=low))
-            terms = {"low": low, "high": high, "by": growth, "warning": _warning(cell)}
-            yield contrast(where, *sides, growth=growth if gap_grows else None, **terms)
+            if not (only_unsaturated and {low, high} <= set(saturated(cell, "gamma", leading=False))):
+                terms = {"low": low, "high": high, "warning": _warning(cell)}
+                yield study.contrast(where, score(cell), "gamma", {high: 1, low: -1}, **terms)
 
 
 def _compared_priors(study: StudyCells) -> Iterator[tuple[str, xr.Dataset]]:
@@ -73,41 +80,22 @@ def _compared_priors(study: StudyCells) -> Iterator[tuple[str, xr.Dataset]]:
                 yield where, measured
 
 
-def _lead(where: str, score: xr.DataArray, **terms: Any) -> Contrast:
-    """The contrast of the best prior with its closest rival, which is one that it does not beat if there are any."""
-    names, best = score.prior.values.tolist(), _lowest(score)
-    quantile = _corrected_quantile(len(names))
-    rivals = {
-        name: contrast(where, score.sel(prior=name), score.sel(prior=best), quantile=quantile)
-        for name in names
-        if name != best
-    }
-    tied = [name for name, rival in rivals.items() if not rival.effect.estimate > rival.effect.half_width]
-    closest = min(tied or rivals, key=lambda name: rivals[name].effect.estimate)
-    significant = f"over {', '.join(tied)} is not" if tied else "over every other prior is"
-    terms |= {"count": len(names), "best": best, "lead": f"its lead {significant} significant (closest: {closest})"}
-    return replace(rivals[closest], terms=terms)
+def _changes(cell: xr.Dataset, reference: str, best: str) -> str:
+    """How D, R and the prior gap of the training images change."""
+    weights: dict[Any, float] = {best: 1, reference: -1}
+    parts = {symbol: effect(cell[name], "prior", weights, 0) for symbol, name in (("D", "distortion"), ("R", "rate"))}
+    parts["G on training images"] = effect_of_numbers(cell["prior_gap"], cell["prior_gap_se"], "prior", weights)
+    return ", ".join(f"{symbol} {_signed(each)}" for symbol, each in parts.items())
 
 
-def _explained(where: str, cell: xr.Dataset, reference: str, best: str, quantile: float) -> Contrast:
-    """The contrast of the best prior with the reference, and how D, R and the prior gap contribute to it."""
-    was, now = cell.sel(prior=reference), cell.sel(prior=best)
-    parts = {name: contrast(where, was[name], now[name], quantile=quantile).effect for name in ("distortion", "rate")}
-    gap = growth_of_gap(cell, "prior", reference, best, quantile)
-    terms: dict[str, Any] = {"reference": reference, "best": best, "gap": gap, **parts}
-    growth = gap if np.isfinite(gap).all() else None
-    return contrast(where, total(was), total(now), quantile=quantile, growth=growth, **terms)
+def _signed(change: Effect) -> str:
+    if not np.isfinite(change.estimate):
+        return "not measured"
+    return f"{'+' if change.estimate > 0 else '−'}{rounded(abs(change.estimate), change.half_width)}"
 
 
-def _corrected_quantile(number: int) -> float:
-    """The quantile for comparing the best of a number of settings with each of the others."""
-    return 1 - (1 - LEVEL) / number
-
-
-def _lowest(score: xr.DataArray) -> str:
-    """The prior with the lowest mean."""
-    means = score.mean(["seed", "image"])
-    return str(means.prior.values[means.values.argmin()])
+def _note(found: Effect) -> str:
+    return "" if np.isfinite(found.estimate) else UNFINISHED
 
 
 def _warning(cell: xr.Dataset) -> str:
@@ -115,29 +103,50 @@ def _warning(cell: xr.Dataset) -> str:
     return " (k̂ is high, so the bounds may be loose)" if cell["loose"].any() else ""
 
 
+_LEADS = {"falls": "it leads {closest}", "rises": "it is behind {closest}"}
 FINDINGS = (
-    Finding(None, "Of {count} priors, {best} has the lowest test D; {lead}", partial(best_prior, score=distortion)),
-    Finding(None, "Of {count} priors, {best} has the lowest test R + D; {lead}", partial(best_prior, score=total)),
     Finding(
         None,
-        "Of {count} priors, {best} has the highest bound of test log p(x){warning}; {lead}",
+        "Of {count} priors, {best} has the lowest test D; it {others}",
+        partial(best_prior, score=distortion),
+        **_LEADS,
+    ),
+    Finding(
+        None,
+        "Of {count} priors, {best} has the lowest test R + D; it {others}",
+        partial(best_prior, score=total),
+        **_LEADS,
+    ),
+    Finding(
+        None,
+        "Of {count} priors, {best} has the highest bound of test log p(x){warning}; it {others}",
         partial(best_prior, score=negative_log_likelihood),
+        **_LEADS,
     ),
     Finding(
         None,
-        "{best} in place of {reference} lowers test R + D, D by {distortion} and R by {rate}, and the prior gap of the "
-        "training images by {gap}",
+        "{best} in place of {reference} lowers test R + D ({changes} nats)",
         best_against_reference,
+        falls="R + D falls",
+        rises="R + D rises",
     ),
     Finding(
         None,
-        "Lowering γ from {high:g} to {low:g} lowers the test distortion, while G grows by {by} nats",
-        partial(smaller_gamma, score=distortion, gap_grows=True),
+        "Lowering γ from {high:g} to {low:g} lowers the test distortion",
+        partial(smaller_gamma, score=distortion, only_unsaturated=True),
     ),
-    Finding(None, "Lowering γ from {high:g} to {low:g} lowers test R + D", partial(smaller_gamma, score=total)),
+    Finding(
+        None,
+        "Lowering γ from {high:g} to {low:g} lowers test R + D",
+        partial(smaller_gamma, score=total),
+        falls="R + D falls",
+        rises="R + D rises",
+    ),
     Finding(
         None,
         "Lowering γ from {high:g} to {low:g} raises the bound of test log p(x){warning}",
         partial(smaller_gamma, score=negative_log_likelihood),
+        falls="the bound rises",
+        rises="the bound falls",
     ),
 )

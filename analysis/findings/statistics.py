@@ -1,176 +1,313 @@
-"""Effects with their intervals, and the rule that makes a verdict of them.
+"""How a verdict is made: effects, their errors over images, runs and training sets, and joint tests of all findings.
 
-An effect is the mean difference per image between two settings, over the same images and the same seeds on both sides.
-Its 95% interval combines two errors: over images, from normal quantiles for the differences averaged over seeds; and
-over seeds, from Student's t. With a single seed it only covers the error over images.
+An effect is a difference between settings, over the same images and the same seeds. Its error has two parts that are
+estimated separately, because they come from samples of very different size: images, of which there are hundreds, and
+runs, of which there are a few. An interval adds them in quadrature, each with the quantile for its own degrees of
+freedom.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import inf, isfinite, nan, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
-if TYPE_CHECKING:
-    from pyrovae.analysis.findings.cells import StudyCells
-
-Outcome = Literal["supported", "contradicted", "undecided"]
-Over = Literal["images and seeds", "images only"]
-#: Coverage of the intervals.
+Array = NDArray[np.float64]
+#: Joint coverage of verdicts, and coverage of each interval.
 LEVEL = 0.95
-#: Quantile of the upper end of a two-sided interval.
-QUANTILE = (1 + LEVEL) / 2
-#: Why a contrast has no effect.
-UNFINISHED = "a run is missing or has diverged, or its distortion is not finite"
+ALPHA = 1 - LEVEL
+#: The probability with which a detectable effect is found.
+POWER = 0.8
+#: Most seeds that are recommended.
+MOST_SEEDS = 100
+#: Axes over which runs are repeated.
+REPEATED = ("seed", "data_seed")
 
 
-class Interval(NamedTuple):
-    """An estimate and the half width of its interval."""
+class Variance(NamedTuple):
+    """An estimated variance and its degrees of freedom."""
 
-    estimate: float
-    half_width: float
+    value: float
+    df: float
 
-    def __str__(self) -> str:
-        return f"{self.estimate:.1f} ± {self.half_width:.1f}" if np.isfinite(self).all() else "(not measured)"
-
-
-#: The effect of a contrast that cannot be computed.
-UNKNOWN = Interval(np.nan, np.nan)
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A difference of means that a finding predicts to be positive.
-
-    Attributes:
-        where: the cell of the grid, such as "depth 3".
-        effect: mean difference per image and the half width of its interval; NaN if it is unknown.
-        over: the sources of error that the interval covers.
-        growth: growth of the prior gap, where the finding predicts it to be positive as well.
-        note: why the effect is unknown.
-        unit: unit of the effect.
-        terms: values for the placeholders in the text of the finding.
-    """
-
-    where: str
-    effect: Interval = UNKNOWN
-    over: Over = "images only"
-    growth: Interval | None = None
-    note: str = ""
-    unit: str = "nats"
-    terms: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a study says of a finding: one of its contrasts, and how it turned out."""
-
-    finding: "Finding"
-    contrast: Contrast
-
-    @property
-    def text(self) -> str:
-        """The finding with the values of this study."""
-        return self.finding.text.format(**self.contrast.terms)
-
-    @property
-    def outcome(self) -> Outcome:
-        """Supported if all intervals lie above zero, contradicted if any lies below, and undecided otherwise.
+    def __add__(self, other: "Variance") -> "Variance":  # type: ignore[override]
+        """The variance of a sum, with Satterthwaite's degrees of freedom.
 
         Example:
-            >>> finding = Finding(4, "a smaller β lowers test distortion", lambda study: ())
-            >>> Verdict(finding, Contrast("", Interval(-3.0, 1.0))).outcome
-            'contradicted'
-            >>> Verdict(finding, Contrast("", Interval(3.0, 1.0), growth=Interval(0.5, 1.0))).outcome
-            'undecided'
+            >>> Variance(1.0, 4) + Variance(1.0, 4)
+            Variance(value=2.0, df=8.0)
         """
-        intervals = [each for each in (self.contrast.effect, self.contrast.growth) if each is not None]
-        if any(estimate < -half_width for estimate, half_width in intervals):
-            return "contradicted"
-        return "supported" if all(estimate > half_width for estimate, half_width in intervals) else "undecided"
+        total = self.value + other.value
+        weight = self.value**2 / self.df + other.value**2 / other.df
+        return Variance(total, total**2 / weight if weight else min(self.df, other.df))
+
+
+#: The variance over a single run of each setting.
+_NO_RUNS = Variance(nan, 0)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A statement that a study can test.
+class Effect:
+    """An estimated difference and its errors.
 
     Attributes:
-        number: its place among the findings of the paper; None for a question that the paper leaves open.
-        text: the statement, with placeholders for the terms of its contrasts.
-        contrasts: the cells of a study → the contrasts that should be positive, none if the study cannot test it.
+        estimate: the difference; positive if it is as predicted.
+        images: variance of the estimate over images.
+        runs: variance of the estimate over runs and, where they vary, training sets; without degrees of freedom if each
+            setting has one run.
+        repeats: runs of each setting.
+        margin: the size below which a difference has no meaning.
+        rivals: number of settings that the better one was compared with, where it was chosen for being the best.
     """
 
-    number: int | None
-    text: str
-    contrasts: Callable[["StudyCells"], Iterable[Contrast]]
+    estimate: float = nan
+    images: float = nan
+    runs: Variance = _NO_RUNS
+    repeats: int = 1
+    margin: float = 0.0
+    rivals: int = 0
 
-    def verdicts(self, study: "StudyCells") -> Iterator[Verdict]:
-        """One verdict for each contrast."""
-        return (Verdict(self, contrast) for contrast in self.contrasts(study))
+    @property
+    def is_known(self) -> bool:
+        """Whether it was measured, in several runs."""
+        return isfinite(self.estimate) and self.runs.df > 0
+
+    @property
+    def half_width(self) -> float:
+        """Half width of the interval at the level `LEVEL`, of this effect alone."""
+        return self.quantile(ALPHA if self.rivals else ALPHA / 2)
+
+    @property
+    def p_different(self) -> float:
+        """The probability of an estimate as far from zero if there were no effect; NaN if it is not known.
+
+        If the setting was chosen for being the best, it is the probability that its lead over the closest rival were
+        as large if that were as good (multiple comparisons with the best, Hsu 1984).
+        """
+        tail = self.tail(abs(self.estimate))
+        return tail if self.rivals else min(1.0, 2 * tail)
+
+    @property
+    def p_equivalent(self) -> float:
+        """The larger p of two one-sided tests of |effect| ≥ margin (Schuirmann 1987); 1 for the best of several."""
+        return 1.0 if self.rivals else self.tail(self.margin - abs(self.estimate))
+
+    def tail(self, distance: float) -> float:
+        """The one-sided p at which the interval ends at a distance from the estimate."""
+        if not self.is_known:
+            return nan
+        if distance <= 0:
+            return 1.0 if self.rivals else 1 - self.tail(-distance) if distance else 0.5
+        if self.quantile(_SMALLEST) <= distance:
+            return _SMALLEST
+        largest = 0.5 if not self.rivals else self.rivals / (self.rivals + 1)
+        return float(optimize.brentq(lambda p: self.quantile(p) - distance, _SMALLEST, largest, xtol=1e-12))
+
+    def quantile(self, tail: float) -> float:
+        """Distance from the estimate to the end of a one-sided interval: √(z² s²_images + t² s²_runs)."""
+        if not self.is_known:
+            return sqrt(self.images) * float(stats.norm.isf(tail)) if isfinite(self.estimate) else nan
+        rivals = max(1, self.rivals)
+        over_images, over_runs = (critical_value(tail, rivals, df) for df in (inf, self.runs.df))
+        return sqrt(over_images**2 * self.images + over_runs**2 * self.runs.value)
+
+    def detectable(self, tests: int) -> float:
+        """The smallest effect that is found with a probability of `POWER`, among so many tests."""
+        return self.quantile(ALPHA / tests / (1 if self.rivals else 2)) + replace(self, rivals=0).quantile(1 - POWER)
+
+    def seeds_needed(self, tests: int) -> int | None:
+        """Seeds with which an effect of this size would be found; None if more than `MOST_SEEDS`, or more images."""
+        for seeds in range(self.repeats, MOST_SEEDS + 1):
+            df = self.runs.df * (seeds - 1) / max(1, self.repeats - 1)
+            runs = Variance(self.runs.value * self.repeats / seeds, df)
+            if replace(self, runs=runs, repeats=seeds).detectable(tests) <= abs(self.estimate):
+                return seeds
+        return None
 
 
-def contrast(
-    where: str,
-    larger: xr.DataArray,
-    smaller: xr.DataArray,
-    *,
-    quantile: float = QUANTILE,
-    growth: Interval | None = None,
-    unit: str = "nats",
-    **terms: Any,
-) -> Contrast:
-    """The contrast of two settings, from values per seed and image of which the first should be larger."""
-    sides = [each.transpose("seed", "image").values for each in (larger, smaller)]
-    effect, over = paired_difference(sides[0], sides[1], quantile)
-    return Contrast(where, effect, over, growth, "" if np.isfinite(effect.estimate) else UNFINISHED, unit, terms)
+#: The smallest p that is told from zero.
+_SMALLEST = 1e-9
 
 
-def paired_difference(
-    larger: NDArray[np.float64], smaller: NDArray[np.float64], quantile: float = QUANTILE
-) -> tuple[Interval, Over]:
-    """Mean of ``larger − smaller``, both ``[seeds, images]``, with its interval and what the interval covers.
+def effect(values: xr.DataArray, axis: str, weights: Mapping[Any, float], margin: float, rivals: int = 0) -> Effect:
+    """The effect Σ_k c_k μ_k of settings along an axis.
 
-    Half width: √((z s_images / √n)² + (t s_seeds / √S)²), with z and t the quantiles of the normal distribution and
-    of Student's t with S − 1 degrees of freedom. Images that are NaN in every run are padding and left out; any other
-    value that is not finite makes the interval NaN.
+    The variance over runs is that of all settings, from the residuals e_ks = y_ks − ȳ_k − ȳ_s + ȳ of the mean y_ks of
+    each setting and seed, with (K − 1)(S − 1) degrees of freedom, or that of the differences of this contrast between
+    seeds if that is larger, as where some settings vary more than others. Training sets add a part of their own.
+
+    Args:
+        values: values per image, over an axis of settings, seeds, perhaps training sets, and images. Images that are
+            NaN in all runs are padding; settings of weight zero that have other values that are not finite are ignored.
+        axis: the axis.
+        weights: c_k by setting, which add up to zero; others are zero.
+        margin: the size below which a difference has no meaning, as a share of the mean of the values.
+        rivals: number of settings that the better one was compared with, where it was chosen for being the best; the
+            variance is that of all settings then, which is known best.
+
+    Returns:
+        The effect; NaN if a run of a setting with a weight is missing or has values that are not finite.
+    """
+    settings = values[axis].values.tolist()
+    c = np.array([weights.get(each, 0.0) for each in settings])
+    x = _runs(values, axis)
+    x = x[..., ~np.isnan(x).all((0, 1, 2))]
+    usable = np.isfinite(x).all((1, 2, 3)) & bool(x.size)
+    if not usable[c != 0].all():
+        return Effect()
+    x, c = x[usable], c[usable]
+    per_image = np.tensordot(c, x.mean((1, 2)), 1)
+    return Effect(
+        estimate=float(per_image.mean()),
+        images=float(per_image.var(ddof=1)) / len(per_image),
+        runs=run_variance(x.mean(-1), c, of_family=bool(rivals)),
+        repeats=x.shape[1] * x.shape[2],
+        margin=margin * abs(float(x.mean())),
+        rivals=rivals,
+    )
+
+
+def effect_of_numbers(numbers: xr.DataArray, errors: xr.DataArray, axis: str, weights: Mapping[Any, float]) -> Effect:
+    """The effect of settings on a number of each run, whose standard error over images is known.
+
+    The errors over images are added as if those of different settings were independent, which makes them larger.
+    """
+    c = np.array([weights.get(each, 0.0) for each in numbers[axis].values.tolist()])
+    y, se = (_runs(each.expand_dims("image"), axis)[..., 0] for each in (numbers, errors))
+    y, se, c = y[c != 0], se[c != 0], c[c != 0]
+    over_images = float((c**2) @ (se.mean((1, 2)) ** 2))
+    return Effect(float(c @ y.mean((1, 2))), over_images, run_variance(y, c), y.shape[1] * y.shape[2])
+
+
+def run_variance(means: Array, weights: Array, of_family: bool = False) -> Variance:
+    """The variance over runs of Σ_k c_k ȳ_k, from means ``[settings, seeds, training sets]``.
+
+    Args:
+        of_family: whether to ignore the differences of the contrast itself between seeds.
 
     Example:
-        >>> import numpy as np
-        >>> interval, over = paired_difference(np.full((2, 5), 3.0), np.full((2, 5), 1.0))
-        >>> print(interval, over)
-        2.0 ± 0.0 images and seeds
+        >>> means = np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 2.0]])[..., None]
+        >>> variance = run_variance(means, np.array([1.0, -1.0]))
+        >>> differences = np.array([0.0, -1.0, 2.0])
+        >>> bool(np.isclose(variance.value, differences.var(ddof=1) / 3)), variance.df
+        (True, 2.0)
     """
-    padding = np.isnan(larger).all(0) & np.isnan(smaller).all(0)
-    larger, smaller = larger[:, ~padding], smaller[:, ~padding]
-    if not larger.size or not (np.isfinite(larger).all() and np.isfinite(smaller).all()):
-        return UNKNOWN, "images only"
-    difference = larger - smaller
-    image_error = difference.mean(0).std(ddof=1) / np.sqrt(difference.shape[1])
-    half_width = _half_width(image_error, difference.mean(1), quantile)
-    return Interval(float(difference.mean()), half_width), "images only" if len(larger) == 1 else "images and seeds"
+    over_seeds, over_data = (_repeat_variance(means.mean(other), weights, of_family) for other in (2, 1))
+    if not over_data.df:
+        return over_seeds
+    if not over_seeds.df:
+        return over_data
+    # Both contain the variance of single runs, which is subtracted once.
+    residuals = _centred(means, 0, 1, 2)
+    single = float((residuals**2).sum()) / _degrees(means) * float((weights**2).sum()) / means[0].size
+    total = over_seeds + over_data
+    return total._replace(value=max(total.value - single, over_seeds.value, over_data.value))
 
 
-def growth_of_gap(cell: xr.Dataset, axis: str, here: Any, there: Any, quantile: float = QUANTILE) -> Interval:
-    """How much larger the prior gap is here than there on an axis.
+def _repeat_variance(means: Array, weights: Array, of_family: bool) -> Variance:
+    """The variance over repeats of Σ_k c_k ȳ_k, from means ``[settings, repeats]``."""
+    repeats = means.shape[1]
+    if repeats == 1:
+        return _NO_RUNS
+    df = _degrees(means)
+    family = float((_centred(means, 0, 1) ** 2).sum()) / df * float((weights**2).sum())
+    own = 0.0 if of_family else float((weights @ means).var(ddof=1))
+    return Variance(max(family, own) / repeats, df)
 
-    The errors over images are added as if both sides were independent. As they are not, the interval is wide.
+
+def _centred(means: Array, *axes: int) -> Array:
+    """The residuals of a table from the sums of its effects along fewer axes."""
+    for axis in axes:
+        means = means - means.mean(axis, keepdims=True)
+    return means
+
+
+def _degrees(means: Array) -> float:
+    """The degrees of freedom of the residuals of a table."""
+    return float(np.prod(np.array(means.shape) - 1))
+
+
+class Lead(NamedTuple):
+    """The setting with the lowest mean score, compared with all others.
+
+    Attributes:
+        best: the setting.
+        closest: its closest rival.
+        tied: the settings that cannot be told from it at the level `LEVEL`.
+        effect: its lead over the closest rival.
     """
-    gaps, errors = (
-        [cell[name].sel({axis: value}).values for value in (here, there)] for name in ("prior_gap", "prior_gap_se")
-    )
-    growth = gaps[0] - gaps[1]
-    image_error = float(np.hypot(*(error.mean() for error in errors)))
-    return Interval(float(growth.mean()), _half_width(image_error, growth, quantile))
+
+    best: Any
+    closest: Any
+    tied: list[Any]
+    effect: Effect
 
 
-def _half_width(image_error: float, seed_means: NDArray[np.float64], quantile: float) -> float:
-    """Half width of an interval, from a standard error over images and one value per seed."""
-    seeds = len(seed_means)
-    images = stats.norm.ppf(quantile) * image_error
-    if seeds == 1:
-        return float(images)
-    over_seeds = stats.t.ppf(quantile, seeds - 1) * seed_means.std(ddof=1) / np.sqrt(seeds)
-    return float(np.hypot(images, over_seeds))
+def lead(score: xr.DataArray, axis: str, margin: float) -> Lead:
+    """Multiple comparisons with the best (Hsu 1984): the setting with the lowest mean score, and what it beats.
+
+    Args:
+        score: values per image as in `effect`, of which lower ones are better.
+    """
+    names = score[axis].values.tolist()
+    means = score.mean([dim for dim in score.dims if dim != axis]).values
+    best = names[int(np.nanargmin(means))]
+    others = [name for name in names if name != best]
+    rivals = {name: effect(score, axis, {name: 1.0, best: -1.0}, margin, len(others)) for name in others}
+    closest = max(rivals, key=lambda name: rivals[name].p_different if rivals[name].is_known else 2.0)
+    tied = [name for name, each in rivals.items() if not each.estimate > each.half_width]
+    return Lead(best, closest, tied, rivals[closest])
+
+
+@lru_cache(maxsize=4096)
+def critical_value(tail: float, rivals: int, df: float) -> float:
+    """The one-sided critical value for the best of several settings: Dunnett's, with correlations of one half.
+
+    With one rival, it is Student's t, or the normal quantile.
+
+    Example:
+        >>> round(critical_value(0.05, 2, 10), 2), round(critical_value(0.05, 1, 10), 3)
+        (2.15, 1.812)
+    """
+    if rivals == 1:
+        return float(stats.t.isf(tail, df))
+    return float(optimize.brentq(lambda value: _exceeded(value, rivals, df) - tail, 0, 1000, xtol=1e-8))
+
+
+def _exceeded(value: float, rivals: int, df: float) -> float:
+    """P(max_j (Z_j − Z_0) / √2 > value · √(χ²_df / df)), over standard normal Z."""
+    z, weights = hermegauss(80)
+    scales = np.sqrt(stats.chi2.isf((np.arange(500) + 0.5) / 500, df) / df) if isfinite(df) else np.ones(1)
+    below = stats.norm.cdf(sqrt(2) * value * scales[:, None] + z) ** rivals
+    return 1 - float((below @ (weights / weights.sum())).mean())
+
+
+def adjusted(p_values: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """p-values of differences and of equivalence, adjusted so that all verdicts hold jointly (Holm 1979, Shaffer 1986).
+
+    Of the two null hypotheses of a contrast, that there is no effect and that it exceeds the margin, at most one is
+    true. So at step j of Holm's procedure on the 2m tests, at most min(m, 2m − j + 1) of those left are true.
+
+    Example:
+        >>> adjusted([(0.01, 1.0), (0.03, 0.9)])
+        [(0.02, 1.0), (0.06, 1.0)]
+    """
+    flat = np.array(p_values, float).reshape(-1)
+    tests, order = len(p_values), np.argsort(flat)
+    factors = np.minimum(tests, len(flat) - np.arange(len(flat)))
+    steps = np.maximum.accumulate(np.minimum(1.0, flat[order] * factors))
+    found = np.empty_like(flat)
+    found[order] = steps
+    return [(float(different), float(equivalent)) for different, equivalent in found.reshape(-1, 2)]
+
+
+def _runs(values: xr.DataArray, axis: str) -> Array:
+    """Values as an array ``[settings, seeds, training sets, images]``."""
+    missing = [dim for dim in REPEATED if dim not in values.dims]
+    return values.expand_dims(missing).transpose(axis, *REPEATED, "image").values

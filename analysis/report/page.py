@@ -233,7 +233,9 @@ def _description(evaluation: Evaluation) -> str:
     if "prior" in attributes:
         changes.append(f"with {attributes['prior']} in place of each run's own prior")
     if _is_outdated(evaluation):
-        changes.append("on earlier weights, so that there are no numbers until the same 'pyrovae evaluate' is run again")
+        changes.append(
+            "on earlier weights, so that there are no numbers until the same 'pyrovae evaluate' is run again"
+        )
     return f"evaluated again {', '.join(changes)}".strip()
 
 
@@ -246,7 +248,7 @@ def _part(results: Evaluation, heading: str, description: str) -> Part:
     shown = [Sheet.of(table) for table in tables.measured(results.tree)]
     if "only" in results.tree.attrs or _is_outdated(results):
         return Part(heading, description, [], [], shown)
-    found = [(each.outcome, each.text, each.contrast.where, tables.effect(each.contrast)) for each in findings(results)]
+    found = [(each.outcome, each.text, each.contrast.where, each.words) for each in findings(results)]
     return Part(heading, description, found, caveats(results.tree), shown)
 
 

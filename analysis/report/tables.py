@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import product
-from math import floor, log10
 
 import numpy as np
 import xarray as xr
 from rich.table import Table
 
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis
-from pyrovae.analysis.findings.statistics import Contrast, Verdict
+from pyrovae.analysis.findings.verdicts import Verdict
 from pyrovae.analysis.report.columns import Column, axes, columns, written
 from pyrovae.store import schema
 
@@ -59,20 +58,21 @@ def diagnosis(found: Diagnosis) -> Table:
     return with_columns(title, rows[0] if rows else [], [list(row.values()) for row in rows])
 
 
-def verdicts(found: Iterable[Verdict]) -> list[str]:
-    """One line for each verdict, with its numbers or the reason why there are none."""
+def verdicts(found: Sequence[Verdict]) -> list[str]:
+    """One line for each verdict, and one on how they are made."""
     lines = []
     for verdict in found:
         where = f" ({verdict.contrast.where})" if verdict.contrast.where else ""
-        lines.append(f"{verdict.outcome:>13}: {verdict.text}{where}: {effect(verdict.contrast)}")
-    return lines
+        lines.append(f"{verdict.outcome}: {verdict.text}{where}: {verdict.words}")
+    return lines + ([joint(found)] if found else [])
 
 
-def effect(contrast: Contrast) -> str:
-    """The numbers of a contrast, or the reason why there are none."""
-    if contrast.note:
-        return contrast.note
-    return f"{_rounded(*contrast.effect)} {contrast.unit}, 95% over {contrast.over}"
+def joint(found: Sequence[Verdict]) -> str:
+    """How verdicts are made."""
+    tests = max(verdict.tests for verdict in found)
+    return (
+        f"Verdicts hold jointly at 95% over {tests} comparisons (Holm's method); each interval is one of 95% by itself."
+    )
 
 
 def _table(group: str, data: xr.Dataset, found: list[Column]) -> Table | None:
@@ -156,14 +156,3 @@ def _diagnosed(cell: xr.Dataset) -> dict[str, str]:
         "ELBO": f"{cell['elbo']:.1f}",
         **gaps,
     }
-
-
-def _rounded(effect: float, error: float) -> str:
-    """An effect and its error, down to the second digit of the error, one decimal at least.
-
-    Example:
-        >>> _rounded(0.0123, 0.0045), _rounded(-12.34, 6.7)
-        ('+0.0123 ± 0.0045', '-12.3 ± 6.7')
-    """
-    digits = max(1, 1 - floor(log10(error))) if error > 0 else 1
-    return f"{effect:+.{digits}f} ± {error:.{digits}f}"

@@ -92,6 +92,9 @@ class Study(Frozen):
     base: Run
     axes: dict[str, tuple[Any, ...]]
     measure: Measure = Measure()
+    margin: float = Field(
+        0.01, ge=0, le=1, description="differences below this share of a mean have no meaning in verdicts"
+    )
     checkpoint_every: Count = Field(1000, ge=1, description="steps between checkpoints: the most that a kill can lose")
 
     @classmethod
@@ -183,13 +186,13 @@ class Study(Frozen):
         settings = {names[key]: converted(runs, key, value) for key, value in self.base.settings.items()} | settings
         plain = {kind: self.base.component(kind).name for kind in single}
         axes = {names[key]: [self._short(runs, key, value) for value in values] for key, values in self.axes.items()}
-        own = {key: getattr(self, key) for key in ("name", "description", "checkpoint_every")}
+        own = {key: getattr(self, key) for key in ("name", "description", "margin", "checkpoint_every")}
         fixed = {key: getattr(self.base, key) for key in Run.model_fields}
         return self.of(**own, measure=self.measure.model_dump(), **fixed | plain | settings | axes)
 
     def settings(self) -> dict[str, Any]:
         """All settings, flat, as `of` takes them and as the study file shows them."""
-        own = {key: getattr(self, key) for key in ("name", "description", "checkpoint_every")}
+        own = {key: getattr(self, key) for key in ("name", "description", "margin", "checkpoint_every")}
         axes = {key: list(values) for key, values in self.axes.items()}
         return own | self.base.model_dump() | axes | {"measure": self.measure.model_dump(mode="json")}
 

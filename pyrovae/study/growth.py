@@ -4,8 +4,8 @@ from typing import Any
 
 from pyrovae.study.grid import PER_RUN, Study
 
-#: Settings that change no run: names, what is measured, how often a checkpoint is written, and how far runs go.
-FREE = ("name", "description", "measure", "checkpoint_every", "steps")
+#: Settings that change no run: names, what is measured and decided, how often a checkpoint is written, how far runs go.
+FREE = ("name", "description", "measure", "margin", "checkpoint_every", "steps")
 
 
 def conflicts(before: Study, now: Study) -> list[str]:

@@ -1,0 +1,132 @@
+"""Findings, their contrasts, and the verdicts that a study gives on all of them jointly."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import floor, log10
+from typing import TYPE_CHECKING, Any, Literal
+
+from pyrovae.analysis.findings.statistics import ALPHA, MOST_SEEDS, Effect, adjusted
+
+if TYPE_CHECKING:
+    from pyrovae.analysis.findings.cells import StudyCells
+
+Outcome = Literal["supported", "contradicted", "no meaningful difference", "undecided"]
+#: Why a contrast has no effect.
+UNFINISHED = "a run is missing or has diverged, or its values are not finite"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference of means that a finding predicts to be positive.
+
+    Attributes:
+        where: the cell of the grid, such as "depth 3".
+        effect: the difference and its errors.
+        note: why there is no verdict.
+        unit: unit of the effect.
+        terms: values for the placeholders in the text of the finding.
+    """
+
+    where: str
+    effect: Effect = field(default_factory=Effect)
+    note: str = ""
+    unit: str = "nats"
+    terms: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement that a study can test.
+
+    Attributes:
+        number: its place among the findings of the paper; None for a question that the paper leaves open.
+        text: the statement, with placeholders for the terms of its contrasts.
+        contrasts: the cells of a study → the contrasts that should be positive, none if the study cannot test it.
+        falls, rises: what a positive and a negative effect mean, in words before "by 3.1 nats".
+    """
+
+    number: int | None
+    text: str
+    contrasts: Callable[["StudyCells"], Iterable[Contrast]]
+    falls: str = "test distortion falls"
+    rises: str = "test distortion rises"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says of a finding: one of its contrasts, and how it turned out.
+
+    Attributes:
+        p_different, p_equivalent: adjusted p-values of a difference and of equivalence; NaN if there is no test.
+        tests: number of contrasts that were tested jointly.
+        sources: what the error covers, such as "images and 3 seeds, for this training set".
+    """
+
+    finding: Finding
+    contrast: Contrast
+    p_different: float
+    p_equivalent: float
+    tests: int
+    sources: str
+
+    @property
+    def text(self) -> str:
+        """The finding with the values of this study."""
+        return self.finding.text.format(**self.contrast.terms)
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict at a joint error of 5% over all contrasts of the study."""
+        if self.p_equivalent < ALPHA:
+            return "no meaningful difference"
+        if self.p_different < ALPHA:
+            return "supported" if self.contrast.effect.estimate > 0 else "contradicted"
+        return "undecided"
+
+    @property
+    def words(self) -> str:
+        """The effect in words, with its interval, or why there is none; and for an undecided one what it would take."""
+        effect, unit = self.contrast.effect, self.contrast.unit
+        if self.contrast.note:
+            return self.contrast.note
+        size = rounded(abs(effect.estimate), effect.half_width)
+        change = (self.finding.falls if effect.estimate > 0 else self.finding.rises).format(**self.contrast.terms)
+        said = f"{change} by {size} {unit} (95% over {self.sources})"
+        if not effect.is_known:
+            return f"{said}; one seed decides nothing"
+        if self.outcome != "undecided":
+            return said
+        needed = effect.seeds_needed(self.tests)
+        seeds = f"about {needed} seeds" if needed else f"over {MOST_SEEDS} seeds, or more images,"
+        return (
+            f"{said}; {rounded(effect.detectable(self.tests))} {unit} could have been found, and {seeds} would be "
+            "enough for this effect"
+        )
+
+
+def decide(found: Sequence[tuple[Finding, Contrast]], sources: str) -> list[Verdict]:
+    """The verdicts on contrasts that are tested jointly.
+
+    Args:
+        sources: what the errors cover.
+    """
+    tested = [contrast for _, contrast in found if not contrast.note and contrast.effect.is_known]
+    p_values = adjusted([(each.effect.p_different, each.effect.p_equivalent) for each in tested])
+    of_contrast = {id(contrast): p for contrast, p in zip(tested, p_values, strict=True)}
+    unknown = (float("nan"), float("nan"))
+    return [
+        Verdict(finding, contrast, *of_contrast.get(id(contrast), unknown), len(tested), sources)
+        for finding, contrast in found
+    ]
+
+
+def rounded(value: float, error: float | None = None) -> str:
+    """A value, with the half width of its interval if it has one, to two digits of the error, one decimal at least.
+
+    Example:
+        >>> rounded(0.0123, 0.0045), rounded(12.34, 6.7), rounded(0.0123)
+        ('0.0123 ± 0.0045', '12.3 ± 6.7', '0.012')
+    """
+    scale = value if error is None else error
+    digits = max(1, 1 - floor(log10(abs(scale)))) if scale else 1
+    return f"{value:.{digits}f}" if error is None else f"{value:.{digits}f} ± {error:.{digits}f}"
