@@ -11,6 +11,8 @@ import xarray as xr
 from pyrovae.measures.measure import Quantity
 from pyrovae.store.schema import SPLITS
 
+#: Stands for a number that is missing.
+MISSING = "–"
 #: Numbers beyond this, as of a run that diverged, are shown with three digits.
 LARGE = 1e9
 
@@ -39,7 +41,7 @@ class Column:
     def written(self, value: float, error: float | None = None, marked: bool = False) -> str:
         """A value with its standard error, and the symbol of the caveat if it applies."""
         if isnan(value):
-            return "–"
+            return MISSING
         form = self.quantity.format
         text = _written(value, form)
         if error is not None:
@@ -70,8 +72,8 @@ def axes(data: xr.Dataset) -> list[str]:
 def written(value: Any) -> str:
     """A value of an axis as it is written."""
     if isinstance(value, float):
-        return "–" if np.isnan(value) else f"{value:g}"
-    return "–" if value is None else str(value)
+        return MISSING if np.isnan(value) else f"{value:g}"
+    return MISSING if value is None else str(value)
 
 
 def _columns(quantity: Quantity) -> Iterator[Column]:

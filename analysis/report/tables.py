@@ -1,6 +1,6 @@
 """The numbers and verdicts of a study as tables and lines of text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import product
 
 import numpy as np
@@ -8,8 +8,9 @@ import xarray as xr
 from rich.table import Table
 
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis
+from pyrovae.analysis.findings.statistics import REPEATED
 from pyrovae.analysis.findings.verdicts import Verdict
-from pyrovae.analysis.report.columns import Column, axes, columns, written
+from pyrovae.analysis.report.columns import MISSING, Column, axes, columns, written
 from pyrovae.store import schema
 
 
@@ -64,15 +65,16 @@ def verdicts(found: Sequence[Verdict]) -> list[str]:
     for verdict in found:
         where = f" ({verdict.contrast.where})" if verdict.contrast.where else ""
         lines.append(f"{verdict.outcome}: {verdict.text}{where}: {verdict.words}")
-    return lines + ([joint(found)] if found else [])
+    return lines + joint(found)
 
 
-def joint(found: Sequence[Verdict]) -> str:
-    """How verdicts are made."""
-    tests = max(verdict.tests for verdict in found)
-    return (
+def joint(found: Sequence[Verdict]) -> list[str]:
+    """How verdicts are made, on one line, if there are any."""
+    tests = max((verdict.tests for verdict in found), default=0)
+    line = (
         f"Verdicts hold jointly at 95% over {tests} comparisons (Holm's method); each interval is one of 95% by itself."
     )
+    return [line] if tests else []
 
 
 def _table(group: str, data: xr.Dataset, found: list[Column]) -> Table | None:
@@ -82,21 +84,38 @@ def _table(group: str, data: xr.Dataset, found: list[Column]) -> Table | None:
         return None
     rows = _varied(data, found)
     over = [dim for dim in data.dims if dim not in (*rows, "split")]
-    constant = [dim for dim in over if dim != "seed"]
     marks = {column.heading: column.marks(data).any(over) for column in found}
-    data = data.mean("seed", skipna=True).max(constant)
-    cells = []
-    for place in product(*(data[axis].values.tolist() for axis in rows)):
-        at = dict(zip(rows, place, strict=True))
-        if any(column.values(data.sel(at)).notnull().any() for column in found):
-            texts = [_cell(column, data.sel(at), bool(marks[column.heading].sel(at))) for column in found]
-            cells.append([*map(written, place), *texts])
-    return with_columns(_title(group, found, marks), [*rows, *(column.heading for column in found)], cells)
+    frame = xr.DataArray(0.0, {axis: data[axis] for axis in rows}, rows)
+    texts = [_texts(column, data, marks[column.heading], over, frame) for column in found]
+    places = product(*(data[axis].values.tolist() for axis in rows))
+    cells = [
+        [*map(written, place), *cell]
+        for place, *cell in zip(places, *texts, strict=True)
+        if any(text != MISSING for text in cell)
+    ]
+    return with_columns(_title(group, found, marks, data), [*rows, *(column.heading for column in found)], cells)
 
 
-def _cell(column: Column, cell: xr.Dataset, marked: bool) -> str:
-    errors = column.errors(cell)
-    return column.written(float(column.values(cell)), None if errors is None else float(errors), marked)
+def _texts(
+    column: Column, data: xr.Dataset, marks: xr.DataArray, over: list[Hashable], frame: xr.DataArray
+) -> list[str]:
+    """The cells of a column, means over runs with their standard errors."""
+    values, errors = column.values(data), column.errors(data)
+    runs = [dim for dim in over if dim in REPEATED and dim in values.dims]
+    constant = [dim for dim in over if dim in values.dims and dim not in runs]
+    mean, error = values.mean(runs), None
+    if errors is not None:
+        number = values.notnull().sum(runs)
+        over_runs = ((values - mean) ** 2).sum(runs) / ((number - 1) * number).clip(1)
+        error = np.sqrt(errors.mean(runs) ** 2 + over_runs)
+    columns = [
+        each.max(constant).broadcast_like(frame).transpose(*frame.dims).values.ravel()
+        for each in (mean, mean if error is None else error, marks)
+    ]
+    return [
+        column.written(value, None if error is None else spread, bool(marked))
+        for value, spread, marked in zip(*columns, strict=True)
+    ]
 
 
 def _varied(data: xr.Dataset, found: list[Column]) -> list[str]:
@@ -116,12 +135,13 @@ def _is_constant(data: xr.Dataset, found: list[Column], axis: str) -> bool:
     )
 
 
-def _title(group: str, found: list[Column], marks: dict[str, xr.DataArray]) -> str:
+def _title(group: str, found: list[Column], marks: dict[str, xr.DataArray], data: xr.Dataset) -> str:
     units = [column.quantity.unit for column in found if column.quantity.unit != "1"]
-    errors = ["± standard error over images"] * any(column.quantity.has_error for column in found)
+    repeated = any(data.sizes.get(dim, 1) > 1 for dim in REPEATED)
+    errors = ["± standard error over images" + " and runs" * repeated] * any(each.quantity.has_error for each in found)
     caveats = [column.quantity.caveat for column in found if bool(marks[column.heading].any())]
     notes = [f"{caveat.symbol} {caveat.text}" for caveat in caveats if caveat is not None]
-    described = ", ".join([*dict.fromkeys(units), *errors, "means over seeds"])
+    described = ", ".join([*dict.fromkeys(units), *errors, *["means over runs"] * repeated])
     return "; ".join([f"{group.replace('_', ' ')}: {described}", *notes])
 
 
