@@ -35,11 +35,17 @@ def weight_of_gap(study: StudyCells) -> Iterator[Contrast]:
     if len(gammas) > 1:
         low, high = gammas[0], gammas[-1]
         for where, cell in study.along("gamma"):
-            gaps = _mean(cell["prior_gap"])
-            growth = float(gaps.sel(gamma=low) - gaps.sel(gamma=high))
-            if growth > SATURATED and {low, high} <= set(saturated(cell, "gamma", leading=False)):
-                terms = {"low": low, "high": high, "by": growth}
+            if only_gap_grows(cell, low, high):
+                gaps = _mean(cell["prior_gap"])
+                terms = {"low": low, "high": high, "by": float(gaps.sel(gamma=low) - gaps.sel(gamma=high))}
                 yield study.contrast(where, cell["distortion"], "gamma", {high: 1, low: -1}, **terms)
+
+
+def only_gap_grows(cell: xr.Dataset, low: float, high: float) -> bool:
+    """Whether I is saturated at both values of γ, and G is larger at the lower one."""
+    gaps = _mean(cell["prior_gap"])
+    grows = bool(gaps.sel(gamma=low) - gaps.sel(gamma=high) > SATURATED)
+    return grows and {low, high} <= set(saturated(cell, "gamma", leading=False))
 
 
 def falling(gaps: xr.DataArray) -> dict[Any, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pyrovae.analysis.findings.cells import StudyCells
-from pyrovae.analysis.findings.information import saturated
+from pyrovae.analysis.findings.information import only_gap_grows
 from pyrovae.analysis.findings.statistics import Effect, effect, effect_of_numbers, lead
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast, Finding, rounded
 
@@ -35,8 +35,8 @@ def best_prior(study: StudyCells, score: Score) -> Iterator[Contrast]:
     """Lead of the prior with the lowest mean score on the test images, for every other setting of the grid."""
     for where, cell in _compared_priors(study):
         found = lead(score(cell), "prior", study.margin)
-        others = f"cannot be told from {', '.join(found.tied)}" if found.tied else "beats every other prior"
-        terms = {"best": found.best, "closest": found.closest, "others": others, "warning": _warning(cell)}
+        shown = f"cannot tell it from {', '.join(found.tied)}" if found.tied else "puts it ahead of every other prior"
+        terms = {"best": found.best, "closest": found.closest, "shown": shown, "warning": _warning(cell)}
         terms["count"] = cell.sizes["prior"]
         yield Contrast(where, found.effect, _note(found.effect), terms=terms)
 
@@ -60,13 +60,13 @@ def smaller_gamma(study: StudyCells, score: Score, only_unsaturated: bool = Fals
     """Score at the highest γ − score at the lowest γ on the test images, for every other setting of the grid.
 
     Args:
-        only_unsaturated: whether to leave out cells in which I is saturated, which are tested as the central finding.
+        only_unsaturated: whether to leave out cells that test the central finding.
     """
     gammas = study.values("gamma")
     if len(gammas) > 1:
         low, high = gammas[0], gammas[-1]
         for where, cell in study.along("gamma"):
-            if not (only_unsaturated and {low, high} <= set(saturated(cell, "gamma", leading=False))):
+            if not (only_unsaturated and only_gap_grows(cell, low, high)):
                 terms = {"low": low, "high": high, "warning": _warning(cell)}
                 yield study.contrast(where, score(cell), "gamma", {high: 1, low: -1}, **terms)
 
@@ -107,19 +107,19 @@ _LEADS = {"falls": "it leads {closest}", "rises": "it is behind {closest}"}
 FINDINGS = (
     Finding(
         None,
-        "Of {count} priors, {best} has the lowest test D; it {others}",
+        "Of {count} priors, {best} has the lowest test D; this comparison alone {shown}",
         partial(best_prior, score=distortion),
         **_LEADS,
     ),
     Finding(
         None,
-        "Of {count} priors, {best} has the lowest test R + D; it {others}",
+        "Of {count} priors, {best} has the lowest test R + D; this comparison alone {shown}",
         partial(best_prior, score=total),
         **_LEADS,
     ),
     Finding(
         None,
-        "Of {count} priors, {best} has the highest bound of test log p(x){warning}; it {others}",
+        "Of {count} priors, {best} has the highest bound of test log p(x){warning}; this comparison alone {shown}",
         partial(best_prior, score=negative_log_likelihood),
         **_LEADS,
     ),

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 #: Joint coverage of verdicts, and coverage of each interval.
@@ -36,18 +36,9 @@ class Variance(NamedTuple):
     value: float
     df: float
 
-    def __add__(self, other: "Variance") -> "Variance":  # type: ignore[override]
-        """The variance of a sum, with Satterthwaite's degrees of freedom.
 
-        Example:
-            >>> Variance(1.0, 4) + Variance(1.0, 4)
-            Variance(value=2.0, df=8.0)
-        """
-        total = self.value + other.value
-        weight = self.value**2 / self.df + other.value**2 / other.df
-        return Variance(total, total**2 / weight if weight else min(self.df, other.df))
-
-
+#: Stands for a variance of zero where one divides by it.
+_TINY = 1e-300
 #: The variance over a single run of each setting.
 _NO_RUNS = Variance(nan, 0)
 
@@ -61,7 +52,7 @@ class Effect:
         images: variance of the estimate over images.
         runs: variance of the estimate over runs and, where they vary, training sets; without degrees of freedom if each
             setting has one run.
-        repeats: runs of each setting.
+        repeats: number of seeds or training sets, whichever is larger.
         margin: the size below which a difference has no meaning.
         rivals: number of settings that the better one was compared with, where it was chosen for being the best.
     """
@@ -84,6 +75,11 @@ class Effect:
         return self.quantile(ALPHA if self.rivals else ALPHA / 2)
 
     @property
+    def low(self) -> float:
+        """The lower end of this interval."""
+        return self.estimate - self.half_width
+
+    @property
     def p_different(self) -> float:
         """The probability of an estimate as far from zero if there were no effect; NaN if it is not known.
 
@@ -99,23 +95,35 @@ class Effect:
         return 1.0 if self.rivals else self.tail(self.margin - abs(self.estimate))
 
     def tail(self, distance: float) -> float:
-        """The one-sided p at which the interval ends at a distance from the estimate."""
+        """The one-sided p at which the interval ends at a distance from the estimate.
+
+        At this p, z² s²_images and t² s²_runs are two shares of distance²; the shares are those that give equal p.
+        """
         if not self.is_known:
             return nan
         if distance <= 0:
             return 1.0 if self.rivals else 1 - self.tail(-distance) if distance else 0.5
-        if self.quantile(_SMALLEST) <= distance:
-            return _SMALLEST
-        largest = 0.5 if not self.rivals else self.rivals / (self.rivals + 1)
-        return float(optimize.brentq(lambda p: self.quantile(p) - distance, _SMALLEST, largest, xtol=1e-12))
+        share = optimize.brentq(lambda each: float(np.subtract(*self._tails(distance, each))), 0, 1, xtol=1e-14)
+        return self._tails(distance, share)[share > 0.5]
+
+    def _tails(self, distance: float, share: float) -> tuple[float, float]:
+        """The p of the images and of the runs, if this share of distance² is that of the runs."""
+        over_images, over_runs = (
+            exceeded(distance * sqrt(part / max(variance, _TINY)), self._compared, df)
+            for part, variance, df in ((1 - share, self.images, inf), (share, *self.runs))
+        )
+        return over_images, over_runs
 
     def quantile(self, tail: float) -> float:
         """Distance from the estimate to the end of a one-sided interval: √(z² s²_images + t² s²_runs)."""
         if not self.is_known:
             return sqrt(self.images) * float(stats.norm.isf(tail)) if isfinite(self.estimate) else nan
-        rivals = max(1, self.rivals)
-        over_images, over_runs = (critical_value(tail, rivals, df) for df in (inf, self.runs.df))
+        over_images, over_runs = (critical_value(tail, self._compared, df) for df in (inf, self.runs.df))
         return sqrt(over_images**2 * self.images + over_runs**2 * self.runs.value)
+
+    @property
+    def _compared(self) -> int:
+        return max(1, self.rivals)
 
     def detectable(self, tests: int) -> float:
         """The smallest effect that is found with a probability of `POWER`, among so many tests."""
@@ -131,11 +139,14 @@ class Effect:
         return None
 
 
-#: The smallest p that is told from zero.
-_SMALLEST = 1e-9
-
-
-def effect(values: xr.DataArray, axis: str, weights: Mapping[Any, float], margin: float, rivals: int = 0) -> Effect:
+def effect(
+    values: xr.DataArray,
+    axis: str,
+    weights: Mapping[Any, float],
+    margin: float,
+    rivals: int = 0,
+    of_family: bool = False,
+) -> Effect:
     """The effect Σ_k c_k μ_k of settings along an axis.
 
     The variance over runs is that of all settings, from the residuals e_ks = y_ks − ȳ_k − ȳ_s + ȳ of the mean y_ks of
@@ -148,8 +159,8 @@ def effect(values: xr.DataArray, axis: str, weights: Mapping[Any, float], margin
         axis: the axis.
         weights: c_k by setting, which add up to zero; others are zero.
         margin: the size below which a difference has no meaning, as a share of the mean of the values.
-        rivals: number of settings that the better one was compared with, where it was chosen for being the best; the
-            variance is that of all settings then, which is known best.
+        rivals: number of settings that the better one was compared with, where it was chosen for being the best.
+        of_family: as of `run_variance`.
 
     Returns:
         The effect; NaN if a run of a setting with a weight is missing or has values that are not finite.
@@ -166,8 +177,8 @@ def effect(values: xr.DataArray, axis: str, weights: Mapping[Any, float], margin
     return Effect(
         estimate=float(per_image.mean()),
         images=float(per_image.var(ddof=1)) / len(per_image),
-        runs=run_variance(x.mean(-1), c, of_family=bool(rivals)),
-        repeats=x.shape[1] * x.shape[2],
+        runs=run_variance(x.mean(-1), c, of_family),
+        repeats=max(x.shape[1:3]),
         margin=margin * abs(float(x.mean())),
         rivals=rivals,
     )
@@ -182,7 +193,7 @@ def effect_of_numbers(numbers: xr.DataArray, errors: xr.DataArray, axis: str, we
     y, se = (_runs(each.expand_dims("image"), axis)[..., 0] for each in (numbers, errors))
     y, se, c = y[c != 0], se[c != 0], c[c != 0]
     over_images = float((c**2) @ (se.mean((1, 2)) ** 2))
-    return Effect(float(c @ y.mean((1, 2))), over_images, run_variance(y, c), y.shape[1] * y.shape[2])
+    return Effect(float(c @ y.mean((1, 2))), over_images, run_variance(y, c), max(y.shape[1:3]))
 
 
 def run_variance(means: Array, weights: Array, of_family: bool = False) -> Variance:
@@ -203,11 +214,23 @@ def run_variance(means: Array, weights: Array, of_family: bool = False) -> Varia
         return over_seeds
     if not over_seeds.df:
         return over_data
-    # Both contain the variance of single runs, which is subtracted once.
+    # Both contain the variance of single runs.
     residuals = _centred(means, 0, 1, 2)
     single = float((residuals**2).sum()) / _degrees(means) * float((weights**2).sum()) / means[0].size
-    total = over_seeds + over_data
-    return total._replace(value=max(total.value - single, over_seeds.value, over_data.value))
+    return combined(over_seeds, over_data, Variance(single, _degrees(means)))
+
+
+def combined(one: Variance, other: Variance, shared: Variance) -> Variance:
+    """The variance of the sum of two parts that both contain a third, with Satterthwaite's degrees of freedom.
+
+    Example:
+        >>> combined(Variance(1.0, 4), Variance(1.0, 4), Variance(0.0, 16))
+        Variance(value=2.0, df=8.0)
+    """
+    total = max(one.value + other.value - shared.value, one.value, other.value)
+    weight = sum(part.value**2 / part.df for part in (one, other, shared))
+    fewest = min(one.df, other.df)
+    return Variance(total, max(fewest, total**2 / weight) if weight else fewest)
 
 
 def _repeat_variance(means: Array, weights: Array, of_family: bool) -> Variance:
@@ -238,8 +261,8 @@ class Lead(NamedTuple):
 
     Attributes:
         best: the setting.
-        closest: its closest rival.
-        tied: the settings that cannot be told from it at the level `LEVEL`.
+        closest: its closest rival, for which the interval of the lead ends lowest.
+        tied: the settings that cannot be distinguished from it at the level `LEVEL`.
         effect: its lead over the closest rival.
     """
 
@@ -252,6 +275,9 @@ class Lead(NamedTuple):
 def lead(score: xr.DataArray, axis: str, margin: float) -> Lead:
     """Multiple comparisons with the best (Hsu 1984): the setting with the lowest mean score, and what it beats.
 
+    The variance over runs is that of all settings, which has the most degrees of freedom. Of two settings, the better
+    one leads by their difference, with a test on both sides.
+
     Args:
         score: values per image as in `effect`, of which lower ones are better.
     """
@@ -259,10 +285,11 @@ def lead(score: xr.DataArray, axis: str, margin: float) -> Lead:
     means = score.mean([dim for dim in score.dims if dim != axis]).values
     best = names[int(np.nanargmin(means))]
     others = [name for name in names if name != best]
-    rivals = {name: effect(score, axis, {name: 1.0, best: -1.0}, margin, len(others)) for name in others}
-    closest = max(rivals, key=lambda name: rivals[name].p_different if rivals[name].is_known else 2.0)
-    tied = [name for name, each in rivals.items() if not each.estimate > each.half_width]
-    return Lead(best, closest, tied, rivals[closest])
+    rivals = len(others) if len(others) > 1 else 0
+    found = {name: effect(score, axis, {name: 1.0, best: -1.0}, margin, rivals, of_family=True) for name in others}
+    closest = min(others, key=lambda name: (isfinite(found[name].estimate), found[name].low))
+    tied = [name for name in others if not found[name].low > 0]
+    return Lead(best, closest, tied, found[closest])
 
 
 @lru_cache(maxsize=4096)
@@ -277,15 +304,39 @@ def critical_value(tail: float, rivals: int, df: float) -> float:
     """
     if rivals == 1:
         return float(stats.t.isf(tail, df))
-    return float(optimize.brentq(lambda value: _exceeded(value, rivals, df) - tail, 0, 1000, xtol=1e-8))
+    # The upper end is Bonferroni's value.
+    return float(optimize.brentq(lambda value: exceeded(value, rivals, df) - tail, -1, stats.t.isf(tail / rivals, df)))
 
 
-def _exceeded(value: float, rivals: int, df: float) -> float:
-    """P(max_j (Z_j − Z_0) / √2 > value · √(χ²_df / df)), over standard normal Z."""
+def exceeded(value: float, rivals: int, df: float) -> float:
+    """The tail of which `critical_value` is the quantile: P(max_j (Z_j − Z_0) / √2 > value · √(χ²_df / df)).
+
+    Example:
+        >>> round(exceeded(2.15, 2, 10), 2), round(exceeded(1.812, 1, 10), 3)
+        (0.05, 0.05)
+    """
+    if rivals == 1:
+        return float(special.stdtr(df, -value))
+    (z, over_z), (scales, over_scales) = _normal_nodes(), _scale_nodes(df)
+    below = special.ndtr(sqrt(2) * value * scales[:, None] + z) ** rivals
+    return max(0.0, 1 - float(over_scales @ below @ over_z))
+
+
+@lru_cache
+def _normal_nodes() -> tuple[Array, Array]:
+    """Nodes and weights of a standard normal Z_0."""
     z, weights = hermegauss(80)
-    scales = np.sqrt(stats.chi2.isf((np.arange(500) + 0.5) / 500, df) / df) if isfinite(df) else np.ones(1)
-    below = stats.norm.cdf(sqrt(2) * value * scales[:, None] + z) ** rivals
-    return 1 - float((below @ (weights / weights.sum())).mean())
+    return z, weights / weights.sum()
+
+
+@lru_cache(maxsize=256)
+def _scale_nodes(df: float) -> tuple[Array, Array]:
+    """Nodes and weights of √(χ²_df / df), by the trapezoidal rule over the logarithm of χ²."""
+    if not isfinite(df):
+        return np.ones(1), np.ones(1)
+    square = np.geomspace(stats.chi2.ppf(1e-13, df), stats.chi2.isf(1e-13, df), 150)
+    weights = square * stats.chi2.pdf(square, df)
+    return np.sqrt(square / df), weights / weights.sum()
 
 
 def adjusted(p_values: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
