@@ -87,7 +87,7 @@ class Effect:
         as large if that were as good (multiple comparisons with the best, Hsu 1984).
         """
         tail = self.tail(abs(self.estimate))
-        return tail if self.rivals else min(1.0, 2 * tail)
+        return tail if self.rivals else 2 * tail
 
     @property
     def p_equivalent(self) -> float:
