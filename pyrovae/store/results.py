@@ -202,7 +202,9 @@ class Results(Evaluation):
         for key, values in axes.items():
             if key not in coordinates and len(values) > 1:
                 raise InputError(f"{key}: expected one of {list(values)}, got no {key}: the grid runs over it")
-        return self.study.run_at({key: values[0] for key, values in axes.items()} | coordinates)
+        # The value on the axis, because the key of a run at β = 4.0 is not that of one at 4.
+        at = {key: values.index(coordinates[key]) if key in coordinates else 0 for key, values in axes.items()}
+        return self.study.run_at({key: axes[key][number] for key, number in at.items()})
 
     def pair(self, /, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.
