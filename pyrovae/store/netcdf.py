@@ -33,9 +33,12 @@ def _fill(group: h5py.Group, data: xr.Dataset) -> None:
     _describe(group, data.attrs)
     for name, variable in data.variables.items():
         values = variable.values
-        values = np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
+        is_text = values.dtype.kind == "U"
+        values = np.char.encode(values, "utf-8") if is_text else values
         # Values of some images only are followed by NaN, which compression makes small.
-        _describe(group.create_dataset(name, data=values, chunks=values.shape, **_CHECKED), variable.attrs)
+        item = group.create_dataset(name, data=values, chunks=values.shape, **_CHECKED)
+        # By this attribute, xarray reads text and not bytes.
+        _describe(item, {**variable.attrs, **({"_Encoding": "utf-8"} if is_text else {})})
     for dim, size in data.sizes.items():
         if dim in data.variables:
             group[dim].make_scale(dim)
