@@ -43,10 +43,10 @@ class ProgressTask:
     done: int
     resumed_at: int = field(init=False)
     first_step: float = field(default=0.0, init=False)
-    _started: float = field(default_factory=time.perf_counter, init=False)
+    _started: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.resumed_at = self.done
+        self.resumed_at, self._started = self.done, time.perf_counter()
 
     def update(self, done: int) -> None:
         """Reports that ``done`` steps are done."""

@@ -193,7 +193,8 @@ def test_missing_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plan_describes_the_runs_and_writes_nothing() -> None:
     done = pyrovae("run", "small.yaml", "--plan")
     assert done.returncode == 0
-    assert "depth 2: 2 runs in lockstep, 300 steps, 256 training and 128 test images" in done.stdout
+    assert "depth 2: 2 runs, all new; 300 steps; 256 training and 128 test images" in done.stdout
+    assert "to do: about " in done.stdout
     banked = pyrovae("run", "small.yaml", "--plan", "--set", "prior=aggregate", "--set", "refresh=30")
     expected = (
         "against 256 cached encodings, refreshed every 30 steps: 16,384 densities a step, 393,216 to measure R and log"
