@@ -508,9 +508,9 @@ def _progress(cohort: "PlannedCohort") -> str:
     """How far the runs of a cohort are, such as ``9 runs, 6 finished, 3 new``."""
     kinds = {0: "new", cohort.steps: "to be measured"}
     counts = [(cohort.finished, "finished"), (cohort.repeated, "the same as earlier ones")]
-    counts += [(runs, kinds.get(step, f"from step {step:,} on")) for step, runs in cohort.starts.items()]
+    counts += [(runs, kinds.get(step, f"to continue from step {step:,}")) for step, runs in cohort.starts.items()]
     parts = [f"{'all' if runs == cohort.runs else f'{runs:,}'} {kind}" for runs, kind in counts if runs]
-    return ", ".join([f"{cohort.runs:,} runs", *parts]) if cohort.runs > 1 else parts[0].replace("all", "1 run,")
+    return ", ".join([f"{cohort.runs:,} runs", *parts]) if cohort.runs > 1 else f"1 run, {parts[0].removeprefix('all ')}"
 
 
 def _report(results: Any, tree: Any = None) -> None:

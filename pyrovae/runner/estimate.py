@@ -88,7 +88,7 @@ def estimate(
         measuring=_sum([cost.measuring for cost in costs]),
         disk=sum(cost.disk for cost in costs),
         memory=memory,
-        notes=(*_notes_on_time(costs, execution), *_notes_on_memory(memory, estimator.device)),
+        notes=(_note_on_time(costs, execution), *_notes_on_memory(memory, estimator.device)),
     )
 
 
@@ -185,18 +185,18 @@ def _sum(seconds: Sequence[float | None]) -> float | None:
     return sum(known) if len(known) == len(seconds) else None
 
 
-def _notes_on_time(costs: Sequence[_Cost], execution: Execution) -> Iterator[str]:
-    tried = {cost.tried for cost in costs} - {None}
+def _note_on_time(costs: Sequence[_Cost], execution: Execution) -> str:
+    training, measuring = _sum([cost.training for cost in costs]), _sum([cost.measuring for cost in costs])
     if execution.scheduler is not None:
-        basis = "depends on the workers"
-    elif any(cost.training is None for cost in costs):
-        basis = "unknown until such runs were trained here; --plan tries some steps"
-    elif tried:
-        basis = "from a trial" + ("; compiled, it is usually faster" if tried - {"vmapped", "sequential"} else "")
-    else:
-        basis = "from earlier runs on this machine"
-    without = any(cost.measuring is None for cost in costs) and execution.scheduler is None
-    yield f"time: {basis}{'; measuring comes on top' if without else ''}"
+        return "time: it depends on the workers"
+    if training is None:
+        return "time: no such runs were trained on this machine yet; --plan tries some steps"
+    if not training and measuring is None:
+        return "time: no such runs were measured on this machine yet"
+    tried = {cost.tried for cost in costs} - {None}
+    basis = "from a trial" if tried else "from earlier runs on this machine"
+    faster = "; compiled, it is usually faster" if tried - {"vmapped", "sequential"} else ""
+    return f"time: {basis}{faster}{'; measuring comes on top' if measuring is None else ''}"
 
 
 def _notes_on_memory(needed: float, device: torch.device) -> Iterator[str]:
@@ -213,9 +213,11 @@ def _duration(seconds: float) -> str:
     """A rounded duration.
 
     Example:
-        >>> [_duration(seconds) for seconds in (0.2, 40, 400, 40_000)]
-        ['1 s', '40 s', '7 min', '11.1 h']
+        >>> [_duration(seconds) for seconds in (0.2, 40, 400, 40_000, 4_000_000)]
+        ['1 s', '40 s', '7 min', '11.1 h', '46 days']
     """
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86_400:,.0f} days"

@@ -131,11 +131,11 @@ def test_time_is_that_of_kept_speeds(finished: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Speeds, "of_training", of_training)
     monkeypatch.setattr(Speeds, "of_measuring", lambda self, run, settings: Speed(each=2))
-    found = estimated(STUDY.replace(seed=[0, 1], steps=500), finished)
-    # At either depth, one run continues from step 60, uncompiled as before, and one is new.
-    assert asked == [(1, "vmapped"), (1, "compiled")] * 2
+    found = estimated(STUDY.replace(seed=[0, 1, 2], steps=500), finished)
+    # At either depth, one run continues from step 60, uncompiled as before, and two are new.
+    assert asked == [(1, "vmapped"), (2, "compiled")] * 2
     assert found.training == (3 + 440 * 0.5) + (3 + 500 * 0.5) + (1 + 440 * 0.25) + (1 + 500 * 0.25)
-    assert found.measuring == 4 * 2
+    assert found.measuring == 6 * 2
     lines = list(found.lines())
     assert lines[0].startswith("to do: about 12 min, ")
     assert lines[1:] == ["  time: from earlier runs on this machine"]
@@ -146,9 +146,13 @@ def test_unknown_speed_is_called_unknown(tmp_path: Path) -> None:
     assert (found.training, found.measuring) == (None, None)
     first, note = found.lines()
     assert first.startswith("to do: training of unknown duration, ")
-    assert note == (
-        "  time: unknown until such runs were trained here; --plan tries some steps; measuring comes on top"
-    )
+    assert note == "  time: no such runs were trained on this machine yet; --plan tries some steps"
+
+
+def test_unknown_speed_of_measuring_alone_is_called_unknown(finished: Path) -> None:
+    first, note = estimated(STUDY.replace(**{"measure.samples": 2}), finished, trial=True).lines()
+    assert first.startswith("to do: measuring of unknown duration, 0 MB on disk, ")
+    assert note == "  time: no such runs were measured on this machine yet"
 
 
 def test_trial_stands_for_an_unknown_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,4 +225,4 @@ def test_cohorts_that_do_not_fit_are_announced(tmp_path: Path, monkeypatch: pyte
 
 def test_workers_decide_the_time_of_a_cluster(tmp_path: Path) -> None:
     found = estimated(STUDY, tmp_path / "new", execution=Execution(scheduler="local"))
-    assert found.notes == ("time: depends on the workers",)
+    assert found.notes == ("time: it depends on the workers",)
