@@ -509,8 +509,9 @@ def _progress(cohort: "PlannedCohort") -> str:
     kinds = {0: "new", cohort.steps: "to be measured"}
     counts = [(cohort.finished, "finished"), (cohort.repeated, "the same as earlier ones")]
     counts += [(runs, kinds.get(step, f"to continue from step {step:,}")) for step, runs in cohort.starts.items()]
-    parts = [f"{'all' if runs == cohort.runs else f'{runs:,}'} {kind}" for runs, kind in counts if runs]
-    return ", ".join([f"{cohort.runs:,} runs", *parts]) if cohort.runs > 1 else f"1 run, {parts[0].removeprefix('all ')}"
+    whole, plural = ("all ", "s") if cohort.runs > 1 else ("", "")
+    parts = [f"{whole if runs == cohort.runs else f'{runs:,} '}{kind}" for runs, kind in counts if runs]
+    return ", ".join([f"{cohort.runs:,} run{plural}", *parts])
 
 
 def _report(results: Any, tree: Any = None) -> None:

@@ -7,6 +7,7 @@ import pytest
 from helpers import STUDY
 
 from pyrovae import InputError, Study, run
+from pyrovae.cli import _progress
 from pyrovae.runner import estimate as estimating
 from pyrovae.runner.estimate import Estimate, estimate
 from pyrovae.runner.plan import plan
@@ -94,6 +95,22 @@ def test_runs_that_are_the_same_are_counted_once(tmp_path: Path) -> None:
     study = STUDY.replace(depth=1, prior=["standard_normal", "mixture"], components=[2, 3], beta=[0.1, 1])
     same = [(2, 0, {0: 2}, 0), (2, 0, {}, 2), (2, 0, {0: 2}, 0), (2, 0, {0: 2}, 0)]
     assert counts(study, tmp_path / "new") == same
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "1 run, finished"),
+        ({"steps": 70}, "1 run, to continue from step 60"),
+        ({"measure.samples": 2}, "1 run, to be measured"),
+        ({"seed": [0, 1, 2]}, "3 runs, 1 finished, 2 new"),
+        ({"seed": [1, 2]}, "2 runs, all new"),
+        ({"seed": [0, 1], "steps": 70}, "2 runs, 1 new, 1 to continue from step 60"),
+        ({"prior": ["standard_normal", "mixture"], "components": [3, 2]}, "1 run, finished"),
+    ],
+)
+def test_progress_of_a_cohort_is_one_phrase(settings: dict[str, Any], expected: str, finished: Path) -> None:
+    assert _progress(plan(STUDY.replace(**settings), finished)[0]) == expected
 
 
 @pytest.mark.parametrize(
