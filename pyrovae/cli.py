@@ -274,7 +274,7 @@ def evaluate(
         asked["likelihood_images"] = ANNEALED if images is None else images
     elif temperatures is not None or chains is not None:
         raise InputError("--temperatures and --chains are options of --ais: add --ais")
-    given = {key: value for key, value in asked.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     for key, value in (_setting(text) for text in settings or []):
         owner, _, name = key.rpartition(".")
         if owner == "prior" and prior is not None:

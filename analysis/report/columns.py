@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pyrovae.measures.measure import Quantity
-from pyrovae.store.schema import SPLITS
+from pyrovae.store.records import SPLITS
 
 #: Numbers beyond this, as of a run that diverged, are shown with three digits.
 LARGE = 1e9
