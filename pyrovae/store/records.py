@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ REMEDY = "delete it, and 'pyrovae run' measures the run again"
 
 
 class RecordHeader(BaseModel):
-    """What a record says of its run, as attributes of the file.
+    """What a record says of its run: attributes of the file, and declarations.
 
     Attributes:
         format: version of the layout of the file.
@@ -109,9 +110,10 @@ def save(file: Path, header: RecordHeader, measured: Measurements, curves: Mappi
     labels = list(_labels(measured.quantities, measured.sites, measured.numbers))
     values = [measured.numbers[group][name][place] for _, group, name, place in labels]
     named = {"quantity": [label for label, *_ in labels]}
+    declarations = ("record", [header.quantities])
     groups = {
-        "/": xr.Dataset(attrs=header.model_dump(round_trip=True)),
-        "numbers": xr.Dataset({"value": ("quantity", np.array(values, float))}, named),
+        "/": xr.Dataset(attrs=header.model_dump(round_trip=True, exclude={"quantities"})),
+        "numbers": xr.Dataset({"value": ("quantity", np.array(values, float)), "declarations": declarations}, named),
     }
     if curves:
         data = {name: (("step", "split"), curves[name], {"long_name": text}) for name, text in CURVES.items()}
@@ -139,13 +141,13 @@ def load_header(file: Path) -> RecordHeader:
         InputError: the file is damaged, or of a later version.
     """
     with netcdf.reading(file, REMEDY) as opened:
-        return RecordHeader.model_validate(netcdf.attributes(opened))
+        return _header(opened)
 
 
 def load(file: Path) -> Record:
     """The numbers and learning curves of a run; errors as in `load_header`."""
     with netcdf.reading(file, REMEDY) as opened:
-        header = RecordHeader.model_validate(netcdf.attributes(opened))
+        header = _header(opened)
         found = dict(zip(netcdf.text(opened["numbers/quantity"][()]), opened["numbers/value"][()], strict=True))
         numbers: Groups = {}
         for quantity in header.declared:
@@ -172,12 +174,17 @@ def load_pictures(file: Path, group: str) -> dict[str, xr.Variable]:
     with netcdf.reading(file, REMEDY) as opened:
         if group not in opened:
             return {}
-        declared = RecordHeader.model_validate(netcdf.attributes(opened)).declared
+        declared = _header(opened).declared
         return {
             each.variable: xr.Variable(each.dims, opened[group][each.variable][()], each.attributes(each.variable))
             for each in declared
             if each.is_picture and each.group == group and each.variable in opened[group]
         }
+
+
+def _header(opened: h5py.File) -> RecordHeader:
+    (quantities,) = netcdf.text(opened["numbers/declarations"][()])
+    return RecordHeader.model_validate(netcdf.attributes(opened) | {"quantities": quantities})
 
 
 def _labels(
