@@ -135,9 +135,9 @@ def test_memorisation_of_a_study_is_consistent(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"depth": 1, "width": 8, "train_images": 256, "test_images": 100, "batch_size": 32}
     measured = {"measure.reconstructions": 64, "measure.images": 64, "measure.particles": 30}
     study = Study.load("quick", steps=20, seed=0, beta=[0.01, 4], latent_size=2, **settings, **measured)
-    tree = run(study, tmp_path / "study", quiet=True).tree
-    found = tree["memorisation"].to_dataset().isel(seed=0)
-    images = tree["images"].to_dataset().isel(seed=0)
+    results = run(study, tmp_path / "study", quiet=True)
+    found = results.tree["memorisation"].to_dataset().isel(seed=0)
+    images = results.images(seed=0)
     for name in ("memorising_distortion", "reconstruction_distance", "memorising_distance"):
         np.testing.assert_allclose(found[name], images[name].mean("image").transpose(*found[name].dims))
         assert images[name].notnull().sum("image").values.tolist() == [[64, 64]] * 2
@@ -147,7 +147,7 @@ def test_memorisation_of_a_study_is_consistent(tmp_path: Path) -> None:
     assert ((found["mixing_share"] > 0) & (found["mixing_share"] <= 1)).all()
     assert (found["infinite_share"].sel(split="train") == 0).all()  # every image is in its own mixture
     assert (found["memorising_distortion"].sel(split="train") >= 20).all()
-    shown, data = tree["reconstructions"].to_dataset().isel(seed=0), make_data(study.runs()[0])
+    shown, data = results.pictures("reconstructions", seed=0), make_data(study.runs()[0])
     np.testing.assert_array_equal(shown["original"].sel(beta=4), data.test[:8])
     flat = (data.train.float() / 255).flatten(1)
     reconstructed = torch.tensor(shown["reconstruction"].sel(beta=4).values / 255).float().flatten(1)
