@@ -168,7 +168,8 @@ def check_size(study: Study) -> None:
     """Raises InputError if the numbers of a study would not fit into memory."""
     runs, points = prod(study.shape()), len(probe_steps(study.base.steps, study.measure.points))
     numbers = len(SPLITS) * (len(CURVES) * points + len(shipped_numbers()))
-    memory.check_memory(8 * numbers * runs, f"measure: the numbers of {runs:,} runs")
+    of_images = len(SPLITS) * study.measure.per_image * sum(each.per_image for each in shipped_numbers())
+    memory.check_memory(8 * (numbers * runs + of_images), f"measure: the numbers of {runs:,} runs")
 
 
 def quantities(tree: xr.DataTree) -> list[Quantity]:
