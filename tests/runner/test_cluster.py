@@ -224,12 +224,13 @@ def test_job_that_kills_its_workers_is_given_up(
     """And no other job is blamed."""
     (modules / "deadly.py").write_text(DEADLY, encoding="utf-8")
     (modules / "armed").touch()
-    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 1)
-    study = STUDY.replace(depth=1, prior=["deadly:prior", "standard_normal", "mixture"], steps=10, name="deadly")
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
+    priors = ["deadly:prior", "standard_normal", "mixture", "student_t"]
+    study = STUDY.replace(depth=1, prior=priors, steps=10, name="deadly")
     with pytest.raises(InputError, match=r"prior deadly:prior: given up, because workers died of it"):
         run(study, tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
     status = open_results(tmp_path / "study").tree["runs"].to_dataset()["status"].isel(beta=0, seed=0)
-    assert status.to_series().to_dict() == {"deadly:prior": "pending", "standard_normal": "done", "mixture": "done"}
+    assert status.to_series().to_dict() == dict.fromkeys(priors, "done") | {"deadly:prior": "pending"}
     (modules / "armed").unlink()
     run(study, tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
     assert facts(tmp_path / "study", "status") == {"done"}
@@ -363,6 +364,7 @@ def test_study_continues_after_its_scheduler_is_lost(tmp_path: Path) -> None:
 def test_interrupt_has_workers_write_their_checkpoints(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And they stay for other work."""
     study = LONG.replace(steps=100_000, checkpoint_every=100_000)
     submit = Dispatcher._submit
 
@@ -372,9 +374,11 @@ def test_interrupt_has_workers_write_their_checkpoints(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Dispatcher, "_submit", interrupted)
+    before = processes(cluster)
     with pytest.raises(KeyboardInterrupt):
         run(study, tmp_path / "study", scheduler=cluster.scheduler_address, compile="never", quiet=True)
     assert min(reached(tmp_path / "study")) > 20
+    assert processes(cluster) == before
 
 
 @pytest.mark.long
