@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,11 +13,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Json
 
+from pyrovae.errors import InputError
 from pyrovae.measures.evaluate import Groups, Measurements
 from pyrovae.measures.measure import PER_IMAGE_DIMS, Quantity
 from pyrovae.store import netcdf
 
 SPLITS = ("train", "test")
+#: Version of the layout of a record.
+FORMAT = 1
 #: Learning curves, with what they show.
 CURVES = {"loss": "D + beta R, at the final beta of a schedule", "distortion": "distortion D", "rate": "rate R"}
 #: What to do about a damaged record.
@@ -49,7 +52,7 @@ class RecordHeader(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    format: Literal[1] = 1
+    format: int = FORMAT
     key: str
     run: Json[dict[str, Any]]
     step: int
@@ -138,7 +141,7 @@ def load_header(file: Path) -> RecordHeader:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: the file is damaged, or of a later version.
+        InputError: the file is damaged, or of another format.
     """
     with netcdf.reading(file, REMEDY) as opened:
         return _header(opened)
@@ -183,8 +186,14 @@ def load_pictures(file: Path, group: str) -> dict[str, xr.Variable]:
 
 
 def _header(opened: h5py.File) -> RecordHeader:
+    attributes = netcdf.attributes(opened)
+    if (found := attributes.get("format")) != FORMAT:
+        raise InputError(
+            f"{opened.filename}: expected a record of format {FORMAT}, got {found}; open it with the version of "
+            "pyrovae that wrote it, or a later one"
+        )
     (quantities,) = netcdf.text(opened["numbers/declarations"][()])
-    return RecordHeader.model_validate(netcdf.attributes(opened) | {"quantities": quantities})
+    return RecordHeader.model_validate(attributes | {"quantities": quantities})
 
 
 def _labels(
