@@ -341,7 +341,7 @@ def test_pair_of_an_unfinished_run_is_refused(tmp_path: Path, monkeypatch: pytes
 def test_unfinished_study_is_not_reevaluated(tmp_path: Path) -> None:
     run(small(steps=2), tmp_path / "study", quiet=True)
     next(tmp_path.glob("study/runs/*/record.nc")).unlink()
-    with pytest.raises(InputError, match="expected a finished study, but the run at .* is not finished"):
+    with pytest.raises(InputError, match=r"expected a finished study, but the run at .* is not finished"):
         reevaluate(tmp_path / "study", samples=2)
 
 
