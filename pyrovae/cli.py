@@ -287,7 +287,8 @@ def evaluate(
     results, again = reevaluate(
         folder, measures=measures or (), prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
-    _report(again, side_by_side({"before": results.tree, again.name: again.tree}))
+    _report(again, side_by_side({"before": results.tree, "now": again.tree}))
+    _print(f"the new numbers are in the results as {again.name}")
     if prior is not None:
         _print(f"{prior} replaces the prior of each run, fitted to its encodings; D is unchanged for every image")
 
