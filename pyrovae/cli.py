@@ -6,7 +6,7 @@ import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.errors import InputError
+
+if TYPE_CHECKING:
+    from pyrovae.runner.plan import PlannedCohort
 
 app = typer.Typer(
     help="Rate–distortion and generalization studies of variational autoencoders.",
@@ -104,24 +107,21 @@ def run_study(
 
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
+    from pyrovae.runner.estimate import estimate
     from pyrovae.runner.plan import plan as planned
     from pyrovae.runner.run import run
+    from pyrovae.system.execution import Execution
 
+    cohorts = planned(chosen, folder, warnings.warn)
     _print(f"study {chosen.name}: {chosen.description}")
-    for line in planned(chosen):
-        _print(
-            f"  cohort {line.label}: {line.runs} runs in lockstep, {line.steps:,} steps, "
-            f"{line.train_images:,} training and {line.test_images:,} test images"
-        )
-        for side, counts in (("training", line.train_classes), ("test", line.test_classes)):
-            if counts is not None:
-                _print(f"    {side} images of each class: {_counts(counts)}")
-        if line.bank is not None:
-            _print(
-                f"    each training image is scored against {line.bank.size:,} cached encodings, refreshed every "
-                f"{line.bank.refresh:,} steps: "
-                f"{line.densities[0]:,} densities a step, {line.densities[1]:,} to measure R and log p(x)"
-            )
+    for cohort in cohorts:
+        _print_plan(cohort)
+    if any(cohort.left for cohort in cohorts):
+        execution = Execution(device.value, compile.value, scheduler)
+        for line in estimate(chosen.measure, cohorts, folder, execution, trial=plan and scheduler is None).lines():
+            _print(line)
+    else:
+        _print("nothing is left to do")
     if plan:
         return
     try:
@@ -274,7 +274,7 @@ def evaluate(
         asked["likelihood_images"] = ANNEALED if images is None else images
     elif temperatures is not None or chains is not None:
         raise InputError("--temperatures and --chains are options of --ais: add --ais")
-    given = {key: value for key, value in asked.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     for key, value in (_setting(text) for text in settings or []):
         owner, _, name = key.rpartition(".")
         if owner == "prior" and prior is not None:
@@ -287,7 +287,8 @@ def evaluate(
     results, again = reevaluate(
         folder, measures=measures or (), prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
-    _report(again, side_by_side({"before": results.tree, again.name: again.tree}))
+    _report(again, side_by_side({"before": results.tree, "now": again.tree}))
+    _print(f"the new numbers are in the results as {again.name}")
     if prior is not None:
         _print(f"{prior} replaces the prior of each run, fitted to its encodings; D is unchanged for every image")
 
@@ -486,6 +487,32 @@ def _counts(counts: dict[int, int]) -> str:
     if len(counts) <= 20:
         return " ".join(f"{label}: {count:,}" for label, count in counts.items())
     return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
+
+
+def _print_plan(cohort: "PlannedCohort") -> None:
+    _print(
+        f"{cohort.label}: {_progress(cohort)}; {cohort.steps:,} steps; "
+        f"{cohort.train_images:,} training and {cohort.test_images:,} test images"
+    )
+    for side, counts in (("training", cohort.train_classes), ("test", cohort.test_classes)):
+        if counts is not None:
+            _print(f"  {side} images of each class: {_counts(counts)}")
+    if cohort.bank is not None:
+        _print(
+            f"  each training image is scored against {cohort.bank.size:,} cached encodings, refreshed every "
+            f"{cohort.bank.refresh:,} steps: "
+            f"{cohort.densities[0]:,} densities a step, {cohort.densities[1]:,} to measure R and log p(x)"
+        )
+
+
+def _progress(cohort: "PlannedCohort") -> str:
+    """How far the runs of a cohort are, such as ``9 runs, 6 finished, 3 new``."""
+    kinds = {0: "new", cohort.steps: "to be measured"}
+    counts = [(cohort.finished, "finished"), (cohort.repeated, "the same as earlier ones")]
+    counts += [(runs, kinds.get(step, f"to continue from step {step:,}")) for step, runs in cohort.starts.items()]
+    whole, plural = ("all ", "s") if cohort.runs > 1 else ("", "")
+    parts = [f"{whole if runs == cohort.runs else f'{runs:,} '}{kind}" for runs, kind in counts if runs]
+    return ", ".join([f"{cohort.runs:,} run{plural}", *parts])
 
 
 def _report(results: Any, tree: Any = None) -> None:

@@ -1,15 +1,18 @@
-"""Shared by tests: a small study, results in memory, the command in a process, comparison of results."""
+"""Shared by tests: a small study, results in memory, the command in a process, comparison of results and files."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import xarray as xr
 
 from pyrovae import Results, Study, open_results
+from pyrovae.training.trainer import Interrupted, Training
 
 #: The installed command.
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
@@ -19,6 +22,13 @@ STUDY = Study.of(
     name="small", data="tetrominoes", train_images=128, test_images=64, depth=[1, 2], width=8, latent_size=2, steps=60,
     batch_size=32, checkpoint_every=20,
     measure={"particles": 4, "reconstructions": 8, "images": 64, "outer": 64, "probe": 32, "points": 8},
+)  # fmt: skip
+#: Two depths, which train separately, with two β each.
+STORED = Study.of(
+    name="stored", train_images=64, test_images=32, beta=[0.1, 1], depth=[1, 2], width=4, latent_size=2, steps=12,
+    batch_size=16, checkpoint_every=5,
+    measure={"images": 32, "outer": 16, "likelihood_images": 8, "particles": 30, "reconstructions": 8, "probe": 8,
+             "points": 4},
 )  # fmt: skip
 _COMMANDS = """
 import json, sys
@@ -55,6 +65,37 @@ class InMemory(Results):
 
     def pictures(self, group: str, /, **at: Any) -> xr.Dataset:
         return self._pictures[group].sel(at) if group in self._pictures else xr.Dataset()
+
+
+@contextmanager
+def no_drawing() -> Iterator[None]:
+    """Leaves out figures and reports, which take longer than training in most tests."""
+    with (
+        mock.patch("pyrovae.runner.reporting.draw"),
+        mock.patch("pyrovae.analysis.figures.save", return_value=[]),
+    ):
+        yield
+
+
+@contextmanager
+def stopped_after(step: int) -> Iterator[None]:
+    """Stops every training once its checkpoint of a step is written; the block is left without an error."""
+    save = Training.save
+
+    def stopped(self: Training, file: Path) -> None:
+        save(self, file)
+        if self.step == step:
+            raise Interrupted
+
+    with mock.patch.object(Training, "save", stopped), suppress(Interrupted):
+        yield
+        raise AssertionError(f"no training reached step {step}")
+
+
+def contents(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+    """The files in a folder whose names match, except for hidden ones, by path."""
+    files = [file for file in folder.rglob(pattern) if file.is_file() and not file.name.startswith(".")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(files)}
 
 
 def run_commands(*commands: Sequence[str], wrapper: Sequence[str] = ()) -> list[subprocess.CompletedProcess[str]]:

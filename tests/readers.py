@@ -24,11 +24,7 @@ from PIL import Image
 
 from pyrovae import InputError, Study, open_results, run
 from pyrovae.analysis import figures
-from pyrovae.analysis.findings import findings
-from pyrovae.analysis.findings.caveats import caveats
-from pyrovae.analysis.report import comparison, tables
-from pyrovae.analysis.report.provenance import provenance
-from pyrovae.build import make_data, make_pair
+from pyrovae.build import make_data
 from pyrovae.cli import _rows, _setting
 from pyrovae.data import images
 from pyrovae.data.fetch import Remote
@@ -36,10 +32,10 @@ from pyrovae.data.torchvision_datasets import _idx
 from pyrovae.runner.diagnose import _check_finite
 from pyrovae.runner.plan import plan
 from pyrovae.runner.setup import start
-from pyrovae.store import records, schema
-from pyrovae.store.results import Results
-from pyrovae.study import parse_yaml, shipped
-from pyrovae.system import atomic, tensor_file
+from pyrovae.store.checkpoint import Checkpoint
+from pyrovae.store.layout import RunFolder
+from pyrovae.study import key_of, parse_yaml, shipped
+from pyrovae.system import tensor_file
 
 SMALL = Study.of(
     name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=6,
@@ -75,13 +71,6 @@ def use_study(study: Study) -> None:
     plan(study)
 
 
-def show(tree: Any) -> None:
-    """Makes what every command prints of results."""
-    for table in [*tables.measured(tree), *provenance(tree)]:
-        assert table.columns
-    assert all(line.isprintable() for line in [*tables.verdicts(findings(tree)), *caveats(tree)])
-
-
 def _study(content: bytes, folder: Path) -> None:
     (folder / "study.yaml").write_bytes(content)
     use_study(Study.load(folder / "study.yaml"))
@@ -101,17 +90,23 @@ def _image_rows(content: bytes, folder: Path) -> None:
     _rows(content.decode(errors="replace"))
 
 
-def _checkpoint(content: bytes, folder: Path) -> None:
-    (folder / "checkpoints").mkdir(exist_ok=True)
+def _weights(content: bytes, folder: Path) -> None:
+    file = weights_of(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(SMALL.to_yaml(), encoding="utf-8")
-    file = folder / "checkpoints" / "cohort-000.safetensors"
     file.write_bytes(content)
-    training = _training()
     with mock.patch.object(tensor_file, "_checksum", return_value="none"):
         with suppress(InputError):
             _check_finite(open_results(folder).pair(), torch.zeros(2, 3, 32, 32), "the run")
-        training.resume(file)
+        training = _training()
+        training.restore(Checkpoint.load(file))
         training.save(file)
+
+
+def weights_of(folder: Path) -> Path:
+    """The weights of the only run of `SMALL`."""
+    (run,) = SMALL.runs()
+    return RunFolder.of(folder, key_of(run)).weights
 
 
 @cache
@@ -121,36 +116,15 @@ def _data() -> Any:
 
 def _training() -> Any:
     (cohort,) = SMALL.cohorts()
-    return start(SMALL, cohort, _data())[0]
+    return start(SMALL.measure, cohort, _data())[0]
 
 
-def _checkpoints() -> list[bytes]:
-    (file,) = valid_study().glob("checkpoints/*")
-    groups, metadata = tensor_file.load(file)
+def _weight_files() -> list[bytes]:
+    groups, metadata = tensor_file.load(weights_of(valid_study()))
     unchecked = valid_study().parent / "unchecked"
     with mock.patch.object(tensor_file, "_checksum", return_value="none"):
         tensor_file.save(unchecked, groups, metadata)
     return [unchecked.read_bytes()]
-
-
-def _results(content: bytes, folder: Path) -> None:
-    (folder / "results.nc").write_bytes(content)
-    with mock.patch.object(atomic, "without_checksum", bytes):
-        tree = schema.load(folder / "results.nc", SMALL)
-    show(tree)
-    trees = {"read": tree, "valid": Results.open(valid_study(), make_pair).tree}
-    comparison.differences(trees)
-    tables.measured(comparison.joined(trees))
-
-
-def _details(content: bytes, folder: Path) -> None:
-    file = records.file_of(folder, "", "000")
-    file.parent.mkdir(exist_ok=True)
-    file.write_bytes(atomic.with_checksum(content))
-    records._read.cache_clear()
-    tree = schema.load(valid_study() / "results.nc", SMALL)
-    schema.attach_details(tree, SMALL, folder)
-    show(tree)
 
 
 def _archive(content: bytes, folder: Path) -> None:
@@ -199,10 +173,6 @@ def _packed(content: bytes, folder: Path) -> None:
     Remote(folder / "images.gz", [], "other checksum", "other checksum").is_present()
 
 
-def _without_checksum(name: str) -> bytes:
-    return atomic.without_checksum((valid_study() / name).read_bytes())
-
-
 READERS: Mapping[str, Reader] = {
     "study": Reader(_study, _studies),
     "override": Reader(
@@ -210,9 +180,7 @@ READERS: Mapping[str, Reader] = {
         lambda: [b"beta=[0.1,1]", b"measure.images=64", b"prior=vamp", b"pixels=dynamic", b"steps=1e3"],
     ),
     "rows": Reader(_image_rows, lambda: [b"0:3", b"0,3,17", b"5:9,1"]),
-    "checkpoint": Reader(_checkpoint, _checkpoints),
-    "results": Reader(_results, lambda: [_without_checksum("results.nc")]),
-    "details": Reader(_details, lambda: [_without_checksum("details/cohort-000.h5")]),
+    "weights": Reader(_weights, _weight_files),
     "archive": Reader(_archive, _archives),
     "picture": Reader(_picture, _pictures),
     "idx": Reader(_idx_file, lambda: [IDX]),

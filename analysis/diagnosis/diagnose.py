@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import arviz_stats  # noqa: F401  # the accessor azstats
 import numpy as np
 import pyro
 import torch

@@ -137,7 +137,7 @@ def _relative_density(log_density: np.ndarray) -> np.ndarray:
 
 def _betas(results: Evaluation) -> list[float]:
     """All β of a study."""
-    betas: list[float] = results.tree["rate_distortion"]["beta"].values.tolist()
+    betas: list[float] = results.tree["rate_distortion"].to_dataset()["beta"].values.tolist()
     return betas
 
 
@@ -146,7 +146,7 @@ def _pictures(results: Evaluation, group: str, free: list[str], **at: Any) -> tu
 
     Other axes that are not free are at their first value. The label says which, where they have several values.
     """
-    grid = results.tree["rate_distortion"]["rate"]
+    grid = results.tree["rate_distortion"].to_dataset()["rate"]
     fixed = {str(dim): grid[dim].values.tolist()[0] for dim in grid.dims if dim not in ("split", *at, *free)}
     label = ", ".join(f"{dim} {value}" for dim, value in fixed.items() if grid.sizes[dim] > 1)
     return results.pictures(group, **at, **fixed), label

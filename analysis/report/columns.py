@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pyrovae.measures.measure import Quantity
-from pyrovae.store.schema import SPLITS
+from pyrovae.store.records import SPLITS
 
 #: Stands for a number that is missing.
 MISSING = "–"

@@ -233,9 +233,7 @@ def _description(evaluation: Evaluation) -> str:
     if "prior" in attributes:
         changes.append(f"with {attributes['prior']} in place of each run's own prior")
     if _is_outdated(evaluation):
-        changes.append(
-            "on earlier weights, so that there are no numbers until the same 'pyrovae evaluate' is run again"
-        )
+        changes.append("on earlier weights: there are no numbers until 'pyrovae evaluate' is run again")
     return f"evaluated again {', '.join(changes)}".strip()
 
 

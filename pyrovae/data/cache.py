@@ -18,7 +18,7 @@ def cached(name: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
 
     A damaged cache is replaced. A cache that cannot be written only causes a warning.
     """
-    path = Path(platformdirs.user_cache_dir("pyrovae")) / "images" / f"{name}.safetensors"
+    path = Path(platformdirs.user_cache_dir("pyrovae")) / "images" / f"{name}-{tensor_file.FORMAT}.safetensors"
     if (images := _read(path, shape)) is not None:
         return images
     images = make()

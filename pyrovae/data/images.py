@@ -146,7 +146,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         got = "another type of file, or a damaged one" if path.exists() else "no such file"
         raise InputError(f"{path}: expected an .npz file written by numpy.savez, got {got}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             members, names = file.zip.namelist(), ", ".join(file) or "none"
             arrays = {name: _array(path, file.zip, name) for name in ("images", *_COLUMNS) if f"{name}.npy" in members}
     # zipfile raises RuntimeError for encrypted members and unknown compression methods.

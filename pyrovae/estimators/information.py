@@ -19,8 +19,8 @@ from torch.distributions import Distribution, Normal, kl_divergence
 
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
-from pyrovae.estimators.marginal import device_of, draw, encodings, log_marginal
-from pyrovae.programs.distributions import base_normal, closed_form_kl, mapped
+from pyrovae.estimators.marginal import device_of, draw, encodings, in_float64, log_marginal
+from pyrovae.programs.distributions import base_normal, closed_form_kl
 
 #: Mutual information within this many nats of log N is called saturated.
 SATURATED = 0.1
@@ -89,7 +89,7 @@ def rate_terms(
     """
     _check_alike(q, prior, "prior")
     log_q, log_marginal_z, z = _at_draws(q, samples, outer, leave_one_out, generator)
-    log_p = prior.log_prob(z)
+    log_p = in_float64(prior).log_prob(z)
     information = _information(log_q - log_marginal_z, q, leave_one_out)
     notes = ["R − log N, because I is saturated"] if information.notes else []
     gap_kind: Kind = "lower bound" if leave_one_out else "unbiased"
@@ -212,12 +212,12 @@ def rate(
         1.500 ± 0.000 (exact)
     """
     _check_alike(q, prior, "prior")
-    q = encodings(q)
-    exact = closed_form_kl(q, prior)
+    q, p = encodings(q), in_float64(prior)
+    exact = closed_form_kl(q, p)
     if exact is not None:
         return mean_over_images(exact, "exact")
     z = draw(q, samples, generator)
-    return mean_over_images((q.log_prob(z) - prior.log_prob(z)).mean(0), "unbiased")
+    return mean_over_images((q.log_prob(z) - p.log_prob(z)).mean(0), "unbiased")
 
 
 @torch.no_grad()
@@ -242,10 +242,12 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
         [0.0, 2.0]
     """
     _check_alike(q, prior, "prior")
-    if base_normal(q) is None:
-        raise UnsupportedError(f"q: expected a normal distribution, whose marginals are known, got {type(q).__name__}")
-    q = encodings(q)
-    p = mapped(prior, Tensor.double)
+    for name, each in (("q", q), ("prior", prior)):
+        if base_normal(each) is None:
+            raise UnsupportedError(
+                f"{name}: expected a normal distribution, whose marginals are known, got {type(each).__name__}"
+            )
+    q, p = encodings(q), in_float64(prior)
     kl = kl_divergence(Normal(q.mean, q.stddev), Normal(p.mean, p.stddev))
     return tuple(mean_over_images(column, "exact") for column in kl.T)
 

@@ -2,11 +2,24 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
+
+#: Largest relative asymmetry and negative eigenvalue of a covariance, which may have been computed in float32.
+ROUNDING = 1e-6
+
+
+class _Axes(NamedTuple):
+    """W = U diag(s) Vᵀ with U ``[D, D]`` and V ``[d, d]``; s, padded with zeros, ``[D]`` and ``[d]``."""
+
+    U: Tensor
+    s_x: Tensor
+    s_z: Tensor
+    V: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,6 +29,9 @@ class LinearGaussian:
     The guide is q(z|x) = N(A x, S) with S = (I + WᵀW / (σ²β))⁻¹ and A = S Wᵀ / (σ²β); at β = 1 it is the exact
     posterior. The inference marginal of the population is q(z) = N(0, V) with V = A C Aᵀ + S. All values are those of
     the population, in nats per image, computed in float64.
+
+    All values come from the singular values of W and from square roots of the covariances, because a matrix such as
+    W Wᵀ + σ² I has lost σ at σ = 1e-8.
 
     Args:
         covariance: C, ``[D, D]``.
@@ -47,8 +63,8 @@ class LinearGaussian:
         if not (self.scale > 0 and self.beta > 0):
             raise ValueError(f"expected positive scale and beta, got {self.scale} and {self.beta}")
         object.__setattr__(self, "covariance", self.covariance.double())
-        smallest = torch.linalg.eigvalsh(self.covariance)[0]
-        if not (torch.allclose(self.covariance, self.covariance.T) and smallest > -1e-9 * self.covariance.abs().max()):
+        skew, smallest = (self.covariance - self.covariance.T).abs().max(), torch.linalg.eigvalsh(self.covariance)[0]
+        if not max(skew, -smallest) <= ROUNDING * self.covariance.abs().max():
             raise ValueError("covariance: expected a symmetric positive semidefinite matrix")
         object.__setattr__(self, "weight", self.weight.double())
 
@@ -57,62 +73,119 @@ class LinearGaussian:
         """The pair whose decoder minimises D + β R as well.
 
         W = U_d (Λ_d − σ²β I)₊^½ with the d largest eigenvalues Λ_d of C and their eigenvectors U_d: probabilistic PCA
-        with fixed noise σ²β (Tipping & Bishop 1999, Probabilistic principal component analysis).
+        with fixed noise σ²β (Tipping & Bishop 1999, Probabilistic principal component analysis). Where d exceeds D,
+        the other columns of W are zero.
+
+        Raises:
+            ValueError: d is below 1, or as the class.
         """
+        if latent_size < 1:
+            raise ValueError(f"latent_size: expected at least 1, got {latent_size}")
         variance, axes = torch.linalg.eigh(covariance.double())
         length = (variance[-latent_size:] - scale**2 * beta).clamp(min=0).sqrt()
-        return cls(covariance, axes[:, -latent_size:] * length, scale, beta)
+        weight = axes[:, -latent_size:] * length
+        return cls(covariance, torch.nn.functional.pad(weight, (0, latent_size - weight.shape[1])), scale, beta)
 
     @property
     def posterior_covariance(self) -> Tensor:
         """S, ``[d, d]``."""
-        W = self.weight
-        return torch.linalg.inv(torch.eye(W.shape[1], dtype=W.dtype) + W.T @ W / (self.scale**2 * self.beta))
+        return self._posterior_root.T @ self._posterior_root
 
     @property
     def encoder(self) -> Tensor:
-        """A, ``[d, D]``."""
-        return self.posterior_covariance @ self.weight.T / (self.scale**2 * self.beta)
+        """A = V diag(s / (s² + σ²β)) Uᵀ, ``[d, D]``."""
+        U, _, s, V = self._axes
+        shared = min(len(U), len(V))
+        gain = s[:shared] / (s[:shared].square() + self._noise)
+        return V[:, :shared] * gain @ U[:, :shared].T
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
         """The optimal guide q(z|x) of vectors ``[n, D]``, batch shape [n]."""
-        return MultivariateNormal(x.double() @ self.encoder.T, self.posterior_covariance.expand(len(x), -1, -1))
+        return MultivariateNormal(x.double() @ self.encoder.T, scale_tril=_lower(self._posterior_root))
 
     @property
     def marginal(self) -> MultivariateNormal:
         """The inference marginal q(z) of the population."""
-        A = self.encoder
-        V = A @ self.covariance @ A.T + self.posterior_covariance
-        return MultivariateNormal(V.new_zeros(len(V)), V)
+        return MultivariateNormal(self.weight.new_zeros(self.weight.shape[1]), scale_tril=_lower(self._marginal_root))
 
     @property
     def distortion(self) -> float:
         """D = E_x E_q[−log p(x|z)] = tr[(I − WA) C (I − WA)ᵀ + W S Wᵀ] / 2σ² + (D/2) log 2πσ²."""
-        W, C = self.weight, self.covariance
-        residual = torch.eye(len(C), dtype=C.dtype) - W @ self.encoder
-        squares = (residual @ C @ residual.T + W @ self.posterior_covariance @ W.T).trace()
-        return float(squares / (2 * self.scale**2) + len(C) / 2 * math.log(2 * math.pi * self.scale**2))
+        U, s, _, _ = self._axes
+        # I − WA = U diag(σ²β / (s² + σ²β)) Uᵀ, divided by σ here as well as W S^½.
+        residual = self._root @ U * (self.scale * self.beta / (s.square() + self._noise))
+        blur = self._posterior_root @ self.weight.T / self.scale
+        squares = residual.square().sum() + blur.square().sum()
+        return float(squares / 2 + len(U) * (math.log(2 * math.pi) / 2 + math.log(self.scale)))
 
     @property
     def rate(self) -> float:
-        """R = E_x KL(q(z|x) ‖ p(z)) = [tr(A C Aᵀ) + tr S − d − log det S] / 2."""
-        V, S = self.marginal.covariance_matrix, self.posterior_covariance
-        return float((V.trace() - len(S) - S.logdet()) / 2)
+        """R = E_x KL(q(z|x) ‖ p(z)) = [tr V − d − log det S] / 2."""
+        return self._excess + self._narrowing
 
     @property
     def mutual_information(self) -> float:
         """I = [log det V − log det S] / 2."""
-        return float((self.marginal.covariance_matrix.logdet() - self.posterior_covariance.logdet()) / 2)
+        return self._widening + self._narrowing
 
     @property
     def prior_gap(self) -> float:
         """G = KL(N(0, V) ‖ N(0, I)) = [tr V − d − log det V] / 2."""
-        V = self.marginal.covariance_matrix
-        return float((V.trace() - len(V) - V.logdet()) / 2)
+        return self._excess - self._widening
 
     @property
     def log_likelihood(self) -> float:
         """E_x log p(x) = −[D log 2π + log det M + tr(M⁻¹ C)] / 2 with M = W Wᵀ + σ² I, for any β."""
-        C, W = self.covariance, self.weight
-        M = W @ W.T + self.scale**2 * torch.eye(len(C), dtype=C.dtype)
-        return float(-(len(C) * math.log(2 * math.pi) + M.logdet() + torch.linalg.solve(M, C).trace()) / 2)
+        U, s, _, _ = self._axes
+        scale = torch.hypot(s, s.new_tensor(self.scale))
+        squares = (self._root @ U / scale).square().sum()
+        return float(-(len(U) * math.log(2 * math.pi) + squares) / 2 - scale.log().sum())
+
+    @property
+    def _noise(self) -> float:
+        """σ²β."""
+        return self.scale**2 * self.beta
+
+    @cached_property
+    def _axes(self) -> _Axes:
+        U, s, Vh = torch.linalg.svd(self.weight)
+        s_x, s_z = (torch.nn.functional.pad(s, (0, size - len(s))) for size in self.weight.shape)
+        return _Axes(U, s_x, s_z, Vh.T)
+
+    @cached_property
+    def _root(self) -> Tensor:
+        """C^½, ``[D, D]``."""
+        variance, axes = torch.linalg.eigh(self.covariance)
+        return (axes * variance.clamp(min=0).sqrt()).T
+
+    @cached_property
+    def _posterior_root(self) -> Tensor:
+        """S^½ = diag(1 + s² / σ²β)^−½ Vᵀ, ``[d, d]``."""
+        _, _, s, V = self._axes
+        return (V * (1 + s.square() / self._noise).rsqrt()).T
+
+    @cached_property
+    def _marginal_root(self) -> Tensor:
+        """V^½, ``[D + d, d]``."""
+        return torch.cat([self._root @ self.encoder.T, self._posterior_root])
+
+    @property
+    def _narrowing(self) -> float:
+        """−log det S / 2."""
+        return float(torch.log1p(self._axes.s_z.square() / self._noise).sum()) / 2
+
+    @property
+    def _widening(self) -> float:
+        """log det V / 2."""
+        return float(_lower(self._marginal_root).diagonal().log().sum())
+
+    @property
+    def _excess(self) -> float:
+        """(tr V − d) / 2."""
+        return float(self._marginal_root.square().sum() - self.weight.shape[1]) / 2
+
+
+def _lower(root: Tensor) -> Tensor:
+    """The lower triangular L with L Lᵀ = rootᵀ root and a positive diagonal."""
+    L = torch.linalg.qr(root)[1].T
+    return L * L.diagonal().sign()

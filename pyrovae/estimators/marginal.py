@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from pyrovae.errors import UnsupportedError
 from pyrovae.programs.distributions import base_normal, mapped, noise_shape, reparameterize
 
 #: Points per chunk, and elements of its temporaries, which should stay in a CPU's cache.
@@ -33,6 +34,14 @@ def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
             "a diagonal normal distribution needs .to_event(1)"
         )
     return mapped(q, lambda parameter: (parameter if rows is None else parameter[rows]).double())
+
+
+def in_float64(p: Distribution) -> Distribution:
+    """``p`` with float64 parameters; unchanged if its type is not supported, such as a mixture."""
+    try:
+        return mapped(p, Tensor.double)
+    except UnsupportedError:
+        return p
 
 
 def draw(q: Distribution, samples: int, generator: torch.Generator | None = None) -> Tensor:

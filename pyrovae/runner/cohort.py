@@ -13,6 +13,7 @@ from pyrovae.measures.evaluate import Measurements
 from pyrovae.runner.jobs import Job
 from pyrovae.runner.measuring import measured_runs, progress_steps
 from pyrovae.runner.setup import check_precision, start
+from pyrovae.runner.speed import Speeds
 from pyrovae.store import records
 from pyrovae.store.checkpoint import load_header
 from pyrovae.store.layout import RunFolder, moving_checkpoint
@@ -50,10 +51,11 @@ def run_job(
         seconds = _train(study, job, training, folder, compile, progress)
     provenance = properties.as_provenance() | history(training.environments)
     facts = {**provenance, "seconds": seconds, "worker": process_name(), "cohort": cohort.key}
-    for number, measured in enumerate(measure(study, cohort, training, progress)):
-        save_record(folder, study, training, number, measured, facts)
-        if measured.note:
-            progress.note(f"{label}: {measured.note}")
+    with Speeds(device).timing_measuring(cohort, study.measure):
+        for number, measured in enumerate(measure(study, cohort, training, progress)):
+            save_record(folder, study, training, number, measured, facts)
+            if measured.note:
+                progress.note(f"{label}: {measured.note}")
 
 
 def _train(
@@ -63,7 +65,8 @@ def _train(
     moving = moving_checkpoint(folder, job.cohort.key)
     before = time.perf_counter()
     task = progress.start(job_label(study, job.cohort), job.steps, job.step)
-    training.run(every=study.checkpoint_every, file=moving, compile=compile, task=task)
+    with Speeds(training.data.train.device).timing_training(training, compile, task):
+        training.run(every=study.checkpoint_every, file=moving, compile=compile, task=task)
     seconds = time.perf_counter() - before
     trained = training.checkpoint()
     for key, run in zip(job.cohort.keys, job.cohort.runs, strict=True):

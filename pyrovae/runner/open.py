@@ -33,7 +33,7 @@ def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
         check_weights(run, event_shape)
         return assemble(run, event_shape)
 
-    results = Results.open(folder, trusted_pair)
+    results = Results.open(folder, trusted_pair, trust)
     attach_theory(results)
     return results
 

@@ -1,16 +1,21 @@
 """The plan of a study: what running it would do, and whether its settings allow it."""
 
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from pyrovae.build import make_rows
+from pyrovae.build import assemble, make_rows
 from pyrovae.data import class_counts
 from pyrovae.errors import InputError
 from pyrovae.estimators import Annealing
 from pyrovae.measures.declared import of_settings
 from pyrovae.runner.cohort import job_label
+from pyrovae.runner.jobs import Job, jobs
 from pyrovae.runner.validation import Bank, bank_of, check_study
+from pyrovae.store.results import Results
 from pyrovae.store.schema import check_size
 from pyrovae.study import Cohort, Study
 
@@ -23,6 +28,9 @@ class PlannedCohort:
     """The plan of one cohort.
 
     Attributes:
+        runs: number of runs.
+        left: what is left to do for them; everything if no folder was given.
+        repeated: number of runs that are the same as earlier ones, because no component takes what distinguishes them.
         train_classes, test_classes: images of each class; None if the data set has no classes.
         bank: encodings that each training image is compared with in a step; None if no component caches encodings.
         densities: densities of a z under an encoding, over all runs: per step, and to measure R and log p(x).
@@ -30,6 +38,8 @@ class PlannedCohort:
 
     label: str
     runs: int
+    left: tuple[Job, ...]
+    repeated: int
     steps: int
     train_images: int
     test_images: int
@@ -38,21 +48,54 @@ class PlannedCohort:
     bank: Bank | None
     densities: tuple[int, int]
 
+    @property
+    def starts(self) -> dict[int, int]:
+        """Number of runs by the step that they start from: 0 if they are new, the last if they are only measured."""
+        counts: Counter[int] = Counter()
+        for job in self.left:
+            counts[job.step] += len(job.cohort.runs)
+        return dict(sorted(counts.items()))
 
-def plan(study: Study) -> list[PlannedCohort]:
-    """What running a study would do, without making an image or training a weight.
+    @property
+    def finished(self) -> int:
+        """Number of runs for which nothing is left to do."""
+        return self.runs - self.repeated - sum(self.starts.values())
+
+
+def plan(
+    study: Study, folder: Path | None = None, warn: Callable[[str], None] = lambda text: None
+) -> list[PlannedCohort]:
+    """What running a study would do, without training a weight or writing into its folder.
+
+    Args:
+        folder: what the study has there already is not done again.
+        warn: called with a line about each file there that cannot be used.
 
     Raises:
-        InputError: the study names an unknown component, its settings do not fit together, or it needs more images
-            than the data set has.
+        InputError: the study names an unknown component, its settings do not fit together or to what the folder has,
+            or it needs more images than the data set has.
     """
     study = check_study(study)
     check_size(study)
     of_settings(study.measure)  # raises InputError if a declaration is wrong
-    return [_planned(study, cohort) for cohort in study.cohorts()]
+    cohorts = study.cohorts()
+    if folder is None:
+        return [_planned(study, cohort, (Job(cohort),), 0) for cohort in cohorts]
+    left = jobs(Results.create(folder, study, assemble), warn)
+    return [_planned(study, *each) for each in _by_cohort(cohorts, left)]
 
 
-def _planned(study: Study, cohort: Cohort) -> PlannedCohort:
+def _by_cohort(cohorts: Sequence[Cohort], left: Sequence[Job]) -> Iterator[tuple[Cohort, tuple[Job, ...], int]]:
+    """The cohorts of a study, each with its jobs and the number of runs that are the same as earlier ones."""
+    seen: set[str] = set()
+    by_first = {job.cohort.keys[0]: job for job in left}
+    for cohort in cohorts:
+        own = [key for key in dict.fromkeys(cohort.keys) if key not in seen]
+        seen.update(own)
+        yield cohort, tuple(by_first[key] for key in own if key in by_first), len(cohort.runs) - len(own)
+
+
+def _planned(study: Study, cohort: Cohort, left: tuple[Job, ...], repeated: int) -> PlannedCohort:
     source, train, test = make_rows(cohort.shared)
     bank = bank_of(cohort.shared, len(train))
     encodings = bank.size if bank else 0
@@ -62,6 +105,8 @@ def _planned(study: Study, cohort: Cohort) -> PlannedCohort:
     return PlannedCohort(
         label=job_label(study, cohort),
         runs=len(cohort.runs),
+        left=left,
+        repeated=repeated,
         steps=cohort.shared.steps,
         train_images=len(train),
         test_images=len(test),

@@ -77,6 +77,7 @@ def run(
             file.unlink()
         results.refresh()
         attach_theory(results)
+        results.save_study()  # again, in case that it was deleted meanwhile
         results.save()
         reporting.draw(results)
     work.check_done(given_up)

@@ -54,7 +54,9 @@ class Workload:
             InputError: the cluster is not what was expected.
         """
         if execution.scheduler is None:
-            self.for_each(jobs, lambda job: work(self.study, job, folder, device, execution.compile, self.progress))
+            self.for_each(
+                jobs, folder, lambda job: work(self.study, job, folder, device, execution.compile, self.progress)
+            )
             return []
         try:
             from pyrovae.runner.cluster.dispatch import Dispatcher, connected
@@ -76,8 +78,8 @@ class Workload:
                 "memory; all else is done, and the same command tries it again"
             )
 
-    def for_each(self, jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
-        """Calls ``work`` on each job, or on its halves if it runs out of memory.
+    def for_each(self, jobs: Sequence[Job], folder: Path, work: Callable[[Job], None]) -> None:
+        """Calls ``work`` on each job, or on its halves, from where it was, if it runs out of memory.
 
         Raises:
             OutOfMemoryError: a single run does not fit.
@@ -94,7 +96,7 @@ class Workload:
                 reason = first_line(error)
             # Outside of the except block, the error and its frames no longer hold tensors.
             memory.give_back_memory()
-            queue[:0] = self.halve(job, reason)
+            queue[:0] = self.halve(job.resumed(folder), reason)
 
     def halve(self, job: Job, reason: str) -> list[Job]:
         """Splits a job that ran out of memory.

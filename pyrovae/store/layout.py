@@ -46,6 +46,11 @@ class RunFolder:
             yield name, f"{stat.st_size} {stat.st_mtime_ns}"
 
 
+def settings_files(study: Path) -> list[Path]:
+    """The files with the settings of all runs."""
+    return sorted((study / RUNS).glob("[!.]*/run.yaml"))
+
+
 def moving_checkpoint(study: Path, cohort: str) -> Path:
     """The checkpoint of a cohort at work."""
     return study / TRAINING / f"{cohort}.safetensors"

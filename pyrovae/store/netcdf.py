@@ -19,12 +19,13 @@ def encoded(groups: Mapping[str, xr.Dataset]) -> memoryview:
     """The content of a netCDF file with these groups, "/" among them.
 
     netCDF-4 is HDF5 with a dimension scale for each dimension. Written by h5py, the twenty variables of a record take
-    a fifth of the time that h5netcdf takes.
+    a fifth of the time that h5netcdf takes. HDF5 verifies metadata in the formats of version 1.10, except for
+    attributes of more than 4 KiB, so that long text has to be a variable.
     """
     file = BytesIO()
-    with h5py.File(file, "w", track_order=True) as opened:  # track_order adds checksums of metadata
+    with h5py.File(file, "w", libver="v110", track_order=True) as opened:
         for path, data in groups.items():
-            _fill(opened.require_group(path), data)
+            _fill(opened if path == "/" else opened.create_group(path, track_order=True), data)
     return file.getbuffer()
 
 
@@ -32,10 +33,13 @@ def _fill(group: h5py.Group, data: xr.Dataset) -> None:
     """Writes a dataset to a group."""
     _describe(group, data.attrs)
     for name, variable in data.variables.items():
-        values = variable.values
-        values = np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
+        is_text = variable.dtype.kind in "UO"
+        values = np.char.encode(variable.values.astype(str), "utf-8") if is_text else variable.values
         # Values of some images only are followed by NaN, which compression makes small.
-        _describe(group.create_dataset(name, data=values, chunks=values.shape, **_CHECKED), variable.attrs)
+        options = {"chunks": values.shape, **_CHECKED} if values.size else {}
+        item = group.create_dataset(name, data=values, track_order=True, **options)
+        # By this attribute, xarray reads text and not bytes.
+        _describe(item, {**variable.attrs, **({"_Encoding": "utf-8"} if is_text else {})})
     for dim, size in data.sizes.items():
         if dim in data.variables:
             group[dim].make_scale(dim)
@@ -64,7 +68,6 @@ _CHECKED: Mapping[str, Any] = {
     "shuffle": True,
     "compression": "gzip",
     "compression_opts": 1,
-    "track_order": True,
 }
 #: Attributes by which netCDF describes dimensions and missing values.
 _LAYOUT = {
@@ -76,6 +79,7 @@ _LAYOUT = {
     "_Netcdf4Coordinates",
     "_FillValue",
     "_NCProperties",
+    "_Encoding",
 }
 
 
@@ -111,7 +115,7 @@ def groups(group: h5py.Group) -> Iterator[tuple[str, xr.Dataset]]:
             parts.append(item)
         elif not item.attrs.get("NAME", b"").startswith(_NOT_A_VARIABLE.encode()):
             dims = [dim[0].name.rpartition("/")[2] for dim in item.dims] if not item.is_scale else [name]
-            values = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
+            values = item.asstr("utf-8")[()] if h5py.check_string_dtype(item.dtype) else item[()]
             variables[name] = xr.Variable(dims, values, attributes(item))
     yield group.name, xr.Dataset(variables, attrs=attributes(group))
     for part in parts:
@@ -120,11 +124,7 @@ def groups(group: h5py.Group) -> Iterator[tuple[str, xr.Dataset]]:
 
 def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     """Attributes as text and numbers, without those that are about the layout of the file."""
-    return {
-        name: value.item() if isinstance(value, np.ndarray) else value
-        for name, value in item.attrs.items()
-        if name not in _LAYOUT
-    }
+    return {name: _plain(value) for name, value in item.attrs.items() if name not in _LAYOUT}
 
 
 def text(values: NDArray[Any]) -> list[str]:
@@ -139,3 +139,8 @@ def _describe(item: h5py.Group | h5py.Dataset, attributes: Mapping[str, Any]) ->
             content = value.encode()
             value = np.array(content, h5py.string_dtype("utf-8", max(1, len(content))))
         item.attrs[name] = value
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic | np.ndarray) else value
+    return value.decode() if isinstance(value, bytes) else value

@@ -5,18 +5,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Json
 
+from pyrovae.errors import InputError
 from pyrovae.measures.evaluate import Groups, Measurements
 from pyrovae.measures.measure import PER_IMAGE_DIMS, Quantity
 from pyrovae.store import netcdf
 
 SPLITS = ("train", "test")
+#: Version of the layout of a record.
+FORMAT = 1
 #: Learning curves, with what they show.
 CURVES = {"loss": "D + beta R, at the final beta of a schedule", "distortion": "distortion D", "rate": "rate R"}
 #: What to do about a damaged record.
@@ -24,7 +28,7 @@ REMEDY = "delete it, and 'pyrovae run' measures the run again"
 
 
 class RecordHeader(BaseModel):
-    """What a record says of its run, as attributes of the file.
+    """What a record says of its run: attributes of the file, and declarations.
 
     Attributes:
         format: version of the layout of the file.
@@ -48,7 +52,7 @@ class RecordHeader(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    format: Literal[1] = 1
+    format: int = FORMAT
     key: str
     run: Json[dict[str, Any]]
     step: int
@@ -109,9 +113,10 @@ def save(file: Path, header: RecordHeader, measured: Measurements, curves: Mappi
     labels = list(_labels(measured.quantities, measured.sites, measured.numbers))
     values = [measured.numbers[group][name][place] for _, group, name, place in labels]
     named = {"quantity": [label for label, *_ in labels]}
+    declarations = ("record", [header.quantities])
     groups = {
-        "/": xr.Dataset(attrs=header.model_dump(round_trip=True)),
-        "numbers": xr.Dataset({"value": ("quantity", np.array(values, float))}, named),
+        "/": xr.Dataset(attrs=header.model_dump(round_trip=True, exclude={"quantities"})),
+        "numbers": xr.Dataset({"value": ("quantity", np.array(values, float)), "declarations": declarations}, named),
     }
     if curves:
         data = {name: (("step", "split"), curves[name], {"long_name": text}) for name, text in CURVES.items()}
@@ -136,16 +141,16 @@ def load_header(file: Path) -> RecordHeader:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: the file is damaged, or of a later version.
+        InputError: the file is damaged, or of another format.
     """
     with netcdf.reading(file, REMEDY) as opened:
-        return RecordHeader.model_validate(netcdf.attributes(opened))
+        return _header(opened)
 
 
 def load(file: Path) -> Record:
     """The numbers and learning curves of a run; errors as in `load_header`."""
     with netcdf.reading(file, REMEDY) as opened:
-        header = RecordHeader.model_validate(netcdf.attributes(opened))
+        header = _header(opened)
         found = dict(zip(netcdf.text(opened["numbers/quantity"][()]), opened["numbers/value"][()], strict=True))
         numbers: Groups = {}
         for quantity in header.declared:
@@ -172,12 +177,23 @@ def load_pictures(file: Path, group: str) -> dict[str, xr.Variable]:
     with netcdf.reading(file, REMEDY) as opened:
         if group not in opened:
             return {}
-        declared = RecordHeader.model_validate(netcdf.attributes(opened)).declared
+        declared = _header(opened).declared
         return {
             each.variable: xr.Variable(each.dims, opened[group][each.variable][()], each.attributes(each.variable))
             for each in declared
             if each.is_picture and each.group == group and each.variable in opened[group]
         }
+
+
+def _header(opened: h5py.File) -> RecordHeader:
+    attributes = netcdf.attributes(opened)
+    if (found := attributes.get("format")) != FORMAT:
+        raise InputError(
+            f"{opened.filename}: expected a record of format {FORMAT}, got {found}; open it with the version of "
+            "pyrovae that wrote it, or a later one"
+        )
+    (quantities,) = netcdf.text(opened["numbers/declarations"][()])
+    return RecordHeader.model_validate(attributes | {"quantities": quantities})
 
 
 def _labels(

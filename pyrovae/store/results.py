@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +19,11 @@ from pyrovae.measures.measure import PER_IMAGE_DIMS
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
 from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch
-from pyrovae.store.layout import EVALUATIONS, RunFolder
+from pyrovae.store.layout import EVALUATIONS, RunFolder, settings_files
 from pyrovae.store.records import SPLITS, Record
 from pyrovae.store.schema import Grid
-from pyrovae.study import Measure, Run, Study, growth, key_of
+from pyrovae.study import Measure, Run, Study, check_trust, growth, key_of
+from pyrovae.study.files import to_yaml
 from pyrovae.system import atomic, memory
 
 #: (run, event shape) → a pair with initial weights.
@@ -132,19 +133,23 @@ class Results(Evaluation):
             ``attrs["units"]`` says otherwise.
     """
 
-    def __init__(self, folder: Path, study: Study, make_pair: MakePair) -> None:
+    def __init__(self, folder: Path, study: Study, make_pair: MakePair, trust: Collection[str] | None = None) -> None:
         self.study = study
         self._make_pair = make_pair
-        super().__init__(_tree(folder, study), folder)
+        self._trust = trust
+        super().__init__(_tree(folder, study, trust), folder)
 
     @classmethod
-    def open(cls, folder: str | Path, make_pair: MakePair) -> Self:
+    def open(cls, folder: str | Path, make_pair: MakePair, trust: Collection[str] = ()) -> Self:
         """Opens the results in a folder.
+
+        Args:
+            trust: modules whose code may run.
 
         Raises:
             InputError: the folder contains no study.
         """
-        return cls(Path(folder), study_in(Path(folder)), make_pair)
+        return cls(Path(folder), study_in(Path(folder)), make_pair, trust)
 
     @classmethod
     def create(cls, folder: str | Path, study: Study, make_pair: MakePair) -> Self:
@@ -181,7 +186,7 @@ class Results(Evaluation):
 
     def refresh(self) -> None:
         """Reads records that are new or have changed."""
-        self.tree = _tree(self.folder, self.study)
+        self.tree = _tree(self.folder, self.study, self._trust)
 
     def save(self) -> None:
         """Writes results.nc.
@@ -202,7 +207,9 @@ class Results(Evaluation):
         for key, values in axes.items():
             if key not in coordinates and len(values) > 1:
                 raise InputError(f"{key}: expected one of {list(values)}, got no {key}: the grid runs over it")
-        return self.study.run_at({key: values[0] for key, values in axes.items()} | coordinates)
+        # The value on the axis, because the key of a run at β = 4.0 is not that of one at 4.
+        at = {key: values.index(coordinates[key]) if key in coordinates else 0 for key, values in axes.items()}
+        return self.study.run_at({key: axes[key][number] for key, number in at.items()})
 
     def pair(self, /, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.
@@ -215,8 +222,9 @@ class Results(Evaluation):
             InputError: an axis or a value is not in the grid, or the run is not trained yet.
         """
         run = self.run(**coordinates)
+        key = self.tree["runs"].to_dataset()["key"].values[self.study.position(run)]
         try:
-            checkpoint = Checkpoint.load(RunFolder.of(self.folder, key_of(run)).weights)
+            checkpoint = Checkpoint.load(RunFolder.of(self.folder, key).weights)
         except FileNotFoundError:
             place = self.study.coordinates(run)
             raise InputError(
@@ -262,20 +270,39 @@ def user_sources(measure: Measure) -> str:
     return ", ".join(parts.user_sources(measure.also))
 
 
-def _tree(folder: Path, study: Study) -> xr.DataTree:
+def _tree(folder: Path, study: Study, trust: Collection[str] | None) -> xr.DataTree:
     """The tree in results.nc if it is up to date, otherwise assembled from the records."""
     known = _known_tree(folder, study)
-    keys: NDArray[Any] = np.empty(study.shape(), object)
-    if known is not None:
-        keys = known["runs"].to_dataset()["key"].values
-    else:
-        for run in study.runs():
-            keys[study.position(run)] = key_of(run)
+    keys = _keys(folder, study, trust) if known is None else known["runs"].to_dataset()["key"].values
     stamps = {key: dict(RunFolder.of(folder, key).stamps()) for key in set(keys.flat)}
     if known is not None and _is_current(known, keys, stamps):
         return known
     schema.check_size(study)
     return _assembled(folder, study, keys, stamps)
+
+
+def _keys(folder: Path, study: Study, trust: Collection[str] | None) -> NDArray[Any]:
+    """The keys of the runs over the grid.
+
+    They depend on the settings that components declare. If code may not run that declares some, the keys are those of
+    folders with the settings of the runs, as far as there are any.
+    """
+    keys: NDArray[Any] = np.empty(study.shape(), object)
+    find: Callable[[Run], str] = key_of
+    if trust is not None:
+        try:
+            check_trust(study.base.model_dump() | study.axes, trust)
+        except InputError:
+            known = {_settings(file.read_text(encoding="utf-8")): file.parent.name for file in settings_files(folder)}
+            find = lambda run: known.get(_settings(to_yaml(run.model_dump())), "")  # noqa: E731
+    for run in study.runs():
+        keys[study.position(run)] = find(run)
+    return keys
+
+
+def _settings(text: str) -> str:
+    """The settings of a run as text, without the number of steps."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith("steps:"))
 
 
 def _known_tree(folder: Path, study: Study) -> xr.DataTree | None:

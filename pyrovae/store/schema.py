@@ -17,7 +17,7 @@ from pyrovae.store.layout import EVALUATIONS
 from pyrovae.store.records import CURVES, SPLITS, Record, RecordHeader
 from pyrovae.study import Measure, Study
 from pyrovae.study.probes import probe_steps
-from pyrovae.system import atomic, memory
+from pyrovae.system import memory
 
 #: What is known about every run, with the value that means unknown.
 _RUN_FACTS: dict[str, Any] = {
@@ -168,7 +168,8 @@ def check_size(study: Study) -> None:
     """Raises InputError if the numbers of a study would not fit into memory."""
     runs, points = prod(study.shape()), len(probe_steps(study.base.steps, study.measure.points))
     numbers = len(SPLITS) * (len(CURVES) * points + len(shipped_numbers()))
-    memory.check_memory(8 * numbers * runs, f"measure: the numbers of {runs:,} runs")
+    of_images = len(SPLITS) * study.measure.per_image * sum(each.per_image for each in shipped_numbers())
+    memory.check_memory(8 * (numbers * runs + of_images), f"measure: the numbers of {runs:,} runs")
 
 
 def quantities(tree: xr.DataTree) -> list[Quantity]:
@@ -188,26 +189,13 @@ def shipped_numbers() -> list[Quantity]:
     return [each for measure in shipped() for each in measure.quantities if each.is_number]
 
 
-def encoded(tree: xr.DataTree) -> memoryview:
-    """The content of a netCDF file with a tree, whose numbers HDF5 verifies."""
-    checked: dict[str, Any] = {
-        node.path: {
-            str(name): {"fletcher32": True}
-            for name, each in node.to_dataset(inherit=False).variables.items()
-            if each.dtype.kind in "iuf" and each.size
-        }
-        for node in tree.subtree
-    }
-    return tree.to_netcdf(engine="h5netcdf", encoding=checked)
-
-
 def save(tree: xr.DataTree, file: Path) -> None:
     """Writes a tree.
 
     Raises:
         OSError: the file cannot be written; its previous content is intact.
     """
-    atomic.write(file, encoded(tree))
+    netcdf.write(file, {node.path: node.to_dataset(inherit=False) for node in tree.subtree})
 
 
 def load(file: Path) -> xr.DataTree:

@@ -269,15 +269,15 @@ def shipped() -> dict[str, str]:
 
 def check_trust(settings: Mapping[str, Any], trust: Collection[str]) -> None:
     """Raises InputError if settings name code of a module that is not trusted."""
-    named = [(kind, value) for kind in KINDS for value in _values(settings.get(kind))]
-    named += [("measure", value) for value in settings.get("measure", {}).get("also", ())]
-    for kind, value in named:
-        module = parts.user_module(parts.parse(value).name)
-        if module and not any(f"{module}.".startswith(f"{each}.") for each in trust):
-            raise InputError(
-                f"{kind}: '{value}' would run code of the module {module}, which is not trusted; "
-                f"if you trust it, add --trust {module} (from Python trust=['{module}'])"
-            )
+    measures = ("measure", settings.get("measure", {}).get("also", ()))
+    for kind, values in [*((kind, settings.get(kind)) for kind in KINDS), measures]:
+        for value in _values(values):
+            module = parts.user_module(parts.parse(value).name)
+            if module and not any(f"{module}.".startswith(f"{each}.") for each in trust):
+                raise InputError(
+                    f"{kind}: '{value}' would run code of the module {module}, which is not trusted; "
+                    f"if you trust it, add --trust {module} (from Python trust=['{module}'])"
+                )
 
 
 _OWN = Study.model_fields.keys() - {"base", "axes"}

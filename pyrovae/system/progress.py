@@ -1,5 +1,6 @@
 """Progress of a study: a bar on a terminal, plain lines elsewhere."""
 
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -33,6 +34,7 @@ class ProgressTask:
         steps: number of steps of the task.
         done: steps done.
         resumed_at: steps done before it was started.
+        first_step: seconds from its start until its first step was done; 0 before that.
     """
 
     reporter: ProgressReporter
@@ -40,13 +42,16 @@ class ProgressTask:
     steps: int
     done: int
     resumed_at: int = field(init=False)
+    first_step: float = field(default=0.0, init=False)
+    _started: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.resumed_at = self.done
+        self.resumed_at, self._started = self.done, time.perf_counter()
 
     def update(self, done: int) -> None:
         """Reports that ``done`` steps are done."""
         before, self.done = self.done, done
+        self.first_step = self.first_step or time.perf_counter() - self._started
         self.reporter.report(self, before)
 
     def advance(self) -> None:

@@ -18,6 +18,9 @@ from pyrovae.errors import InputError
 from pyrovae.system import atomic
 from pyrovae.system.memory import check_memory
 
+#: Version of the layout of these files.
+FORMAT = 2
+
 
 def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> str:
     """Writes tensors by group and name, and metadata that JSON can represent; returns their checksum.
@@ -32,8 +35,9 @@ def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], metadata: Mappi
     }
     text = json.dumps(metadata)
     checksum = _checksum(tensors, text)
-    # "facts" is the key in the file format.
-    atomic.write(path, serialise(tensors, {"facts": f"{checksum} {text}"}))
+    facts = f"{checksum} {text}"
+    # One entry, because safetensors writes several in any order.
+    atomic.write(path, serialise(tensors, {"facts": f"{_sha256(facts)} {facts}"}))
     return checksum
 
 
@@ -91,13 +95,20 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def _facts(header: bytes) -> tuple[str, str, str]:
-    facts: str = json.loads(header)["__metadata__"]["facts"]
+    """The checksum of the tensors, and the metadata."""
+    own, _, facts = json.loads(header)["__metadata__"]["facts"].partition(" ")
+    if own != _sha256(facts):
+        raise ValueError("it was changed after it was written")
     return facts.partition(" ")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:
     digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

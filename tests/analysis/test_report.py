@@ -1,5 +1,7 @@
 """The report of a small study: what it shows equals the results, and it needs no other file."""
 
+import base64
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from pyrovae import Results, Study, parts, run
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.report import page, references, tables
+from pyrovae.analysis.report.export import csv
+from pyrovae.analysis.report.provenance import provenance
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.study import KINDS
@@ -80,7 +84,7 @@ def test_text_of_a_study_is_escaped(text: str) -> None:
 
 
 def test_name_of_a_folder_is_escaped(results: Results) -> None:
-    plain, evil = (Page(page.page({"a": results.tree, name: results.tree}, [])) for name in ("b", EVIL))
+    plain, evil = (Page(page.page({"a": results, name: results}, [])) for name in ("b", EVIL))
     assert evil.tags == plain.tags
 
 
@@ -112,13 +116,40 @@ def test_numbers_of_a_run_equal_the_results(results: Results, text: str) -> None
 
 def test_findings_caveats_and_tables_are_shown(results: Results, text: str) -> None:
     cells = Page(text).cells
-    for tree in (results.tree, results.tree.children["evaluation_1"], results.tree.children["evaluation_2"]):
-        assert all(each.text in cells and tables.effect(each.contrast) in cells for each in findings(tree))
-        assert caveats(tree)
-        assert set(caveats(tree)) <= set(cells)
-        for table in tables.measured(tree):
+    assert list(results.evaluations) == ["particles=30", "prior=mixture,particles=30"]
+    for each in (results, *results.evaluations.values()):
+        assert all(verdict.text in cells and tables.effect(verdict.contrast) in cells for verdict in findings(each))
+        assert caveats(each.tree)
+        assert set(caveats(each.tree)) <= set(cells)
+        for table in tables.measured(each.tree):
             assert {str(cell) for column in table.columns for cell in column.cells} <= set(cells)
     assert any("mixture in place of each run's own prior" in cell for cell in cells)
+
+
+def test_report_offers_the_numbers_as_csv(results: Results, text: str) -> None:
+    (content,) = re.findall(r'download="mine.csv" href="data:text/csv;base64,(.*?)"', text)
+    assert base64.b64decode(content).decode() == csv({"mine": results.tree})
+
+
+def test_parts_of_later_evaluations_have_their_names(results: Results, text: str) -> None:
+    assert set(results.evaluations) <= {html.unescape(each) for each in re.findall("<h3>(.*?)</h3>", text)}
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_outdated_evaluation_is_named_without_numbers(tmp_path: Path) -> None:
+    study = Study.load("quick", **SMALL, beta=1, depth=1, seed=0)
+    run(study, out=tmp_path / "mine", quiet=True)
+    reevaluate(tmp_path / "mine", samples=2)
+    run(study.replace(steps=16), out=tmp_path / "mine", quiet=True)
+    cells = Page((tmp_path / "mine/report.html").read_text(encoding="utf-8")).cells
+    assert [each for each in cells if each.startswith("evaluated again with samples 2, on earlier weights")]
+
+
+def test_provenance_names_the_runs_that_trained_together(results: Results) -> None:
+    for table in provenance(results.tree):
+        cohorts, runs = (list(table.columns[number].cells) for number in (0, 1))
+        assert cohorts == [cohort.key for cohort in results.study.cohorts()]
+        assert runs == [f"beta 0.1, 1; seed 0, 1; depth {depth}" for depth in (1, 3)]
 
 
 def test_references_are_those_of_the_components_used() -> None:
@@ -167,7 +198,7 @@ def test_every_external_data_set_is_cited() -> None:
 
 def test_large_reports_have_no_pictures(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "PICTURED", 7)
-    shown = page.page({"mine": results.tree}, [])
+    shown = page.page({"mine": results}, [])
     assert not any(fact["picture"] for fact in facts_of(shown))
     assert "Reconstructions are shown only in reports of up to 7 runs" in " ".join(shown.split())
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/scale.py [--runs N] [--workers N] [--keep FOLDER]
 
 A synthetic study: tiny networks, trained for two steps and measured on few images, with 50 runs per cohort, on a
-scheduler and workers that are processes of this machine. Messages, the time to record a cohort and the size of
-`results.nc` do not depend on the size of networks and images. Checkpoints and details do: they are reported per run, to
+scheduler and workers that are processes of this machine. Messages, the time to assemble the records and the size of
+`results.nc` do not depend on the size of networks and images. Weights and records do: they are reported per run, to
 compare with those of a real study.
 """
 
@@ -30,7 +30,6 @@ from distributed import Client
 from pyrovae import Study, open_results, run
 from pyrovae.runner import reporting
 from pyrovae.runner.cluster.worker import TOPIC
-from pyrovae.store.results import Results
 
 BETAS, SEEDS = 10, 5
 MEASURE = {
@@ -78,16 +77,7 @@ def cluster(workers: int, folder: Path) -> Iterator[tuple[Client, psutil.Process
 
 def run_and_report(study: Study, workers: int, folder: Path) -> None:
     """Runs a study on a cluster, without figures, and prints what it costs."""
-    record, recorded = Results.record, []
-
-    def timed_record(self: Results, *rest: Any) -> None:
-        recorded.append(seconds(lambda: record(self, *rest)))
-
-    with (
-        mock.patch.object(Results, "record", timed_record),
-        mock.patch.object(reporting, "draw"),
-        cluster(workers, folder) as (client, scheduler),
-    ):
+    with mock.patch.object(reporting, "draw"), cluster(workers, folder) as (client, scheduler):
         memory, sent = scheduler.memory_info().rss, bytes_sent()
         duration = seconds(
             lambda: run(study, folder / "study", scheduler=str(folder / "scheduler.json"), compile="never")
@@ -95,19 +85,17 @@ def run_and_report(study: Study, workers: int, folder: Path) -> None:
         sent, memory_after = bytes_sent() - sent, scheduler.memory_info().rss
         messages = client.run_on_scheduler(progress_messages)
     runs, cohorts = len(study.runs()), len(study.cohorts())
-    first, last = statistics.median(recorded[:5]), statistics.median(recorded[-5:])
     print(f"{runs:,} runs in {cohorts} cohorts on {workers} workers: {duration:.0f} s")
     print(f"progress messages of the workers: {messages:,}")
     print(f"bytes between all processes: {sent / 1e6:,.1f} MB, {sent / cohorts / 1e3:,.0f} kB per cohort")
     print(f"memory of the scheduler: {memory / 1e6:,.0f} MB before, {memory_after / 1e6:,.0f} MB after")
     print(f"peak memory of the process that started the study: {peak_memory() / 1e6:,.0f} MB")
-    print(f"recording a cohort: {first:.2f} s at the beginning, {last:.2f} s at the end")
 
 
 def report_files(folder: Path, runs: int) -> None:
     """Prints the sizes of the files of a study, and the time to open and to draw it."""
-    for pattern in ("results.nc", "details/*", "checkpoints/*"):
-        sizes = [file.stat().st_size for file in folder.glob(pattern) if not file.name.startswith(".")]
+    for pattern in ("results.nc", "runs/*/record.nc", "runs/*/weights.safetensors"):
+        sizes = [file.stat().st_size for file in folder.glob(pattern)]
         print(f"{pattern}: {len(sizes)} files, {sum(sizes) / 1e6:,.1f} MB, {sum(sizes) / runs / 1e3:,.2f} kB per run")
     for name, work in {
         "xarray.open_datatree": lambda: xr.open_datatree(folder / "results.nc", engine="h5netcdf"),
@@ -115,6 +103,8 @@ def report_files(folder: Path, runs: int) -> None:
     }.items():
         times = [seconds(work) for _ in range(5)]
         print(f"{name}: {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f})")
+    (folder / "results.nc").unlink()
+    print(f"assembling the records: {seconds(lambda: open_results(folder)):.1f} s")
     print(f"figures and report: {seconds(lambda: reporting.draw(open_results(folder))):.0f} s")
 
 

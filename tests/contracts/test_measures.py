@@ -2,9 +2,10 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Estimate
 from pyrovae.measures import MeasureResult, Quantity, TrainedRun
 from pyrovae.measures.declared import DeclaredMeasure, declared, shipped
-from pyrovae.measures.evaluate import check, evaluate
+from pyrovae.measures.evaluate import Measurements, check
 from pyrovae.measures.measure import NATS
-from pyrovae.runner.measuring import progress_steps, trained_runs
+from pyrovae.runner.measuring import measured_runs, progress_steps
 from pyrovae.runner.remeasure import reevaluate
-from pyrovae.study import Measure
+from pyrovae.study import Cohort, Measure
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
 
@@ -61,8 +62,8 @@ def measure(run: TrainedRun) -> MeasureResult:
 
 
 @pytest.fixture(scope="module")
-def cohort() -> Callable[..., Iterator[TrainedRun]]:
-    """Two runs with different β, as measures receive them."""
+def measured() -> Callable[..., list[Measurements]]:
+    """Applies measures to two runs with different β."""
     images = torch.randint(0, 256, (64, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     factors = torch.rand(40, 2), torch.rand(24, 2)
     data = Dataset(images[:40], images[40:], factors=factors)
@@ -70,10 +71,12 @@ def cohort() -> Callable[..., Iterator[TrainedRun]]:
     lockstep = Lockstep(pairs, {"beta": torch.tensor([0.1, 1.0])})
     streams = Streams([0, 1], images=40, batch_size=8, noise_shapes={"z": torch.Size([2])})
 
-    def runs(progress: Callable[[], None] = lambda: None) -> Iterator[TrainedRun]:
-        return trained_runs(lockstep, streams, data, SETTINGS, Run(), progress)
+    trained: Any = SimpleNamespace(lockstep=lockstep, streams=streams, data=data, cohort=Cohort((Run(),)))
 
-    return runs
+    def apply(measures: Sequence[DeclaredMeasure], progress: Callable[[], None] = lambda: None) -> list[Measurements]:
+        return list(measured_runs(trained, SETTINGS, measures, progress))
+
+    return apply
 
 
 @pytest.fixture
@@ -99,11 +102,11 @@ NUMBER = Quantity("number", "a number", unit="1")
 
 
 @pytest.mark.parametrize("name", sorted(parts.names("measure")))
-def test_measure_returns_what_it_declares(name: str, cohort: Callable[..., Iterator[TrainedRun]]) -> None:
+def test_measure_returns_what_it_declares(name: str, measured: Callable[..., list[Measurements]]) -> None:
     (measure,) = declared([name])
-    found = evaluate(cohort(), [measure])
-    assert found.notes == ["", ""]
-    for quantity in measure.quantities:
+    found = measured([measure])
+    assert [each.note for each in found] == ["", ""]
+    for each, quantity in product(found, measure.quantities):
         values = quantity.attributes(quantity.variable)
         assert values["units"]
         assert values["long_name"]
@@ -111,20 +114,20 @@ def test_measure_returns_what_it_declares(name: str, cohort: Callable[..., Itera
             splits = (2,) if "split" in quantity.dims else ()
             levels = (1,) if "level" in quantity.dims else ()
             for variable in quantity.variables:
-                array = found.groups[quantity.group][variable]
-                assert array.shape == (2, *levels, *splits)
+                array = each.numbers[quantity.group][variable]
+                assert array.shape == (*levels, *splits)
                 assert np.isfinite(array).all()
         elif "image" in quantity.dims:
-            assert found.groups["images"][quantity.name].shape == (2, 2, 8)
+            assert each.images[quantity.name].shape == (2, 8)
         else:
-            assert found.pictures[quantity.group][quantity.variable].ndim == 1 + len(quantity.dims)
+            assert each.pictures[quantity.group][quantity.variable].ndim == len(quantity.dims)
         if quantity.per_image:
-            assert np.isfinite(found.groups["images"][quantity.name][:, 1, :4]).all()
+            assert np.isfinite(each.images[quantity.name][1, :4]).all()
 
 
-def test_measures_announce_their_progress(cohort: Callable[..., Iterator[TrainedRun]]) -> None:
+def test_measures_announce_their_progress(measured: Callable[..., list[Measurements]]) -> None:
     steps: list[int] = []
-    evaluate(cohort(lambda: steps.append(1)), shipped())
+    measured(shipped(), lambda: steps.append(1))
     assert len(steps) == progress_steps(shipped(), SETTINGS, 2) > 0
 
 
@@ -182,14 +185,14 @@ def test_result_must_equal_the_declaration(result: Any, message: str) -> None:
     ],
 )
 def test_value_of_another_form_is_one_clear_line(
-    quantity: Quantity, value: Any, message: str, cohort: Callable[..., Iterator[TrainedRun]]
+    quantity: Quantity, value: Any, message: str, measured: Callable[..., list[Measurements]]
 ) -> None:
     measure = DeclaredMeasure("mine", lambda run: MeasureResult(number=value), (quantity,), lambda settings: 0)
     with pytest.raises(InputError, match=message):
-        evaluate(cohort(), [measure])
+        measured([measure])
 
 
-def test_number_per_image_has_mean_and_standard_error(cohort: Callable[..., Iterator[TrainedRun]]) -> None:
+def test_number_per_image_has_mean_and_standard_error(measured: Callable[..., list[Measurements]]) -> None:
     x = torch.tensor([1.0, 2.0, 6.0])
     quantities = (
         Quantity("mean", "a mean", unit=NATS, kind="unbiased", group="mine", per_image=True),
@@ -197,22 +200,22 @@ def test_number_per_image_has_mean_and_standard_error(cohort: Callable[..., Iter
     )
     given = Estimate(2.0, 0.5, "lower bound")
     measure = DeclaredMeasure("mine", lambda run: MeasureResult(mean=x, given=given), quantities, lambda settings: 0)
-    found = evaluate(cohort(), [measure]).groups
-    np.testing.assert_allclose(found["mine"]["mean"], [3, 3])
-    np.testing.assert_allclose(found["mine"]["mean_se"], math.sqrt(7 / 3))
-    np.testing.assert_allclose(found["images"]["mean"][0, 1, :3], x)
-    assert np.isnan(found["images"]["mean"][0, 0]).all()
-    assert found["mine"]["given_se"].tolist() == [0.5, 0.5]
+    for each in measured([measure]):
+        assert each.numbers["mine"]["mean"] == 3
+        np.testing.assert_allclose(each.numbers["mine"]["mean_se"], math.sqrt(7 / 3))
+        np.testing.assert_allclose(each.images["mean"][1, :3], x)
+        assert np.isnan(each.images["mean"][0]).all()
+        assert each.numbers["mine"]["given_se"] == 0.5
 
 
-def test_unsupported_measure_is_skipped_with_a_note(cohort: Callable[..., Iterator[TrainedRun]]) -> None:
+def test_unsupported_measure_is_skipped_with_a_note(measured: Callable[..., list[Measurements]]) -> None:
     def fail(run: TrainedRun) -> MeasureResult:
         raise UnsupportedError("no encodings")
 
     broken = DeclaredMeasure("mine", fail, (NUMBER,), lambda settings: 0)
-    found = evaluate(cohort(), [broken, *declared(["rate_distortion"])])
-    assert found.notes == ["mine: not measured, no encodings"] * 2
-    assert set(found.groups) == {"rate_distortion", "levels", "images"}
+    for each in measured([broken, *declared(["rate_distortion"])]):
+        assert each.note == "mine: not measured, no encodings"
+        assert set(each.numbers) == {"rate_distortion", "levels"}
 
 
 @pytest.mark.parametrize(
@@ -288,13 +291,15 @@ def test_one_file_shows_up_wherever_numbers_do(tmp_path: Path, monkeypatch: pyte
     # Results are read without the module.
     monkeypatch.delitem(sys.modules, "rank_of_means")
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(tmp_path)])
-    read = open_results(tmp_path / "with").tree
+    results = open_results(tmp_path / "with")
+    read = results.tree
     np.testing.assert_array_equal(read["rank_of_means/rank_of_means"], ranks)
     assert "rank_of_means" not in sys.modules
     assert read["rank_of_means/rank_of_means"].attrs["long_name"].startswith("effective rank")
     run(plain, out=tmp_path / "without", quiet=True)
-    trees = {"with": read, "without": open_results(tmp_path / "without").tree}
-    shown = page.page(trees, [])
+    without = open_results(tmp_path / "without")
+    trees = {"with": read, "without": without.tree}
+    shown = page.page({"with": results, "without": without}, [])
     assert shown.count("<dt>rank of means</dt><dd>effective rank of the posterior means") == 1
     for value in ranks.values.flat:
         assert f"<td>{value:.2f}</td>" in shown
@@ -307,11 +312,13 @@ def test_one_file_shows_up_wherever_numbers_do(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match="not trusted"):
         reevaluate(tmp_path / "without", measures=[name])
     _, evaluation = reevaluate(tmp_path / "without", measures=[name], trust=["rank_of_means"])
-    assert set(evaluation.children) >= {"runs", "rank_of_means"}
-    assert "information" not in evaluation.children
-    np.testing.assert_array_equal(evaluation["rank_of_means/rank_of_means"], ranks)
-    again, _ = reevaluate(tmp_path / "without", measures=[name], trust=["rank_of_means"])
-    assert "evaluation_2" not in again.tree.children
+    assert evaluation.name == "measure=rank_of_means.measure"
+    assert set(evaluation.tree.children) == {"runs", "rank_of_means"}
+    np.testing.assert_array_equal(evaluation.tree["rank_of_means/rank_of_means"], ranks)
+    files = list(tmp_path.glob("without/runs/*/evaluations/*"))
+    before = [file.stat().st_mtime_ns for file in files]
+    reevaluate(tmp_path / "without", measures=[name], trust=["rank_of_means"])
+    assert [file.stat().st_mtime_ns for file in files] == before
     (tmp_path / "rank_of_means.py").write_text(f"{EFFECTIVE_RANK}# changed")
-    again, _ = reevaluate(tmp_path / "without", measures=[name], trust=["rank_of_means"])
-    assert "evaluation_2" in again.tree.children
+    reevaluate(tmp_path / "without", measures=[name], trust=["rank_of_means"])
+    assert not set(before) & {file.stat().st_mtime_ns for file in files}

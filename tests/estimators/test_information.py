@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import integrate
 from torch import Tensor
-from torch.distributions import Distribution, Gamma, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, Gamma, Independent, MultivariateNormal, Normal, StudentT
 
 from pyrovae.estimators import (
     LinearGaussian,
@@ -35,6 +35,10 @@ def diagonal(loc: Tensor, scale: Tensor) -> Distribution:
 
 def standard_normal(size: int) -> Distribution:
     return diagonal(torch.zeros(size), torch.ones(size))
+
+
+def student_t() -> Distribution:
+    return Independent(StudentT(torch.tensor(5.0)).expand([3]), 1)
 
 
 def some(kind: str, n: int = 200, d: int = 3) -> Distribution:
@@ -84,9 +88,10 @@ def test_inference_marginal_is_independent_of_chunk_size(monkeypatch: pytest.Mon
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("sigma", [1.0, 1e-2, 1e-4, 1e-6])
-def test_inference_marginal_matches_mpmath_at_any_scale(sigma: float) -> None:
-    loc = 5 * torch.randn(12, 10, generator=seeded(4))
+@pytest.mark.parametrize("sigma", [1e3, 1.0, 1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_inference_marginal_matches_mpmath_at_any_scale(sigma: float, shift: float) -> None:
+    loc = shift + 5 * torch.randn(12, 10, generator=seeded(4), dtype=torch.float64)
     loc[1] = loc[0] + sigma  # a neighbour that overlaps
     scale = sigma * (0.5 + torch.rand(12, 10, generator=seeded(5)))
     q = encodings(diagonal(loc, scale))
@@ -121,6 +126,42 @@ def test_rate_is_information_plus_gap(kind: str, leave_one_out: bool) -> None:
     alone = mutual_information(q, samples=3, outer=50, leave_one_out=leave_one_out, generator=seeded())
     assert alone == terms.mutual_information
     assert prior_gap(q, prior, samples=3, outer=50, leave_one_out=leave_one_out, generator=seeded()) == terms.prior_gap
+
+
+def log_normal_by_mpmath(z: Tensor, loc: Tensor, lower: Tensor) -> mpmath.mpf:
+    """log N(z | loc, lower lowerᵀ), to 60 digits."""
+    u = mpmath.lu_solve(mpmath.matrix(lower.tolist()), mpmath.matrix(z.tolist()) - mpmath.matrix(loc.tolist()))
+    log_scale = mpmath.fsum(mpmath.log(each) for each in lower.diagonal().tolist())
+    return -mpmath.fsum(each**2 for each in u) / 2 - log_scale - len(u) * mpmath.log(2 * mpmath.pi) / 2
+
+
+def kl_by_mpmath(loc: Tensor, lower: Tensor, m: Tensor, s: Tensor) -> mpmath.mpf:
+    """KL(N(loc, lower lowerᵀ) ‖ N(m, diag s²)), to 60 digits."""
+    difference = mpmath.matrix(loc.tolist()) - mpmath.matrix(m.tolist())
+    columns = [*mpmath.matrix(lower.tolist()).T.tolist(), difference]
+    spread = mpmath.fsum(
+        (x / mpmath.mpf(s_d)) ** 2 for column in columns for x, s_d in zip(column, s.tolist(), strict=True)
+    )
+    log_det = mpmath.fsum(mpmath.log(each) for each in lower.diagonal().tolist())
+    return (spread - len(s)) / 2 - log_det + mpmath.fsum(mpmath.log(each) for each in s.tolist())
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full rank"])
+@pytest.mark.parametrize("sigma", [1e-6, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_rate_matches_mpmath_at_any_scale(kind: str, sigma: float, shift: float) -> None:
+    unit, m, s = encodings(some(kind, n=2)), torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.1, 2.3, 0.7])
+    lower = sigma * (unit.stddev.diag_embed() if kind == "diagonal" else unit.scale_tril)
+    loc, p = shift + unit.mean, diagonal(m, s)
+    q = diagonal(loc, sigma * unit.stddev) if kind == "diagonal" else MultivariateNormal(loc, scale_tril=lower)
+    z = draw(q, 1, seeded())[0]
+    terms = rate_terms(q, p, generator=seeded())
+    with mpmath.workdps(60):
+        exact = mpmath.fsum(kl_by_mpmath(loc[n], lower[n], m, s) for n in range(2)) / 2
+        log_q = [log_normal_by_mpmath(z[n], loc[n], lower[n]) for n in range(2)]
+        sampled = mpmath.fsum(log_q[n] - log_normal_by_mpmath(z[n], m, s.diag()) for n in range(2)) / 2
+        for found, expected in ((rate(q, p), exact), (terms.rate, sampled)):
+            assert abs(found.value - expected) < 1e-11 * max(1, abs(expected))
 
 
 def test_information_and_gap_match_quadrature() -> None:
@@ -311,6 +352,7 @@ def test_prior_with_another_shape_raises(function: object, prior: Distribution, 
         (lambda: mutual_information(some("diagonal", n=1), leave_one_out=True), ValueError, "at least 2 encodings"),
         (lambda: mutual_information(some("diagonal"), samples=0), ValueError, "at least 1 draw"),
         (lambda: active_units(some("diagonal", n=1)), ValueError, "at least 2 encodings"),
+        (lambda: rate_per_dimension(some("diagonal"), student_t()), TypeError, "prior: expected a normal distribution"),
         (lambda: marginal_rate(some("diagonal"), standard_normal(2)), ValueError, "training: expected the event shape"),
     ],
 )

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import mpmath
 import pytest
 import torch
 from torch import Tensor
@@ -62,6 +63,75 @@ def test_elbo_is_tight_only_at_beta_one() -> None:
     x = torch.randn(200_000, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     values = marginal.log_prob(x @ torch.linalg.cholesky(of.covariance).T)
     assert abs(values.mean().item() - of.log_likelihood) < 4.27 * values.std().item() / 200_000**0.5
+
+
+def values_by_mpmath(of: LinearGaussian) -> dict[str, mpmath.mpf]:
+    """The definitions, to 80 digits."""
+    C, W, eye = mpmath.matrix(of.covariance.tolist()), mpmath.matrix(of.weight.tolist()), mpmath.eye
+    D, d, square = W.rows, W.cols, mpmath.mpf(of.scale) ** 2
+    S = (eye(d) + W.T * W / (square * of.beta)) ** -1
+    A = S * W.T / (square * of.beta)
+    V, M, residual = A * C * A.T + S, W * W.T + square * eye(D), eye(D) - W * A
+    trace, log_det = (lambda X: mpmath.fsum(X[i, i] for i in range(X.rows))), (lambda X: mpmath.log(mpmath.det(X)))
+    squares = trace(residual * C * residual.T) + trace(W * S * W.T)
+    return {
+        "distortion": squares / (2 * square) + D * mpmath.log(2 * mpmath.pi * square) / 2,
+        "rate": (trace(V) - d - log_det(S)) / 2,
+        "mutual_information": (log_det(V) - log_det(S)) / 2,
+        "prior_gap": (trace(V) - d - log_det(V)) / 2,
+        "log_likelihood": -(D * mpmath.log(2 * mpmath.pi) + log_det(M) + trace(M**-1 * C)) / 2,
+    }
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-6, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("latent", [1, 3, 7])
+@pytest.mark.parametrize("beta", [0.01, 1.0])
+def test_closed_forms_match_mpmath_at_any_scale(scale: float, latent: int, beta: float) -> None:
+    of = replace(pair(beta, latent), scale=scale)
+    with mpmath.workdps(80):
+        for name, expected in values_by_mpmath(of).items():
+            assert abs(getattr(of, name) - expected) < 1e-12 * max(1, abs(expected)), name
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e3])
+@pytest.mark.parametrize("latent", [3, 7])
+def test_encodings_have_the_moments_of_the_closed_form(scale: float, latent: int) -> None:
+    of = replace(pair(1.0, latent), scale=scale)
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    q = of.posterior(x)
+    assert (q.batch_shape, q.event_shape) == ((4,), (latent,))
+    torch.testing.assert_close(q.mean, x @ of.encoder.T)
+    S = of.posterior_covariance
+    torch.testing.assert_close(q.covariance_matrix, S.expand(4, -1, -1), rtol=1e-9, atol=1e-14 * float(S.abs().max()))
+    information = (of.marginal.entropy() - q.entropy()).tolist()
+    assert information == pytest.approx([of.mutual_information] * 4, rel=1e-8, abs=1e-12)
+    gap = kl_divergence(of.marginal, MultivariateNormal(torch.zeros(latent).double(), torch.eye(latent).double()))
+    assert of.prior_gap == pytest.approx(gap.item(), rel=1e-9, abs=1e-12)
+
+
+def test_more_latent_dimensions_than_pixels_stay_unused() -> None:
+    C = pair().covariance
+    full, more = LinearGaussian.best(C, 5, 0.6), LinearGaussian.best(C, 8, 0.6)
+    assert more.weight.shape == (5, 8)
+    assert more.posterior(torch.zeros(2, 5)).event_shape == (8,)
+    for name in ("distortion", "rate", "mutual_information", "prior_gap", "log_likelihood"):
+        assert abs(getattr(more, name) - getattr(full, name)) < 1e-12
+
+
+def test_best_pair_without_latent_dimensions_raises() -> None:
+    with pytest.raises(ValueError, match="latent_size: expected at least 1, got 0"):
+        LinearGaussian.best(pair().covariance, 0)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+def test_covariance_may_have_any_unit(size: float) -> None:
+    C = pair().covariance
+    of = LinearGaussian((size * C).float(), pair().weight * size**0.5, 0.6 * size**0.5)
+    shift = 5 / 2 * math.log(size)  # of a density in five dimensions
+    assert abs(of.log_likelihood + shift - pair().log_likelihood) < 1e-5
+    assert abs(of.rate - pair().rate) < 1e-5
+    with pytest.raises(ValueError, match="symmetric"):
+        LinearGaussian(size * (C + C.triu(1)), pair().weight)
 
 
 @pytest.mark.parametrize("beta", BETAS)

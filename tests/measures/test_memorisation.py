@@ -1,6 +1,7 @@
 """The infinite-capacity decoder against brute force, and verdicts on memorisation."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyro
 import pytest
 import torch
 import xarray as xr
+from helpers import InMemory
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
@@ -22,11 +24,11 @@ from pyrovae.build import make_data
 from pyrovae.data import Dataset
 from pyrovae.estimators import memorising_decoder, mixing_share
 from pyrovae.measures.declared import shipped
-from pyrovae.measures.evaluate import Evaluation, evaluate
+from pyrovae.measures.evaluate import Measurements
 from pyrovae.measures.memorisation import smoothed_mean
 from pyrovae.models import VAE
-from pyrovae.runner.measuring import trained_runs
-from pyrovae.study import Measure
+from pyrovae.runner.measuring import measured_runs
+from pyrovae.study import Cohort, Measure
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
 
@@ -133,9 +135,9 @@ def test_memorisation_of_a_study_is_consistent(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"depth": 1, "width": 8, "train_images": 256, "test_images": 100, "batch_size": 32}
     measured = {"measure.reconstructions": 64, "measure.images": 64, "measure.particles": 30}
     study = Study.load("quick", steps=20, seed=0, beta=[0.01, 4], latent_size=2, **settings, **measured)
-    tree = run(study, tmp_path / "study", quiet=True).tree
-    found = tree["memorisation"].to_dataset().isel(seed=0)
-    images = tree["images"].to_dataset().isel(seed=0)
+    results = run(study, tmp_path / "study", quiet=True)
+    found = results.tree["memorisation"].to_dataset().isel(seed=0)
+    images = results.images(seed=0)
     for name in ("memorising_distortion", "reconstruction_distance", "memorising_distance"):
         np.testing.assert_allclose(found[name], images[name].mean("image").transpose(*found[name].dims))
         assert images[name].notnull().sum("image").values.tolist() == [[64, 64]] * 2
@@ -145,7 +147,7 @@ def test_memorisation_of_a_study_is_consistent(tmp_path: Path) -> None:
     assert ((found["mixing_share"] > 0) & (found["mixing_share"] <= 1)).all()
     assert (found["infinite_share"].sel(split="train") == 0).all()  # every image is in its own mixture
     assert (found["memorising_distortion"].sel(split="train") >= 20).all()
-    shown, data = tree["reconstructions"].to_dataset().isel(seed=0), make_data(study.runs()[0])
+    shown, data = results.pictures("reconstructions", seed=0), make_data(study.runs()[0])
     np.testing.assert_array_equal(shown["original"].sel(beta=4), data.test[:8])
     flat = (data.train.float() / 255).flatten(1)
     reconstructed = torch.tensor(shown["reconstruction"].sel(beta=4).values / 255).float().flatten(1)
@@ -164,11 +166,13 @@ class Doubled(VAE):
                 pyro.sample(name, self.decode(z), obs=x)
 
 
-def measured(pair: Pair, images: Tensor) -> Evaluation:
+def measured(pair: Pair, images: Tensor) -> Measurements:
     lockstep = Lockstep([pair], {"beta": torch.ones(1)})
     streams = Streams([0], images=200, batch_size=8, noise_shapes={"z": torch.Size([2])})
     settings = Measure(images=20, likelihood_images=20, reconstructions=20, particles=30)
-    return evaluate(trained_runs(lockstep, streams, Dataset(images[:200], images[200:]), settings, Run()), shipped())
+    data = Dataset(images[:200], images[200:])
+    trained: Any = SimpleNamespace(lockstep=lockstep, streams=streams, data=data, cohort=Cohort((Run(),)))
+    return next(measured_runs(trained, settings, shipped()))
 
 
 def test_unsupported_measure_is_reported_and_affects_no_other(images: Tensor) -> None:
@@ -176,23 +180,23 @@ def test_unsupported_measure_is_reported_and_affects_no_other(images: Tensor) ->
     pair = Pair(Doubled(made.model.prior, made.model.decoder, made.model.likelihood), made.guide)
     found = measured(pair, images)
     reason = "expected one latent and one observed site, got ['z'] and ['x', 'again']"
-    assert found.notes == [f"memorisation: not measured, {reason}"]
-    assert "memorisation" not in found.groups
-    assert all(np.isfinite(value).all() for value in found.groups["information"].values())
-    assert np.isfinite(found.groups["likelihood"]["log_likelihood"]).all()
+    assert found.note == f"memorisation: not measured, {reason}"
+    assert "memorisation" not in found.numbers
+    assert all(np.isfinite(value).all() for value in found.numbers["information"].values())
+    assert np.isfinite(found.numbers["likelihood"]["log_likelihood"]).all()
 
 
 def test_memorisation_without_known_mean_measures_the_memorising_decoder(
     images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pyrovae.measures.memorisation.mean_of", lambda p: None)
-    found = measured(make_pair(Run(depth=1, width=8, latent_size=2), EVENT), images).groups["memorisation"]
+    found = measured(make_pair(Run(depth=1, width=8, latent_size=2), EVENT), images).numbers["memorisation"]
     assert np.isnan(found["reconstruction_distance"]).all()
     assert np.isfinite(found["memorising_distance"]).all()
     assert np.isfinite(found["memorising_distortion"]).all()
 
 
-def _tree(effect: float, reliable: bool = True) -> xr.DataTree:
+def study_of(effect: float, reliable: bool = True) -> InMemory:
     """Reconstructions that are closer to training images by ``effect`` at three layers, and at β = 1."""
     rng = np.random.default_rng(0)
     dims = ("split", "image", "beta", "seed", "depth")
@@ -212,22 +216,22 @@ def _tree(effect: float, reliable: bool = True) -> xr.DataTree:
         bounds[name] = (dims[2:], np.full(share.shape, np.nan))
     bounds |= {f"{name}_se": (dims[2:], np.ones(share.shape)) for name in list(bounds)}
     inner = {name: coords[name] for name in ("beta", "depth")}
-    return xr.DataTree.from_dict(
-        {
-            "/images": xr.Dataset(images, coords),
-            "/information": xr.Dataset(codes, inner),
-            "/likelihood": xr.Dataset(bounds, inner),
-        }
-    )
+    status = np.full(share.shape, "done", object)
+    groups = {
+        "information": xr.Dataset(codes, inner),
+        "likelihood": xr.Dataset(bounds, inner),
+        "runs": xr.Dataset({"status": (dims[2:], status)}, inner),
+    }
+    return InMemory(xr.DataTree.from_dict(groups), xr.Dataset(images, coords))
 
 
-def about_memorisation(tree: xr.DataTree) -> list[Verdict]:
-    return [verdict for verdict in findings(tree) if "closer to training images" in verdict.text]
+def about_memorisation(study: InMemory) -> list[Verdict]:
+    return [verdict for verdict in findings(study) if "closer to training images" in verdict.text]
 
 
 @pytest.mark.parametrize(("effect", "outcome"), [(0.2, "supported"), (-0.2, "contradicted"), (0.0, "undecided")])
 def test_verdict_on_memorisation_follows_the_effect(effect: float, outcome: str) -> None:
-    found = about_memorisation(_tree(effect))
+    found = about_memorisation(study_of(effect))
     assert [verdict.outcome for verdict in found] == [outcome] * 2
     assert [verdict.contrast.where for verdict in found] == ["", "depth 3"]
     assert all(abs(verdict.contrast.effect.estimate - effect) < 0.05 for verdict in found)
@@ -235,9 +239,9 @@ def test_verdict_on_memorisation_follows_the_effect(effect: float, outcome: str)
 
 
 def test_unmeasured_reconstructions_have_no_verdict() -> None:
-    tree = _tree(0.2)
-    tree["images/reconstruction_distance"][:] = np.nan
-    assert about_memorisation(tree) == []
+    study = study_of(0.2)
+    study.images()["reconstruction_distance"][:] = np.nan
+    assert about_memorisation(study) == []
 
 
 def printed(tree: xr.DataTree) -> list[str]:
@@ -248,15 +252,16 @@ def printed(tree: xr.DataTree) -> list[str]:
 
 
 def test_loose_bound_is_marked_in_table_and_figure() -> None:
-    assert not any("†" in line for line in printed(_tree(0.0)))
-    tree = _tree(0.0, reliable=False)  # at β = 0.1, in one of three seeds
+    assert not any("†" in line for line in printed(study_of(0.0).tree))
+    study = study_of(0.0, reliable=False)
+    tree = study.tree  # at β = 0.1, in one of three seeds
     assert "k̂ is high for more than 10% of the images" in " ".join(" ".join(printed(tree)).split())
     rows = [line for line in printed(tree) if "†" in line and "│" in line]
     assert [row.split("│")[2].strip() for row in rows] == ["0.1", "0.1"]
     tree["likelihood/high_pareto_k"][:] = np.nan  # too few draws to know
     assert sum("†" in line and "│" in line for line in printed(tree)) == 4
     ax = Figure().subplots()
-    figures.log_likelihood(_tree(0.0, reliable=False), ax)
+    figures.log_likelihood(study_of(0.0, reliable=False), ax)
     lines = {str(line.get_label()): line for line in ax.lines}
     bounds = tree["likelihood/log_likelihood"].mean("seed").sel(depth=3).values
     np.testing.assert_allclose(lines["depth 3"].get_ydata(), [np.nan, bounds[1]])
@@ -264,16 +269,17 @@ def test_loose_bound_is_marked_in_table_and_figure() -> None:
     whole = next(line for line in ax.lines if line.get_linestyle() == ":" and len(line.get_xdata()) == 2)
     assert whole.get_markerfacecolor() == "white"
     ax = Figure().subplots()
-    figures.log_likelihood(_tree(0.0), ax)
+    figures.log_likelihood(study_of(0.0), ax)
     assert "k̂ high: may be loose" not in [line.get_label() for line in ax.lines]
 
 
 def test_annealed_bounds_are_shown_with_the_others() -> None:
-    tree = _tree(0.0)
+    study = study_of(0.0)
+    tree = study.tree
     tree["likelihood/annealed_log_likelihood"][:] = -90
     assert any("by annealing" in line for line in printed(tree))
     ax = Figure().subplots()
-    figures.log_likelihood(tree, ax)
+    figures.log_likelihood(study, ax)
     (line,) = [line for line in ax.lines if line.get_label() == "depth 3 annealed"]
     assert (np.asarray(line.get_ydata()) == -90).all()
 
@@ -285,7 +291,10 @@ def test_reconstructions_are_drawn_by_kind_and_depth() -> None:
     pictures = {name: (dims, rng.integers(0, 256, (4, 2, 2, 3, 1, 4, 4), dtype=np.uint8)) for name in names}
     data = xr.Dataset(pictures, {"beta": [0.01, 0.1, 1.0, 4.0], "depth": [1, 3], "seed": [0, 1]})
     figure = Figure()
-    figures.reconstructions(xr.DataTree.from_dict({"/reconstructions": data}), figure.subplots())
+    runs = xr.Dataset(coords=data.drop_dims(dims[3:]).coords)
+    groups = {"runs": runs, "rate_distortion": runs}
+    study = InMemory(xr.DataTree.from_dict(groups), pictures={"reconstructions": data})
+    figures.reconstructions(study, figure.subplots())
     panels = figure.axes[1:]
     assert len(panels) == 3 * 7
     assert [ax.get_title() for ax in panels[:3]] == ["β = 0.01", "β = 1", "β = 4"]

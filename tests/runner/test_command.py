@@ -193,7 +193,8 @@ def test_missing_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plan_describes_the_runs_and_writes_nothing() -> None:
     done = pyrovae("run", "small.yaml", "--plan")
     assert done.returncode == 0
-    assert "depth 2: 2 runs in lockstep, 300 steps, 256 training and 128 test images" in done.stdout
+    assert "depth 2: 2 runs, all new; 300 steps; 256 training and 128 test images" in done.stdout
+    assert "to do: about " in done.stdout
     banked = pyrovae("run", "small.yaml", "--plan", "--set", "prior=aggregate", "--set", "refresh=30")
     expected = (
         "against 256 cached encodings, refreshed every 30 steps: 16,384 densities a step, 393,216 to measure R and log"
@@ -225,10 +226,12 @@ def test_evaluate_shows_new_and_old_numbers_side_by_side() -> None:
     done = pyrovae("evaluate", "runs/small", "--images", "64", "--samples", "3", "--outer", "32")
     assert done.returncode == 0, done.stderr
     rows = [cells[1:4] for line in done.stdout.splitlines() if len(cells := line.split("│")) > 4]
-    rows = [row for row in rows if row[2].strip() in ("before", "evaluation_1")]
-    assert [row[2].strip() for row in rows] == ["before", "evaluation_1"] * 20  # five tables of four cells
+    rows = [row for row in rows if row[2].strip() in ("before", "now")]
+    assert [row[2].strip() for row in rows] == ["before", "now"] * 20  # five tables of four cells
+    assert "in the results as images=64,likelihood_images=64,samples=3,outer=32" in done.stdout
+    assert pyrovae("evaluate", "runs/small", "--prior", "mixture", "--set", "prior.components=3").returncode == 0
+    assert "prior=mixture(components=3)" in open_results("runs/small").evaluations
     swapped = pyrovae("evaluate", "runs/small", "--prior", "aggregate")
-    assert swapped.stdout.count("evaluation_2, aggregate") == 21, swapped.stderr  # and that of the data
     assert "aggregate replaces the prior of each run, fitted to its encodings; D is unchanged" in swapped.stdout
     refused("evaluate", "runs/small", "--prior", "nonsense", expected="unknown prior 'nonsense'; valid: ")
     refused("evaluate", "runs/small", "--prior", "evil:P", expected="prior: 'evil:P' would run code of the module evil")
@@ -262,11 +265,11 @@ def test_annealing_runs_only_on_request() -> None:
     assert done.returncode == 0, done.stderr
     assert "by annealing" in done.stdout
     assert "measuring: 50 of 50 steps" in done.stdout
-    assert "figures in runs/small/figures/evaluation_1: " in done.stdout
-    tree = open_results("runs/small").tree
-    assert tree["likelihood/annealed_log_likelihood"].isnull().all()
-    again = tree["evaluation_1"]
-    images = again["images"].to_dataset().sel(split="test")
+    results = open_results("runs/small")
+    assert results.tree["likelihood/annealed_log_likelihood"].isnull().all()
+    ((name, evaluation),) = results.evaluations.items()
+    assert f"figures in runs/small/figures/{name}: " in done.stdout
+    again, images = evaluation.tree, evaluation.images().sel(split="test")
     gain = (images["annealed_log_likelihood"] - images["log_likelihood"]).mean("image")
     assert (images["annealed_log_likelihood"].notnull().sum("image") == 10).all()
     np.testing.assert_allclose(gain, again["likelihood/annealed_gain"], atol=1e-6)
@@ -274,7 +277,8 @@ def test_annealing_runs_only_on_request() -> None:
         assert again["likelihood"][name].notnull().all()
     swapped = pyrovae(*short, "--prior", "aggregate")
     assert swapped.returncode == 0, swapped.stderr
-    images = open_results("runs/small").tree["evaluation_2/images"].to_dataset()
+    (name,) = [each for each in open_results("runs/small").evaluations if each.startswith("prior=aggregate,")]
+    images = open_results("runs/small").evaluations[name].images()
     assert (images["annealed_log_likelihood"].notnull().sum("image").sel(split="test") == 16).all()
     refused("evaluate", "runs/small", "--chains", "3", expected="are options of --ais: add --ais")
     refused(
@@ -302,12 +306,10 @@ def test_hierarchical_pair_runs_end_to_end() -> None:
 
 def test_folder_of_another_study_is_refused() -> None:
     assert pyrovae("run", "small.yaml", "--set", "steps=2").returncode == 0
-    refused("run", "small.yaml", "--set", "steps=3", expected="- steps: 2; + steps: 3; choose another --out")
-    Path("runs/small/study.yaml").unlink()
-    refused("run", "small.yaml", "--set", "steps=3", expected="expected results of the study in study.yaml")
-    Path("runs/small/study.yaml").unlink()
-    Path("runs/small/results.nc").unlink()
-    refused("run", "small.yaml", "--set", "steps=3", expected="got one of runs with other settings")
+    different = ("run", "small.yaml", "--set", "batch_size=7")
+    refused(*different, expected="got other settings: batch_size: 32 before, 7 now; choose another --out")
+    refused(*different, "--plan", expected="got other settings: batch_size")
+    refused("run", "small.yaml", "--set", "steps=1", expected="steps: expected at least the 2 steps that the run at")
 
 
 def test_likelihood_with_another_support_is_refused_before_training() -> None:
@@ -408,7 +410,7 @@ def test_user_images_run_end_to_end() -> None:
     assert (results.tree["rate_distortion/floor"] == 0).all()
     assert set(results.tree["runs/distortion_kind"].values.flatten()) == {"negative log-probability"}
     np.savez("mine.npz", images=images[::-1], labels=labels)
-    refused("evaluate", "runs/small", "--samples", "2", expected="the data set 'mine.npz' has different ones now")
+    refused("evaluate", "runs/small", "--samples", "2", expected="but 'mine.npz' has different ones now")
     bits = results.tree["rate_distortion/bits_per_dim"] * 784 * np.log(2)
     np.testing.assert_allclose(bits, -results.tree["rate_distortion/elbo"])
 
@@ -417,7 +419,7 @@ def test_folder_in_use_is_refused_and_interrupt_saves() -> None:
     folder = Path("runs/small")
     forever = ("run", "small.yaml", "--set", "steps=1000000")
     with started(*forever) as first:
-        while not any(folder.glob("checkpoints/*.safetensors")):
+        while not any(folder.glob("training/*.safetensors")):
             assert first.poll() is None, first.communicate()[0]
             time.sleep(0.005)
         refused(*forever, expected=f"it is in use by process {first.pid} on {platform.node()}")
@@ -436,17 +438,20 @@ def test_damaged_files_are_refused_in_one_line() -> None:
 
     short = ["run", "small.yaml", "--set", "steps=2"]
     assert pyrovae(*short).returncode == 0
-    results, checkpoint = Path("runs/small/results.nc"), Path("runs/small/checkpoints/cohort-000.safetensors")
     (cache, *_) = Path(platformdirs.user_cache_dir("pyrovae")).glob("images/*.safetensors")
-    truncate(results)
-    for command in (short, ["show", "runs/small"]):
-        refused(*command, expected="results.nc: expected results, but the file is damaged")
-    results.unlink()
-    truncate(checkpoint)
-    refused(*short, expected="cohort-000.safetensors: expected a checkpoint, but the file is damaged")
-    checkpoint.unlink()
+    before = pyrovae("show", "runs/small")
+    truncate(Path("runs/small/results.nc"))
+    assert pyrovae("show", "runs/small").stdout == before.stdout
+    (record, *_) = Path("runs/small").glob("runs/*/record.nc")
+    truncate(record)
+    shown = pyrovae("show", "runs/small")
+    assert (shown.returncode, shown.stderr.count("\n")) == (0, 1)
+    assert f"{record}: expected results, but the file is damaged" in shown.stderr
+    assert "1 of 4 runs are not done yet" in shown.stdout
     truncate(cache)
+    truncate(record.with_name("weights.safetensors"))
     done = pyrovae(*short)
     assert done.returncode == 0
     assert f"{cache} is damaged" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 3  # the record, the weights and the images
+    assert (open_results("runs/small").tree["runs/status"] == "done").all()

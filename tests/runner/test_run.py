@@ -42,6 +42,11 @@ def small(**settings: Any) -> Study:
     return Study.load("quick", **(base | measured | {"checkpoint_every": 40} | settings))
 
 
+def weights(folder: Path) -> dict[str, bytes]:
+    """The files with the weights of all runs, by key."""
+    return {file.parent.name: file.read_bytes() for file in folder.glob("runs/*/weights.safetensors")}
+
+
 def test_runs_agree_across_partitions_into_cohorts(tmp_path: Path) -> None:
     settings = {"beta": [0.1, 1.0, 3.0], "seed": 0, "steps": 50}
     together = run(small(**settings), tmp_path / "all", quiet=True)
@@ -71,10 +76,10 @@ def test_resumed_study_equals_the_uninterrupted_one_bitwise(
         with pytest.raises(Interrupted):
             run(study, tmp_path / "cut", quiet=True)
     cut = run(study, tmp_path / "cut", quiet=True)
-    for group in ("/rate_distortion", "/images", "/curves"):
+    for group in ("/rate_distortion", "/curves"):
         xr.testing.assert_identical(whole.tree[group].to_dataset(), cut.tree[group].to_dataset())
-    files = [folder / "checkpoints" / "cohort-000.safetensors" for folder in (whole.folder, cut.folder)]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    xr.testing.assert_identical(whole.images(), cut.images())
+    assert weights(whole.folder) == weights(cut.folder)
 
 
 def test_compiled_and_eager_training_agree(tmp_path: Path) -> None:
@@ -133,15 +138,14 @@ def test_results_have_the_grid_and_a_floor_below_distortion(tmp_path: Path) -> N
 
 def test_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     run(small(steps=2), tmp_path / "study", quiet=True)
-    with pytest.raises(InputError, match=r"steps: 2; \+ steps: 3"):
-        run(small(steps=3), tmp_path / "study", quiet=True)
+    with pytest.raises(InputError, match=r"got other settings: width: 8 before, 9 now"):
+        run(small(steps=2, width=9), tmp_path / "study", quiet=True)
 
 
-@pytest.mark.parametrize("file", ["results.nc", "checkpoints/cohort-000.safetensors"])
-def test_truncated_files_are_refused(file: str, tmp_path: Path) -> None:
+def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     run(small(steps=2), tmp_path / "study", quiet=True)
-    path = tmp_path / "study" / file
-    path.write_bytes(path.read_bytes()[:1000])
+    for file in tmp_path.glob("study/runs/*/weights.safetensors"):
+        file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged"):
         open_results(tmp_path / "study").pair(beta=1, seed=0)
 
@@ -187,19 +191,20 @@ def test_unsupported_measures_are_skipped_with_a_note(tmp_path: Path, monkeypatc
 
 def test_reevaluation_adds_results_and_trains_nothing(tmp_path: Path) -> None:
     results = run(small(), tmp_path / "study", quiet=True)
-    (file,) = results.folder.glob("checkpoints/*")
-    before = file.read_bytes()
-    _, same = reevaluate(tmp_path / "study")
+    before = weights(results.folder)
+    _, same = reevaluate(tmp_path / "study", samples=1)
     _, more = reevaluate(tmp_path / "study", samples=20, outer=256)
-    assert file.read_bytes() == before
-    tree = open_results(tmp_path / "study").tree
-    assert {"evaluation_1", "evaluation_2"} <= set(tree.children)
-    for group in ("rate_distortion", "information", "images"):
-        xr.testing.assert_identical(tree[group].to_dataset(), results.tree[group].to_dataset())
-        xr.testing.assert_equal(tree[f"evaluation_1/{group}"].to_dataset(), results.tree[group].to_dataset())
-    assert '"samples":20' in tree["evaluation_2"].attrs["measure"]
-    assert (more["information/prior_gap_se"] < same["information/prior_gap_se"]).all()
-    own, later = findings(results.tree)[0], findings(more)[0]
+    assert weights(results.folder) == before
+    again = open_results(tmp_path / "study")
+    assert set(again.evaluations) == {"samples=1", "samples=20,outer=256"}
+    for group in ("rate_distortion", "information"):
+        xr.testing.assert_identical(again.tree[group].to_dataset(), results.tree[group].to_dataset())
+        xr.testing.assert_equal(same.tree[group].to_dataset(), results.tree[group].to_dataset())
+    xr.testing.assert_identical(again.images(), results.images())
+    xr.testing.assert_equal(same.images(), results.images())
+    assert more.measure.samples == 20
+    assert (more.tree["information/prior_gap_se"] < same.tree["information/prior_gap_se"]).all()
+    own, later = findings(results)[0], findings(more)[0]
     assert own.text == later.text
     assert own.contrast.effect != later.contrast.effect
 
@@ -237,9 +242,10 @@ def _every_prior() -> Study:
 @pytest.mark.long
 def test_reevaluation_reproduces_every_prior(tmp_path: Path) -> None:
     results = run(_every_prior(), tmp_path / "study", quiet=True)
-    _, again = reevaluate(tmp_path / "study")
-    for group in ("rate_distortion", "information", "images"):
-        xr.testing.assert_equal(again[group].to_dataset(), results.tree[group].to_dataset())
+    _, again = reevaluate(tmp_path / "study", samples=1)
+    for group in ("rate_distortion", "information"):
+        xr.testing.assert_equal(again.tree[group].to_dataset(), results.tree[group].to_dataset())
+    xr.testing.assert_equal(again.images(), results.images())
 
 
 def test_every_prior_is_saved_and_restored(tmp_path: Path) -> None:
@@ -256,8 +262,8 @@ def test_every_prior_is_saved_and_restored(tmp_path: Path) -> None:
             assert pair.model.prior().sample((5,)).shape == (5, 2)
         cell = results.tree["rate_distortion"].to_dataset().sel(prior=name, split="train", beta=1.0, seed=0)
         assert abs(rate.mean() - cell["rate"].item()) < 4.27 * (cell["rate_se"].item() + rate.std() / 50**0.5) + 1e-4
-        assert results.tree["samples"]["image"].sel(prior=name).values.std() > 0
-    plane = results.tree["plane"].to_dataset().sel(prior="aggregate", beta=1.0, seed=0)
+        assert results.pictures("samples", prior=name)["image"].values.std() > 0
+    plane = results.pictures("plane", prior="aggregate", beta=1.0, seed=0)
     np.testing.assert_allclose(plane["log_p"], plane["log_q"], atol=1e-3)
 
 
@@ -276,12 +282,11 @@ def test_swapped_prior_changes_rate_by_the_gap_and_not_distortion(tmp_path: Path
         small(beta=[0.1, 1.0], seed=0, latent_size=2, **{"measure.images": 256}), tmp_path / "study", quiet=True
     )
     before, codes = (results.tree[group].to_dataset() for group in ("rate_distortion", "information"))
-    for number, prior in enumerate(("aggregate", "mixture")):
-        _, again = reevaluate(tmp_path / "study", prior=prior, samples=4)
-        # The first evaluation is that of the pairs' own prior with 4 samples.
-        assert (again.name, again.attrs["prior"]) == (f"evaluation_{number + 2}", prior)
-        own = open_results(tmp_path / "study").tree["evaluation_1"]
-        after, swapped = again["rate_distortion"].to_dataset(), again["information"].to_dataset()
+    for prior in ("aggregate", "mixture"):
+        results, again = reevaluate(tmp_path / "study", prior=prior, samples=4)
+        assert (again.name, again.tree.attrs["prior"]) == (f"prior={prior},samples=4", prior)
+        own = results.evaluations["samples=4"].tree  # of the pairs' own prior
+        after, swapped = (again.tree[group].to_dataset() for group in ("rate_distortion", "information"))
         np.testing.assert_allclose(after["distortion"], own["rate_distortion/distortion"], rtol=1e-5)
         train = {"split": "train"}
         fall = before["rate"].sel(train) - after["rate"].sel(train)
@@ -311,7 +316,7 @@ def test_unsuitable_priors_are_not_swapped_in(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             reevaluate(tmp_path / "study", prior=prior)
-    assert not [name for name in open_results(tmp_path / "study").tree.children if name.startswith("evaluation")]
+    assert not open_results(tmp_path / "study").evaluations
 
 
 def test_any_setting_can_be_an_axis(tmp_path: Path) -> None:
@@ -329,23 +334,20 @@ def test_pair_of_an_unfinished_run_is_refused(tmp_path: Path, monkeypatch: pytes
         patch.setattr(Training, "_probe", lambda self: (_ for _ in ()).throw(Interrupted()))
         with pytest.raises(Interrupted):
             run(small(), tmp_path / "study", quiet=True)
-    with pytest.raises(InputError, match="is not finished"):
+    with pytest.raises(InputError, match="is not trained yet"):
         open_results(tmp_path / "study").pair(beta=1, seed=0)
 
 
-def test_cohort_without_its_checkpoint_is_trained_again(tmp_path: Path) -> None:
-    results = run(small(steps=5), tmp_path / "study", quiet=True)
-    (file,) = results.folder.glob("checkpoints/*")
-    before = file.read_bytes()
-    file.unlink()
-    run(small(steps=5), tmp_path / "study", quiet=True)
-    assert file.read_bytes() == before
-
-
 def test_unfinished_study_is_not_reevaluated(tmp_path: Path) -> None:
-    results = run(small(steps=2), tmp_path / "study", quiet=True)
-    (results.folder / "results.nc").unlink()
-    with pytest.raises(InputError, match="expected a finished study, but 1 of its 1 cohorts are not"):
+    run(small(steps=2), tmp_path / "study", quiet=True)
+    next(tmp_path.glob("study/runs/*/record.nc")).unlink()
+    with pytest.raises(InputError, match=r"expected a finished study, but the run at .* is not finished"):
+        reevaluate(tmp_path / "study", samples=2)
+
+
+def test_reevaluation_of_nothing_is_refused(tmp_path: Path) -> None:
+    run(small(steps=2), tmp_path / "study", quiet=True)
+    with pytest.raises(InputError, match="expected settings, measures or a prior"):
         reevaluate(tmp_path / "study")
 
 

@@ -26,15 +26,15 @@ import xarray as xr
 from helpers import STUDY, TIMEOUT, assert_refused, assert_same_results, run_commands
 from PIL import Image
 
-from pyrovae import InputError, Study, open_results, run
+from pyrovae import InputError, open_results, run
 from pyrovae.build import make_data
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.runner.diagnose import diagnose_run
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.reporting import REPORT, draw_again
 from pyrovae.store import records
-from pyrovae.store.results import Results
-from pyrovae.study import Cohort
+from pyrovae.store.layout import RunFolder
+from pyrovae.study import key_of
 from pyrovae.system import atomic
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Training
@@ -77,7 +77,7 @@ def operations(recording: Path, phase: str) -> list[dict[str, Any]]:
 
 
 def check_readable(folder: Path, checked: dict[Any, int] | None = None) -> int:
-    """Fails unless every file of a folder is complete and belongs to one study; returns the number of finished cohorts.
+    """Fails unless every file of a folder is complete and belongs to one study; returns the number of finished runs.
 
     Args:
         checked: earlier answers by inode, so that no file is read twice.
@@ -95,9 +95,9 @@ def check_readable(folder: Path, checked: dict[Any, int] | None = None) -> int:
     state = frozenset((file.name, inode) for file, inode in inodes.items() if file.suffix not in figures)
     if state not in checked:
         results = open_results(folder)
-        finished = [cohort for cohort in results.study.cohorts() if results.has(cohort)]
-        for cohort in finished:
-            results.pair(**{key: getattr(cohort.shared, key) for key in results.study.axes})
+        finished = [run for run in results.study.runs() if results.status(run) == "done"]
+        for each in finished:
+            results.pair(**{key: getattr(each, key) for key in results.study.axes})
         checked[state] = len(finished)
     return checked[state]
 
@@ -120,8 +120,9 @@ def test_files_change_only_by_atomic_rename(phase: str, recording: Path) -> None
     for before, after in pairwise(kept):
         changed = {name for name, stat in after["state"].items() if before["state"].get(name) != stat}
         changed |= before["state"].keys() - after["state"].keys()
-        renamed = before["operation"] == "os.rename"
-        assert changed == ({before["target"]} if renamed else set()), before
+        expected = {"os.rename": {before["target"]}, "os.remove": {before["path"]} & before["state"].keys()}
+        assert changed == expected.get(before["operation"], set()), before
+        assert before["operation"] != "os.remove" or before["path"].startswith(("training/", ".")), before
         assert before["operation"] != "open" or Path(before["path"]).name.startswith("."), before
     for number, each in enumerate(found):
         if each["operation"] == "os.rename":
@@ -243,8 +244,8 @@ def largest_file(size: int) -> Iterator[None]:
 def test_full_disk_is_one_line_and_loses_nothing(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "full"
     make_data(STUDY.runs()[0])  # fills the cache of images
-    sizes = [(trained / name).stat().st_size for name in ("study.yaml", "checkpoints/cohort-000.safetensors", REPORT)]
-    for size in sizes:
+    weights, record = (next(trained.glob(f"runs/*/{name}")) for name in ("weights.safetensors", "record.nc"))
+    for size in (file.stat().st_size for file in (trained / "study.yaml", weights, record, trained / REPORT)):
         with largest_file(size // 2), pytest.raises(OSError, match="File too large; an earlier version is unchanged"):
             run(STUDY, folder, quiet=True)
         check_readable(folder)
@@ -298,7 +299,7 @@ def _after_checkpoint(step: int, action: Callable[[], None], monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "what", [*(pytest.param(each, marks=pytest.mark.long) for each in ("study.yaml", "checkpoints", "results.nc")), "."]
+    "what", [*(pytest.param(each, marks=pytest.mark.long) for each in ("study.yaml", "training", "runs")), "."]
 )
 def test_files_deleted_during_training_are_written_again(
     what: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -387,27 +388,54 @@ def test_interrupted_evaluation_measures_nothing_twice(
 ) -> None:
     shutil.copytree(complete, tmp_path / "study")
     save, measured = records.save, []
-    record = Results.record
 
-    def counted(file: Path, study: Study, cohort: Cohort, *rest: Any) -> None:
-        measured.append(cohort.index)
-        save(file, study, cohort, *rest)
-
-    def recorded(self: Results, *rest: Any) -> None:
-        record(self, *rest)
-        raise KeyboardInterrupt
+    def counted(file: Path, *rest: Any) -> None:
+        measured.append(file.parents[1].name)
+        save(file, *rest)
+        if len(measured) == 1:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(records, "save", counted)
-    with monkeypatch.context() as patch:
-        patch.setattr(Results, "record", recorded)
-        with pytest.raises(KeyboardInterrupt):
-            reevaluate(tmp_path / "study", samples=3)
+    with pytest.raises(KeyboardInterrupt):
+        reevaluate(tmp_path / "study", samples=3)
     _, resumed = reevaluate(tmp_path / "study", samples=3)
-    assert measured == [0, 1]
-    assert resumed.name == "evaluation_2"
+    assert len(set(measured)) == len(measured) == 2
     _, repeated = reevaluate(tmp_path / "study", samples=3)
-    assert measured == [0, 1]
-    xr.testing.assert_identical(repeated, resumed)
+    assert len(measured) == 2
+    xr.testing.assert_identical(repeated.tree, resumed.tree)
+
+
+def test_half_trained_weights_never_pass_for_finished(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run loses its weights and its record, and is killed while it is trained again."""
+    folder = tmp_path / "study"
+    shutil.copytree(trained, folder)
+    lost = RunFolder.of(folder, key_of(open_results(folder).run(depth=1)))
+    shutil.rmtree(lost.path)
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        _after_checkpoint(40, kill, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(STUDY, folder, quiet=True)
+    assert open_results(folder).status(open_results(folder).run(depth=1)) == "pending"
+    assert open_results(folder).status(open_results(folder).run(depth=2)) == "done"
+    run(STUDY, folder, quiet=True)
+    assert_same_results(trained, folder)
+
+
+def test_weights_without_a_record_are_measured_and_not_trained(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(trained, folder)
+    RunFolder.of(folder, key_of(open_results(folder).run(depth=1))).record().unlink()
+    monkeypatch.setattr(Training, "run", lambda *_, **__: pytest.fail("trained"))
+    run(STUDY, folder, quiet=True)
+    assert_same_results(trained, folder)
 
 
 def test_resume_with_other_versions_is_reported_and_recorded(

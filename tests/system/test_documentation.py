@@ -56,7 +56,7 @@ VARIED = {"depth": re.compile(r"\bdepth=(3|\$)"), "train_images": re.compile(r"\
 #: Components without that setting.
 WITHOUT_WIDTH = frozenset({"network=conv_small", "pair=mine:make"})
 #: Smaller values of options of `pyrovae evaluate`.
-SMALL_OPTIONS = {"--images": "16", "--samples": "1", "--outer": "16", "--particles": "8"}
+SMALL_OPTIONS = {"--images": "16", "--outer": "16", "--particles": "8"}
 #: Scripts in place of programs. Calls of pyrovae are recorded, one word per line.
 PROGRAMS = {
     "pyrovae": 'printf "%s\\n" "$@" --end-- >>"$CALLS"',
@@ -64,6 +64,7 @@ PROGRAMS = {
     "python3": "",
     "jupyter": "",
     "dask": "touch scheduler.json",
+    "rsync": "",
     "ssh": "",
     # An array of two tasks, one after the other.
     "sbatch": 'for task in 0 1; do SLURM_ARRAY_TASK_ID=$task SLURM_CPUS_PER_TASK=1 bash -eu "$1"; done',
@@ -195,10 +196,7 @@ def _call(words: list[str], settings: dict[str, Any]) -> None:
     importlib.invalidate_caches()
     match words[0]:
         case "run":
-            known = {key: value for key, value in settings.items() if f"{key}=null" not in words}
-            if not WITHOUT_WIDTH.isdisjoint(words):
-                del known["width"]
-            less = [word for key, value in known.items() for word in ("--set", f"{key}={value}")]
+            less = [word for key, value in _smaller(words, settings).items() for word in ("--set", f"{key}={value}")]
         case "evaluate":
             less = [word for option in SMALL_OPTIONS.keys() & words for word in (option, SMALL_OPTIONS[option])]
             less += ["--chains", "2"] * ("--ais" in words)
@@ -214,6 +212,18 @@ def _call(words: list[str], settings: dict[str, Any]) -> None:
     ):
         main()
     assert not ended.value.code, " ".join(words)
+
+
+def _smaller(words: list[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that make a command small, but let its study grow where it asks for more seeds or steps."""
+    known = {key: value for key, value in settings.items() if f"{key}=null" not in words}
+    if not WITHOUT_WIDTH.isdisjoint(words):
+        del known["width"]
+    if any(word.startswith("seed=") for word in words):
+        del known["seed"]
+    if any(word.startswith("steps=") for word in words):
+        known["steps"] += 1
+    return known
 
 
 def _small(load: Callable[..., Study], settings: dict[str, Any]) -> Callable[..., Study]:

@@ -3,32 +3,28 @@
 import gzip
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import readers
 import torch
-import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pyrovae import InputError, Study, open_results, run
-from pyrovae.analysis import figures
 from pyrovae.cli import _setting
 from pyrovae.data import cache, images, tetrominoes
 from pyrovae.data.torchvision_datasets import _idx
 from pyrovae.runner.plan import plan
-from pyrovae.store import schema
-from pyrovae.store.results import study_in
 from pyrovae.study import Measure, Run, files
-from pyrovae.system import atomic, tensor_file
+from pyrovae.system import tensor_file
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -93,19 +89,13 @@ def test_damaged_input_is_read_or_refused(name: str, data: st.DataObject, tmp_pa
 
 @few
 @given(data=st.data())
-@pytest.mark.parametrize(
-    ("name", "load"),
-    [("checkpoints/cohort-000.safetensors", tensor_file.load), ("results.nc", lambda file: schema.load(file, STUDY))],
-)
-def test_checksum_detects_damage(
-    name: str, load: Callable[[Path], Any], data: st.DataObject, valid: Path, tmp_path: Path
-) -> None:
-    content = (valid / name).read_bytes()
+def test_checksum_of_weights_detects_damage(data: st.DataObject, valid: Path, tmp_path: Path) -> None:
+    content = readers.weights_of(valid).read_bytes()
     changed = data.draw(damaged(content))
     (tmp_path / "damaged").write_bytes(changed)
     if changed != content:
         with pytest.raises(InputError, match="the file is damaged"):
-            load(tmp_path / "damaged")
+            tensor_file.load(tmp_path / "damaged")
 
 
 # Studies
@@ -176,25 +166,7 @@ def test_oversized_models_are_refused_before_allocation(tmp_path: Path) -> None:
     assert not (tmp_path / "study" / "study.yaml").exists()
 
 
-# Folders
-
-
-@pytest.mark.parametrize("name", ["figures", "checkpoints/more", "results.nc", "study.yaml", ".lock"])
-@pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_folder_with_links_or_pipes_is_refused(name: str, kind: str, tmp_path: Path) -> None:
-    folder, outside = tmp_path / "study", tmp_path / "outside"
-    outside.mkdir()
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "study.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
-    (folder / name).unlink(missing_ok=True)
-    (folder / name).symlink_to(outside) if kind == "link" else os.mkfifo(folder / name)
-    for use in (lambda: run(STUDY, folder, quiet=True), lambda: open_results(folder), lambda: study_in(folder)):
-        with pytest.raises(InputError, match="expected only files and folders"):
-            use()
-    assert not list(outside.iterdir())
-
-
-# Checkpoints
+# Weights
 
 SHAPES = st.lists(st.integers(0, 3), max_size=3)
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool, torch.bfloat16])
@@ -202,10 +174,9 @@ DTYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8
 
 @few
 @given(data=st.data())
-def test_checkpoint_with_other_content_is_used_or_refused(data: st.DataObject, valid: Path, tmp_path: Path) -> None:
+def test_weights_with_other_content_are_used_or_refused(data: st.DataObject, valid: Path, tmp_path: Path) -> None:
     """The checksum is right, and a tensor or an entry of the metadata is missing or different."""
-    (file,) = valid.glob("checkpoints/*")
-    groups, metadata = tensor_file.load(file)
+    groups, metadata = tensor_file.load(readers.weights_of(valid))
     group = data.draw(st.sampled_from(sorted(groups)))
     name = data.draw(st.sampled_from(sorted(groups[group])))
     change = data.draw(st.sampled_from(["tensor", "missing", "metadata"]))
@@ -218,9 +189,10 @@ def test_checkpoint_with_other_content_is_used_or_refused(data: st.DataObject, v
     else:
         groups[group][name] = torch.ones(data.draw(SHAPES), dtype=data.draw(DTYPES))
     folder = tmp_path / "study"
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     (folder / "study.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
-    tensor_file.save(folder / "checkpoints" / file.name, groups, metadata)
+    tensor_file.save(readers.weights_of(folder), groups, metadata)
     pair = unless_refused(lambda: open_results(folder).pair())
     if pair is not None:
         pair(torch.zeros(2, 3, 32, 32))
@@ -234,10 +206,10 @@ def test_pickles_are_never_loaded(valid: Path, tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "escaped"),)
 
     content = pickle.dumps(Escape())
-    for name in ("study.yaml", "results.nc", "checkpoints/cohort-000.safetensors", "images.npz"):
-        folder = tmp_path / name.replace("/", "-")
-        (folder / "checkpoints").mkdir(parents=True)
-        (folder / "study.yaml").write_bytes((valid / "study.yaml").read_bytes())
+    weights = readers.weights_of(Path())
+    for name in ("study.yaml", "results.nc", weights, weights.with_name("record.nc"), "images.npz"):
+        folder = tmp_path / str(name).replace("/", "-")
+        shutil.copytree(valid, folder)
         (folder / name).write_bytes(content)
         np.savez(folder / "objects.npz", images=np.array([Escape()], dtype=object))
         for use in (lambda: open_results(folder).pair(), lambda: run(STUDY, folder, quiet=True),  # noqa: B023
@@ -264,109 +236,6 @@ def test_damaged_cache_is_replaced(data: st.DataObject, monkeypatch: pytest.Monk
     if file.read_bytes() != content:
         with pytest.warns(UserWarning, match="is damaged"):
             assert torch.equal(tetrominoes._images(factors), expected)
-
-
-# Results
-
-
-@settings(few, max_examples=8)
-@given(data=st.data())
-def test_results_with_other_content_are_shown_or_refused(data: st.DataObject, valid: Path, tmp_path: Path) -> None:
-    """The checksum is right, and a variable is missing or has another name, type, shape or value."""
-    tree = schema.load(valid / "results.nc", STUDY)
-    group = data.draw(st.sampled_from(sorted(tree.children)))
-    node = tree[group].to_dataset()
-    name = data.draw(st.sampled_from(sorted(map(str, node.variables))))
-    change = data.draw(st.sampled_from(["drop", "value", "type", "text", "shape", "name"]))
-    if change == "drop" and name not in node.dims:
-        node = node.drop_vars(name)
-    elif change == "value" and node[name].dtype.kind == "f":
-        node[name] = node[name] * data.draw(st.sampled_from([np.nan, np.inf, -1.0, 1e300, 0.0]))
-    elif change == "type":
-        other = data.draw(st.sampled_from(["int8", "uint64", "complex128", "S3"]))
-        node[name] = xr.zeros_like(node[name], dtype=np.int64).astype(other)
-    elif change == "text":
-        node[name] = xr.full_like(node[name], data.draw(st.sampled_from(["x", "\x1b[31m", "x" * 9])), dtype=object)
-    elif change == "shape" and name in node.dims:
-        node = node.isel({name: slice(0, data.draw(st.integers(0, 1)))})
-    elif change == "name":
-        node = node.rename({name: "other"})
-    tree[group] = xr.DataTree(node)
-    schema.save(tree, tmp_path / "results.nc")
-    if (loaded := unless_refused(lambda: schema.load(tmp_path / "results.nc", STUDY))) is not None:
-        readers.show(loaded)
-        figures.save(loaded, tmp_path / "figures")
-
-
-@pytest.mark.parametrize(
-    ("name", "make", "expected"),
-    [
-        ("huge", lambda file: file.create_dataset(None, (2**40,), "f8", chunks=(2**20,)), "more data than it contains"),
-        ("images/cycle", lambda file: file["/"], "more data than it contains"),
-        ("empty/cycle", lambda file: file.create_group("empty"), "more data than it contains"),
-        ("link", lambda file: h5py.ExternalLink("/etc/passwd", "/"), "is a link"),
-        ("link", lambda file: h5py.SoftLink("/runs"), "is a link"),
-        ("data", lambda file: file.create_dataset(None, (10,), "u1", external=[("raw", 0, 10)]), "outside the file"),
-    ],
-)
-def test_results_larger_than_their_file_are_refused(
-    name: str, make: Callable[[h5py.File], Any], expected: str, valid: Path, tmp_path: Path
-) -> None:
-    file = _without_checksum(valid, tmp_path)
-    with h5py.File(file, "r+") as opened:
-        opened[name] = make(opened)
-    file.write_bytes(atomic.with_checksum(file.read_bytes()))
-    with pytest.raises(InputError, match=expected):
-        schema.load(file, STUDY)
-
-
-def test_results_with_repeated_references_to_one_string_are_refused(valid: Path, tmp_path: Path) -> None:
-    """A thousand strings of 100 kB in a file of 300 kB."""
-    file = _without_checksum(valid, tmp_path)
-    with h5py.File(file, "r+") as opened:
-        strings = opened.create_dataset("strings", (1000,), h5py.string_dtype())
-        strings[0] = "x" * 10**5
-        offset = strings.id.get_offset()
-    content = bytearray(file.read_bytes())
-    content[offset : offset + 16 * 1000] = content[offset : offset + 16] * 1000
-    file.write_bytes(content)
-    with h5py.File(file) as opened:
-        assert len(opened["strings"][999]) == 10**5
-    file.write_bytes(atomic.with_checksum(content))
-    with pytest.raises(InputError, match="more data than it contains"):
-        schema.load(file, STUDY)
-
-
-def _without_checksum(valid: Path, folder: Path) -> Path:
-    """A copy of the results that can be edited."""
-    file = folder / "results.nc"
-    file.write_bytes(atomic.without_checksum((valid / "results.nc").read_bytes()))
-    return file
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("status", "\x1b[31mdone", "expected text"),
-        ("diverged_at", 1j, "expected int64, got complex128"),
-        ("last_loss", "none", "expected float64, got object"),
-    ],
-)
-def test_value_of_wrong_type_is_refused(name: str, value: Any, expected: str, valid: Path, tmp_path: Path) -> None:
-    tree = schema.load(valid / "results.nc", STUDY)
-    runs = tree["runs"].to_dataset()
-    dtype = object if isinstance(value, str) else type(value)
-    tree["runs"] = xr.DataTree(runs.assign({name: xr.full_like(runs[name], value, dtype=dtype)}))
-    schema.save(tree, tmp_path / "results.nc")
-    with pytest.raises(InputError, match=expected):
-        schema.load(tmp_path / "results.nc", STUDY)
-
-
-def test_results_too_large_for_memory_are_not_opened(valid: Path, tmp_path: Path) -> None:
-    text = (valid / "study.yaml").read_text(encoding="utf-8").replace("images: 16", "images: 1000000000")
-    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match="GB of memory are free"):
-        open_results(tmp_path)
 
 
 # Data

@@ -14,6 +14,7 @@ from pyrovae.estimators import Annealing, annealed_log_likelihood, log_likelihoo
 from pyrovae.estimators.likelihood import ImportanceWeighted
 from pyrovae.runner.cohort import measure
 from pyrovae.runner.setup import start
+from pyrovae.store.checkpoint import Checkpoint
 from pyrovae.system.progress import StudyProgress
 from pyrovae.training import streams
 from pyrovae.training.trainer import Interrupted, Training
@@ -43,7 +44,7 @@ PARTS: dict[str, dict[str, Any]] = {
 def training(study: Study, place: torch.device) -> Training:
     """The training of a study's only cohort, on a device."""
     (cohort,) = study.cohorts()
-    return start(study, cohort, make_data(cohort.shared).to(place))[0]
+    return start(study.measure, cohort, make_data(cohort.shared).to(place))[0]
 
 
 @pytest.fixture
@@ -121,13 +122,14 @@ def test_measures_of_a_checkpoint_agree_on_both_devices(parts: dict[str, Any], t
     (cohort,) = study.cohorts()
     found = training(study, GPU)
     found.run(every=100, file=tmp_path / "checkpoint", compile="never", task=StudyProgress(quiet=True).start("", 50))
-    theirs = measure(study, cohort, found, StudyProgress(quiet=True))
+    theirs = list(measure(study, cohort, found, StudyProgress(quiet=True)))
     back = training(study, CPU)
-    back.resume(tmp_path / "checkpoint")
-    ours = measure(study, cohort, back, StudyProgress(quiet=True))
-    for group in ("rate_distortion", "information"):
-        for name, numbers in ours.groups[group].items():
-            np.testing.assert_allclose(theirs.groups[group][name], numbers, rtol=1e-3, atol=1e-3, err_msg=name)
+    back.restore(Checkpoint.load(tmp_path / "checkpoint"))
+    for number, ours in enumerate(measure(study, cohort, back, StudyProgress(quiet=True))):
+        for group in ("rate_distortion", "information"):
+            for name, value in ours.numbers[group].items():
+                other = theirs[number].numbers[group][name]
+                np.testing.assert_allclose(other, value, rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 class Stopping(StudyProgress):
@@ -151,7 +153,7 @@ def test_training_resumes_on_either_device(tmp_path: Path) -> None:
         file = tmp_path / place.type
         file.write_bytes((tmp_path / "cut").read_bytes())
         again = training(STUDY, place)
-        again.resume(file)
+        again.restore(Checkpoint.load(file))
         again.run(every=300, file=file, compile="always", task=Stopping(-1).start("", 600))
         assert [each.since for each in again.environments] == since
         if place == GPU:

@@ -20,8 +20,10 @@ from pyrovae.estimators import likelihood, marginal
 from pyrovae.measures import encodings
 from pyrovae.models.priors import aggregate
 from pyrovae.programs.noise import derive_seed
-from pyrovae.runner.cohort import CohortPaths, measure, run_cohort
+from pyrovae.runner.cohort import measure, run_job
+from pyrovae.runner.jobs import Job
 from pyrovae.runner.setup import start
+from pyrovae.store.checkpoint import Checkpoint
 from pyrovae.system import memory
 from pyrovae.system.device import device_name
 from pyrovae.system.progress import StudyProgress
@@ -76,7 +78,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 def training(study: Study, place: torch.device) -> Training:
     """The training of a study's only cohort, on a device."""
     (cohort,) = study.cohorts()
-    return start(study, cohort, make_data(cohort.shared).to(place))[0]
+    return start(study.measure, cohort, make_data(cohort.shared).to(place))[0]
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
@@ -108,13 +110,14 @@ def test_results_equal_those_of_the_cpu(parts: str, device: FakeDevice, tmp_path
             trained.run(
                 every=4, file=tmp_path / place.type, compile="never", task=StudyProgress(quiet=True).start("", 8)
             )
-            found.append(measure(study, cohort, trained, StudyProgress(quiet=True)))
-    assert found[1].notes == found[0].notes
-    for group, numbers in found[0].groups.items():
-        for name, ours in numbers.items():
-            np.testing.assert_allclose(found[1].groups[group][name], ours, rtol=1e-3, atol=1e-4, err_msg=name)
+            found.append(list(measure(study, cohort, trained, StudyProgress(quiet=True))))
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.note == ours.note
+        for group, numbers in ours.numbers.items():
+            for name, number in numbers.items():
+                np.testing.assert_allclose(theirs.numbers[group][name], number, rtol=1e-3, atol=1e-4, err_msg=name)
     back = training(study, CPU)
-    back.resume(tmp_path / DEVICE.type)
+    back.restore(Checkpoint.load(tmp_path / DEVICE.type))
     assert (back.step, history(back.environments)["device"]) == (8, DEVICE.type)
     assert back.curves["loss"][-1].isfinite().all()
 
@@ -162,7 +165,7 @@ def test_training_state_keeps_its_memory_addresses(tmp_path: Path) -> None:
     before = [{name: each.data_ptr() for name, each in part.items()} for part in state]
     bank = trained.lockstep.buffers["model.prior.bank"].clone()
     trained.run(every=4, file=file, compile="never", task=StudyProgress(quiet=True).start("", 8))
-    trained.resume(file)
+    trained.restore(Checkpoint.load(file))
     now = [trained.lockstep.params, trained.lockstep.buffers, trained.adam.exp_avg, trained.adam.exp_avg_sq]
     assert [{name: each.data_ptr() for name, each in part.items()} for part in now] == before
     assert not trained.lockstep.buffers["model.prior.bank"].equal(bank)
@@ -196,10 +199,7 @@ def test_tf32_needs_a_gpu_for_training_only(tmp_path: Path) -> None:
     assert not (tmp_path / "study").exists()
     (_, cohort) = study.cohorts()
     with pytest.raises(InputError, match="precision: tf32"):  # as on a worker without a GPU
-        run_cohort(
-            study, cohort, CohortPaths(*[tmp_path / name for name in "cdl"]), CPU, "never", StudyProgress(quiet=True)
-        )
-    trained, _ = start(study, cohort, make_data(cohort.shared))
-    assert np.isfinite(
-        measure(study, cohort, trained, StudyProgress(quiet=True)).groups["rate_distortion"]["rate"]
-    ).all()
+        run_job(study, Job(cohort), tmp_path, CPU, "never", StudyProgress(quiet=True))
+    trained, _ = start(study.measure, cohort, make_data(cohort.shared))
+    for found in measure(study, cohort, trained, StudyProgress(quiet=True)):
+        assert np.isfinite(found.numbers["rate_distortion"]["rate"]).all()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from pyrovae import Pair, Run, Study, make_pair, run
 from pyrovae.data import Dataset
 from pyrovae.guides import MeanField
 from pyrovae.measures.declared import shipped
-from pyrovae.measures.evaluate import Evaluation, evaluate
+from pyrovae.measures.evaluate import Measurements
 from pyrovae.programs.terms import Terms
-from pyrovae.runner.measuring import trained_runs
-from pyrovae.study import Measure
+from pyrovae.runner.measuring import measured_runs
+from pyrovae.study import Cohort, Measure
 from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.streams import Streams
@@ -48,9 +49,11 @@ def lockstep_of(pairs: Sequence[Pair]) -> Lockstep:
     return Lockstep(pairs, {"beta": torch.tensor(BETAS)})
 
 
-def evaluated(lockstep: Lockstep, streams: Streams, pixels: Tensor, **settings: int) -> Evaluation:
-    data = Dataset(pixels[:30], pixels[30:])
-    return evaluate(trained_runs(lockstep, streams, data, Measure(**settings), Run()), shipped())
+def evaluated(lockstep: Lockstep, streams: Streams, pixels: Tensor, **settings: int) -> list[Measurements]:
+    trained: Any = SimpleNamespace(
+        lockstep=lockstep, streams=streams, data=Dataset(pixels[:30], pixels[30:]), cohort=Cohort((Run(),))
+    )
+    return list(measured_runs(trained, Measure(**settings), shipped()))
 
 
 def test_vmapped_terms_equal_those_of_each_pair(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
@@ -107,29 +110,37 @@ def test_non_finite_encodings_are_reported_and_affect_no_other_run(
     with torch.no_grad():
         pairs[1].guide.encoder.output_bias[3:] = -200  # σ underflows
     ill = evaluated(lockstep_of(pairs), streams, images, images=8)
-    assert [("not finite" in note) for note in ill.notes] == [False, True, False]
+    assert [("not finite" in run.note) for run in ill] == [False, True, False]
     for name in ("mutual_information", "prior_gap", "marginal_rate"):
-        assert not np.isfinite(ill.groups["information"][name][1])
-        np.testing.assert_array_equal(
-            ill.groups["information"][name][[0, 2]], healthy.groups["information"][name][[0, 2]]
-        )
+        assert not np.isfinite(ill[1].numbers["information"][name])
+        for ours, theirs in zip(ill[::2], healthy[::2], strict=True):
+            np.testing.assert_array_equal(ours.numbers["information"][name], theirs.numbers["information"][name])
 
 
 def test_non_finite_distortion_is_not_averaged_away(
     pairs: list[Pair], streams: Streams, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lockstep = lockstep_of(pairs)
-    terms = lockstep.terms
+    terms = Lockstep.terms
 
-    def poisoned(*arguments: Any) -> Terms:
-        found = terms(*arguments)
-        found.distortion[1, 0] = torch.nan
+    def poisoned(self: Lockstep, *arguments: Any) -> Terms:
+        found = terms(self, *arguments)
+        found.distortion[0, 0] = torch.nan
         return found
 
-    monkeypatch.setattr(lockstep, "terms", poisoned)
-    cells = evaluated(lockstep, streams, images, images=20).groups["rate_distortion"]
-    assert np.isnan(cells["distortion"][1]).all()
-    assert np.isfinite(cells["distortion"][[0, 2]]).all()
+    monkeypatch.setattr(Lockstep, "terms", poisoned)
+    for each in evaluated(lockstep_of(pairs), streams, images, images=20):
+        assert np.isnan(each.numbers["rate_distortion"]["distortion"]).all()
+        assert np.isfinite(each.numbers["rate_distortion"]["rate"]).all()
+
+
+def test_numbers_of_a_run_do_not_depend_on_its_cohort(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
+    together = evaluated(lockstep_of(pairs), streams, images, images=20)
+    for number, beta in enumerate(BETAS):
+        alone = Lockstep([pairs[number]], {"beta": torch.tensor([beta])})
+        (found,) = evaluated(alone, streams.single(number), images, images=20)
+        for group, numbers in found.numbers.items():
+            for name, value in numbers.items():
+                np.testing.assert_array_equal(value, together[number].numbers[group][name], err_msg=name)
 
 
 class GammaGuide(MeanField):

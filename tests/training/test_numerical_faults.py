@@ -13,7 +13,9 @@ from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.report import tables
 from pyrovae.analysis.report.provenance import provenance
 from pyrovae.runner.diagnose import diagnose_run
+from pyrovae.store.layout import RunFolder
 from pyrovae.store.schema import SPLITS
+from pyrovae.study import key_of
 from pyrovae.system import tensor_file
 
 pytestmark = pytest.mark.usefixtures("few_figures")
@@ -39,7 +41,7 @@ def _ran(folder: Path, **settings: Any) -> Results:
     assert not (cells["distortion"] < cells["floor"] - 1e-3).any()
     for table in [*tables.measured(results.tree), *provenance(results.tree)]:
         assert table.columns
-    assert tables.verdicts(findings(results.tree))
+    assert tables.verdicts(findings(results))
     return results
 
 
@@ -146,13 +148,13 @@ def test_empty_classes_are_refused(tmp_path: Path) -> None:
 
 def test_non_finite_weights_in_a_checkpoint_are_refused(tmp_path: Path) -> None:
     run(STUDY, tmp_path / "study", quiet=True)
-    (file,) = tmp_path.glob("study/checkpoints/*")
+    file = RunFolder.of(tmp_path / "study", key_of(open_results(tmp_path / "study").run(beta=1))).weights
     groups, metadata = tensor_file.load(file)
     next(iter(groups["params"].values())).flatten(1)[:, 0] = torch.nan
     tensor_file.save(file, groups, metadata)
     with pytest.raises(InputError, match="is missing, has another shape or is not finite"):
         open_results(tmp_path / "study").pair(beta=1)
-    (tmp_path / "study" / "results.nc").unlink()
+    RunFolder.of(tmp_path / "study", key_of(open_results(tmp_path / "study").run(beta=1))).record().unlink()
     with pytest.raises(InputError, match="is missing, has another shape or is not finite"):
         run(STUDY, tmp_path / "study", quiet=True)
 
@@ -161,7 +163,7 @@ def test_non_finite_weights_in_a_checkpoint_are_refused(tmp_path: Path) -> None:
 def test_diverged_runs_are_not_diagnosed(factor: float, tmp_path: Path) -> None:
     """Its weights are finite, but the scales of q(z|x) are infinite or 0."""
     run(STUDY, tmp_path / "study", quiet=True)
-    (file,) = tmp_path.glob("study/checkpoints/*")
+    file = RunFolder.of(tmp_path / "study", key_of(open_results(tmp_path / "study").run(beta=1))).weights
     groups, metadata = tensor_file.load(file)
     for name, weights in groups["params"].items():
         weights[:] = factor if name.startswith("guide.") and name.endswith("bias") else weights

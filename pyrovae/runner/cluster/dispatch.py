@@ -150,7 +150,7 @@ class Dispatcher:
     def _submit(self, queue: list[Job], shared: bool) -> None:
         """Submits the first jobs of the queue, no more than there are free workers."""
         workers = self._workers()
-        most = _memory(workers)
+        most = memory_for_jobs(workers)
         while queue and len(self._running) < len(workers):
             job = queue.pop(0)
             needed = _runs(job) * job.size / MEMORY_SHARE
@@ -210,7 +210,7 @@ def _runs(job: Job) -> int:
     return len(job.cohort.runs)
 
 
-def _memory(workers: list[dict[str, Any]]) -> float:
+def memory_for_jobs(workers: list[dict[str, Any]]) -> float:
     """Memory that workers have for a job: the most that they declare, otherwise the least that their limits leave."""
     declared = [each["resources"]["MEMORY"] for each in workers if "MEMORY" in each["resources"]]
     limits = [each["memory_limit"] - OWN_MEMORY for each in workers if each["memory_limit"]]

@@ -140,8 +140,8 @@ class StudyWork:
             for name, content in files.items():
                 atomic.write(folder / name, content)
             self._work(job, folder, progress)
-            written = {path.relative_to(folder).as_posix(): path for path in (folder / RUNS).rglob("*.*")}
-            now = {name: path.read_bytes() for name, path in written.items()}
+            paths = [path for path in (folder / RUNS).rglob("*") if path.is_file()]
+            now = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
         return {name: content for name, content in now.items() if content != files.get(name)}
 
     def _work(self, job: Job, folder: Path, progress: ProgressReporter) -> None:

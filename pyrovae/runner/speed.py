@@ -1,0 +1,134 @@
+"""How fast this machine trains and measures: kept from earlier runs in the platform's cache folder, or tried."""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from pyrovae.study import PER_RUN, Cohort, Measure, Run
+from pyrovae.study.keys import identity
+from pyrovae.system import atomic
+from pyrovae.system.device import device_name
+from pyrovae.system.execution import Compile, ExecutionMode
+from pyrovae.system.memory import freed_memory_kept
+from pyrovae.system.progress import ProgressTask, StudyProgress
+from pyrovae.training.modes import candidate_modes
+from pyrovae.training.trainer import Training
+
+#: Fewest steps whose time says how long others take.
+ENOUGH = 50
+
+
+class Speed(BaseModel):
+    """How long steps of training take, or the measuring of runs.
+
+    Attributes:
+        first: additional seconds of the first one, such as those of compilation.
+        each: seconds of each one.
+
+    Example:
+        >>> Speed(first=2, each=0.5).seconds(10), Speed(first=2, each=0.5).seconds(0)
+        (7.0, 0.0)
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    first: float = Field(0.0, ge=0)
+    each: float = Field(gt=0)
+
+    def seconds(self, number: int) -> float:
+        """Seconds that so many of them take."""
+        return self.first + self.each * number if number else 0.0
+
+
+class Speeds:
+    """The speeds of a device of this machine, by what they depend on.
+
+    Those that cannot be written or read are unknown, without an error: they are only known for convenience.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._folder = Path(platformdirs.user_cache_dir("pyrovae")) / "speeds"
+        self._here = [platform.node(), os.cpu_count(), torch.get_num_threads(), device_name(device)]
+
+    def of_training(self, cohort: Cohort, mode: ExecutionMode) -> Speed | None:
+        """The speed of steps of a cohort, in the execution mode that it tries first; None if it is unknown."""
+        return self._load(_steps(cohort, mode))
+
+    def of_measuring(self, run: Run, settings: Measure) -> Speed | None:
+        """The speed of measuring such runs; None if it is unknown."""
+        return self._load(_measuring(run, settings))
+
+    @contextmanager
+    def timing_training(self, training: Training, compile: Compile, task: ProgressTask) -> Iterator[None]:
+        """Keeps the speed of the steps inside the block if there are enough, even if they are interrupted."""
+        cohort, before = training.cohort, training.lockstep.mode
+        mode = candidate_modes(self.device, cohort.shared.steps, compile, before)[0]
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            steps = task.done - task.resumed_at - 1
+            if steps >= ENOUGH:
+                each = (time.perf_counter() - begun - task.first_step) / steps
+                self._save(_steps(cohort, mode), Speed(first=max(0.0, task.first_step - each), each=each))
+
+    @contextmanager
+    def timing_measuring(self, cohort: Cohort, settings: Measure) -> Iterator[None]:
+        """Keeps the speed at which the block measures the runs of a cohort."""
+        begun = time.perf_counter()
+        yield
+        each = (time.perf_counter() - begun) / len(cohort.runs)
+        self._save(_measuring(cohort.shared, settings), Speed(each=each))
+
+    def _save(self, what: list[Any], speed: Speed) -> None:
+        with suppress(OSError):
+            atomic.write(self._file(what), speed.model_dump_json().encode())
+
+    def _load(self, what: list[Any]) -> Speed | None:
+        try:
+            return Speed.model_validate_json(self._file(what).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _file(self, what: list[Any]) -> Path:
+        digest = hashlib.sha256(json.dumps([*self._here, *what]).encode())
+        return self._folder / f"{digest.hexdigest()[:16]}.json"
+
+
+def step_time(training: Training, seconds: float) -> float:
+    """Seconds of an uncompiled step of a training, from steps that take about so many seconds after a first one.
+
+    Args:
+        training: a training for this purpose alone, which is not continued.
+    """
+    with freed_memory_kept(), StudyProgress(quiet=True) as progress:
+        step = training.stepper("never", progress)
+        step().sum().item()  # waits for the device
+        begun, steps = time.perf_counter(), 0
+        while not steps or time.perf_counter() - begun < seconds:
+            step().sum().item()
+            steps += 1
+        return (time.perf_counter() - begun) / steps
+
+
+def _steps(cohort: Cohort, mode: ExecutionMode) -> list[Any]:
+    return ["training", len(cohort.runs), mode, _shared(cohort.shared)]
+
+
+def _measuring(run: Run, settings: Measure) -> list[Any]:
+    return ["measuring", settings.model_dump(mode="json", exclude={"probe", "points"}), _shared(run)]
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    """The settings that identify a run, without those in which the runs of a cohort differ."""
+    return {name: value for name, value in identity(run).items() if name not in PER_RUN}

@@ -1,0 +1,245 @@
+"""What a plan counts, estimates and refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import STUDY
+
+from pyrovae import InputError, Study, run
+from pyrovae.cli import _progress
+from pyrovae.runner import estimate as estimating
+from pyrovae.runner.estimate import Estimate, estimate
+from pyrovae.runner.plan import plan
+from pyrovae.runner.speed import Speed, Speeds
+from pyrovae.store.layout import RunFolder
+from pyrovae.study import key_of
+from pyrovae.system.execution import Execution
+from pyrovae.training.trainer import Interrupted, Training
+
+CPU = Execution(device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrovae.runner.reporting.draw", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study: two depths, one β and one seed, 60 steps; tests read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrovae.runner.reporting.draw", lambda *_: None)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        run(STUDY, folder / "study", device="cpu", quiet=True)
+    return folder / "study"
+
+
+def counts(study: Study, folder: Path) -> list[tuple[int, int, dict[int, int], int]]:
+    """Of each cohort: runs, finished runs, those left by their step, and repeated ones."""
+    return [(each.runs, each.finished, each.starts, each.repeated) for each in plan(study, folder)]
+
+
+def estimated(study: Study, folder: Path, *, trial: bool = False, execution: Execution = CPU) -> Estimate:
+    return estimate(study.measure, plan(study, folder), folder, execution, trial=trial)
+
+
+def content(folder: Path) -> dict[Path, bytes | None]:
+    return {file: file.read_bytes() if file.is_file() else None for file in folder.rglob("*")}
+
+
+def test_runs_without_folder_are_new(tmp_path: Path) -> None:
+    assert counts(STUDY, tmp_path / "new") == [(1, 0, {0: 1}, 0)] * 2
+
+
+def test_finished_runs_are_counted(finished: Path) -> None:
+    assert counts(STUDY, finished) == [(1, 1, {}, 0)] * 2
+
+
+def test_grown_study_counts_new_and_continued_runs(finished: Path) -> None:
+    wider = STUDY.replace(beta=[0.1, 1], seed=[0, 1], depth=[1, 2, 3])
+    assert counts(wider, finished) == [(4, 1, {0: 3}, 0)] * 2 + [(4, 0, {0: 4}, 0)]
+    longer = wider.replace(steps=100)
+    assert counts(longer, finished) == [(4, 0, {0: 3, 60: 1}, 0)] * 2 + [(4, 0, {0: 4}, 0)]
+
+
+def test_runs_with_other_measure_settings_are_only_measured(finished: Path) -> None:
+    assert counts(STUDY.replace(**{"measure.samples": 2}), finished) == [(1, 0, {60: 1}, 0)] * 2
+
+
+def test_runs_without_a_record_are_only_measured(tmp_path: Path) -> None:
+    study = STUDY.replace(depth=1, seed=[0, 1], steps=2)
+    run(study, tmp_path, device="cpu", quiet=True)
+    RunFolder.of(tmp_path, key_of(study.runs()[1])).record().unlink()
+    assert counts(study, tmp_path) == [(2, 1, {2: 1}, 0)]
+
+
+def test_interrupted_study_continues_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Training.save
+
+    def stop_in_second_cohort(self: Training, file: Path) -> None:
+        save(self, file)
+        if self.step == 40 and self.cohort.shared.settings["depth"] == 2:
+            raise Interrupted
+
+    monkeypatch.setattr(Training, "save", stop_in_second_cohort)
+    study = STUDY.replace(seed=[0, 1])
+    with pytest.raises(Interrupted):
+        run(study, tmp_path, device="cpu", quiet=True)
+    assert counts(study, tmp_path) == [(2, 2, {}, 0), (2, 0, {40: 2}, 0)]
+    assert counts(study.replace(seed=[0, 1, 2]), tmp_path) == [(3, 2, {0: 1}, 0), (3, 0, {0: 1, 40: 2}, 0)]
+
+
+def test_runs_that_are_the_same_are_counted_once(tmp_path: Path) -> None:
+    study = STUDY.replace(depth=1, prior=["standard_normal", "mixture"], components=[2, 3], beta=[0.1, 1])
+    same = [(2, 0, {0: 2}, 0), (2, 0, {}, 2), (2, 0, {0: 2}, 0), (2, 0, {0: 2}, 0)]
+    assert counts(study, tmp_path / "new") == same
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "1 run, finished"),
+        ({"steps": 70}, "1 run, to continue from step 60"),
+        ({"measure.samples": 2}, "1 run, to be measured"),
+        ({"seed": [0, 1, 2]}, "3 runs, 1 finished, 2 new"),
+        ({"seed": [1, 2]}, "2 runs, all new"),
+        ({"seed": [0, 1], "steps": 70}, "2 runs, 1 new, 1 to continue from step 60"),
+        ({"prior": ["standard_normal", "mixture"], "components": [3, 2]}, "1 run, finished"),
+    ],
+)
+def test_progress_of_a_cohort_is_one_phrase(settings: dict[str, Any], expected: str, finished: Path) -> None:
+    assert _progress(plan(STUDY.replace(**settings), finished)[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"steps": 50}, "steps: expected at least the 60 steps that the run at .* has done, got 50"),
+        ({"width": 16}, "expected this study or a part of it, got other settings: width: 8 before, 16 now"),
+    ],
+)
+def test_what_cannot_grow_is_refused_as_by_run(settings: dict[str, Any], expected: str, finished: Path) -> None:
+    messages = []
+    for use in (lambda study: plan(study, finished), lambda study: run(study, finished, quiet=True)):
+        with pytest.raises(InputError, match=expected) as refused:
+            use(STUDY.replace(**settings))
+        messages.append(str(refused.value))
+    assert messages[0] == messages[1]
+
+
+def test_plan_and_trial_write_nothing_into_the_folder(finished: Path, tmp_path: Path) -> None:
+    before = content(finished)
+    grown = STUDY.replace(seed=[0, 1], steps=100)
+    estimated(grown, finished, trial=True)
+    assert content(finished) == before
+    estimated(STUDY, tmp_path / "new", trial=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_time_is_that_of_kept_speeds(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = {1: Speed(first=3, each=0.5), 2: Speed(first=1, each=0.25)}
+    asked = []
+
+    def of_training(self: Speeds, cohort: Any, mode: str) -> Speed:
+        asked.append((len(cohort.runs), mode))
+        return training[cohort.shared.settings["depth"]]
+
+    monkeypatch.setattr(Speeds, "of_training", of_training)
+    monkeypatch.setattr(Speeds, "of_measuring", lambda self, run, settings: Speed(each=2))
+    found = estimated(STUDY.replace(seed=[0, 1, 2], steps=500), finished)
+    # At either depth, one run continues from step 60, uncompiled as before, and two are new.
+    assert asked == [(1, "vmapped"), (2, "compiled")] * 2
+    assert found.training == (3 + 440 * 0.5) + (3 + 500 * 0.5) + (1 + 440 * 0.25) + (1 + 500 * 0.25)
+    assert found.measuring == 6 * 2
+    lines = list(found.lines())
+    assert lines[0].startswith("to do: about 12 min, ")
+    assert lines[1:] == ["  time: from earlier runs on this machine"]
+
+
+def test_unknown_speed_is_called_unknown(tmp_path: Path) -> None:
+    found = estimated(STUDY, tmp_path / "new")
+    assert (found.training, found.measuring) == (None, None)
+    first, note = found.lines()
+    assert first.startswith("to do: training of unknown duration, ")
+    assert note == "  time: no such runs were trained on this machine yet; --plan tries some steps"
+
+
+def test_unknown_speed_of_measuring_alone_is_called_unknown(finished: Path) -> None:
+    first, note = estimated(STUDY.replace(**{"measure.samples": 2}), finished, trial=True).lines()
+    assert first.startswith("to do: measuring of unknown duration, 0 MB on disk, ")
+    assert note == "  time: no such runs were measured on this machine yet"
+
+
+def test_trial_stands_for_an_unknown_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "step_time", lambda training, seconds: len(training.lockstep) * 0.5)
+    found = estimated(STUDY.replace(depth=1, seed=[0, 1]), tmp_path / "new", trial=True)
+    assert (found.training, found.measuring) == (60.0, None)
+    first, note = found.lines()
+    assert first.startswith("to do: about 60 s of training, ")
+    assert note == "  time: from a trial; measuring comes on top"
+    compiled = estimated(STUDY.replace(steps=500), tmp_path / "new", trial=True)
+    assert compiled.notes == ("time: from a trial; compiled, it is usually faster; measuring comes on top",)
+
+
+def test_trial_of_slow_steps_has_a_single_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def step_time(training: Training, seconds: float) -> float:
+        tried.append(len(training.lockstep))
+        return 1.5
+
+    monkeypatch.setattr(estimating, "step_time", step_time)
+    found = estimated(STUDY.replace(depth=1, seed=[0, 1, 2]), tmp_path / "new", trial=True)
+    assert tried == [1]
+    assert found.training == 60 * 3 * 1.5
+
+
+def test_run_keeps_the_speeds_that_plan_uses(tmp_path: Path) -> None:
+    run(STUDY, tmp_path / "study", device="cpu", quiet=True)
+    # Other β, seeds and steps, but as many runs at a time.
+    found = estimated(STUDY.replace(beta=0.3, seed=7, steps=80), tmp_path / "study")
+    assert found.training
+    assert found.measuring
+    assert found.notes == ("time: from earlier runs on this machine",)
+    assert estimated(STUDY.replace(seed=[1, 2]), tmp_path / "study").training is None
+    assert estimated(STUDY.replace(seed=1, batch_size=16), tmp_path / "new").training is None
+    assert estimated(STUDY.replace(seed=1, **{"measure.particles": 5}), tmp_path / "study").measuring is None
+
+
+def test_disk_of_new_runs_holds_their_files(finished: Path, tmp_path: Path) -> None:
+    files = [file for file in finished.glob("runs/*/*") if file.suffix in (".nc", ".safetensors")]
+    actual = sum(file.stat().st_size for file in files)
+    found = estimated(STUDY, tmp_path / "new")
+    assert 0.5 * actual < found.disk < 2 * actual
+    assert estimated(STUDY.replace(steps=61), finished).disk == 0
+    assert estimated(STUDY.replace(seed=[0, 1]), finished).disk == found.disk
+
+
+def test_tail_keeps_the_weights_twice(tmp_path: Path) -> None:
+    def disk(**settings: Any) -> float:
+        return estimated(STUDY.replace(depth=1, **settings), tmp_path / "new").disk
+
+    weights = disk(width=16) - disk(width=8)
+    tails = {"learning_rate_schedule": "tail"}
+    assert disk(width=16, **tails) - disk(width=8, **tails) == 2 * weights
+
+
+def test_memory_is_that_of_the_largest_job(tmp_path: Path) -> None:
+    one, three = (estimated(STUDY.replace(seed=list(range(n))), tmp_path / "new").memory for n in (1, 3))
+    deepest = estimated(STUDY.replace(depth=2), tmp_path / "new").memory
+    assert one == deepest
+    images = (128 + 64) * 3 * 32 * 32
+    assert three - images == 3 * (one - images)
+
+
+def test_cohorts_that_do_not_fit_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "free_memory", lambda device: 2**20)
+    found = estimated(STUDY, tmp_path / "new")
+    assert found.notes[1] == "memory: 1 MB may be used, so that cohorts are split until they fit"
+
+
+def test_workers_decide_the_time_of_a_cluster(tmp_path: Path) -> None:
+    found = estimated(STUDY, tmp_path / "new", execution=Execution(scheduler="local"))
+    assert found.notes == ("time: it depends on the workers",)
