@@ -169,8 +169,8 @@ def effect(
     c = np.array([weights.get(each, 0.0) for each in settings])
     x = _runs(values, axis)
     x = x[..., ~np.isnan(x).all((0, 1, 2))]
-    usable = np.isfinite(x).all((1, 2, 3)) & bool(x.size)
-    if not usable[c != 0].all():
+    usable = np.asarray(np.isfinite(x).all((1, 2, 3)))
+    if not x.size or not usable[c != 0].all():
         return Effect()
     x, c = x[usable], c[usable]
     per_image = np.tensordot(c, x.mean((1, 2)), 1)
@@ -238,10 +238,14 @@ def _repeat_variance(means: Array, weights: Array, of_family: bool) -> Variance:
     repeats = means.shape[1]
     if repeats == 1:
         return _NO_RUNS
-    df = _degrees(means)
-    family = float((_centred(means, 0, 1) ** 2).sum()) / df * float((weights**2).sum())
-    own = 0.0 if of_family else float((weights @ means).var(ddof=1))
-    return Variance(max(family, own) / repeats, df)
+    squares = (_centred(means, 0, 1) ** 2).sum(1) / (repeats - 1)
+    family = float(squares.sum()) / (len(means) - 1)
+    variance = family * float(weights @ weights)
+    if not of_family:
+        # Unbiased variances of each setting.
+        single = np.maximum(squares - family / len(means), 0) * len(means) / max(1, len(means) - 2)
+        variance = max(variance, float(single @ weights**2), float((weights @ means).var(ddof=1)))
+    return Variance(variance / repeats, _degrees(means))
 
 
 def _centred(means: Array, *axes: int) -> Array:

@@ -2,9 +2,11 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from rich.table import Table
 
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis
@@ -102,20 +104,20 @@ def _texts(
     """The cells of a column, means over runs with their standard errors."""
     values, errors = column.values(data), column.errors(data)
     runs = [dim for dim in over if dim in REPEATED and dim in values.dims]
-    constant = [dim for dim in over if dim in values.dims and dim not in runs]
-    mean, error = values.mean(runs), None
+    mean = values.mean(runs)
+    shown = [mean, marks]
     if errors is not None:
         number = values.notnull().sum(runs)
         over_runs = ((values - mean) ** 2).sum(runs) / ((number - 1) * number).clip(1)
-        error = np.sqrt(errors.mean(runs) ** 2 + over_runs)
-    columns = [
-        each.max(constant).broadcast_like(frame).transpose(*frame.dims).values.ravel()
-        for each in (mean, mean if error is None else error, marks)
-    ]
-    return [
-        column.written(value, None if error is None else spread, bool(marked))
-        for value, spread, marked in zip(*columns, strict=True)
-    ]
+        shown.append(np.sqrt(errors.mean(runs) ** 2 + over_runs))
+    flat = [_flat(each, frame) for each in shown]
+    return [column.written(value, *error, marked=bool(marked)) for value, marked, *error in zip(*flat, strict=True)]
+
+
+def _flat(values: xr.DataArray, frame: xr.DataArray) -> NDArray[Any]:
+    """Values by row; along axes that are no part of a row, all are the same or missing."""
+    constant = [str(dim) for dim in values.dims if dim not in frame.dims]
+    return values.max(constant).broadcast_like(frame).transpose(*frame.dims).values.ravel()
 
 
 def _varied(data: xr.Dataset, found: list[Column]) -> list[str]:
