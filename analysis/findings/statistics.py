@@ -149,9 +149,10 @@ def effect(
 ) -> Effect:
     """The effect Σ_k c_k μ_k of settings along an axis.
 
-    The variance over runs is that of all settings, from the residuals e_ks = y_ks − ȳ_k − ȳ_s + ȳ of the mean y_ks of
-    each setting and seed, with (K − 1)(S − 1) degrees of freedom, or that of the differences of this contrast between
-    seeds if that is larger, as where some settings vary more than others. Training sets add a part of their own.
+    The variance over runs is the largest of three. One is that of all settings, from the residuals
+    e_ks = y_ks − ȳ_k − ȳ_s + ȳ of the mean y_ks of each setting and seed, with (K − 1)(S − 1) degrees of freedom. The
+    others are larger where the settings of this contrast vary more than the rest: Σ c_k² σ²_k from the residuals of
+    each setting, and the variance of the contrast between seeds. Training sets add a part of their own.
 
     Args:
         values: values per image, over an axis of settings, seeds, perhaps training sets, and images. Images that are

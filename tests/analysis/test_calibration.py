@@ -53,7 +53,7 @@ class World:
         return xr.DataArray(values, dims=("k", "seed", "data_seed", "image"), coords={"k": range(self.settings)})
 
     def __str__(self) -> str:
-        repeats = f"{self.seeds} seeds" + (f" × {self.sets} training sets" if self.sets > 1 else "")
+        repeats = f"seeds {self.seeds}, training sets {self.sets}"
         return (
             f"{self.settings} settings, {repeats}, spread {self.spread:g}, images {self.images:g}, data {self.data:g}"
         )

@@ -74,16 +74,20 @@ def test_variance_of_the_family_is_that_of_two_way_residuals(settings: int, seed
     assert found == pytest.approx((fitted.mse_resid * (weights @ weights) / seeds, fitted.df_resid))
 
 
-def test_own_differences_count_where_they_vary_more_than_the_family() -> None:
-    means = np.random.default_rng(0).normal(size=(6, 4)) * np.array([9.0, 9, 1, 1, 1, 1])[:, None]
-    family = ols("y ~ C(k) + C(s)", as_table(means)).fit().mse_resid
+@pytest.mark.parametrize("seed", range(8))
+def test_variance_is_the_largest_of_family_settings_and_contrast(seed: int) -> None:
+    means = np.random.default_rng(seed).normal(size=(6, 4)) * np.array([4.0, 1, 1, 1, 1, 1])[:, None]
+    fitted = ols("y ~ C(k) + C(s)", as_table(means)).fit()
+    squares = (np.asarray(fitted.resid).reshape(6, 4) ** 2).sum(1) / 3
+    # E squares_k = σ²_k (1 − 2/K) + mean σ² / K.
+    settings = np.maximum((squares - fitted.mse_resid / 6) * 6 / 4, 0)
     for one, other in ((0, 1), (2, 3)):
         weights = np.zeros(6)
         weights[[one, other]] = FIRST_LESS_SECOND
-        own = stats.sem(means[one] - means[other]) ** 2
-        assert run_variance(means[..., None], weights) == pytest.approx((max(own, family * 2 / 4), 15))
-        assert run_variance(means[..., None], weights, of_family=True).value == pytest.approx(family * 2 / 4)
-        assert (own > family * 2 / 4) == (one == 0)
+        own = (means[one] - means[other]).var(ddof=1)
+        largest = max(2 * fitted.mse_resid, settings[one] + settings[other], own)
+        assert run_variance(means[..., None], weights) == pytest.approx((largest / 4, 15))
+        assert run_variance(means[..., None], weights, of_family=True).value == pytest.approx(2 * fitted.mse_resid / 4)
 
 
 def test_training_sets_alone_are_repeats_as_seeds_are() -> None:
