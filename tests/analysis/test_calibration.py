@@ -53,10 +53,8 @@ class World:
         return xr.DataArray(values, dims=("k", "seed", "data_seed", "image"), coords={"k": range(self.settings)})
 
     def __str__(self) -> str:
-        repeats = f"seeds {self.seeds}, training sets {self.sets}"
-        return (
-            f"{self.settings} settings, {repeats}, spread {self.spread:g}, images {self.images:g}, data {self.data:g}"
-        )
+        sizes = f"{self.settings} settings × {self.seeds} seeds × {self.sets} training sets"
+        return f"{sizes}, spread {self.spread:g}, images {self.images:g}, data {self.data:g}"
 
 
 def rate(what: str, world: World, hits: list[bool]) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, Normal
 from pyrovae import Pair, Run, Study, build, make_pair, parts, run
 from pyrovae.analysis import figures
 from pyrovae.analysis.findings import findings
-from pyrovae.analysis.findings.statistics import Verdict
+from pyrovae.analysis.findings.verdicts import Verdict
 from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
 from pyrovae.data import Dataset
@@ -222,20 +222,25 @@ def study_of(effect: float, reliable: bool = True) -> InMemory:
         "likelihood": xr.Dataset(bounds, inner),
         "runs": xr.Dataset({"status": (dims[2:], status)}, inner),
     }
-    return InMemory(xr.DataTree.from_dict(groups), xr.Dataset(images, coords))
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs["study"] = Study.of(name="mine", beta=[0.1, 1], seed=[0, 1, 2], depth=[1, 3]).to_yaml()
+    return InMemory(tree, xr.Dataset(images, coords))
 
 
 def about_memorisation(study: InMemory) -> list[Verdict]:
     return [verdict for verdict in findings(study) if "closer to training images" in verdict.text]
 
 
-@pytest.mark.parametrize(("effect", "outcome"), [(0.2, "supported"), (-0.2, "contradicted"), (0.0, "undecided")])
+@pytest.mark.parametrize(
+    ("effect", "outcome"), [(0.2, "supported"), (-0.2, "contradicted"), (0.0, "no meaningful difference")]
+)
 def test_verdict_on_memorisation_follows_the_effect(effect: float, outcome: str) -> None:
     found = about_memorisation(study_of(effect))
     assert [verdict.outcome for verdict in found] == [outcome] * 2
     assert [verdict.contrast.where for verdict in found] == ["", "depth 3"]
     assert all(abs(verdict.contrast.effect.estimate - effect) < 0.05 for verdict in found)
-    assert all(line.split(", 95%")[0].endswith("pixels") for line in tables.verdicts(found))
+    *lines, _ = tables.verdicts(found)
+    assert all(" pixels (95% over images and 3 seeds, for this training set)" in line for line in lines)
 
 
 def test_unmeasured_reconstructions_have_no_verdict() -> None:
