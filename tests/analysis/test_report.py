@@ -118,7 +118,7 @@ def test_findings_caveats_and_tables_are_shown(results: Results, text: str) -> N
     cells = Page(text).cells
     assert list(results.evaluations) == ["particles=30", "prior=mixture,particles=30"]
     for each in (results, *results.evaluations.values()):
-        assert all(verdict.text in cells and tables.effect(verdict.contrast) in cells for verdict in findings(each))
+        assert all(verdict.text in cells and verdict.words in cells for verdict in findings(each))
         assert caveats(each.tree)
         assert set(caveats(each.tree)) <= set(cells)
         for table in tables.measured(each.tree):
