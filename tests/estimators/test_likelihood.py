@@ -125,3 +125,4 @@ def test_estimate_notes_the_share_of_high_pareto_k() -> None:
     assert pareto_k_threshold(1000) == pytest.approx(2 / 3)
     heavy[:] = False
     assert log_likelihood(log_weights, torch.zeros(20, *EVENT), 1000).estimate.notes == ()
+    assert log_likelihood(log_weights, torch.zeros(20, *EVENT), 24).estimate.notes == ("k̂ unknown",)
