@@ -49,7 +49,8 @@ class Checkpoint:
     """The state of some runs after the same number of steps.
 
     Attributes:
-        groups: ``params``, ``buffers``, ``adam.exp_avg``, ``adam.exp_avg_sq``, ``record`` of divergence and ``curves``.
+        groups: ``params``, ``buffers``, ``adam.exp_avg``, ``adam.exp_avg_sq``, ``record`` of divergence, ``curves``,
+            and after the last step ``cached``, the encodings that a longer training would use.
     """
 
     header: CheckpointHeader
