@@ -54,6 +54,7 @@ class Training:
         curves: one tensor per point, by name: ``step``, and ``loss``, ``distortion`` and ``rate``, ``[runs, split]``
             each.
         branch: the state at the first step of the tail, once it is reached.
+        cohorts: for each run, the key of the cohort in which it was trained last.
         cached: after the last step, the cached encodings that a longer training would use; those of the programs are
             newer then.
     """
@@ -73,6 +74,7 @@ class Training:
         self.divergence = Divergence(len(lockstep))
         self.curves: dict[str, list[Tensor]] = {name: [] for name in ("step", *CURVES)}
         self.branch: Groups = {}
+        self.cohorts = [cohort.key] * len(lockstep)
         self.cached: dict[str, Tensor] = {}
 
     @cached_property
@@ -174,6 +176,7 @@ class Training:
                 if group == "params" and not tensor.isfinite().all():
                     raise checkpoint_mismatch(f"params/{name}")
         continues = header.step < self.cohort.shared.steps
+        self.cohorts = [self.cohort.key] * len(self.lockstep) if continues else list(header.cohorts)
         self.cached = {} if continues else groups.get("cached", {})
         if continues and "cached" in groups:
             for name, buffer in self.lockstep.buffers.items():
@@ -225,6 +228,7 @@ class Training:
         header = CheckpointHeader(
             keys=list(self.cohort.keys),
             runs=[run.model_dump(mode="json") for run in self.cohort.runs],
+            cohorts=self.cohorts,
             step=self.step,
             event_shape=list(self.data.event_shape),
             data_checksum=self.data_checksum,
