@@ -1,5 +1,6 @@
 """Draws of a pair on some images, in ArviZ's schema."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators.likelihood import draws_per_chunk
+from pyrovae.estimators.psis import underflows
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import Site, latent_sites, observed_sites
@@ -24,6 +26,12 @@ Groups = dict[str, dict[str, Tensor]]
 RESERVED = ("chain", "draw", "image")
 #: Dimensions of an image with three of them.
 DIMS = ["channel", "row", "column"]
+
+#: The warning where ArviZ's k̂ fails.
+UNDERFLOW = (
+    "log weights or log likelihoods of an image are more than 700 nats apart, where ArviZ's Pareto k̂ (psislw, loo) "
+    "underflows to a small number; pyrovae.estimators.importance_diagnostics computes it from logarithms"
+)
 
 
 def inference_data(
@@ -44,6 +52,8 @@ def inference_data(
     - log_likelihood: log p(x|z) in nats; posterior_predictive: draws from p(x|z).
     - prior: z ~ p(z), also one per image and draw; prior_predictive: draws from p(x|z) at these.
     - observed_data: the images.
+
+    All numbers are float64. A warning says if log weights or log likelihoods are so far apart that ArviZ's k̂ fails.
 
     The draws of a guide are independent and form a single chain, for which R̂ is meaningless. Runs with other seeds are
     other models with other latent spaces, and not further chains.
@@ -90,6 +100,8 @@ def inference_data(
     for group, variables in chunks[0].items():
         parts = [chunk[group] for chunk in chunks if group in chunk]
         groups[group] = {name: torch.cat([part[name] for part in parts])[None] for name in variables}
+    if _arviz_underflows(groups):
+        warnings.warn(UNDERFLOW, stacklevel=2)
     return in_schema(groups, model, dims, images, attrs)
 
 
@@ -120,13 +132,19 @@ def in_schema(
     """Variables by group, with ArviZ's dimensions, and the images that the model observed as ``observed_data``."""
     groups = groups | {"observed_data": {site: node["value"] for site, node in observed_sites(model).items()}}
     arrays = {
-        group: {name: value.detach().cpu().numpy() for name, value in variables.items()}
+        group: {name: _in_float64(value).cpu().numpy() for name, value in variables.items()}
         for group, variables in groups.items()
     }
     all_dims = {name: dims.get(name, ["image"]) for variables in arrays.values() for name in variables}
     coords = {} if images is None else {"image": list(images)}
     attributes = {"inference_library": "pyrovae", "versions": software_versions(), **(attrs or {})}
     return arviz_base.from_dict(arrays, dims=all_dims, coords=coords, attrs={"/": attributes}, check_conventions=False)
+
+
+def _arviz_underflows(groups: Groups) -> bool:
+    """Whether ArviZ's k̂ of the importance weights or of the leave-one-out weights 1 / p(x|z) fails for any image."""
+    log_w = [groups["sample_stats"]["log_weight"], *(-value for value in groups["log_likelihood"].values())]
+    return any(bool(underflows(each[0].T).any()) for each in log_w)
 
 
 def _event_dims(kind: str, site: str, sites: Mapping[str, Site]) -> list[str]:
@@ -139,6 +157,11 @@ def _event_dims(kind: str, site: str, sites: Mapping[str, Site]) -> list[str]:
     if kind == "pixel" and len(shape) == len(DIMS):
         names = DIMS
     return names if len(sites) == 1 else [f"{site}_{name}" for name in names]
+
+
+def _in_float64(value: Tensor) -> Tensor:
+    """The value without its gradient, in float64 unless it is whole or boolean."""
+    return value.detach().double() if value.is_floating_point() else value.detach()
 
 
 def _draw(pair: Pair, x: Tensor, count: int, predictive: bool, values: Mapping[str, Any]) -> Groups:

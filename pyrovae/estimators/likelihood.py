@@ -43,9 +43,11 @@ class ImportanceWeighted:
 
     @property
     def estimate(self) -> Estimate:
-        """Mean over images, a lower bound of E_x log p(x), with a note where many images have high k̂."""
+        """Mean over images, a lower bound of E_x log p(x), with a note where k̂ is high for many images, or unknown."""
         share, threshold = self.high_pareto_k, pareto_k_threshold(self.particles)
         notes = [f"k̂ above {threshold:.2f} for {share:.0%} of the images"] if share > HIGH_K_SHARE else []
+        if math.isnan(share):
+            notes = ["k̂ unknown"]
         return mean_over_images(self.bound, "lower bound", *notes)
 
 

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Independent, Normal
 from pyrovae.errors import UnsupportedError
 from pyrovae.programs.distributions import base_normal, mapped, noise_shape, reparameterize
 
-#: Points per chunk, and elements of its temporaries, which should stay in a CPU's cache.
+#: Least points per chunk, and elements of its temporaries, which should stay in a CPU's cache.
 CHUNK_ROWS = 64
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**26}
 #: Elements that a flow holds for each element of a normal density.
@@ -85,9 +85,9 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
     event = len(q.event_shape)
     batch = z.shape[: z.dim() - event]
     points = z.reshape(-1, *q.event_shape)
-    owners = [None] * len(points) if own is None else own.expand(batch).reshape(-1).split(CHUNK_ROWS)
+    owners = [None] * len(points) if own is None else own.expand(batch).reshape(-1).split(chunk_rows(q))
     totals = []
-    for rows, owner in zip(points.split(CHUNK_ROWS), owners, strict=False):
+    for rows, owner in zip(points.split(chunk_rows(q)), owners, strict=False):
         total = rows.new_full((len(rows),), -torch.inf)
         for log_q in log_densities(rows, q, owner):
             total = torch.logaddexp(total, log_q.logsumexp(1))
@@ -96,16 +96,20 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
     return torch.cat(totals).reshape(batch) - math.log(count)
 
 
+def chunk_rows(q: Distribution) -> int:
+    """Points per chunk; many where there are few encodings."""
+    return max(CHUNK_ROWS, CHUNK_ELEMENTS[device_of(q).type] // (q.batch_shape.numel() * _elements(q)))
+
+
 def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iterator[Tensor]:
     """log q(z|x_m) of points under the encodings, in chunks of columns: ``[n, columns]`` each.
 
     Args:
-        z: points, ``[n, *event_shape]``, at most `CHUNK_ROWS`.
+        z: points, ``[n, *event_shape]``, at most `chunk_rows` of the encodings.
         q: the N encodings, float64.
         own: row of each point's own encoding, ``[n]``, whose log density is set to −∞.
     """
-    elements = q.event_shape.numel() * (1 if base_normal(q) else FLOW_ELEMENTS)
-    columns = max(1, CHUNK_ELEMENTS[z.device.type] // (CHUNK_ROWS * elements))
+    columns = max(1, CHUNK_ELEMENTS[z.device.type] // (CHUNK_ROWS * _elements(q)))
     for start in range(0, q.batch_shape[0], columns):
         part = mapped(q, lambda parameter, at=start: parameter[at : at + columns])
         log_q = _log_density(z, part)
@@ -113,6 +117,11 @@ def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iter
             mine = own[:, None] == torch.arange(start, start + log_q.shape[1], device=z.device)
             log_q = log_q.masked_fill(mine, -torch.inf)
         yield log_q
+
+
+def _elements(q: Distribution) -> int:
+    """Elements that a density of a point under an encoding needs."""
+    return q.event_shape.numel() * (1 if base_normal(q) else FLOW_ELEMENTS)
 
 
 def _log_density(z: Tensor, q: Distribution) -> Tensor:

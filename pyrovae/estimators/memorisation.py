@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.data import as_input
-from pyrovae.estimators.marginal import CHUNK_ROWS, encodings, log_densities
+from pyrovae.estimators.marginal import chunk_rows, encodings, log_densities
 
 #: Codes and training images per chunk.
 CHUNK_CODES, CHUNK_IMAGES = 512, 2048
@@ -103,9 +103,9 @@ def mixing_share(distortion: Callable[[Tensor], Tensor], image: Tensor, mean: Te
 
 def _weights(z: Tensor, q: Distribution, own: Tensor | None) -> Tensor:
     """w_n(z), ``[n, N]``."""
-    owners = [None] * len(z) if own is None else own.split(CHUNK_ROWS)
+    owners = [None] * len(z) if own is None else own.split(chunk_rows(q))
     log_q = [
         torch.cat(list(log_densities(rows, q, owner)), dim=1)
-        for rows, owner in zip(z.split(CHUNK_ROWS), owners, strict=False)
+        for rows, owner in zip(z.split(chunk_rows(q)), owners, strict=False)
     ]
     return torch.cat(log_q).softmax(1)

@@ -73,6 +73,25 @@ def pareto_k_threshold(particles: int) -> float:
     return min(1 - 1 / math.log10(particles), 0.7)
 
 
+def underflows(log_w: Tensor) -> Tensor:
+    """Images ``[n]`` whose k̂ cannot be fitted to exp(log w), as ArviZ does: most of the tail is zero in float64.
+
+    Args:
+        log_w: log weights, ``[n, K]``, of which at least 25 make a fit.
+
+    Example:
+        >>> import torch
+        >>> noise = torch.randn(1, 100, generator=torch.Generator().manual_seed(0))
+        >>> underflows(torch.cat([100 * noise, 10_000 * noise])).tolist()
+        [False, True]
+    """
+    if log_w.shape[1] < MIN_TAIL:
+        return log_w.new_zeros(len(log_w), dtype=torch.bool)
+    size = _tail_size(log_w.shape[1])
+    ordered = log_w.double().topk(size).values
+    return ordered[:, size - _quartile(size) - 1] - ordered[:, 0] < math.log(torch.finfo(torch.float64).tiny)
+
+
 class _Pareto(NamedTuple):
     """Generalised Pareto distributions, with shape k̂ and the logarithm of their scale, ``[n, 1]`` each."""
 
@@ -92,8 +111,7 @@ def _smoothed(log_w: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         log_w: log weights whose maximum is 0, at least `MIN_TAIL`.
     """
-    draws = log_w.shape[1]
-    size = math.floor(3 * draws**0.5) if draws > 225 else draws // 5
+    size = _tail_size(log_w.shape[1])
     top, rows = log_w.topk(size + 1)
     cutoff, tail = top[:, -1:], top[:, :-1].flip(1)
     # log (w − cutoff); where both are zero, so is the difference.
@@ -115,7 +133,7 @@ def _fitted(log_x: Tensor) -> _Pareto:
     the first quartile, because b · x then neither overflows nor underflows where it matters.
     """
     size = log_x.shape[1]
-    unit = log_x[:, math.floor(size / 4 + 0.5) - 1].unsqueeze(1)
+    unit = log_x[:, _quartile(size), None]
     log_ratio = log_x - unit
     points = 30 + math.floor(size**0.5)
     grid = torch.arange(points, device=log_x.device, dtype=log_x.dtype) + 0.5
@@ -132,6 +150,16 @@ def _mean_log1p(b: Tensor, log_x: Tensor) -> Tensor:
     """Mean of log(1 − b x) over x: ``b`` is ``[n, points]``, and log x ``[n, size]``."""
     x, beyond = log_x.clamp(max=MAX_EXPONENT).exp(), (log_x - MAX_EXPONENT).clamp(min=0)
     return torch.log1p(-b.unsqueeze(2) * x.unsqueeze(1)).mean(2) + beyond.mean(1, keepdim=True)
+
+
+def _tail_size(draws: int) -> int:
+    """How many of the largest weights are fitted."""
+    return math.floor(3 * draws**0.5) if draws > 225 else draws // 5
+
+
+def _quartile(size: int) -> int:
+    """Row of the first quartile of ascending values."""
+    return math.floor(size / 4 + 0.5) - 1
 
 
 def _ess(log_w: Tensor) -> Tensor:

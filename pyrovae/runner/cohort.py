@@ -50,7 +50,7 @@ def run_job(
     if job.step < job.steps or any(file.parts[0] != "runs" for file in job.files):
         seconds = _train(study, job, training, folder, compile, progress)
     provenance = properties.as_provenance() | history(training.environments)
-    facts = {**provenance, "seconds": seconds, "worker": process_name(), "cohort": cohort.key}
+    facts = {**provenance, "seconds": seconds, "worker": process_name()}
     with Speeds(device).timing_measuring(cohort, study.measure):
         for number, measured in enumerate(measure(study, cohort, training, progress)):
             save_record(folder, study, training, number, measured, facts)
@@ -71,8 +71,8 @@ def _train(
     trained = training.checkpoint()
     for key, run in zip(job.cohort.keys, job.cohort.runs, strict=True):
         place = RunFolder.of(folder, key)
-        trained.select([key]).save(place.weights)
         atomic.write(place.settings, to_yaml(run.model_dump()).encode())
+        trained.select([key]).save(place.weights)
     moving.unlink(missing_ok=True)
     return seconds
 
@@ -98,6 +98,7 @@ def save_record(
     header = records.header_of(
         measured,
         key=key,
+        cohort=training.cohorts[number],
         weights=load_header(RunFolder.of(folder, key).weights)[1],
         run=training.cohort.runs[number].model_dump(mode="json"),
         step=training.step,

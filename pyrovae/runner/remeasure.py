@@ -218,7 +218,7 @@ class Reevaluation:
         properties: PairProperties,
     ) -> None:
         facts = properties.as_provenance() | training.environment().as_provenance() | asked.facts
-        facts |= {"worker": process_name(), "cohort": training.cohort.key}
+        facts |= {"worker": process_name()}
         save_record(folder, study, training, number, measured, facts, asked.name)
 
 

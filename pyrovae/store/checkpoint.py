@@ -27,6 +27,7 @@ class CheckpointHeader(BaseModel):
     Attributes:
         keys: keys of the runs, in the order of the rows.
         runs: settings of the runs.
+        cohorts: for each run, the key of the cohort in which it was trained last.
         step: steps done.
         event_shape: shape of an image.
         data_checksum: checksum of the images.
@@ -37,6 +38,7 @@ class CheckpointHeader(BaseModel):
     model_config = ConfigDict(frozen=True)
     keys: list[str] = Field(min_length=1)
     runs: list[dict[str, Any]]
+    cohorts: list[str]
     step: int = Field(ge=0)
     event_shape: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(min_length=1, max_length=3)
     data_checksum: int
@@ -44,12 +46,17 @@ class CheckpointHeader(BaseModel):
     branch_step: int | None = None
 
 
+#: Fields of the header with an entry for each run.
+OF_RUNS = ("keys", "runs", "cohorts")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of some runs after the same number of steps.
 
     Attributes:
-        groups: ``params``, ``buffers``, ``adam.exp_avg``, ``adam.exp_avg_sq``, ``record`` of divergence and ``curves``.
+        groups: ``params``, ``buffers``, ``adam.exp_avg``, ``adam.exp_avg_sq``, ``record`` of divergence, ``curves``,
+            and after the last step ``cached``, the encodings that a longer training would use.
     """
 
     header: CheckpointHeader
@@ -77,16 +84,16 @@ class Checkpoint:
     def select(self, keys: Sequence[str]) -> Self:
         """The state of some of the runs."""
         rows = [self.header.keys.index(key) for key in keys]
-        header = self.header.model_copy(update={"keys": list(keys), "runs": [self.header.runs[row] for row in rows]})
+        of_runs = {name: [getattr(self.header, name)[row] for row in rows] for name in OF_RUNS}
+        header = self.header.model_copy(update=of_runs)
         return type(self)(header, _mapped(lambda tensor: tensor[rows], self.groups))
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """The states of several checkpoints at the same step as one."""
         first, *_ = parts
-        keys = [key for part in parts for key in part.header.keys]
-        runs = [run for part in parts for run in part.header.runs]
-        header = first.header.model_copy(update={"keys": keys, "runs": runs})
+        of_runs = {name: [each for part in parts for each in getattr(part.header, name)] for name in OF_RUNS}
+        header = first.header.model_copy(update=of_runs)
         if len(parts) == 1:
             return cls(header, first.groups)
         return cls(header, _mapped(lambda *tensors: torch.cat(tensors), *(part.groups for part in parts)))

@@ -32,23 +32,25 @@ def encoded(groups: Mapping[str, xr.Dataset]) -> memoryview:
 def _fill(group: h5py.Group, data: xr.Dataset) -> None:
     """Writes a dataset to a group."""
     _describe(group, data.attrs)
+    items = {}
     for name, variable in data.variables.items():
         is_text = variable.dtype.kind in "UO"
         values = np.char.encode(variable.values.astype(str), "utf-8") if is_text else variable.values
         # Values of some images only are followed by NaN, which compression makes small.
         options = {"chunks": values.shape, **_CHECKED} if values.size else {}
-        item = group.create_dataset(name, data=values, track_order=True, **options)
+        items[name] = group.create_dataset(name, data=values, track_order=True, **options)
         # By this attribute, xarray reads text and not bytes.
-        _describe(item, {**variable.attrs, **({"_Encoding": "utf-8"} if is_text else {})})
+        _describe(items[name], {**variable.attrs, **({"_Encoding": "utf-8"} if is_text else {})})
     for dim, size in data.sizes.items():
-        if dim in data.variables:
-            group[dim].make_scale(dim)
+        if dim in items:
+            items[dim].make_scale(dim)
         else:
-            group.create_dataset(dim, (size,), ">f4", track_order=True).make_scale(f"{_NOT_A_VARIABLE}{size:10d}")
+            items[dim] = group.create_dataset(dim, (size,), ">f4", track_order=True)
+            items[dim].make_scale(f"{_NOT_A_VARIABLE}{size:10d}")
     for name, variable in data.variables.items():
         if variable.dims != (name,):
             for axis, dim in enumerate(variable.dims):
-                group[name].dims[axis].attach_scale(group[dim])
+                items[name].dims[axis].attach_scale(items[dim])
 
 
 def write(file: Path, groups: Mapping[str, xr.Dataset]) -> None:

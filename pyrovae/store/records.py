@@ -99,9 +99,9 @@ class Record:
 
 def header_of(measured: Measurements, **facts: Any) -> RecordHeader:
     """The header of a record; ``facts`` as the fields of `RecordHeader`."""
-    structured = {key: facts.pop(key) for key in ("run", "measure", "only")}
-    structured |= {"quantities": [_as_json(quantity) for quantity in measured.quantities], "sites": measured.sites}
-    return RecordHeader(**facts, skipped=measured.note, **{key: json.dumps(each) for key, each in structured.items()})
+    structured = {key: facts.pop(key) for key in ("run", "measure", "only")} | {"sites": measured.sites}
+    facts |= {key: json.dumps(each) for key, each in structured.items()}
+    return RecordHeader(**facts, skipped=measured.note, quantities=_as_json(measured.quantities))
 
 
 def save(file: Path, header: RecordHeader, measured: Measurements, curves: Mapping[str, NDArray[Any]]) -> None:
@@ -219,5 +219,8 @@ def _declared(text: str) -> tuple[Quantity, ...]:
     return tuple(Quantity(**each | {"dims": tuple(each["dims"])}) for each in json.loads(text))
 
 
-def _as_json(quantity: Quantity) -> dict[str, Any]:
-    return {name: value for name, value in asdict(quantity).items() if name != "caveat"}
+@lru_cache(maxsize=64)
+def _as_json(quantities: tuple[Quantity, ...]) -> str:
+    return json.dumps(
+        [{name: value for name, value in asdict(each).items() if name != "caveat"} for each in quantities]
+    )

@@ -75,7 +75,7 @@ class Lockstep:
         params, self.buffers = stack_module_state(list(pairs))
         self.params: State = {name: value.detach() for name, value in params.items()}
         self.values = dict(values)
-        self.template = deepcopy(pairs[0])
+        self.template = pairs[0]
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))

@@ -54,6 +54,9 @@ class Training:
         curves: one tensor per point, by name: ``step``, and ``loss``, ``distortion`` and ``rate``, ``[runs, split]``
             each.
         branch: the state at the first step of the tail, once it is reached.
+        cohorts: for each run, the key of the cohort in which it was trained last.
+        cached: after the last step, the cached encodings that a longer training would use; those of the programs are
+            newer then.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Training:
         self.divergence = Divergence(len(lockstep))
         self.curves: dict[str, list[Tensor]] = {name: [] for name in ("step", *CURVES)}
         self.branch: Groups = {}
+        self.cohorts = [cohort.key] * len(lockstep)
+        self.cached: dict[str, Tensor] = {}
 
     @cached_property
     def data_checksum(self) -> int:
@@ -96,7 +101,8 @@ class Training:
                 task.update(self.step)
                 if self.step in probes:
                     self._probe()
-                if self.step == steps:
+                if self.step == steps and self.lockstep.template.banks:
+                    self.cached = {name: buffer.clone() for name, buffer in self.lockstep.buffers.items()}
                     self.lockstep.refresh(self.data.train)
                 stopped = stop.is_set() or progress.stop_requested()
                 if stopped or self.step % every == 0 or self.step in (self.cohort.shared.branch_step, steps):
@@ -169,6 +175,12 @@ class Training:
                 tensor.copy_(saved(group, name, tensor))
                 if group == "params" and not tensor.isfinite().all():
                     raise checkpoint_mismatch(f"params/{name}")
+        continues = header.step < self.cohort.shared.steps
+        self.cohorts = [self.cohort.key] * len(self.lockstep) if continues else list(header.cohorts)
+        self.cached = {} if continues else groups.get("cached", {})
+        if continues and "cached" in groups:
+            for name, buffer in self.lockstep.buffers.items():
+                buffer.copy_(saved("cached", name, buffer))
         self.divergence.at = saved("record", "diverged_at", self.divergence.at)
         self.divergence.last_loss = saved("record", "last_loss", self.divergence.last_loss)
         self.curves = self._earlier_points(groups.get("curves", {}), header.step)
@@ -204,7 +216,8 @@ class Training:
 
     def _state(self) -> Groups:
         divergence = {"diverged_at": self.divergence.at, "last_loss": self.divergence.last_loss}
-        return {**self._weights(), **self._moments(), "record": divergence}
+        cached = {"cached": self.cached} if self.cached else {}
+        return {**self._weights(), **self._moments(), **cached, "record": divergence}
 
     def _checkpoint(self, state: Groups) -> Checkpoint:
         curves = {
@@ -215,6 +228,7 @@ class Training:
         header = CheckpointHeader(
             keys=list(self.cohort.keys),
             runs=[run.model_dump(mode="json") for run in self.cohort.runs],
+            cohorts=self.cohorts,
             step=self.step,
             event_shape=list(self.data.event_shape),
             data_checksum=self.data_checksum,

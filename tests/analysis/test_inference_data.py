@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import arviz_plots
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from pyrovae import Pair, Run, make_pair
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.errors import UnsupportedError
+from pyrovae.estimators import importance_diagnostics
 
 EVENT = torch.Size([1, 4, 4])
 #: Failure rate 2e-5, two-sided.
@@ -122,9 +124,10 @@ def test_arviz_accepts_any_pair() -> None:
     pyplot.close("all")
 
 
+@pytest.mark.filterwarnings("ignore:log weights or log likelihoods")
 def test_draws_weights_and_images_match_the_pair(pair: Pair, x: Tensor) -> None:
     data = inference_data(pair, x, draws=2000, predictive=2000)
-    z = torch.as_tensor(data["posterior"]["z"].values[0])
+    z = torch.as_tensor(data["posterior"]["z"].values[0]).float()
     q = pair.guide.posterior(x)
     assert ((z.mean(0) - q.mean).abs() < TWO_SIDED * q.stddev / 2000**0.5).all()
     with torch.no_grad():
@@ -132,11 +135,54 @@ def test_draws_weights_and_images_match_the_pair(pair: Pair, x: Tensor) -> None:
         log_p = p.log_prob(x.expand(2000, *x.shape).flatten(0, 1)).unflatten(0, (2000, 3))
         log_w = log_p + pair.model.prior().log_prob(z) - q.log_prob(z)
     for group, name, expected in (("log_likelihood", "x", log_p), ("sample_stats", "log_weight", log_w)):
-        found = torch.as_tensor(data[group][name].values[0])
+        found = torch.as_tensor(data[group][name].values[0]).float()
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.05)
     drawn = torch.as_tensor(data["posterior_predictive"]["x"].values[0])
     residual = drawn - p.mean.unflatten(0, (2000, 3))
     assert residual.std() == pytest.approx(0.01, rel=0.05)
+
+
+class Narrow(PyroModule):
+    """z ~ N(0, 1), x ~ N(z, σ²)."""
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__("narrow")
+        self.sigma = sigma
+
+    def forward(self, x: Tensor, beta: float = 1.0) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]))
+            pyro.sample("x", dist.Normal(z, self.sigma), obs=x)
+
+
+class Standard(PyroModule):
+    """q(z|x) = p(z)."""
+
+    def forward(self, x: Tensor, beta: float = 1.0) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+
+def test_every_number_in_arviz_is_float64(x: Tensor) -> None:
+    pair = make_pair(Run(network="linear", likelihood="gaussian", latent_size=2), EVENT)
+    data = inference_data(pair, x, draws=30, predictive=10)
+    assert {str(values.dtype) for group in data.children.values() for values in group.data_vars.values()} == {"float64"}
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.05])
+def test_leave_one_out_has_the_k_hat_of_the_log_likelihoods(sigma: float) -> None:
+    """The weights 1 / p(x|z) are up to exp(300) apart at σ = 0.1, and exp(1,200) at σ = 0.05."""
+    pair, x = Pair(Narrow(sigma), Standard("standard")), torch.zeros(3)
+    underflow = "where ArviZ's Pareto k̂"
+    with pytest.warns(UserWarning, match=underflow) if sigma < 0.1 else nullcontext():
+        data = inference_data(pair, x, draws=2000)
+    log_p = torch.as_tensor(data["log_likelihood"]["x"].values[0]).T
+    expected = importance_diagnostics(-log_p).pareto_k
+    assert (expected > 0.7).all()
+    if sigma == 0.1:
+        with pytest.warns(UserWarning, match="shape parameter of Pareto distribution is greater than 0.70"):
+            found = arviz_stats.loo(data, pointwise=True, reff=1.0)
+        np.testing.assert_allclose(found.pareto_k, expected, rtol=1e-6)
 
 
 def test_prior_draws_of_the_gap_model_come_from_the_prior(x: Tensor) -> None:

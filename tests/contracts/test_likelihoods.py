@@ -12,6 +12,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from seeds import any_seed
 from torch import Tensor
 from torch.distributions import constraints
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -72,14 +73,15 @@ def test_density_is_normalised_and_has_the_stated_mean(name: str) -> None:
         torch.testing.assert_close(expectation(p, x, x, w), p.mean, rtol=1e-8, atol=1e-8)
 
 
+@any_seed
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_samples_follow_the_density(name: str) -> None:
+def test_samples_follow_the_density(name: str, seed: int) -> None:
     likelihood = make(name, PIXEL)
     n = 20_000
     means = torch.tensor([[0.02], [0.5], [0.98]], dtype=torch.float64)
     starts = torch.stack([likelihood.initial_features(mean) for mean in means])
     with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         p = likelihood(torch.cat([starts, combinations(likelihood.features, (-4.0, 0.0, 1.0))])).base_dist
         draws = p.sample((n,))
         assert draws.dtype == torch.float64

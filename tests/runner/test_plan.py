@@ -183,17 +183,21 @@ def test_trial_stands_for_an_unknown_speed(tmp_path: Path, monkeypatch: pytest.M
     assert compiled.notes == ("time: from a trial; compiled, it is usually faster; measuring comes on top",)
 
 
-def test_trial_of_slow_steps_has_a_single_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("seconds", "free"), [(1.5, 2**40), (0.01, 2**20)])
+def test_trial_of_slow_or_large_cohorts_has_a_single_run(
+    seconds: float, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried = []
 
-    def step_time(training: Training, seconds: float) -> float:
+    def step_time(training: Training, _: float) -> float:
         tried.append(len(training.lockstep))
-        return 1.5
+        return seconds
 
     monkeypatch.setattr(estimating, "step_time", step_time)
+    monkeypatch.setattr(estimating, "free_memory", lambda device: free)
     found = estimated(STUDY.replace(depth=1, seed=[0, 1, 2]), tmp_path / "new", trial=True)
     assert tried == [1]
-    assert found.training == 60 * 3 * 1.5
+    assert found.training == pytest.approx(60 * 3 * seconds)
 
 
 def test_run_keeps_the_speeds_that_plan_uses(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_damaged_record_is_one_line_and_measured_again(
         )
     assert trained == []
     assert contents(folder, "weights.safetensors") == before
-    assert_same(results.tree, whole, without=("seconds", "cohort", "file"))
+    assert_same(results.tree, whole, without=("seconds", "file"))
 
 
 def test_record_without_weights_is_a_result(folder: Path, trained: list[tuple[frozenset[str], int]]) -> None:

@@ -113,6 +113,7 @@ def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             del sys.modules[name]
 
 
+@pytest.mark.filterwarnings("ignore:log weights or log likelihoods")  # pairs are hardly trained here
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_and_code_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mnist", "fashion_mnist"):

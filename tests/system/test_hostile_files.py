@@ -200,6 +200,7 @@ def test_weights_with_other_content_are_used_or_refused(data: st.DataObject, val
         unless_refused(lambda: run(STUDY, folder, quiet=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*the file is damaged")
 def test_pickles_are_never_loaded(valid: Path, tmp_path: Path) -> None:
     class Escape:
         def __reduce__(self) -> Any:
