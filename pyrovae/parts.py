@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib import import_module, metadata
 from operator import attrgetter
@@ -132,10 +132,14 @@ class Setting:
         if isinstance(value, bool) and self.annotation is not bool:
             raise ValueError(f"expected a number or a string, got the boolean {value}")
         try:
-            return TypeAdapter(self.annotation, config=_CONFIG).validate_python(value)
+            return self._adapter.validate_python(value)
         except ValidationError as error:
             problem = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"{problem[0].lower()}{problem[1:]}, got {value!r:.200}") from None
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.annotation, config=_CONFIG)
 
 
 _CONFIG = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -137,5 +138,5 @@ def job_label(study: Study, cohort: Cohort) -> str:
     """What distinguishes a cohort from the others of its study."""
     coordinates = {key: value for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
     name = ", ".join(f"{key} {value}" for key, value in coordinates.items()) or study.name
-    together = len(study.runs()) // len(study.cohorts())
+    together = prod(len(values) for key, values in study.axes.items() if key in PER_RUN)
     return name if len(cohort.runs) == together else f"{name}, {len(cohort.runs)} of {together} runs"

@@ -30,7 +30,7 @@ class CheckpointHeader(BaseModel):
         cohorts: for each run, the key of the cohort in which it was trained last.
         step: steps done.
         event_shape: shape of an image.
-        data_checksum: checksum of the images.
+        data: for each run, the checksum of its images.
         environments: the environments of the steps, in order.
         branch_step: the step of the groups whose names begin with `BRANCH`; None if there are none.
     """
@@ -41,13 +41,13 @@ class CheckpointHeader(BaseModel):
     cohorts: list[str]
     step: int = Field(ge=0)
     event_shape: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(min_length=1, max_length=3)
-    data_checksum: int
+    data: list[int]
     environments: list[Environment]
     branch_step: int | None = None
 
 
 #: Fields of the header with an entry for each run.
-OF_RUNS = ("keys", "runs", "cohorts")
+OF_RUNS = ("keys", "runs", "cohorts", "data")
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,9 @@ class Training:
         self.cached: dict[str, Tensor] = {}
 
     @cached_property
-    def data_checksum(self) -> int:
-        """Checksum of the images, which a resumed training must share."""
-        return self.data.checksum()
+    def data_checksums(self) -> list[int]:
+        """Checksums of the images of the runs, which a resumed training must share."""
+        return [self.data.checksum()] * len(self.lockstep)
 
     def run(self, *, every: int, file: Path, compile: Compile, task: ProgressTask) -> None:
         """Trains to the end, and saves a checkpoint every ``every`` steps, at the branch and at the end.
@@ -158,7 +158,7 @@ class Training:
             InputError: it is that of other runs, or of training with other images.
         """
         header, groups = checkpoint.header, checkpoint.groups
-        if header.data_checksum != self.data_checksum:
+        if header.data != self.data_checksums:
             raise InputError(
                 f"data: expected the images that these runs began with, but '{self.cohort.shared.data}' has different "
                 "ones now; restore the old ones, or choose another --out"
@@ -231,7 +231,7 @@ class Training:
             cohorts=self.cohorts,
             step=self.step,
             event_shape=list(self.data.event_shape),
-            data_checksum=self.data_checksum,
+            data=self.data_checksums,
             environments=self.environments,
             branch_step=self.cohort.shared.branch_step if self.branch else None,
         )
