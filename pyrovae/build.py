@@ -4,6 +4,7 @@ Every component is made in one way: called with what it builds on, with those va
 names, and with its own settings. A component of the user's own, ``module:name``, is no exception.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from inspect import Parameter, signature
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import parts
-from pyrovae.data import Dataset, Source, as_input, divide, images, linear
+from pyrovae.data import CohortData, Dataset, Source, as_input, divide, images, linear, splits
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
 from pyrovae.guides import Guide
@@ -28,7 +29,10 @@ def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
     """The data set of a run, and its rows that are train and test; no image is made yet."""
     source = make_source(run)
     mask = instantiate("split", run, source)
-    train, test = divide(source, mask, run.train_images, run.test_images, run.images_per_class)
+    interchangeable = parts.resolve("split", run.component("split").name) in splits.INTERCHANGEABLE
+    drawable = torch.ones(source.size, dtype=torch.bool) if interchangeable else mask
+    limits = run.train_images, run.test_images, run.images_per_class
+    train, test = divide(source, mask, *limits, run.training_set, drawable)
     if run.batch_size > len(train):
         raise InputError(f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}")
     return source, train, test
@@ -55,9 +59,20 @@ def make_source(run: Run) -> Source:
 def make_data(run: Run, most: int | None = None) -> Dataset:
     """The images of a run, in memory; at most so many of each split, if that is given."""
     source, train, test = make_rows(run)
-    train, test = train[:most], test[:most]
-    factors = None if source.factors is None else (source.factors[train], source.factors[test])
-    return instantiate("pixels", run, Dataset(source.load(train), source.load(test), factors=factors))
+    return _images(run, source, train[:most], test[:most])
+
+
+def make_cohort_data(runs: Sequence[Run]) -> CohortData:
+    """The images of runs that differ in the seed of their training images, if at all, each in memory once."""
+    sets: dict[int, Tensor] = {}
+    for run in runs:
+        if run.training_set not in sets:
+            source, sets[run.training_set], test = make_rows(run)
+    if len(sets) == 1:
+        return CohortData(_images(runs[0], source, sets[runs[0].training_set], test))
+    train = torch.cat(list(sets.values())).unique()
+    places = {number: torch.searchsorted(train, rows) for number, rows in sets.items()}
+    return CohortData(_images(runs[0], source, train, test), torch.stack([places[run.training_set] for run in runs]))
 
 
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:
@@ -197,6 +212,12 @@ def _draw(images: Tensor, number: int) -> Tensor:
     if number > len(images):
         raise InputError(f"components: expected at most the {len(images)} training images, got {number}")
     return as_input(images[torch.randperm(len(images))[:number].to(images.device)]).cpu()
+
+
+def _images(run: Run, source: Source, train: Tensor, test: Tensor) -> Dataset:
+    factors = None if source.factors is None else (source.factors[train], source.factors[test])
+    images = Dataset(source.load(train), source.load(test), factors=factors, rows=(train, test))
+    return instantiate("pixels", run, images)
 
 
 @lru_cache(maxsize=2)

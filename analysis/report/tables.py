@@ -1,7 +1,7 @@
 """The numbers and verdicts of a study as tables and lines of text."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import product
+from itertools import product, repeat
 from typing import Any
 
 import numpy as np
@@ -105,13 +105,12 @@ def _texts(
     values, errors = column.values(data), column.errors(data)
     runs = [dim for dim in over if dim in REPEATED and dim in values.dims]
     mean = values.mean(runs)
-    shown = [mean, marks]
+    flat: list[Iterable[Any]] = [_flat(mean, frame), repeat(None), _flat(marks, frame)]
     if errors is not None:
         number = values.notnull().sum(runs)
         over_runs = ((values - mean) ** 2).sum(runs) / ((number - 1) * number).clip(1)
-        shown.append(np.sqrt(errors.mean(runs) ** 2 + over_runs))
-    flat = [_flat(each, frame) for each in shown]
-    return [column.written(value, *error, marked=bool(marked)) for value, marked, *error in zip(*flat, strict=True)]
+        flat[1] = _flat((errors.mean(runs) ** 2 + over_runs) ** 0.5, frame)
+    return [column.written(value, error, bool(marked)) for value, error, marked in zip(*flat, strict=False)]
 
 
 def _flat(values: xr.DataArray, frame: xr.DataArray) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Data sets: `Source` (before the split), `Dataset` (the images of a run), and how one becomes the other."""
+"""Data sets: `Source` (before the split), `Dataset` (the images of a run), `CohortData` (those of several runs)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError
+from pyrovae.programs.noise import generator
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,14 @@ class Dataset:
         grey: under dynamic binarisation, the grey training images, uint8 in the order of ``train``; each step binarises
             them afresh, and ``train`` is one fixed binarisation for measuring. None otherwise.
         factors: known factors of variation of train and test, ``[n, factors]`` each, or None.
+        rows: rows of train and test in the source, ``[n]`` each, or None.
     """
 
     train: Tensor
     test: Tensor
     grey: Tensor | None = None
     factors: tuple[Tensor, Tensor] | None = None
+    rows: tuple[Tensor, Tensor] | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -98,10 +101,62 @@ class Dataset:
         """The images of each split, by name."""
         return ("train", self.train), ("test", self.test)
 
+    def with_train(self, chosen: Tensor | slice) -> "Dataset":
+        """The same test images with some of the training images, in this order."""
+
+        def first(pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+            return None if pair is None else (pair[0][chosen], pair[1])
+
+        grey = None if self.grey is None else self.grey[chosen]
+        return Dataset(self.train[chosen], self.test, grey, first(self.factors), first(self.rows))
+
     def to(self, device: torch.device) -> "Dataset":
+        def moved(pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+            return None if pair is None else (pair[0].to(device), pair[1].to(device))
+
         grey = None if self.grey is None else self.grey.to(device)
-        factors = None if self.factors is None else (self.factors[0].to(device), self.factors[1].to(device))
-        return Dataset(self.train.to(device), self.test.to(device), grey, factors)
+        return Dataset(self.train.to(device), self.test.to(device), grey, moved(self.factors), moved(self.rows))
+
+
+@dataclass(frozen=True)
+class CohortData:
+    """The images of the runs of a cohort, each of them in memory once.
+
+    Attributes:
+        images: the test images, which all runs share, and the training images of all runs.
+        rows: for each run, which of these training images are its own, ``[runs, n]``; None if all runs share them.
+    """
+
+    images: Dataset
+    rows: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of training images of a run."""
+        return len(self.images.train) if self.rows is None else self.rows.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.train.device
+
+    def of(self, run: int) -> Dataset:
+        """The images of one run; a copy if its training images are not those of all."""
+        return self.images if self.rows is None else self.images.with_train(self.rows[run])
+
+    def batch(self, split: str, index: Tensor) -> tuple[Tensor, bool]:
+        """Some images of a split as input, ``[n, *event_shape]``; and whether they are ``[runs, n, *event_shape]``."""
+        if split == "test":
+            return as_input(self.images.test[index]), False
+        if self.rows is None:
+            return as_input(self.images.train[index]), False
+        return as_input(self.images.train[self.rows[:, index]]), True
+
+    def gathered(self, index: Tensor) -> Tensor:
+        """Rows of `images` of some training images of each run, ``[runs, n] → [runs, n]``."""
+        return index if self.rows is None else self.rows.gather(1, index)
+
+    def to(self, device: torch.device) -> "CohortData":
+        return CohortData(self.images.to(device), None if self.rows is None else self.rows.to(device))
 
 
 def as_input(images: Tensor, thresholds: Tensor | None = None) -> Tensor:
@@ -129,27 +184,45 @@ def divide(
     train_images: int | None = None,
     test_images: int | None = None,
     images_per_class: int | None = None,
+    data_seed: int = 0,
+    drawable: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rows of the training and the test images, each in random order; deterministic.
+
+    Another ``data_seed`` draws other training images, and leaves the test images as they are.
 
     Args:
         source: the data set.
         train: whether an image may be used for training, bool ``[size]``.
         train_images, test_images: number of images to use of either split; None for all.
         images_per_class: number of training images to use of each class; None for all.
+        data_seed: which training images are drawn.
+        drawable: the images, bool ``[size]``, from which another ``data_seed`` draws, unless they are test; None for
+            those of ``train``.
 
     Raises:
-        InputError: ``train`` is not such a mask, or a split has fewer images than requested, or fewer than two.
+        InputError: ``train`` is not such a mask, a split has fewer images than requested, or fewer than two, or
+            ``data_seed`` is not 0 and all images that could be drawn are used.
     """
     if not isinstance(train, Tensor) or train.dtype != torch.bool or train.shape != (source.size,):
         raise InputError(
             f"split: expected which images are train, torch.bool of shape [{source.size}], got {_describe(train)}"
         )
     order = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
-    rows, unseen = order[train[order]], order[~train[order]]
+    rows, test = order[train[order]], _first(order[~train[order]], test_images, "test")
+    number = len(rows)
+    if data_seed:
+        rows = _redrawn(train if drawable is None else drawable, test, data_seed)
+    drawn = len(rows)
     if images_per_class is not None:
         rows = _first_of_each_class(rows, source, images_per_class)
-    return _first(rows, train_images, "train"), _first(unseen, test_images, "test")
+    rows = _first(rows[:number], train_images, "train")
+    if data_seed and len(rows) == drawn:
+        raise InputError(
+            f"data_seed: expected a study in which it draws other training images, but all {drawn:,} of them are used; "
+            "set train_images, or data_seed=0"
+        )
+    return rows, test
 
 
 def class_counts(source: Source, rows: Tensor) -> dict[int, int] | None:
@@ -164,6 +237,14 @@ def class_counts(source: Source, rows: Tensor) -> dict[int, int] | None:
 def _describe(value: object) -> str:
     """Type of a value and shape of a tensor, for messages."""
     return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _redrawn(drawable: Tensor, test: Tensor, data_seed: int) -> Tensor:
+    """The rows that may be drawn for training, in an order of their own for each seed."""
+    usable = drawable.clone()
+    usable[test] = False
+    rows = usable.nonzero().squeeze(1)
+    return rows[torch.randperm(len(rows), generator=generator(data_seed, "training set"))]
 
 
 def _first_of_each_class(rows: Tensor, source: Source, number: int) -> Tensor:

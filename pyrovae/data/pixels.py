@@ -7,6 +7,10 @@ from torch import Tensor
 
 from pyrovae.data import Dataset, as_input
 from pyrovae.errors import InputError
+from pyrovae.programs.noise import generator
+
+#: Images whose thresholds are drawn together.
+BLOCK = 1024
 
 
 def continuous(data: Dataset) -> Dataset:
@@ -15,12 +19,14 @@ def continuous(data: Dataset) -> Dataset:
 
 
 def static(data: Dataset) -> Dataset:
-    """All images binarised once with a fixed seed, x ~ Bernoulli(grey value).
+    """All images binarised once, x ~ Bernoulli(grey value); the draws of an image depend on its row in the source only.
 
     Raises:
         InputError: the images are not uint8.
     """
-    return replace(data, train=_binarised(data.train, seed=0), test=_binarised(data.test, seed=1))
+    every = torch.arange(len(data.train) + len(data.test))
+    train, test = every.split([len(data.train), len(data.test)]) if data.rows is None else data.rows
+    return replace(data, train=_binarised(data.train, train), test=_binarised(data.test, test))
 
 
 def dynamic(data: Dataset) -> Dataset:
@@ -32,15 +38,19 @@ def dynamic(data: Dataset) -> Dataset:
     return replace(static(data), grey=data.train)
 
 
-def _binarised(images: Tensor, seed: int) -> Tensor:
+def _binarised(images: Tensor, rows: Tensor) -> Tensor:
     """Images of 0 and 255; a grey value x becomes 255 with probability x / 255."""
     if images.dtype != torch.uint8:
         raise InputError("pixels: expected images with 256 grey values (uint8) to binarise, got floats")
-    generator = torch.Generator().manual_seed(seed)
-    lit = [as_input(chunk, thresholds(chunk.shape, generator)) for chunk in images.split(4096)]
-    return torch.cat([(chunk * 255).to(torch.uint8) for chunk in lit])
+    lit = torch.empty_like(images)
+    block_of_row = rows // BLOCK
+    for block in block_of_row.unique().tolist():
+        chosen = block_of_row == block
+        draws = thresholds(torch.Size([BLOCK, *images.shape[1:]]), generator(0, "static", block))
+        lit[chosen] = (as_input(images[chosen], draws[rows[chosen] % BLOCK]) * 255).to(torch.uint8)
+    return lit
 
 
-def thresholds(shape: torch.Size, generator: torch.Generator) -> Tensor:
+def thresholds(shape: torch.Size, draws: torch.Generator) -> Tensor:
     """Uniform uint8 thresholds in [0, 254] for `as_input`, on the generator's device."""
-    return torch.randint(255, shape, dtype=torch.uint8, generator=generator, device=generator.device)
+    return torch.randint(255, shape, dtype=torch.uint8, generator=draws, device=draws.device)

@@ -25,6 +25,10 @@ def random(source: Source, train_ratio: Ratio = 0.5) -> Tensor:
     return mask
 
 
+#: Splits in which any image that is not test could be a training image.
+INTERCHANGEABLE = (random,)
+
+
 def published(source: Source) -> Tensor:
     """The published split of the data set into training and test images.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pyrovae.build import make_data
+from pyrovae.build import make_cohort_data
 from pyrovae.measures.declared import declared, of_settings
 from pyrovae.measures.evaluate import Measurements
 from pyrovae.runner.jobs import Job
@@ -42,7 +42,7 @@ def run_job(
     """
     cohort, label = job.cohort, job_label(study, job.cohort)
     check_precision(cohort, device)
-    training, properties = start(study.measure, cohort, make_data(cohort.shared).to(device))
+    training, properties = start(study.measure, cohort, make_cohort_data(cohort.runs).to(device))
     if (state := job.load(folder)) is not None:
         training.restore(state)
         if job.step < job.steps:
@@ -66,7 +66,7 @@ def _train(
     moving = moving_checkpoint(folder, job.cohort.key)
     before = time.perf_counter()
     task = progress.start(job_label(study, job.cohort), job.steps, job.step)
-    with Speeds(training.data.train.device).timing_training(training, compile, task):
+    with Speeds(training.data.device).timing_training(training, compile, task):
         training.run(every=study.checkpoint_every, file=moving, compile=compile, task=task)
     seconds = time.perf_counter() - before
     trained = training.checkpoint()
@@ -115,7 +115,7 @@ def measure(
     study: Study, cohort: Cohort, training: Training, reporter: ProgressReporter, only: Sequence[str] = ()
 ) -> Iterator[Measurements]:
     """Applies the measures of a study to trained runs one by one, or only the named measures."""
-    training.lockstep.refresh(training.data.train)  # a run that diverged has the encodings of its last checkpoint
+    training.lockstep.refresh(training.data)  # a run that diverged has the encodings of its last checkpoint
     measures = declared(only) if only else of_settings(study.measure)
     total = progress_steps(measures, study.measure, len(cohort.runs))
     task = reporter.start(f"{job_label(study, cohort)}, measuring", total) if total else None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from pyrovae.build import make_data
-from pyrovae.data import Dataset
+from pyrovae.data import CohortData, Dataset
 from pyrovae.measures.declared import of_settings
 from pyrovae.measures.measure import PER_IMAGE_DIMS
 from pyrovae.measures.pictures import LATENTS, PIXEL_DIMS, SAMPLES
@@ -113,20 +113,20 @@ class _Estimator:
         run, runs = job.cohort.shared, len(job.cohort.runs)
         if self._execution.scheduler is None:
             check_precision(job.cohort, self.device)
-        training, _ = start(self._measure, Cohort((run,)), _few_images(run).to(self.device))
+        training, _ = start(self._measure, Cohort((run,)), CohortData(_few_images(run).to(self.device)))
         size = bytes_of_a_run(training.lockstep.pair(0), training.cohort, training.data)
         mode = _mode(job, self._folder, self.device, self._execution.compile)
         speed, tried = self._speeds.of_training(job.cohort, mode), None
         if speed is None and trial and job.step < job.steps:
             speed, tried = Speed(each=self._tried(training, runs, size, trial)), mode
         measuring = self._speeds.of_measuring(run, self._measure)
-        disk = runs * (_bytes_of_weights(training) + _bytes_of_a_record(self._measure, training.data))
+        disk = runs * (_bytes_of_weights(training) + _bytes_of_a_record(self._measure, training.data.images))
         return _Cost(
             training=_seconds(speed, job.steps - job.step),
             tried=tried,
             measuring=_seconds(measuring, runs),
             disk=0.0 if job.step else disk,
-            memory=runs * size + _bytes_of_images(training.data, planned),
+            memory=runs * size + _bytes_of_images(training.data.images, planned),
         )
 
     def _tried(self, training: Training, runs: int, size: int, seconds: float) -> float:

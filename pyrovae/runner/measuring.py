@@ -1,12 +1,14 @@
 """From a cohort in lockstep to what measures find on each of its runs."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pyrovae.build import make_likelihood
-from pyrovae.data import Dataset
+from pyrovae.data import CohortData, Dataset
 from pyrovae.measures.declared import DeclaredMeasure, of_settings
 from pyrovae.measures.evaluate import Measurements, evaluate
 from pyrovae.measures.measure import TrainedRun
@@ -31,18 +33,21 @@ def measured_runs(
         progress: called after each step that a measure reports.
     """
     lockstep, streams, data = training.lockstep, training.streams, training.data
-    run = training.cohort.shared
-    likelihood = _Unknown() if run.pair is not None else make_likelihood(run, data.event_shape)
-    shared: dict[Callable[..., object], object] = {}
-    for number, seed in enumerate(streams.seeds):
+    cohort = training.cohort.shared
+    likelihood = _Unknown() if cohort.pair is not None else make_likelihood(cohort, data.images.event_shape)
+    shared: dict[int, dict[Callable[..., object], object]] = defaultdict(dict)
+    for number, run in enumerate(training.cohort.runs):
+        own = data.of(number)
         with matmul_precision("float32"):
             one, stream = lockstep.single(number), streams.single(number)
             train, test = (
-                terms_on(split, images[: settings.images], one, stream, f"evaluate {split}", settings.samples).run(0)
-                for split, images in data.splits()
+                terms_on(
+                    split, CohortData(own), settings.images, one, stream, f"evaluate {split}", settings.samples
+                ).run(0)
+                for split, _ in own.splits()
             )
-            pair, values = one.pair(0), one.values_of(0)
-            trained = TrainedRun(pair, data, settings, seed, values, (train, test), likelihood, progress, shared)
+            pair, values, of_set = one.pair(0), one.values_of(0), shared[run.training_set]
+            trained = TrainedRun(pair, own, settings, run.seed, values, (train, test), likelihood, progress, of_set)
             measured = evaluate(trained, measures)
         yield measured
 
@@ -65,14 +70,14 @@ def rehearse(training: Training, settings: Measure) -> None:
     small = {name: min(getattr(settings, name), REHEARSED) for name in sizes} | {
         "temperatures": min(settings.temperatures, 1)
     }
-    training.data = _first_images(training.data, REHEARSED)
+    training.data = CohortData(_first_images(training.data.of(0), REHEARSED))
     next(measured_runs(training, settings.model_copy(update=small), of_settings(settings)))
 
 
 def _first_images(data: Dataset, number: int) -> Dataset:
-    train, test = data.train[:number], data.test[:number]
-    factors = None if data.factors is None else (data.factors[0][:number], data.factors[1][:number])
-    return Dataset(train, test, None if data.grey is None else data.grey[:number], factors)
+    few = data.with_train(slice(number))
+    factors = None if few.factors is None else (few.factors[0], few.factors[1][:number])
+    return replace(few, test=few.test[:number], factors=factors)
 
 
 class _Unknown:

@@ -27,8 +27,9 @@ STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01
 @matmul_precision("float32")
 def with_prior(prior: str, training: Training, task: ProgressTask) -> Lockstep:
     """The trained runs of a cohort with another prior, fitted to their encodings."""
-    images, pairs = training.data.train, []
+    pairs = []
     for number, run in enumerate(training.cohort.runs):
+        images = training.data.of(number).train
         if run.pair is not None:
             raise InputError(f"prior: expected a model with a separate prior, got the pair '{run.pair}'")
         trained = training.lockstep.pair(number)

@@ -12,7 +12,7 @@ import torch
 
 from pyrovae import parts
 from pyrovae.analysis import figures
-from pyrovae.build import make_data
+from pyrovae.build import make_cohort_data
 from pyrovae.errors import InputError
 from pyrovae.measures.declared import declared
 from pyrovae.measures.evaluate import Measurements
@@ -174,7 +174,7 @@ class Reevaluation:
     ) -> None:
         """Evaluates the trained runs of a job, and writes their records; arguments as of `run_job`."""
         cohort = job.cohort
-        training, properties = start(study.measure, cohort, make_data(cohort.shared).to(device))
+        training, properties = start(study.measure, cohort, make_cohort_data(cohort.runs).to(device))
         state = job.load(folder)
         assert state is not None
         training.restore(state)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pyrovae.build import assemble, make_data
+from pyrovae.build import assemble, make_cohort_data
 from pyrovae.runner import reporting
 from pyrovae.runner.cohort import measuring_steps, run_job
 from pyrovae.runner.jobs import Job, covered, jobs
@@ -90,7 +90,7 @@ def _rehearsed(job: Job, measure: Measure, device: torch.device) -> Job:
     It is set up with one run, so that errors show before anything is trained or written.
     """
     single = Cohort(job.cohort.runs[:1])
-    training, _ = start(measure, single, make_data(job.cohort.shared).to(device))
+    training, _ = start(measure, single, make_cohort_data(single.runs).to(device))
     size = bytes_of_a_run(training.lockstep.pair(0), single, training.data)
     rehearse(training, measure)
     return replace(job, size=size)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.build import assemble, check_weights, make_likelihood, user_sources
-from pyrovae.data import Dataset, as_input
+from pyrovae.data import CohortData, as_input
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.programs.checks import PairProperties
 from pyrovae.programs.noise import fork_seed
@@ -20,17 +20,17 @@ from pyrovae.training.trainer import Training
 MEMORY_SHARE = 0.8
 
 
-def start(measure: Measure, cohort: Cohort, data: Dataset) -> tuple[Training, PairProperties]:
+def start(measure: Measure, cohort: Cohort, data: CohortData) -> tuple[Training, PairProperties]:
     """Sets up the training of a cohort, and checks its pairs on a first batch.
 
     Returns:
         The training before its first step, and the properties of its pairs.
     """
-    shared, device = cohort.shared, data.train.device
+    shared, device = cohort.shared, data.device
     _check_support(shared, data)
-    check_weights(shared, data.event_shape)
-    pairs = _pairs_by_seed(cohort, data)
-    pair = pairs[shared.seed]
+    check_weights(shared, data.images.event_shape)
+    pairs = _pairs(cohort, data)
+    pair = pairs[0]
     properties = pair_properties(pair, cohort, data)
     needed = len(cohort.runs) * bytes_of_a_run(pair, cohort, data)
     memory.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)
@@ -39,19 +39,23 @@ def start(measure: Measure, cohort: Cohort, data: Dataset) -> tuple[Training, Pa
     weights = [run.weights() for run in cohort.runs]
     values = {name: torch.tensor([each[name] for each in weights]).to(device) for name in weights[0]}
     seeds = [run.seed for run in cohort.runs]
-    lockstep = Lockstep([pairs[seed] for seed in seeds], values, shared.precision)
-    streams = Streams(seeds, len(data.train), shared.batch_size, properties.noise_shapes, device)
+    lockstep = Lockstep(pairs, values, shared.precision)
+    streams = Streams(seeds, data.size, shared.batch_size, properties.noise_shapes, device)
     versions = ", ".join([software_versions(), *user_sources(shared)])
     return Training(lockstep, streams, data, cohort, measure, versions), properties
 
 
-def _pairs_by_seed(cohort: Cohort, data: Dataset) -> dict[int, Pair]:
-    """Pairs with initial weights and encodings; runs with the same seed share them."""
-    mean, device = data.mean().cpu(), data.train.device
-    pairs = {run.seed: assemble(run, data.event_shape, mean, data.train).to(device) for run in cohort.runs}
-    for pair in pairs.values():
-        pair.refresh(data.train)
-    return pairs
+def _pairs(cohort: Cohort, data: CohortData) -> list[Pair]:
+    """The pair of each run, with initial weights and encodings; runs with the same seed and images share them."""
+    pairs: dict[tuple[int, int], Pair] = {}
+    keys = [(run.seed, run.training_set) for run in cohort.runs]
+    for key in dict.fromkeys(keys):
+        number = keys.index(key)
+        own = data.of(number)
+        pair = assemble(cohort.runs[number], own.event_shape, own.mean().cpu(), own.train).to(data.device)
+        pair.refresh(own.train)
+        pairs[key] = pair
+    return [pairs[key] for key in keys]
 
 
 def check_precision(cohort: Cohort, device: torch.device) -> None:
@@ -60,17 +64,17 @@ def check_precision(cohort: Cohort, device: torch.device) -> None:
         raise InputError(f"precision: tf32 is for GPUs, got the device {device}; take float32, or --device cuda")
 
 
-def pair_properties(pair: Pair, cohort: Cohort, data: Dataset) -> PairProperties:
+def pair_properties(pair: Pair, cohort: Cohort, data: CohortData) -> PairProperties:
     """Properties of a pair, from the first batch."""
     batch = _first_batch(cohort, data)
     return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
 
 
-def _first_batch(cohort: Cohort, data: Dataset) -> Tensor:
-    return as_input(data.train[: cohort.shared.batch_size])
+def _first_batch(cohort: Cohort, data: CohortData) -> Tensor:
+    return as_input(data.of(0).train[: cohort.shared.batch_size])
 
 
-def bytes_of_a_run(pair: Pair, cohort: Cohort, data: Dataset) -> int:
+def bytes_of_a_run(pair: Pair, cohort: Cohort, data: CohortData) -> int:
     """Memory that training takes for each run of a cohort.
 
     It counts weights, gradients and both moments; three of these again for the rehearsal of a step or the checkpoint;
@@ -99,12 +103,12 @@ def _check_annealing(pair: Pair, x: Tensor) -> None:
         raise InputError(f"temperatures: this pair does not support annealing: {error}") from None
 
 
-def _check_support(run: Run, data: Dataset) -> None:
+def _check_support(run: Run, data: CohortData) -> None:
     """Raises InputError if images are outside the support of the likelihood, before they are measured at the end."""
     if run.pair is not None:
         return
-    support = make_likelihood(run, data.event_shape).support
-    for _, images in data.splits():
+    support = make_likelihood(run, data.images.event_shape).support
+    for _, images in data.images.splits():
         for chunk in images.split(4096):
             x = as_input(chunk)
             if not support.check(x).all():

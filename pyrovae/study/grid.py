@@ -19,7 +19,7 @@ from pyrovae.study.keys import cohort_key, key_of
 from pyrovae.study.settings import KINDS, Count, Frozen, Measure, Run
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
-PER_RUN = ("beta", "gamma", "seed")
+PER_RUN = ("beta", "gamma", "seed", "data_seed")
 #: Settings that are axes of every grid.
 ALWAYS_AXES = ("beta", "seed")
 #: Settings that say which images are train and test, and what becomes of their pixels.
@@ -31,6 +31,7 @@ DATA_SETTINGS = (
     "train_images",
     "test_images",
     "images_per_class",
+    "data_seed",
     "pixels",
 )
 #: Axes that have another name in the results, where `split` is train and test.
@@ -112,6 +113,8 @@ class Study(Frozen):
                 "steps: expected one number, got an axis: learning curves show the course of training, and a finished "
                 "study continues when it is run again with more steps"
             )
+        if isinstance(given.get("data_seed"), list | tuple) and "seed" in given["data_seed"]:
+            raise InputError("data_seed: expected numbers along an axis, or 'seed' alone, which is one for every seed")
         axes = {key: (getattr(Run(), key),) for key in ALWAYS_AXES}
         axes |= {
             key: _axis(key, value) for key, value in given.items() if key in axes or isinstance(value, list | tuple)
@@ -246,7 +249,8 @@ class Study(Frozen):
 
     def run_at(self, cell: Mapping[str, Any]) -> Run:
         """The run with these values along the axes."""
-        return self.base.model_copy(update=dict(cell))
+        run = self.base.model_copy(update=dict(cell))
+        return run if run.data_seed == run.training_set else run.model_copy(update={"data_seed": run.training_set})
 
     def _check_given_once(self, kinds: list[str]) -> None:
         """Raises InputError if a component that all runs share has a setting of its own that the study sets, too."""

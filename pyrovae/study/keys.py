@@ -30,8 +30,9 @@ def identity(run: Run) -> dict[str, Any]:
     found = _of_components(run)
     ignored = {*KINDS, *EXTENT} | (set() if run.gamma is None or takes_gamma(run) else {"gamma"})
     for name, field in Run.model_fields.items():
-        if name not in ignored and getattr(run, name) != field.default:
-            found[name] = getattr(run, name)
+        value = run.training_set if name == "data_seed" else getattr(run, name)
+        if name not in ignored and value != field.default:
+            found[name] = value
     return dict(sorted(found.items()))
 
 

@@ -21,6 +21,7 @@ LearningRateSchedule = Literal["constant", "tail"]
 TAIL = 5
 #: A number of things, below what any machine could hold.
 Count = Annotated[int, Field(le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Frozen(BaseModel):
@@ -37,7 +38,7 @@ class Frozen(BaseModel):
     @classmethod
     def _first_mistake(cls, error: ValidationError) -> str:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"][:1]))  # not the member of a union
         if first["type"] == "extra_forbidden":
             return f"unknown setting {place!r:.200}; valid: {', '.join(sorted(cls.model_fields))}"
         problem = first["msg"].removeprefix("Value error, ")
@@ -82,6 +83,9 @@ class Run(Frozen):
     train_images: Count | None = Field(None, ge=2, description="training images to use; null: all")
     test_images: Count | None = Field(None, ge=2, description="test images to use; null: all")
     images_per_class: Count | None = Field(None, ge=1, description="training images to use of each class; null: all")
+    data_seed: Seed | Literal["seed"] = Field(
+        0, description="which training images are drawn; seed: others for every seed"
+    )
     pixels: str = Field("continuous", description="continuous, or binarised: static (once), dynamic (at each step)")
     pair: str | None = Field(None, description="model and guide as one component of yours; null: those below")
     model: str = Field("vae", description="p(x, z)")
@@ -94,7 +98,7 @@ class Run(Frozen):
     gamma: float | None = Field(None, ge=0, le=1e30, description="weight of G, where the model is gap; null: β")
     warmup: float = Field(0.0, ge=0, le=1, description="share of a cycle over which β rises to its value; 0: constant")
     cycles: Count = Field(1, ge=1, description="number of times that β rises from 0")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights, batch order and noise")
+    seed: Seed = Field(0, description="seed of initial weights, batch order and noise")
     steps: Count = Field(1000, ge=1, description="training steps")
     batch_size: Count = Field(128, ge=1, description="images in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
@@ -122,6 +126,11 @@ class Run(Frozen):
     def weights(self) -> dict[str, float]:
         """The weights of the loss, by the names by which programs take them."""
         return {"beta": self.beta, "gamma": self.beta if self.gamma is None else self.gamma}
+
+    @property
+    def training_set(self) -> int:
+        """The number of the training set, `data_seed` or the seed."""
+        return self.seed if self.data_seed == "seed" else self.data_seed
 
     @property
     def is_stretched(self) -> bool:

@@ -20,7 +20,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from pyrovae.data import as_input
+from pyrovae.data import CohortData, as_input
 from pyrovae.programs.noise import fork_seed
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.terms import Terms
@@ -39,6 +39,7 @@ class Batch(NamedTuple):
     Attributes:
         images: all training images, ``[N, *event_shape]``.
         rows: images in the batch of each run, ``[runs, batch]``.
+        own_rows: their rows among the training images of the run, ``[runs, batch]``.
         values: further arguments of the programs, by name, ``[runs]``.
         noise: standard normal draws by latent site, ``[runs, batch, ...]``.
         step_sizes: Adam's step size and ε at this step, ``[2]``.
@@ -48,6 +49,7 @@ class Batch(NamedTuple):
 
     images: Tensor
     rows: Tensor
+    own_rows: Tensor
     values: Mapping[str, Tensor]
     noise: Mapping[str, Tensor]
     step_sizes: Tensor
@@ -100,11 +102,11 @@ class Lockstep:
         return one
 
     @matmul_precision("float32")
-    def refresh(self, images: Tensor, keys: Sequence[int] | None = None) -> None:
+    def refresh(self, data: CohortData, keys: Sequence[int] | None = None) -> None:
         """Refreshes the cached encodings of the training images in every run.
 
         Args:
-            images: training images, ``[N, *event_shape]``.
+            data: the images.
             keys: one per run, given during training: the seed by which images that the next steps need are drawn.
         """
         if not self.template.banks:
@@ -112,7 +114,7 @@ class Lockstep:
         refreshed = []
         for run in range(len(self)):
             pair = self.pair(run)
-            pair.refresh(images, None if keys is None else torch.Generator().manual_seed(keys[run]))
+            pair.refresh(data.of(run).train, None if keys is None else torch.Generator().manual_seed(keys[run]))
             refreshed.append(dict(pair.named_buffers()))
         for name, buffer in self.buffers.items():
             buffer.copy_(torch.stack([each[name] for each in refreshed]))
@@ -155,33 +157,42 @@ class Lockstep:
     def gradients(self, params: State, buffers: State, batch: Batch) -> Gradients:
         """Gradients and losses of all runs."""
         gradient: Callable[..., Gradients] = grad_and_value(self._batch_loss)
-        stacked = (params, buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.thresholds)
+        stacked = (params, buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.own_rows, batch.thresholds)
         with no_validation(), autocast_layers(self.precision):
             if self.mode == "sequential":
                 return self._each(batch.keys, lambda run: gradient(*_slice(run, stacked), batch.images))
-            in_dims = (0, 0, 0, 0, 0, None if batch.thresholds is None else 0, None)
+            in_dims = (0, 0, 0, 0, 0, 0, None if batch.thresholds is None else 0, None)
             return vmap(gradient, in_dims)(*stacked, batch.images)
 
     @matmul_precision("float32")
-    def terms(self, x: Tensor, noise: Mapping[str, Tensor], keys: Sequence[int], index: Tensor | None = None) -> Terms:
-        """Distortion, rate and loss of the same images under every run, ``[runs, batch]`` each.
+    def terms(
+        self,
+        x: Tensor,
+        noise: Mapping[str, Tensor],
+        keys: Sequence[int],
+        index: Tensor | None = None,
+        *,
+        of_runs: bool = False,
+    ) -> Terms:
+        """Distortion, rate and loss of images under every run, ``[runs, batch]`` each.
 
         Args:
-            x: images, ``[batch, *event_shape]``.
+            x: images, ``[batch, *event_shape]``, the same under all runs.
             noise: standard normal draws by latent site, ``[runs, ...]``.
             keys: one per run, seeds of torch's generator for draws without injected noise.
             index: rows of the images in the training set, ``[batch]``; None for other images.
+            of_runs: whether ``x`` is ``[runs, batch, *event_shape]`` instead.
         """
 
-        def one(params: State, buffers: State, values: State, noise: State) -> Terms:
+        def one(x: Tensor, params: State, buffers: State, values: State, noise: State) -> Terms:
             return functional_call(self.template, (params, buffers), (x, noise), {**values, "index": index})
 
         self.template.eval()
         stacked = (self.params, self.buffers, self.values, dict(noise))
         with torch.no_grad(), no_validation():
             if self.mode == "sequential":
-                return self._each(keys, lambda run: one(*_slice(run, stacked)))
-            return vmap(one)(*stacked)
+                return self._each(keys, lambda run: one(x[run] if of_runs else x, *_slice(run, stacked)))
+            return vmap(one, (0 if of_runs else None, 0, 0, 0, 0))(x, *stacked)
 
     def _batch_loss(
         self,
@@ -190,12 +201,13 @@ class Lockstep:
         values: State,
         noise: State,
         rows: Tensor,
+        own_rows: Tensor,
         thresholds: Tensor | None,
         images: Tensor,
     ) -> Tensor:
         self.template.train()
         x = as_input(images[rows], thresholds)
-        kwargs = {**values, "index": rows}
+        kwargs = {**values, "index": own_rows}
         return functional_call(self.template, (params, buffers), (x, noise), kwargs).loss.mean()
 
     def _each(self, keys: Sequence[int], function: Callable[[int], Any]) -> Any:

@@ -1,10 +1,9 @@
 """Loss, distortion and rate of given images under all runs of a cohort at once."""
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyrovae.data import as_input
+from pyrovae.data import CohortData
 from pyrovae.programs.terms import Terms
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
@@ -13,25 +12,26 @@ from pyrovae.training.streams import Streams
 CHUNK = 256
 
 
-def terms_on(split: str, images: Tensor, lockstep: Lockstep, streams: Streams, purpose: str, samples: int = 1) -> Terms:
-    """Loss, distortion and rate of each image under each run, ``[runs, images]``, in nats, in float64.
+def terms_on(
+    split: str, data: CohortData, images: int, lockstep: Lockstep, streams: Streams, purpose: str, samples: int = 1
+) -> Terms:
+    """Loss, distortion and rate of images under each run, ``[runs, images]``, in nats, in float64.
 
     Args:
         split: "train" or "test".
-        images: the first images of the split, ``[images, *event_shape]``.
+        images: number of images, the first ones of each run.
         purpose: names the noise: the same purpose has the same draws.
         samples: draws of z per image, over which the mean is taken.
     """
-    chunks = []
-    for number, chunk in enumerate(images.split(CHUNK)):
-        x = as_input(chunk)
-        first = number * CHUNK
-        index = torch.arange(first, first + len(x), device=x.device) if split == "train" else None
+    chunks, number_of = [], data.size if split == "train" else len(data.images.test)
+    for number, index in enumerate(torch.arange(min(images, number_of), device=data.device).split(CHUNK)):
+        x, of_runs = data.batch(split, index)
         draws = []
         for sample in range(samples):
             block = number * samples + sample
-            noise = {site: eps.to(x.device) for site, eps in streams.noise_for(purpose, len(x), block).items()}
-            terms = lockstep.terms(x, noise, streams.keys(purpose, block), index)
+            noise = {site: eps.to(x.device) for site, eps in streams.noise_for(purpose, len(index), block).items()}
+            rows = index if split == "train" else None
+            terms = lockstep.terms(x, noise, streams.keys(purpose, block), rows, of_runs=of_runs)
             draws.append(tree_map(lambda term: term.double().cpu(), terms))
         chunks.append(tree_map(lambda *parts: torch.stack(parts).mean(0), *draws))
     return tree_map(lambda *parts: torch.cat(parts, dim=1), *chunks)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyrovae.data import Dataset
+from pyrovae.data import CohortData
 from pyrovae.errors import InputError
 from pyrovae.store.checkpoint import BRANCH, Checkpoint, CheckpointHeader, Groups, checkpoint_mismatch
 from pyrovae.study import Cohort, Measure
@@ -60,7 +60,7 @@ class Training:
     """
 
     def __init__(
-        self, lockstep: Lockstep, streams: Streams, data: Dataset, cohort: Cohort, measure: Measure, versions: str
+        self, lockstep: Lockstep, streams: Streams, data: CohortData, cohort: Cohort, measure: Measure, versions: str
     ) -> None:
         self.lockstep = lockstep
         self.streams = streams
@@ -80,7 +80,9 @@ class Training:
     @cached_property
     def data_checksums(self) -> list[int]:
         """Checksums of the images of the runs, which a resumed training must share."""
-        return [self.data.checksum()] * len(self.lockstep)
+        numbers = [run.training_set for run in self.cohort.runs]
+        found = {number: self.data.of(numbers.index(number)).checksum() for number in set(numbers)}
+        return [found[number] for number in numbers]
 
     def run(self, *, every: int, file: Path, compile: Compile, task: ProgressTask) -> None:
         """Trains to the end, and saves a checkpoint every ``every`` steps, at the branch and at the end.
@@ -103,7 +105,7 @@ class Training:
                     self._probe()
                 if self.step == steps and self.lockstep.template.banks:
                     self.cached = {name: buffer.clone() for name, buffer in self.lockstep.buffers.items()}
-                    self.lockstep.refresh(self.data.train)
+                    self.lockstep.refresh(self.data)
                 stopped = stop.is_set() or progress.stop_requested()
                 if stopped or self.step % every == 0 or self.step in (self.cohort.shared.branch_step, steps):
                     self._check_divergence(losses)
@@ -192,7 +194,7 @@ class Training:
         """What steps done now would depend on."""
         mode = self.lockstep.mode
         assert mode is not None, "chosen before the first step"
-        device, threads = device_name(self.data.train.device), torch.get_num_threads()
+        device, threads = device_name(self.data.device), torch.get_num_threads()
         return Environment(since=self.step, mode=mode, device=device, threads=threads, versions=self.versions)
 
     def _note_environment(self, progress: ProgressReporter) -> None:
@@ -230,7 +232,7 @@ class Training:
             runs=[run.model_dump(mode="json") for run in self.cohort.runs],
             cohorts=self.cohorts,
             step=self.step,
-            event_shape=list(self.data.event_shape),
+            event_shape=list(self.data.images.event_shape),
             data=self.data_checksums,
             environments=self.environments,
             branch_step=self.cohort.shared.branch_step if self.branch else None,
@@ -242,7 +244,7 @@ class Training:
     def _earlier_points(self, curves: Mapping[str, Tensor], step: int) -> dict[str, list[Tensor]]:
         """The points of earlier learning curves up to a step at which these have a point, too."""
         steps = curves.get("step", torch.tensor([]))
-        shape = (len(self.lockstep), len(steps), len(self.data.splits()))
+        shape = (len(self.lockstep), len(steps), len(self.data.images.splits()))
         if any(name not in curves or curves[name].shape != shape for name in CURVES if len(steps)):
             raise checkpoint_mismatch("curves")
         probes = self._probe_steps()
@@ -250,16 +252,17 @@ class Training:
         return {"step": list(steps[kept]), **{name: [curves[name][:, at] for at in kept] for name in CURVES}}
 
     def _batch(self, step: int) -> Batch:
-        grey, shared = self.data.grey, self.cohort.shared
+        images, shared, own_rows = self.data.images, self.cohort.shared, self.streams.index(step)
         share = shared.beta_share(step)  # also of γ, so that their ratio is constant
         learning_rate = shared.learning_rate * shared.learning_rate_share(step)
         return Batch(
-            images=self.data.train if grey is None else grey,
-            rows=self.streams.index(step),
+            images=images.train if images.grey is None else images.grey,
+            rows=self.data.gathered(own_rows),
+            own_rows=own_rows,
             values={name: share * value for name, value in self.lockstep.values.items()},
             noise=self.streams.noise(step),
-            step_sizes=to_device(step_sizes(learning_rate, step + 1), self.data.train.device),
-            thresholds=None if grey is None else self.streams.thresholds(step, grey.shape[1:]),
+            step_sizes=to_device(step_sizes(learning_rate, step + 1), self.data.device),
+            thresholds=None if images.grey is None else self.streams.thresholds(step, images.event_shape),
             keys=self.streams.keys("draws", step) if self.lockstep.mode == "sequential" else (),
         )
 
@@ -283,7 +286,7 @@ class Training:
                 "cannot vmap: the guide is not reparameterized from normal noise; training the runs one by one"
             )
             return ["sequential"]
-        modes = candidate_modes(self.data.train.device, self.cohort.shared.steps, compile, self.lockstep.mode)
+        modes = candidate_modes(self.data.device, self.cohort.shared.steps, compile, self.lockstep.mode)
         if compile == "never" and modes[0] in ("cuda_graph", "compiled"):
             progress.note(f"{modes[0]}, although compile is 'never': a resumed cohort keeps its execution mode")
         return modes
@@ -291,7 +294,7 @@ class Training:
     def _refresh_banks(self) -> None:
         """Refreshes the cached encodings of the programs, at the steps at which that is due."""
         if any(self.step % bank.interval == 0 for bank in self.lockstep.template.banks):
-            self.lockstep.refresh(self.data.train, self.streams.keys("bank", self.step))
+            self.lockstep.refresh(self.data, self.streams.keys("bank", self.step))
 
     def _probe_steps(self) -> list[int]:
         return probe_steps(self.cohort.shared.steps, self.measure.points)
@@ -299,10 +302,10 @@ class Training:
     def _probe(self) -> None:
         """Adds a point to the learning curves, without changing the encodings that training has cached."""
         cached = {name: buffer.clone() for name, buffer in self.lockstep.buffers.items()}
-        self.lockstep.refresh(self.data.train)
+        self.lockstep.refresh(self.data)
         splits = [
-            terms_on(name, images[: self.measure.probe], self.lockstep, self.streams, "probe")
-            for name, images in self.data.splits()
+            terms_on(name, self.data, self.measure.probe, self.lockstep, self.streams, "probe")
+            for name, _ in self.data.images.splits()
         ]
         for name, buffer in self.lockstep.buffers.items():
             buffer.copy_(cached[name])

@@ -15,7 +15,7 @@ import torch
 from pyrovae import InputError, Run, Study, make_pair, open_results, parts, run
 from pyrovae.analysis.report import comparison, page, tables
 from pyrovae.analysis.report.columns import columns
-from pyrovae.data import Dataset
+from pyrovae.data import CohortData, Dataset
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Estimate
 from pyrovae.measures import MeasureResult, Quantity, TrainedRun
@@ -66,12 +66,12 @@ def measured() -> Callable[..., list[Measurements]]:
     """Applies measures to two runs with different β."""
     images = torch.randint(0, 256, (64, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     factors = torch.rand(40, 2), torch.rand(24, 2)
-    data = Dataset(images[:40], images[40:], factors=factors)
+    data = CohortData(Dataset(images[:40], images[40:], factors=factors))
     pairs = [make_pair(Run(depth=1, width=8, latent_size=2, seed=seed), EVENT) for seed in (0, 1)]
     lockstep = Lockstep(pairs, {"beta": torch.tensor([0.1, 1.0])})
     streams = Streams([0, 1], images=40, batch_size=8, noise_shapes={"z": torch.Size([2])})
 
-    trained: Any = SimpleNamespace(lockstep=lockstep, streams=streams, data=data, cohort=Cohort((Run(),)))
+    trained: Any = SimpleNamespace(lockstep=lockstep, streams=streams, data=data, cohort=Cohort((Run(), Run(seed=1))))
 
     def apply(measures: Sequence[DeclaredMeasure], progress: Callable[[], None] = lambda: None) -> list[Measurements]:
         return list(measured_runs(trained, SETTINGS, measures, progress))

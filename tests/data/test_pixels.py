@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import InputError, Run, make_pair
-from pyrovae.data import Dataset, as_input, pixels
+from pyrovae.data import CohortData, Dataset, as_input, pixels
 from pyrovae.study import Cohort, Measure
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
@@ -86,7 +86,7 @@ def test_step_is_adam_on_fresh_binarisation_at_scheduled_beta(mode: str) -> None
     runs = tuple(base.model_copy(update={"beta": beta, "seed": seed}) for beta in (0.5, 4.0) for seed in (0, 1))
     streams = Streams([run.seed for run in runs], len(data.train), 8, {"z": torch.Size([2])})
     lockstep = Lockstep([make_pair(run, EVENT) for run in runs], {"beta": torch.tensor([run.beta for run in runs])})
-    training = Training(lockstep, streams, data, Cohort(runs), Measure(), "")
+    training = Training(lockstep, streams, CohortData(data), Cohort(runs), Measure(), "")
     stepped = lockstep.stepper(mode, training.adam, training._batch(0))  # type: ignore[arg-type]
     for step in range(3):
         stepped(training._batch(step))

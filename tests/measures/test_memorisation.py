@@ -21,7 +21,7 @@ from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.verdicts import Verdict
 from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
-from pyrovae.data import Dataset
+from pyrovae.data import CohortData, Dataset
 from pyrovae.estimators import memorising_decoder, mixing_share
 from pyrovae.measures.declared import shipped
 from pyrovae.measures.evaluate import Measurements
@@ -170,7 +170,7 @@ def measured(pair: Pair, images: Tensor) -> Measurements:
     lockstep = Lockstep([pair], {"beta": torch.ones(1)})
     streams = Streams([0], images=200, batch_size=8, noise_shapes={"z": torch.Size([2])})
     settings = Measure(images=20, likelihood_images=20, reconstructions=20, particles=30)
-    data = Dataset(images[:200], images[200:])
+    data = CohortData(Dataset(images[:200], images[200:]))
     trained: Any = SimpleNamespace(lockstep=lockstep, streams=streams, data=data, cohort=Cohort((Run(),)))
     return next(measured_runs(trained, settings, shipped()))
 

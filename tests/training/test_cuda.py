@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import Study, open_results, run
-from pyrovae.build import make_data
+from pyrovae.build import make_cohort_data
 from pyrovae.estimators import Annealing, annealed_log_likelihood, log_likelihood
 from pyrovae.estimators.likelihood import ImportanceWeighted
 from pyrovae.runner.cohort import measure
@@ -44,7 +44,7 @@ PARTS: dict[str, dict[str, Any]] = {
 def training(study: Study, place: torch.device) -> Training:
     """The training of a study's only cohort, on a device."""
     (cohort,) = study.cohorts()
-    return start(study.measure, cohort, make_data(cohort.shared).to(place))[0]
+    return start(study.measure, cohort, make_cohort_data(cohort.runs).to(place))[0]
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_bounds_of_log_p_agree_within_their_errors() -> None:
     annealed: dict[str, Tensor] = {}
     for place in (CPU, GPU):
         trained = training(STUDY.replace(seed=0, beta=1.0), place)
-        pair, x = trained.lockstep.pair(0), trained.data.test[:32] / 255
+        pair, x = trained.lockstep.pair(0), trained.data.images.test[:32] / 255
         with torch.random.fork_rng():
             torch.manual_seed(0)
             found[place.type] = log_likelihood(pair.log_weights, x, 512)

@@ -15,7 +15,7 @@ from fake_device import CPU, DEVICE, FakeDevice
 from torch import Tensor
 
 from pyrovae import InputError, Study, run
-from pyrovae.build import make_data
+from pyrovae.build import make_cohort_data
 from pyrovae.estimators import likelihood, marginal
 from pyrovae.measures import encodings
 from pyrovae.models.priors import aggregate
@@ -78,7 +78,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 def training(study: Study, place: torch.device) -> Training:
     """The training of a study's only cohort, on a device."""
     (cohort,) = study.cohorts()
-    return start(study.measure, cohort, make_data(cohort.shared).to(place))[0]
+    return start(study.measure, cohort, make_cohort_data(cohort.runs).to(place))[0]
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
@@ -141,8 +141,8 @@ def test_captured_step_copies_each_batch_to_its_memory(monkeypatch: pytest.Monke
         return losses
 
     def batch(number: int) -> Batch:
-        one = torch.full((2,), float(number))
-        return Batch(images, torch.tensor([[0, number], [1, number]]), {"beta": one}, {"z": 10 * one}, 100 * one)
+        one, rows = torch.full((2,), float(number)), torch.tensor([[0, number], [1, number]])
+        return Batch(images, rows, rows, {"beta": one}, {"z": 10 * one}, 100 * one)
 
     images = torch.arange(5.0)
     replayed, alive = capture(step, batch(4)), weakref.ref(step)
@@ -200,6 +200,6 @@ def test_tf32_needs_a_gpu_for_training_only(tmp_path: Path) -> None:
     (_, cohort) = study.cohorts()
     with pytest.raises(InputError, match="precision: tf32"):  # as on a worker without a GPU
         run_job(study, Job(cohort), tmp_path, CPU, "never", StudyProgress(quiet=True))
-    trained, _ = start(study.measure, cohort, make_data(cohort.shared))
+    trained, _ = start(study.measure, cohort, make_cohort_data(cohort.runs))
     for found in measure(study, cohort, trained, StudyProgress(quiet=True)):
         assert np.isfinite(found.numbers["rate_distortion"]["rate"]).all()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae import Pair, Run, Study, make_pair, run
-from pyrovae.data import Dataset
+from pyrovae.data import CohortData, Dataset
 from pyrovae.guides import MeanField
 from pyrovae.measures.declared import shipped
 from pyrovae.measures.evaluate import Measurements
@@ -50,8 +50,9 @@ def lockstep_of(pairs: Sequence[Pair]) -> Lockstep:
 
 
 def evaluated(lockstep: Lockstep, streams: Streams, pixels: Tensor, **settings: int) -> list[Measurements]:
+    cohort = Cohort(tuple(Run(seed=seed) for seed in streams.seeds))
     trained: Any = SimpleNamespace(
-        lockstep=lockstep, streams=streams, data=Dataset(pixels[:30], pixels[30:]), cohort=Cohort((Run(),))
+        lockstep=lockstep, streams=streams, data=CohortData(Dataset(pixels[:30], pixels[30:])), cohort=cohort
     )
     return list(measured_runs(trained, Measure(**settings), shipped()))
 
@@ -69,8 +70,8 @@ def test_vmapped_terms_equal_those_of_each_pair(pairs: list[Pair], streams: Stre
 
 def test_vmapped_gradients_equal_sequential_ones(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
     lockstep = lockstep_of(pairs)
-    keys = streams.keys("draws", 0)
-    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), step_sizes(0, 1), keys=keys)
+    rows, keys = streams.index(0), streams.keys("draws", 0)
+    batch = Batch(images, rows, rows, lockstep.values, streams.noise(0), step_sizes(0, 1), keys=keys)
     gradients, losses = {}, {}
     for mode in ("vmapped", "sequential"):
         adam = Adam.of(lockstep.params)
@@ -90,8 +91,8 @@ def test_compilation_restores_validation(
         return graph
 
     monkeypatch.setattr(torch, "compile", compiled)
-    lockstep = lockstep_of(pairs)
-    batch = Batch(images, streams.index(0), lockstep.values, streams.noise(0), step_sizes(0, 1))
+    lockstep, rows = lockstep_of(pairs), streams.index(0)
+    batch = Batch(images, rows, rows, lockstep.values, streams.noise(0), step_sizes(0, 1))
     lockstep.stepper("compiled", Adam.of(lockstep.params), batch)(batch)
     assert Distribution._validate_args
 
@@ -122,8 +123,8 @@ def test_non_finite_distortion_is_not_averaged_away(
 ) -> None:
     terms = Lockstep.terms
 
-    def poisoned(self: Lockstep, *arguments: Any) -> Terms:
-        found = terms(self, *arguments)
+    def poisoned(self: Lockstep, *arguments: Any, **options: Any) -> Terms:
+        found = terms(self, *arguments, **options)
         found.distortion[0, 0] = torch.nan
         return found
 
