@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
-from pyrovae.analysis.figures.style import curves, legend, panels, shown
+from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, panels, shown
 from pyrovae.store.results import Evaluation
 
 
@@ -20,7 +20,7 @@ def learning_curves(results: Evaluation, ax: Axes) -> Axes:
     tree = results.tree
     if "curves" not in tree.children or tree["curves/distortion"].isnull().all():
         return ax
-    data = tree["curves"].to_dataset().mean("seed", skipna=True)
+    data = mean_over_runs(tree["curves"].to_dataset())
     betas = shown(data.beta.values.tolist())
     row = panels(ax, 1, len(betas), (1 + 3 * len(betas), 3.4), sharey=True)[0]
     for panel, beta in zip(row, betas, strict=True):

@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import curves, legend
+from pyrovae.analysis.figures.style import curves, legend, mean_over_runs
+from pyrovae.analysis.findings.statistics import repeated
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.store.results import Evaluation
 
@@ -23,7 +24,7 @@ def log_likelihood(results: Evaluation, ax: Axes) -> Axes:
     dotted with open markers. The bound from annealing, on the same images, is dashed.
     """
     runs = results.tree["likelihood"].to_dataset().sortby("beta")
-    data = runs.mean("seed", skipna=True).assign(loose=is_loose(runs).any("seed"))
+    data = mean_over_runs(runs).assign(loose=is_loose(runs).any(repeated(runs)))
     for name, cell, colour, shape in curves(data, "log_likelihood"):
         bound, loose = cell["log_likelihood"], cell["loose"].values
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
@@ -54,7 +55,7 @@ def pareto_k(results: Evaluation, ax: Axes) -> Axes:
     if "pareto_k" not in images or images["pareto_k"].isnull().all():
         return ax
     pareto_k = images["pareto_k"].sel(split="test", drop=True).sortby("beta")
-    pooled = pareto_k.clip(min=MIN_K).quantile([0.1, 0.5, 0.9], ["seed", "image"])
+    pooled = pareto_k.clip(min=MIN_K).quantile([0.1, 0.5, 0.9], [*repeated(pareto_k), "image"])
     quantiles = {name: pooled.isel(quantile=row, drop=True) for row, name in enumerate(("low", "median", "high"))}
     drawn = list(curves(xr.Dataset(quantiles), "median"))
     for number, (name, cell, colour, shape) in enumerate(drawn):

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from pyrovae.analysis.figures.style import Curve, curves, draw_floor, legend, theory_curves
+from pyrovae.analysis.figures.style import Curve, curves, draw_floor, legend, mean_over_runs, theory_curves
 from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
@@ -32,7 +32,7 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
 
     Lines of constant R + D (the negative ELBO) and the floor are in the background; test points are labelled with β.
     """
-    data = results.tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
+    data = mean_over_runs(results.tree["rate_distortion"].to_dataset()).sortby("beta")
     for curve in curves(data):
         for split in _SPLITS:
             _draw_in_plane(curve, split, ax)
@@ -55,7 +55,7 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
 
 def distortion(results: Evaluation, ax: Axes) -> Axes:
     """D on train (open, dashed) and test (filled, solid) against β, means over seeds."""
-    data = results.tree["rate_distortion"].to_dataset().mean("seed", skipna=True).sortby("beta")
+    data = mean_over_runs(results.tree["rate_distortion"].to_dataset()).sortby("beta")
     for name, cell, colour, shape in curves(data):
         for split, (line, filled) in _SPLITS.items():
             look: dict[str, Any] = {"color": colour, "markerfacecolor": colour if filled else "white"}

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.style import COLOURS, first_varying, panels
 from pyrovae.analysis.findings.cells import cells
+from pyrovae.analysis.findings.statistics import REPEATED, repeated
 from pyrovae.store.results import Evaluation
 
 #: Colours of I and G.
@@ -30,7 +31,7 @@ def gap_decomposition(results: Evaluation, ax: Axes) -> Axes:
     if axis is None:
         return ax
     codes = results.tree["information"].to_dataset()
-    axes_of_panels = [str(dim) for dim in codes["prior_gap"].dims if dim not in ("seed", axis)]
+    axes_of_panels = [str(dim) for dim in codes["prior_gap"].dims if dim not in (*REPEATED, axis)]
     measured = [
         (where, cell.dropna(axis, how="all", subset=["prior_gap"])) for where, cell in cells(codes, axes_of_panels)
     ]
@@ -69,9 +70,9 @@ def _decomposition(cell: xr.Dataset, axis: str, ax: Axes) -> None:
 
 
 def _parts(cell: xr.Dataset, axis: str, prefix: str) -> np.ndarray:
-    """I and G of a split, ``[2, seeds, values of the axis]``."""
+    """I and G of a split, ``[2, runs, values of the axis]``."""
     names = (f"{prefix}mutual_information", f"{prefix}prior_gap")
-    return np.stack([cell[name].transpose("seed", axis).values for name in names])
+    return np.stack([cell[name].stack(run=repeated(cell[name])).transpose("run", axis).values for name in names])
 
 
 def _errors_or_heights(totals: np.ndarray, positions: np.ndarray, top: float, ax: Axes) -> None:

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
-from pyrovae.analysis.figures.style import curves, legend, theory_curves
+from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, theory_curves
 from pyrovae.store.results import Evaluation
 
 #: Symbol and line style of each variable.
@@ -70,4 +70,4 @@ def saturation(results: Evaluation, ax: Axes) -> Axes:
 def _training_set(tree: xr.DataTree) -> xr.Dataset:
     """The group ``information`` with the rate of the training images, means over seeds."""
     rate = tree["rate_distortion"].to_dataset()["rate"].sel(split="train", drop=True)
-    return tree["information"].to_dataset().assign(rate=rate).mean("seed", skipna=True).sortby("beta")
+    return mean_over_runs(tree["information"].to_dataset().assign(rate=rate)).sortby("beta")

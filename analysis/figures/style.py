@@ -12,6 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pyrovae.analysis.findings.statistics import repeated
 from pyrovae.system import atomic
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish; in grey, the shapes differ.
@@ -54,6 +55,11 @@ def curves(data: xr.Dataset, variable: str = "rate") -> Iterator[Curve]:
         if cell[variable].notnull().any():
             name = ", ".join(f"{dim} {value}" for dim, value in place.items() if data.sizes[dim] > 1)
             yield Curve(name, cell, *next(looks))
+
+
+def mean_over_runs(data: xr.Dataset) -> xr.Dataset:
+    """Means over the runs of each setting, without missing ones."""
+    return data.mean(repeated(data), skipna=True)
 
 
 def shown(betas: list[float]) -> list[float]:

@@ -87,15 +87,18 @@ def sources_of_error(study: Study) -> str:
     Example:
         >>> sources_of_error(Study.of(name="mine", seed=[0, 1, 2]))
         'images and 3 seeds, for this training set'
+        >>> sources_of_error(Study.of(name="mine", seed=[0, 1, 2], data_seed="seed"))
+        'images and 3 seeds with training sets of their own'
         >>> sources_of_error(Study.of(name="mine"))
         'images only'
     """
+    own = " with training sets of their own" if study.base.data_seed == "seed" else ""
     counts = {name: len(study.axes.get(axis, ())) for axis, name in (("seed", "seeds"), ("data_seed", "training sets"))}
     varied = [f"{count} {name}" for name, count in counts.items() if count > 1]
     if not varied:
         return "images only"
-    over = f"images, {' and '.join(varied)}" if len(varied) > 1 else f"images and {varied[0]}"
-    return over if counts["training sets"] > 1 else f"{over}, for this training set"
+    over = f"images, {' and '.join(varied)}" if len(varied) > 1 else f"images and {varied[0]}{own}"
+    return over if own or counts["training sets"] > 1 else f"{over}, for this training set"
 
 
 def cells(data: xr.Dataset, axes: Iterable[str]) -> Iterator[tuple[str, xr.Dataset]]:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from pyrovae.analysis.findings.cells import StudyCells
-from pyrovae.analysis.findings.statistics import REPEATED
+from pyrovae.analysis.findings.statistics import repeated
 from pyrovae.analysis.findings.verdicts import Contrast, Finding
 from pyrovae.estimators.information import SATURATED
 
@@ -66,20 +66,18 @@ def saturated(cell: xr.Dataset, axis: str, leading: bool = True) -> list[float]:
     Args:
         leading: whether to stop at the first value at which it has not.
     """
-    repeated = [dim for dim in REPEATED if dim in cell.dims]
-    reached = (cell["mutual_information"] > cell["log_n"] - SATURATED).all(repeated).values
+    reached = (cell["mutual_information"] > cell["log_n"] - SATURATED).all(repeated(cell)).values
     found: list[float] = cell[axis].values[reached.cumprod(dtype=bool) if leading else reached].tolist()
     return found
 
 
 def _mean(values: xr.DataArray) -> xr.DataArray:
-    return values.mean([dim for dim in REPEATED if dim in values.dims])
+    return values.mean(repeated(values))
 
 
 def _reason(cell: xr.Dataset, betas: list[float]) -> str:
     """Why the finding cannot be tested in a cell."""
-    repeated = [dim for dim in REPEATED if dim in cell.dims]
-    missing = cell.beta.values[cell["mutual_information"].isnull().any(repeated)]
+    missing = cell.beta.values[cell["mutual_information"].isnull().any(repeated(cell))]
     if len(missing):
         return f"I is not measured in every run at {', '.join(f'β = {beta:g}' for beta in missing)}"
     if len(betas) > 1:

@@ -139,6 +139,11 @@ class Effect:
         return None
 
 
+def repeated(values: xr.DataArray | xr.Dataset) -> list[str]:
+    """The dimensions along which runs are repeated: seeds and training sets."""
+    return [dim for dim in REPEATED if dim in values.dims]
+
+
 def effect(
     values: xr.DataArray,
     axis: str,

@@ -23,7 +23,7 @@ class AllRuns:
     Attributes:
         axes: ``study``, the axes of all grids, depth and prior.
         columns: the headline numbers.
-        frame: values of these by axis and heading, the caveat of a number as ``HEADING caveat``, and ``status``.
+        frame: values of these by axis and heading, the marks of their caveats as ``HEADING caveats``, and ``status``.
     """
 
     axes: list[str]
@@ -38,13 +38,13 @@ class AllRuns:
     @cached_property
     def caveats(self) -> list[str]:
         """The caveats of headline numbers, each with its symbol."""
-        known = (column.quantity.caveat for column in self.columns if self.frame[f"{column.heading} caveat"].any())
-        return [f"{caveat.symbol} {caveat.text}" for caveat in known if caveat is not None]
+        marks = ((column, self.frame[f"{column.heading} caveats"].to_xarray()) for column in self.columns)
+        return list(dict.fromkeys(note for column, shown in marks for note in column.notes(shown)))
 
     def numbers(self, run: Mapping[str, Any]) -> dict[str, str]:
         """The headline numbers of a row as text, by heading."""
         return {
-            column.heading: column.written(run[column.heading], marked=bool(run[f"{column.heading} caveat"]))
+            column.heading: column.written(run[column.heading], marks=run[f"{column.heading} caveats"])
             for column in self.columns
         }
 
@@ -85,9 +85,9 @@ def _numbers(tree: xr.DataTree, headlines: list[Column]) -> pd.DataFrame:
     numbers = {"status": tree["runs"]["status"].drop_attrs()}
     for column in headlines:
         group, variable = column.quantity.group, column.quantity.variable
-        values, marks = xr.DataArray(float("nan")), xr.DataArray(False)
+        values, marks = xr.DataArray(float("nan")), xr.DataArray("")
         if group in tree.children and variable in tree[group]:
             data = tree[group].to_dataset()
-            values, marks = column.values(data).drop_attrs(), column.marks(data)
-        numbers |= {column.heading: values, f"{column.heading} caveat": marks}
+            values, marks = column.values(data).drop_attrs(), column.marks(data, tree["runs"].to_dataset())
+        numbers |= {column.heading: values, f"{column.heading} caveats": marks}
     return xr.Dataset(numbers).to_dataframe().reset_index()

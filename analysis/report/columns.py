@@ -1,6 +1,6 @@
 """Columns of tables, as the measures declare them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyrovae.analysis.findings.statistics import REPEATED
 from pyrovae.measures.measure import Quantity
 from pyrovae.store.records import SPLITS
 
@@ -33,20 +34,34 @@ class Column:
         """Their standard errors over images; None if it has none."""
         return self._on_split(data[self.quantity.variables[1]]) if self.quantity.has_error else None
 
-    def marks(self, data: xr.Dataset) -> xr.DataArray:
-        """Where the caveat of the quantity applies."""
-        caveat = self.quantity.caveat
-        return xr.zeros_like(self.values(data), dtype=bool) if caveat is None else caveat.holds(data)
+    def marks(self, data: xr.Dataset, runs: xr.Dataset, over: Iterable[Hashable] = ()) -> xr.DataArray:
+        """The symbols of the caveats that apply, to some run along the dimensions ``over``.
 
-    def written(self, value: float, error: float | None = None, marked: bool = False) -> str:
-        """A value with its standard error, and the symbol of the caveat if it applies."""
+        Args:
+            data: the group of the quantity.
+            runs: the group ``runs`` of the same results.
+        """
+        marks = xr.DataArray("").astype(object)
+        for caveat in self.quantity.caveats:
+            holds = caveat.holds(data, runs)
+            found = holds.any([dim for dim in over if dim in holds.dims])
+            marks = marks + xr.where(found, caveat.symbol, "").astype(object)
+        return marks
+
+    def notes(self, marks: xr.DataArray) -> list[str]:
+        """The caveats that some mark names."""
+        shown = "".join(marks.values.flat)
+        return [f"{caveat.symbol} {caveat.text}" for caveat in self.quantity.caveats if caveat.symbol in shown]
+
+    def written(self, value: float, error: float | None = None, marks: str = "") -> str:
+        """A value with its standard error and the symbols of its caveats."""
         if isnan(value):
             return MISSING
         form = self.quantity.format
         text = _written(value, form)
         if error is not None:
             text += f" ± {_written(error, '.1g' if form.endswith('g') else form)}"
-        return text + (self.quantity.caveat.symbol if marked and self.quantity.caveat else "")
+        return text + marks
 
     def _on_split(self, values: xr.DataArray) -> xr.DataArray:
         return values if self.split is None else values.sel(split=self.split, drop=True)
@@ -66,7 +81,7 @@ def columns(quantities: Iterable[Quantity]) -> list[Column]:
 def axes(data: xr.Dataset) -> list[str]:
     """What tells the rows of a table apart: the axes of the grid, then β, the measurement and the latent site."""
     last = [dim for dim in ("beta", "measured", "level") if dim in data.dims]
-    return [*(str(dim) for dim in data.dims if dim not in ("split", "seed", *last)), *last]
+    return [*(str(dim) for dim in data.dims if dim not in ("split", *REPEATED, *last)), *last]
 
 
 def written(value: Any) -> str:

@@ -37,7 +37,7 @@ class Comparison(Evaluation):
 
 
 def joined(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
-    """The declared numbers of some studies in one tree, with an axis ``study`` of their labels.
+    """The declared numbers of some studies in one tree, and what D and R are, with an axis ``study`` of their labels.
 
     Its other axes are those of all studies; a study without an axis has the value that all of its runs share. Cells
     that no study has are missing.
@@ -53,7 +53,8 @@ def joined(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
     placed = {name: _on(tree, axes) for name, tree in trees.items()}
     mixed = [axis for axis in axes if len({_kind(groups["runs"][axis]) for groups in placed.values()}) > 1]
     declared = dict.fromkeys(each.group for tree in trees.values() for each in schema.quantities(tree))
-    return xr.DataTree.from_dict({group: _concatenated(placed, group, mixed) for group in declared})
+    kinds = _concatenated(placed, "runs", mixed)[["distortion_kind", "rate_kind"]]
+    return xr.DataTree.from_dict({"runs": kinds} | {group: _concatenated(placed, group, mixed) for group in declared})
 
 
 def differences(trees: Mapping[str, xr.DataTree]) -> Table:

@@ -22,6 +22,7 @@ from pyrovae.analysis import figures
 from pyrovae.analysis.figures.style import COLOURS
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
+from pyrovae.analysis.findings.statistics import REPEATED
 from pyrovae.analysis.report import tables
 from pyrovae.analysis.report.all_runs import AllRuns, all_runs, study_of
 from pyrovae.analysis.report.columns import columns, written
@@ -116,16 +117,18 @@ def page(results: Mapping[str, Results], drawn: Sequence[Path]) -> str:
 
 
 def _plane(runs: AllRuns) -> go.Figure:
-    """Rate and distortion of every run: a curve over β for each seed, train open and dashed, test filled and solid.
+    """Rate and distortion of every run: a curve over β for each seed and training set.
 
-    Points carry the row of their run. The last trace is the ring around the selected run.
+    Train is open and dashed, test filled and solid. Points carry the row of their run. The last trace is the ring
+    around the selected run.
     """
     figure = go.Figure()
-    held = [axis for axis in runs.varied if axis not in ("beta", "seed")]
+    held = [axis for axis in runs.varied if axis not in ("beta", *REPEATED)]
     curves = list(runs.frame.groupby(held, sort=False, dropna=False)) if held else [((), runs.frame)]
     for (values, curve), colour, symbol in zip(curves, cycle(COLOURS), cycle(_SYMBOLS), strict=False):
         name = ", ".join(f"{axis} {written(value)}" for axis, value in zip(held, values, strict=True))
-        for number, (_, cell) in enumerate(curve.sort_values("beta").groupby("seed", sort=False)):
+        repeats = [axis for axis in REPEATED if axis in curve]
+        for number, (_, cell) in enumerate(curve.sort_values("beta").groupby(repeats, sort=False)):
             symbols = ["star" if beta == 1 else symbol for beta in cell["beta"]]
             places = [", ".join(f"{axis} {written(run[axis])}" for axis in runs.varied) for _, run in cell.iterrows()]
             for split, dash, ending in (("train", "dash", "-open"), ("test", "solid", "")):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis
-from pyrovae.analysis.findings.statistics import REPEATED
+from pyrovae.analysis.findings.statistics import repeated
 from pyrovae.analysis.findings.verdicts import Verdict
 from pyrovae.analysis.report.columns import MISSING, Column, axes, columns, written
 from pyrovae.store import schema
@@ -26,7 +26,7 @@ def measured(tree: xr.DataTree) -> list[Table]:
     """
     declared = schema.quantities(tree)
     tables = {
-        group: _table(group, tree[group].to_dataset(), columns(each for each in declared if each.group == group))
+        group: _table(group, tree, columns(each for each in declared if each.group == group))
         for group in dict.fromkeys(quantity.group for quantity in declared)
     }
     if (first := tables.get("rate_distortion")) is not None:
@@ -79,14 +79,15 @@ def joint(found: Sequence[Verdict]) -> list[str]:
     return [line] if tests else []
 
 
-def _table(group: str, data: xr.Dataset, found: list[Column]) -> Table | None:
+def _table(group: str, tree: xr.DataTree, found: list[Column]) -> Table | None:
     """The table of a group, with a row for each cell of the grid that has numbers."""
+    data, runs = tree[group].to_dataset(), tree["runs"].to_dataset()
     found = [column for column in found if column.values(data).notnull().any()]
     if not found or data.sizes.get("level", 2) < 2:
         return None
     rows = _varied(data, found)
     over = [dim for dim in data.dims if dim not in (*rows, "split")]
-    marks = {column.heading: column.marks(data).any(over) for column in found}
+    marks = {column.heading: column.marks(data, runs, over) for column in found}
     frame = xr.DataArray(0.0, {axis: data[axis] for axis in rows}, rows)
     texts = [_texts(column, data, marks[column.heading], over, frame) for column in found]
     places = product(*(data[axis].values.tolist() for axis in rows))
@@ -103,14 +104,14 @@ def _texts(
 ) -> list[str]:
     """The cells of a column, means over runs with their standard errors."""
     values, errors = column.values(data), column.errors(data)
-    runs = [dim for dim in over if dim in REPEATED and dim in values.dims]
+    runs = repeated(values)
     mean = values.mean(runs)
     flat: list[Iterable[Any]] = [_flat(mean, frame), repeat(None), _flat(marks, frame)]
     if errors is not None:
         number = values.notnull().sum(runs)
         over_runs = ((values - mean) ** 2).sum(runs) / ((number - 1) * number).clip(1)
         flat[1] = _flat((errors.mean(runs) ** 2 + over_runs) ** 0.5, frame)
-    return [column.written(value, error, bool(marked)) for value, error, marked in zip(*flat, strict=False)]
+    return [column.written(*cell) for cell in zip(*flat, strict=False)]
 
 
 def _flat(values: xr.DataArray, frame: xr.DataArray) -> NDArray[Any]:
@@ -138,18 +139,16 @@ def _is_constant(data: xr.Dataset, found: list[Column], axis: str) -> bool:
 
 def _title(group: str, found: list[Column], marks: dict[str, xr.DataArray], data: xr.Dataset) -> str:
     units = [column.quantity.unit for column in found if column.quantity.unit != "1"]
-    repeated = any(data.sizes.get(dim, 1) > 1 for dim in REPEATED)
-    errors = ["± standard error over images" + " and runs" * repeated] * any(each.quantity.has_error for each in found)
-    caveats = [column.quantity.caveat for column in found if bool(marks[column.heading].any())]
-    notes = [f"{caveat.symbol} {caveat.text}" for caveat in caveats if caveat is not None]
-    described = ", ".join([*dict.fromkeys(units), *errors, *["means over runs"] * repeated])
-    return "; ".join([f"{group.replace('_', ' ')}: {described}", *notes])
+    several = any(data.sizes[dim] > 1 for dim in repeated(data))
+    errors = ["± standard error over images" + " and runs" * several] * any(each.quantity.has_error for each in found)
+    notes = dict.fromkeys(note for column in found for note in column.notes(marks[column.heading]))
+    described = ", ".join([*dict.fromkeys(units), *errors, *["means over runs"] * several])
+    name = group.replace("_", " ")
+    return "; ".join([f"{name}: {described}" if described else name, *notes])
 
 
 def _kinds(tree: xr.DataTree) -> str:
     """What D and R are, where D is not a negative log-likelihood or R not in closed form."""
-    if "runs" not in tree.children:
-        return ""
     runs = tree["runs"].to_dataset()
     known = [
         f"; {symbol} {'is' if (runs[name] == kind).all() else 'is in part'} {text}"

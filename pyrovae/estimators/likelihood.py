@@ -24,12 +24,14 @@ class ImportanceWeighted:
 
     Attributes:
         bound: log (1/K) Σ_k w_k, in nats.
+        elbo: (1/K) Σ_k log w_k, an unbiased estimate of the ELBO; never above the bound.
         pareto_k: k̂ of the weights.
         ess: effective sample size of the weights, at most K.
         particles: number of weights K.
     """
 
     bound: Tensor
+    elbo: Tensor
     pareto_k: Tensor
     ess: Tensor
     particles: int
@@ -100,6 +102,6 @@ def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, part
     chunks = []
     for part in x.split(images):
         log_w = torch.cat([log_weights(part, count).double() for count in counts]).T
-        chunks.append((log_w.logsumexp(1) - math.log(particles), *importance_diagnostics(log_w)))
-    bound, pareto_k, ess = (torch.cat(values) for values in zip(*chunks, strict=True))
-    return ImportanceWeighted(bound, pareto_k, ess, particles)
+        chunks.append((log_w.logsumexp(1) - math.log(particles), log_w.mean(1), *importance_diagnostics(log_w)))
+    bound, elbo, pareto_k, ess = (torch.cat(values) for values in zip(*chunks, strict=True))
+    return ImportanceWeighted(bound, elbo, pareto_k, ess, particles)

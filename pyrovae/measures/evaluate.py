@@ -50,7 +50,7 @@ def evaluate(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> Measuremen
     Raises:
         InputError: a result differs from its declaration.
     """
-    quantities = tuple(replace(each, caveat=None) for measure in measures for each in measure.quantities)
+    quantities = tuple(replace(each, caveats=()) for measure in measures for each in measure.quantities)
     found = Measurements({}, {}, {}, "", list(run.terms[0].rates), quantities)
     notes: dict[str, list[str]] = defaultdict(list)
     # With validation, a diverged run would raise.

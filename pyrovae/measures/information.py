@@ -20,10 +20,12 @@ QUANTITIES = (
         kind="unbiased",
         heading="I",
         headline=True,
-        caveat=Caveat(
-            "*",
-            f"saturated: I within {SATURATED} nats of log N",
-            lambda information: information["mutual_information"] > information["log_n"] - SATURATED,
+        caveats=(
+            Caveat(
+                "*",
+                f"saturated: I within {SATURATED} nats of log N",
+                lambda group, runs: group["mutual_information"] > group["log_n"] - SATURATED,
+            ),
         ),
     ),
     Quantity(

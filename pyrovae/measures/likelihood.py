@@ -9,7 +9,7 @@ from pyrovae import estimators
 from pyrovae.data import as_input
 from pyrovae.estimators import Annealing
 from pyrovae.estimators.likelihood import HIGH_K_SHARE
-from pyrovae.measures.measure import NATS, PER_IMAGE_DIMS, Caveat, MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.measure import CROSS_ENTROPY, NATS, PER_IMAGE_DIMS, Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.study import Measure
@@ -36,9 +36,23 @@ QUANTITIES = (
         per_image=True,
         heading="log p(x) ≥",
         headline=True,
-        caveat=Caveat(
-            "†", f"k̂ is high for more than {HIGH_K_SHARE:.0%} of the images, so the bound may be loose", is_loose
+        caveats=(
+            Caveat(
+                "†",
+                f"k̂ is high for more than {HIGH_K_SHARE:.0%} of the images, so the bound may be loose",
+                lambda likelihood, runs: is_loose(likelihood),
+            ),
+            CROSS_ENTROPY,
         ),
+    ),
+    Quantity(
+        "elbo_same_images",
+        "ELBO = −D − R of the images of log p(x), from the same draws",
+        unit=NATS,
+        kind="unbiased",
+        heading="ELBO, same images",
+        headline=True,
+        caveats=(CROSS_ENTROPY,),
     ),
     Quantity(
         "high_pareto_k",
@@ -64,6 +78,7 @@ QUANTITIES = (
         kind="lower bound",
         per_image=True,
         heading="by annealing",
+        caveats=(CROSS_ENTROPY,),
     ),
     Quantity(
         "annealed_gain",
@@ -108,6 +123,7 @@ def measure(run: TrainedRun) -> MeasureResult:
         annealed["annealed_gain"] = annealed["annealed_log_likelihood"] - weighted.bound
     return MeasureResult(
         log_likelihood=weighted.bound,
+        elbo_same_images=weighted.elbo,
         pareto_k=(weighted.pareto_k[:0], weighted.pareto_k),
         high_pareto_k=weighted.high_pareto_k,
         effective_draws=weighted.ess.mean(),

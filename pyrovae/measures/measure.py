@@ -35,12 +35,20 @@ class Caveat:
     Attributes:
         symbol: marks the number.
         text: explains the symbol.
-        holds: group of the results → where the warning applies.
+        holds: the group of the number and the group ``runs`` of the results → where the warning applies.
     """
 
     symbol: str
     text: str
-    holds: Callable[["xr.Dataset"], "xr.DataArray"]
+    holds: Callable[["xr.Dataset", "xr.Dataset"], "xr.DataArray"]
+
+
+#: Of numbers that contain D.
+CROSS_ENTROPY = Caveat(
+    "‡",
+    "from a cross-entropy, because pixels are grey, and so no log-probability",
+    lambda group, runs: runs["distortion_kind"] == "cross-entropy",
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Quantity:
             heading contains ``{split}``, otherwise one for test.
         format: of its cells.
         headline: whether the table of all runs has this column.
-        caveat: a warning shown next to the number.
+        caveats: warnings shown next to the number.
 
     Raises:
         InputError: a part of the declaration is missing or inconsistent.
@@ -84,7 +92,7 @@ class Quantity:
     heading: str = ""
     format: str = ".2f"
     headline: bool = False
-    caveat: Caveat | None = None
+    caveats: tuple[Caveat, ...] = ()
 
     def __post_init__(self) -> None:
         if problem := self._problem():

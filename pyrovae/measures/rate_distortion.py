@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.data import as_input
 from pyrovae.measures.encodings import CHUNK
-from pyrovae.measures.measure import NATS, MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.measure import CROSS_ENTROPY, NATS, MeasureResult, Quantity, TrainedRun
 
 SPLIT = ("split",)
 QUANTITIES = (
@@ -31,8 +31,22 @@ QUANTITIES = (
         heading="R {split}",
         headline=True,
     ),
-    Quantity("elbo", "ELBO = −D − R", unit=NATS, kind="unbiased", dims=SPLIT, heading="ELBO test", headline=True),
-    Quantity("bits_per_dim", "negative ELBO per dimension of x", unit="bits per dimension", dims=SPLIT),
+    Quantity(
+        "elbo",
+        "ELBO = −D − R",
+        unit=NATS,
+        kind="unbiased",
+        dims=SPLIT,
+        heading="ELBO test",
+        caveats=(CROSS_ENTROPY,),
+    ),
+    Quantity(
+        "bits_per_dim",
+        "negative ELBO per dimension of x",
+        unit="bits per dimension",
+        dims=SPLIT,
+        caveats=(CROSS_ENTROPY,),
+    ),
     Quantity("floor", "smallest distortion that any decoder can reach", unit=NATS, kind="exact", dims=SPLIT),
     Quantity(
         "level_rate",

@@ -96,7 +96,8 @@ def _by_cohort(cohorts: Sequence[Cohort], left: Sequence[Job]) -> Iterator[tuple
 
 
 def _planned(study: Study, cohort: Cohort, left: tuple[Job, ...], repeated: int) -> PlannedCohort:
-    source, train, test = make_rows(cohort.shared)
+    for run in {run.training_set: run for run in cohort.runs}.values():
+        source, train, test = make_rows(run)
     bank = bank_of(cohort.shared, len(train))
     encodings = bank.size if bank else 0
     _check_bank(cohort, encodings)

@@ -222,5 +222,5 @@ def _declared(text: str) -> tuple[Quantity, ...]:
 @lru_cache(maxsize=64)
 def _as_json(quantities: tuple[Quantity, ...]) -> str:
     return json.dumps(
-        [{name: value for name, value in asdict(each).items() if name != "caveat"} for each in quantities]
+        [{name: value for name, value in asdict(each).items() if name != "caveats"} for each in quantities]
     )

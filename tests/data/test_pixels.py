@@ -40,6 +40,15 @@ def test_static_binarisation_is_deterministic_and_independent_between_images() -
     assert not torch.equal(once.train, once.test)
 
 
+def test_static_binarisation_of_an_image_depends_on_nothing_but_its_row() -> None:
+    rows = torch.tensor([3, 1500, 7, 4000])
+    grey = constant(128, 5000)
+    whole = pixels.static(Dataset(grey, grey[:10], rows=(torch.arange(5000), torch.arange(5000, 5010))))
+    some = pixels.static(Dataset(grey[rows], grey[:5], rows=(rows, torch.arange(5000, 5005))))
+    assert torch.equal(some.train, whole.train[rows])
+    assert torch.equal(some.test, whole.test[:5])
+
+
 def test_dynamic_binarisation_keeps_grey_and_one_static_binarisation() -> None:
     data = Dataset(constant(128, 50), constant(64, 50))
     dynamic = pixels.dynamic(data)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae import InputError, parts
+from pyrovae import InputError, Run, Study, parts, run
+from pyrovae.build import make_rows
 from pyrovae.data import Dataset, Source, class_counts, divide, splits
 from pyrovae.estimators import nearest_point
 from pyrovae.measures.difficulty import measure
@@ -47,6 +48,56 @@ def test_split_is_a_deterministic_partition(name: str, source: Source) -> None:
 def test_published_split_follows_the_source(source: Source) -> None:
     train, test = divide(source, splits.published(source))
     assert (train.max(), test.min()) == (199, 200)
+
+
+# Other training sets
+
+
+@pytest.mark.parametrize(
+    "limits", [{"train_images": 40}, {"images_per_class": 15}, {"train_images": 40, "test_images": 7}]
+)
+def test_data_seed_draws_other_training_images_and_the_same_test_images(limits: dict[str, int], source: Source) -> None:
+    mask = splits.published(source)
+    first, test = divide(source, mask, **limits)
+    drawn = [divide(source, mask, **limits, data_seed=seed) for seed in (0, 1, 1, 2)]
+    assert torch.equal(drawn[0][0], first)
+    assert torch.equal(drawn[1][0], drawn[2][0])
+    assert len({frozenset(train.tolist()) for train, _ in drawn}) == 3
+    for train, rows in drawn:
+        assert torch.equal(rows, test)
+        assert mask[train].all()
+        assert len(train.unique()) == len(first)
+        if "images_per_class" in limits:
+            assert class_counts(source, train) == {0: 15, 1: 15, 2: 15}
+
+
+def test_every_drawable_image_is_drawn_equally_often(source: Source) -> None:
+    mask = splits.published(source)
+    times, draws, share = torch.zeros(SIZE), 400, 50 / 200
+    for seed in range(1, draws + 1):
+        times[divide(source, mask, train_images=50, data_seed=seed)[0]] += 1
+    assert times[~mask].sum() == 0
+    deviations = (times[mask] - draws * share) / (draws * share * (1 - share)) ** 0.5
+    assert deviations.abs().max() < 4.9  # 2e-4 for the largest of 200
+
+
+def test_random_split_draws_from_all_images_that_are_not_test() -> None:
+    settings: dict[str, Any] = {"split": "random", "train_ratio": 0.05, "test_images": 500}
+    _, train, test = make_rows(Run(**settings))
+    _, other, same = make_rows(Run(**settings, data_seed=3))
+    assert torch.equal(test, same)
+    assert len(other.unique()) == len(train)
+    assert not torch.isin(other, test).any()
+    assert 0.02 < torch.isin(other, train).float().mean() < 0.08  # one in twenty by chance
+
+
+@pytest.mark.parametrize("settings", [{"split": "checkerboard"}, {"split": "random"}])
+def test_data_seed_that_changes_no_image_is_one_line(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="data_seed: expected a study in which it draws other"):
+        make_rows(Run(**settings, data_seed=1))
+    with pytest.raises(InputError, match="set train_images"):
+        run(Study.of(name="mine", data_seed=[0, 1], **settings), tmp_path / "mine", quiet=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("held_out", "classes"), [("1", {1}), ("0,2", {0, 2}), (" 0 , 2 ", {0, 2})])

@@ -84,6 +84,9 @@ def test_mean_log_weight_is_the_elbo(model: str, seed: int) -> None:
     elbo = (-terms.distortion - terms.rate).unflatten(0, (20_000, 5))
     error = ((log_w.var(0) + elbo.var(0)) / 20_000).sqrt()
     assert ((log_w.mean(0) - elbo.mean(0)).abs() < TWO_SIDED * error).all()
+    found = log_likelihood(pair.log_weights, x, 20_000)
+    assert ((found.elbo - elbo.mean(0)).abs() < TWO_SIDED * error).all()
+    assert (found.bound >= found.elbo).all()
 
 
 def test_guide_runs_once_per_image() -> None:
@@ -110,10 +113,10 @@ def test_bound_is_independent_of_chunk_size(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_high_pareto_k_is_the_share_above_the_threshold() -> None:
     k = torch.tensor([0.6, 0.68, 0.72, 2.0])
-    assert ImportanceWeighted(k, k, k, particles=1000).high_pareto_k == 0.75
-    assert ImportanceWeighted(k, k, k, particles=10**6).high_pareto_k == 0.5
+    assert ImportanceWeighted(k, k, k, k, particles=1000).high_pareto_k == 0.75
+    assert ImportanceWeighted(k, k, k, k, particles=10**6).high_pareto_k == 0.5
     k[0] = torch.nan
-    assert math.isnan(ImportanceWeighted(k, k, k, particles=1000).high_pareto_k)
+    assert math.isnan(ImportanceWeighted(k, k, k, k, particles=1000).high_pareto_k)
 
 
 def test_estimate_notes_the_share_of_high_pareto_k() -> None:

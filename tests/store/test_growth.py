@@ -62,6 +62,8 @@ def assert_same_numbers(one: Results, other: Results) -> None:
         {"seed": [0, 1]},
         {"beta": [0.01, 0.1, 1]},
         {"depth": [1, 2]},
+        {"data_seed": [0, 1]},
+        {"seed": [0, 1], "data_seed": "seed"},
         {"prior": ["standard_normal", "mixture(components=3)"]},
         {"seed": [1, 0], "beta": [1, 0.1, 4], "depth": [2, 1]},
     ],
@@ -86,6 +88,31 @@ def test_new_runs_are_those_of_a_larger_study(folder: Path, tmp_path: Path) -> N
     for each in wider.runs():
         ours, theirs = (results.pair(beta=each.beta, seed=each.seed).state_dict() for results in (grown, whole))
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pixels", ["continuous", "dynamic"])
+@pytest.mark.parametrize("prior", ["standard_normal", "aggregate_leave_one_out"])
+def test_training_sets_share_a_cohort_and_change_no_run(prior: str, pixels: str, tmp_path: Path) -> None:
+    """Within rounding, each run is that of a study with its own training set alone, and is measured on that."""
+    study = SMALL.replace(beta=[0.1, 1], data_seed=[0, 5], prior=prior, pixels=pixels)
+    together = trained_to(study, tmp_path / "together")
+    assert len(together.tree["runs/cohort"].to_dataset().to_array().to_series().unique()) == 1
+    for data_seed in (0, 5):
+        alone = trained_to(study.replace(data_seed=data_seed), tmp_path / str(data_seed))
+        theirs = together.tree.sel(data_seed=data_seed)
+        for group in ("rate_distortion", "information", "memorisation", "difficulty", "curves"):
+            ours = alone.tree[group].to_dataset().reset_coords(drop=True)
+            xr.testing.assert_allclose(ours, theirs[group].to_dataset().reset_coords(drop=True), rtol=1e-3, atol=1e-2)
+    first, second = (together.tree["rate_distortion/distortion"].sel(data_seed=each, split="train") for each in (0, 5))
+    assert (abs(first - second) > 1).all()
+
+
+def test_weights_of_other_training_images_are_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, folder = SMALL.replace(data_seed=[0, 1]), tmp_path / "study"
+    trained_to(study, folder)
+    monkeypatch.setattr("pyrovae.data._redrawn", lambda drawable, test, data_seed: drawable.nonzero().squeeze(1))
+    with pytest.raises(InputError, match="expected the images that these runs began with"):
+        trained_to(study.replace(steps=60), folder)
 
 
 # More steps

@@ -134,3 +134,13 @@ def _other(annotation: Any, default: Any, validated: Callable[[Any], Any]) -> An
             if (value := validated(candidate)) not in (None, default):
                 return value
     raise AssertionError(f"no candidate is a value of {annotation}")
+
+
+def test_data_seed_of_a_run_is_a_number() -> None:
+    tied = study(seed=[0, 1], data_seed="seed", train_images=64)
+    assert [run.data_seed for run in tied.runs()] == [0, 1]
+    assert tied.resolved().settings()["data_seed"] == Study.of_yaml(tied.to_yaml()).settings()["data_seed"] == "seed"
+    assert key_of(tied.runs()[1]) == key_of(Run(seed=1, data_seed=1, train_images=64))
+    assert key_of(Run(seed=1, data_seed="seed")) == key_of(Run(seed=1, data_seed=1)) != key_of(Run(seed=1))
+    with pytest.raises(InputError, match="data_seed: expected numbers along an axis, or 'seed' alone"):
+        study(data_seed=[0, "seed"])
