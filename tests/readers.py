@@ -24,7 +24,7 @@ from PIL import Image
 
 from pyrovae import InputError, Study, open_results, run
 from pyrovae.analysis import figures
-from pyrovae.build import make_data
+from pyrovae.build import make_cohort_data
 from pyrovae.cli import _rows, _setting
 from pyrovae.data import images
 from pyrovae.data.fetch import Remote
@@ -111,7 +111,7 @@ def weights_of(folder: Path) -> Path:
 
 @cache
 def _data() -> Any:
-    return make_data(SMALL.runs()[0])
+    return make_cohort_data(SMALL.runs())
 
 
 def _training() -> Any:

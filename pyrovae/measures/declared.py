@@ -57,7 +57,7 @@ def declared(names: Iterable[str], further: Iterable[str] = ()) -> tuple[Declare
 
     Example:
         >>> [quantity.heading for quantity in declared(["likelihood"])[0].quantities][:2]
-        ['log p(x) ≥', 'high k̂']
+        ['log p(x) ≥', 'ELBO, same images']
     """
     found = tuple(_load(name) for name in dict.fromkeys([*names, *further]))
     _check_unique(found, "name", [(each.name, name) for each in found for name in _names(each)])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from pyrovae.analysis.report.export import frame
 from pyrovae.build import assemble
 from pyrovae.errors import InputError
@@ -14,7 +16,7 @@ from pyrovae.runner import reporting
 from pyrovae.runner.jobs import covered
 from pyrovae.runner.open import attach_theory, open_results
 from pyrovae.store import schema
-from pyrovae.store.checkpoint import load_header
+from pyrovae.store.checkpoint import Checkpoint, load_header
 from pyrovae.store.layout import RunFolder, moving_checkpoints
 from pyrovae.store.records import load_header as load_record_header
 from pyrovae.store.results import Results, study_in
@@ -163,6 +165,16 @@ class _Copy:
             return cls(folder, record.step, record.weights)
         return None
 
+    def equals(self, other: "_Copy") -> bool:
+        """Whether the weights are the same, perhaps trained in another cohort."""
+        if self.weights == other.weights:
+            return True
+        files = [each.folder.weights for each in (self, other)]
+        if not all(file.exists() for file in files):
+            return False
+        one, two = (Checkpoint.load(file).groups["params"] for file in files)
+        return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
     def into(self, target: RunFolder) -> None:
         """Copies the files, each atomically, the record last."""
         files = [file for file in self.folder.path.rglob("[!.]*") if file.is_file()]
@@ -187,7 +199,7 @@ def _furthest(copies: Iterable[_Copy | None], preferred: Path | None) -> _Copy |
     most = max(copy.step for copy in found)
     best = [copy for copy in found if copy.step == most]
     mine = [copy for copy in best if preferred is not None and copy.folder.path.is_relative_to(preferred)]
-    if not mine and len({copy.weights for copy in best}) > 1:
+    if not mine and not all(copy.equals(best[0]) for copy in best):
         names = " and ".join(str(copy.folder.path) for copy in best)
         raise InputError(
             f"expected one version of each run, got {names} after {most:,} steps with different weights; "

@@ -212,7 +212,7 @@ def study_of(effect: float, reliable: bool = True) -> InMemory:
     share = np.zeros(distance.shape[2:])
     share[0, 1] = 0 if reliable else 0.3
     bounds |= {"high_pareto_k": (dims[2:], share), "effective_draws": (dims[2:], 10 + share)}
-    for name in ("annealed_log_likelihood", "annealed_gain", "acceptance", "sandwich_gap"):
+    for name in ("elbo_same_images", "annealed_log_likelihood", "annealed_gain", "acceptance", "sandwich_gap"):
         bounds[name] = (dims[2:], np.full(share.shape, np.nan))
     bounds |= {f"{name}_se": (dims[2:], np.ones(share.shape)) for name in list(bounds)}
     inner = {name: coords[name] for name in ("beta", "depth")}
@@ -220,7 +220,7 @@ def study_of(effect: float, reliable: bool = True) -> InMemory:
     groups = {
         "information": xr.Dataset(codes, inner),
         "likelihood": xr.Dataset(bounds, inner),
-        "runs": xr.Dataset({"status": (dims[2:], status)}, inner),
+        "runs": xr.Dataset(dict.fromkeys(("status", "distortion_kind"), (dims[2:], status)), inner),
     }
     tree = xr.DataTree.from_dict(groups)
     tree.attrs["study"] = Study.of(name="mine", beta=[0.1, 1], seed=[0, 1, 2], depth=[1, 3]).to_yaml()

@@ -23,7 +23,7 @@ from distributed import LocalCluster
 from helpers import STUDY, TIMEOUT, assert_same_results
 
 from pyrovae import InputError, open_results, run
-from pyrovae.build import make_data
+from pyrovae.build import make_cohort_data
 from pyrovae.errors import OutOfMemoryError
 from pyrovae.runner.cluster import worker
 from pyrovae.runner.cluster.dispatch import OWN_MEMORY, Dispatcher, memory_for_jobs
@@ -457,7 +457,7 @@ def test_job_that_runs_out_of_memory_is_halved(
 
 def test_jobs_are_split_for_the_declared_memory(tmp_path: Path) -> None:
     (cohort,) = ONE_COHORT.cohorts()
-    training, _ = start(ONE_COHORT.measure, cohort, make_data(cohort.shared))
+    training, _ = start(ONE_COHORT.measure, cohort, make_cohort_data(cohort.runs))
     needed = bytes_of_a_run(training.lockstep.pair(0), cohort, training.data) / MEMORY_SHARE
     with local(1, processes=False, resources={"MEMORY": 3.01 * needed}) as cluster:
         run(ONE_COHORT, tmp_path / "some", scheduler=cluster.scheduler_address, quiet=True)

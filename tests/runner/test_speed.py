@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import STUDY
 
-from pyrovae.build import make_data
+from pyrovae.build import make_cohort_data
 from pyrovae.runner.setup import start
 from pyrovae.runner.speed import ENOUGH, Speed, Speeds, step_time
 from pyrovae.system.device import find_device
@@ -22,7 +22,7 @@ CPU = find_device("cpu")
 @pytest.fixture
 def training() -> Training:
     cohort = STUDY.cohorts()[0]
-    return start(STUDY.measure, cohort, make_data(cohort.shared))[0]
+    return start(STUDY.measure, cohort, make_cohort_data(cohort.runs))[0]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import xarray as xr
 
 from pyrovae import InputError, Results, Study, open_results, run
 from pyrovae.analysis.report.provenance import provenance
-from pyrovae.build import make_data
+from pyrovae.build import make_cohort_data
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.setup import bytes_of_a_run, start
 from pyrovae.system import memory
@@ -64,7 +64,7 @@ def _assert_close_weights(results: Results, whole: Results, atol: float) -> None
 def _memory_of(runs: int) -> int:
     """Estimated memory for training some runs in lockstep."""
     (cohort,) = STUDY.cohorts()
-    data = make_data(cohort.shared)
+    data = make_cohort_data(cohort.runs)
     training, _ = start(STUDY.measure, cohort, data)
     return runs * bytes_of_a_run(training.lockstep.pair(0), cohort, data)
 
