@@ -89,6 +89,8 @@ def sources_of_error(study: Study) -> str:
         'images and 3 seeds, for this training set'
         >>> sources_of_error(Study.of(name="mine", seed=[0, 1, 2], data_seed="seed"))
         'images and 3 seeds with training sets of their own'
+        >>> sources_of_error(Study.of(name="mine", seed=[0, 1], data_seed=[0, 1, 2]))
+        'images, 2 seeds and 3 training sets'
         >>> sources_of_error(Study.of(name="mine"))
         'images only'
     """
