@@ -20,6 +20,7 @@ from pyrovae.analysis.report.export import csv
 from pyrovae.analysis.report.provenance import provenance
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.runner.remeasure import reevaluate
+from pyrovae.store import schema
 from pyrovae.study import KINDS
 
 SMALL = {"steps": 8, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
@@ -225,3 +226,16 @@ def test_report_shows_all_settings(text: str) -> None:
     assert settings["beta"] == "0.1, 1"
     assert settings.pop("study") == "quick"
     assert settings.keys() <= Study.load("quick").resolved().settings().keys()
+
+
+@pytest.mark.parametrize("axis", ["seed", "data_seed"])
+def test_errors_in_a_table_are_those_of_means_over_images_and_runs(axis: str) -> None:
+    study = Study.of(name="mine", beta=1, train_images=64, **{axis: [0, 1, 2]}).resolved()
+    tree = schema.empty(study)
+    data = tree["rate_distortion"].to_dataset()
+    places = xr.DataArray([0, 1, 2], dims=axis)
+    for name, values in {"distortion": [10.0, 12.0, 17.0], "distortion_se": [0.6, 0.8, 1.0]}.items():
+        data[name] = xr.zeros_like(data[name]) + xr.DataArray(values, {axis: places})
+    tree["rate_distortion"] = xr.DataTree(data)
+    (table,) = tables.measured(tree)
+    assert [str(cell) for cell in table.columns[1].cells] == [f"13.00 ± {(0.8**2 + 13 / 3) ** 0.5:.2f}"]
