@@ -371,7 +371,7 @@ def remove(
 @app.command()
 def merge(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of two or more parts of a study.")],
-    out: Annotated[Path, typer.Option(help="Folder of the whole study, which may be one of the parts.")],
+    out: Annotated[Path, typer.Option(help="Folder of the whole study; a study that is there is one of the parts.")],
     prefer: Annotated[
         Path | None,
         typer.Option(help="The part to take a run from where others have another version of it, trained as far."),

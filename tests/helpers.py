@@ -78,6 +78,23 @@ def no_drawing() -> Iterator[None]:
 
 
 @contextmanager
+def one_figure() -> Iterator[None]:
+    """Draws one figure per study: drawing all of them takes longer than training in most tests."""
+    from pyrovae.analysis import figures
+
+    with mock.patch.object(figures, "FIGURES", {"rate_distortion": figures.rate_distortion}):
+        yield
+
+
+def main_with_one_figure() -> None:
+    """The command of this process, which draws one figure."""
+    from pyrovae.cli import main
+
+    with one_figure():
+        main()
+
+
+@contextmanager
 def stopped_after(step: int) -> Iterator[None]:
     """Stops every training once its checkpoint of a step is written; the block is left without an error."""
     save = Training.save

@@ -74,7 +74,7 @@ def merge(folders: Sequence[str | Path], out: str | Path, prefer: str | Path | N
 
     Args:
         folders: the folders of the parts.
-        out: the folder of the whole, which may be one of them.
+        out: the folder of the whole. A study that is there already is one of the parts.
         prefer: the part whose runs are taken where others have done as many steps, with other weights, and whose
             measure settings are taken.
 
@@ -91,6 +91,8 @@ def merge(folders: Sequence[str | Path], out: str | Path, prefer: str | Path | N
         [['done', 'done']]
     """
     parts = [Path(folder) for folder in folders]
+    if Path(out) not in parts and (Path(out) / "study.yaml").exists():
+        parts.append(Path(out))
     preferred = None if prefer is None else Path(prefer)
     if preferred is not None and preferred not in parts:
         raise InputError(f"prefer: expected one of {', '.join(map(str, parts))}, got {prefer}")
@@ -181,10 +183,7 @@ class _Copy:
         if self.folder.path.resolve() == target.path.resolve():
             return
         for file in sorted(files, key=lambda file: file == self.folder.record()):
-            copied = target.path / file.relative_to(self.folder.path)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, atomic.partial_path(copied))
-            atomic.move_into_place(atomic.partial_path(copied), copied)
+            atomic.copy(file, target.path / file.relative_to(self.folder.path))
 
 
 def _furthest(copies: Iterable[_Copy | None], preferred: Path | None) -> _Copy | None:

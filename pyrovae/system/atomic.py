@@ -22,10 +22,23 @@ def write(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: the file cannot be written; an earlier file of this name is unchanged.
     """
+    with _replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copies a file atomically; errors as in `write`."""
+    with _replacing(path) as partial:
+        shutil.copyfile(source, partial)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """The temporary file that replaces a file after the block."""
     partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        yield partial
         move_into_place(partial, path)
     except OSError as error:
         with suppress(OSError):

@@ -32,10 +32,10 @@ def few_figures() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Seeds 0 and 1 of a study, and seeds 1 and 2."""
+    """Seeds 0 and 1 of a study, and seed 2."""
     folder = tmp_path_factory.mktemp("parts")
     run(SMALL, folder / "first", quiet=True, compile="never")
-    run(SMALL.replace(seed=[1, 2]), folder / "second", quiet=True, compile="never")
+    run(SMALL.replace(seed=2), folder / "second", quiet=True, compile="never")
     return folder / "first", folder / "second"
 
 
@@ -116,6 +116,19 @@ def test_merging_takes_the_run_with_more_steps(parts: tuple[Path, Path], finishe
         merged = merge(order, tmp_path / order[0].name)
         assert merged.study.base.steps == 8
         assert files_of(tmp_path / order[0].name) == files_of(finished)
+
+
+def test_merging_keeps_what_the_folder_of_the_whole_has(parts: tuple[Path, Path], tmp_path: Path) -> None:
+    """Such as a longer training of an earlier merge, or another study."""
+    merge(parts, tmp_path / "whole")
+    run(SMALL.replace(seed=[0, 1, 2], steps=8), tmp_path / "whole", quiet=True, compile="never")
+    before = files_of(tmp_path / "whole")
+    assert merge(parts, tmp_path / "whole").study.base.steps == 8
+    assert files_of(tmp_path / "whole") == before
+    run(SMALL.replace(name="other", beta=1, seed=0), tmp_path / "other", quiet=True, compile="never")
+    with pytest.raises(InputError, match="expected a part of the study"):
+        merge(parts, tmp_path / "other")
+    assert open_results(tmp_path / "other").study.name == "other"
 
 
 def test_other_weights_after_equal_steps_need_a_preference(

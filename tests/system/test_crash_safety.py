@@ -13,8 +13,10 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,29 @@ from unittest import mock
 import numpy as np
 import pytest
 import xarray as xr
-from helpers import STUDY, TIMEOUT, assert_refused, assert_same_results, run_commands
+from helpers import (
+    STUDY,
+    TIMEOUT,
+    assert_refused,
+    assert_same_results,
+    contents,
+    main_with_one_figure,
+    one_figure,
+    run_commands,
+)
 from PIL import Image
+from recorder import recorded
 
 from pyrovae import InputError, open_results, run
 from pyrovae.build import make_data
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.runner.diagnose import diagnose_run
+from pyrovae.runner.folders import remove
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.reporting import REPORT, draw_again
 from pyrovae.store import records
-from pyrovae.store.layout import RunFolder
+from pyrovae.store.checkpoint import load_header
+from pyrovae.store.layout import RunFolder, moving_checkpoints
 from pyrovae.study import key_of
 from pyrovae.system import atomic
 from pyrovae.system.provenance import software_versions
@@ -41,38 +55,96 @@ from pyrovae.training.trainer import Training
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
-PHASES = ("training", "evaluation")
+
+@dataclass(frozen=True)
+class Phase:
+    """A command whose file operations are recorded.
+
+    Attributes:
+        command: with ``{folder}`` for the folder that it writes, and ``{place}`` for that of the recording.
+        start: the phase that left the folder as it was before; none for a new folder.
+        finished: the numbers of finished runs before and after.
+        stride: the short suite reads every so many of its states.
+    """
+
+    command: str
+    start: str
+    finished: tuple[int, int]
+    stride: int = 1
+
+    def begin(self, place: Path, folder: Path) -> None:
+        """Puts into a folder what the command starts from."""
+        if self.start:
+            shutil.copytree(place / self.start / "study", folder)
+
+    def arguments(self, place: Path, folder: Path) -> list[str]:
+        return [word.format(place=place, folder=folder) for word in self.command.split()]
+
+    def do(self, place: Path, folder: Path) -> None:
+        """Does what the command does, in this process."""
+        from pyrovae.cli import app
+
+        with redirect_stdout(StringIO()):
+            app(self.arguments(place, folder), standalone_mode=False)
+
+
+MERGE = "merge {place}/first {place}/second --out {folder}"
+PHASES = {
+    "training": Phase("run {place}/small.yaml --out {folder}", "", (0, 2)),
+    "evaluation": Phase("evaluate {folder} --samples 2", "training", (2, 2)),
+    "report": Phase("report {folder}", "evaluation", (2, 2)),
+    "growth": Phase(
+        "run {place}/small.yaml --out {folder} --set seed=[0,1,2] --set steps=80", "evaluation", (2, 6), 4
+    ),
+    "merge": Phase(MERGE, "", (0, 6)),
+    "merge into a part": Phase(MERGE, "evaluation", (2, 6), 4),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted study in `complete`, and in a folder per phase its states before each file operation."""
+    """For each phase, the folder after it in `PHASE/study`, and its states before each file operation in `PHASE`.
+
+    The parts `first` and `second` are the depths of the grown study.
+    """
     place = tmp_path_factory.mktemp("recording")
     (place / "small.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
-    recorder = [sys.executable, str(Path(__file__).parents[1] / "recorder.py"), "complete"]
-    for phase, command in {
-        "training": ["run", "small.yaml", "--out", "complete"],
-        "evaluation": ["evaluate", "complete", "--samples", "2"],
-    }.items():
-        done = subprocess.run([*recorder, phase, *command], cwd=place, capture_output=True, text=True, timeout=TIMEOUT)
-        assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch, one_figure():
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        for name, phase in PHASES.items():
+            phase.begin(place, place / name / "study")
+            with recorded(place / name / "study", place / name):
+                phase.do(place, place / name / "study")
+            for part, depth in (("first", 2), ("second", 1)) if name == "growth" else ():
+                shutil.copytree(place / name / "study", place / part)
+                remove(place / part, depth=depth)
     return place
 
 
 @pytest.fixture(scope="module")
 def complete(recording: Path) -> Path:
-    return recording / "complete"
+    """The study, trained and evaluated once more."""
+    return recording / "evaluation" / "study"
 
 
 @pytest.fixture(scope="module")
 def trained(recording: Path) -> Path:
     """The same study before it was re-evaluated."""
-    return recording / "training" / str(len(operations(recording, "training")) - 1)
+    return recording / "training" / "study"
 
 
 def operations(recording: Path, phase: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads((recording / phase / "operations.json").read_text(encoding="utf-8"))
-    assert sum(each["operation"] == "os.rename" for each in found) > 10
+    assert sum(each["operation"] == "os.rename" for each in found) > 2
+    return found
+
+
+def steps_done(folder: Path) -> dict[str, int]:
+    """The steps in the furthest file of each run, by key."""
+    found: dict[str, int] = {}
+    for file in [*folder.glob("runs/*/weights.safetensors"), *moving_checkpoints(folder)]:
+        header = load_header(file)[0]
+        found |= {key: max(header.step, found.get(key, 0)) for key in header.keys}
     return found
 
 
@@ -132,39 +204,93 @@ def test_files_change_only_by_atomic_rename(phase: str, recording: Path) -> None
             assert found[number + 1]["operation"] == "fsync", each
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_folder_is_readable_after_every_file_operation(phase: str, recording: Path) -> None:
+def _check_states(recording: Path, phase: str, numbers: list[int]) -> None:
+    """In each state, all files can be read, and no run has lost steps or, in the same study, its results."""
     checked: dict[Any, int] = {}
-    finished = [check_readable(recording / phase / str(n), checked) for n in _states(recording, phase)]
-    assert finished == sorted(finished)
-    assert (finished[0], finished[-1]) == ((0, 2) if phase == "training" else (2, 2))
+    states = [recording / phase / str(number) for number in numbers]
+    finished = [check_readable(state, checked) for state in states]
+    assert (finished[0], finished[-1]) == PHASES[phase].finished
+    study = _content(states[-1] / "study.yaml")
+    of_study = [each for each, state in zip(finished, states, strict=True) if _content(state / "study.yaml") == study]
+    assert of_study == sorted(of_study)
+    for before, after in pairwise(map(steps_done, states)):
+        assert all(after.get(key, -1) >= step for key, step in before.items())
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_folder_is_readable_after_file_operations(phase: str, recording: Path) -> None:
+    numbers = _states(recording, phase)
+    _check_states(recording, phase, [*numbers[: -1 : PHASES[phase].stride], numbers[-1]])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("phase", [name for name, phase in PHASES.items() if phase.stride > 1])
+def test_folder_is_readable_after_every_file_operation(phase: str, recording: Path) -> None:
+    _check_states(recording, phase, _states(recording, phase))
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.exists() else b""
 
 
 def _states(recording: Path, phase: str) -> list[int]:
-    """Numbers of the operations before which the visible files differ."""
+    """Numbers of the last operations before which the visible files differ: all partial files are there."""
     states: dict[str, int] = {}
     for number, each in enumerate(operations(recording, phase)):
         if each["state"] is not None:
-            states.setdefault(json.dumps(each["state"], sort_keys=True), number)
+            states[json.dumps(each["state"], sort_keys=True)] = number
     return list(states.values())
 
 
+@contextmanager
+def watched() -> Iterator[tuple[dict[str, int], list[Path]]]:
+    """The steps from which runs are trained, by key, and the records that are written."""
+    begun: dict[str, int] = {}
+    written: list[Path] = []
+    train, save = Training.run, records.save
+
+    def noted_train(self: Training, **options: Any) -> None:
+        assert not begun.keys() & set(self.cohort.keys)
+        begun.update(dict.fromkeys(self.cohort.keys, self.step))
+        train(self, **options)
+
+    def noted_save(file: Path, *rest: Any) -> None:
+        written.append(file)
+        save(file, *rest)
+
+    with mock.patch.object(Training, "run", noted_train), mock.patch.object(records, "save", noted_save):
+        yield begun, written
+
+
 def _check_resume(recording: Path, phase: str, number: int, folder: Path, rng: np.random.Generator) -> None:
-    """Resumes from a recorded state, with partial files truncated at random, and compares the results."""
-    shutil.copytree(recording / phase / str(number), folder)
+    """Resumes from a recorded state, with partial files truncated at random, and compares the results.
+
+    Each run continues from its furthest state, and what was measured is not measured again.
+    """
+    state, end = recording / phase / str(number), recording / phase / "study"
+    if state.exists():
+        shutil.copytree(state, folder)
     for file in folder.rglob(".*.part"):
         content = file.read_bytes()
         file.write_bytes(content[: rng.integers(len(content) + 1)])
-    run(STUDY, folder, quiet=True)
-    reevaluate(folder, samples=2)
-    assert_same_results(recording / "complete", folder)
+    with watched() as (begun, written):
+        PHASES[phase].do(recording, folder)
+    assert begun == {key: steps_done(state).get(key, 0) for key in begun}
+    assert len(set(written)) == len(written)
+    for file in written:
+        earlier = state / file.relative_to(folder)
+        assert not (earlier.exists() and earlier.samefile(end / file.relative_to(folder))), file
+    assert_same_results(end, folder)
+    assert contents(folder, "figures/**/*").keys() == contents(end, "figures/**/*").keys()
 
 
-def test_resume_from_a_random_operation_gives_same_results(recording: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", PHASES)
+def test_resume_from_a_random_operation_gives_same_results(phase: str, recording: Path, tmp_path: Path) -> None:
+    """Of the first half, after which more is left to do."""
     rng = np.random.default_rng(0)
-    numbers = [n for n, each in enumerate(operations(recording, "training")) if each["state"] is not None]
+    numbers = [n for n, each in enumerate(operations(recording, phase)) if each["state"] is not None]
     number = int(rng.choice(numbers[: len(numbers) // 2]))
-    _check_resume(recording, "training", number, tmp_path / "resumed", rng)
+    _check_resume(recording, phase, number, tmp_path / "resumed", rng)
 
 
 @pytest.mark.long
@@ -176,14 +302,12 @@ def test_resume_from_every_operation_gives_same_results(phase: str, recording: P
 
 
 @contextmanager
-def forked(*arguments: str) -> Iterator[multiprocessing.process.BaseProcess]:
+def forked(target: Callable[[], None], *arguments: str) -> Iterator[multiprocessing.process.BaseProcess]:
     """The command in a forked process, where torch is already imported."""
-    from pyrovae.cli import main
-
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pyrovae.cli", "pyrovae.runner.run", "pyrovae.analysis.findings"])
     with mock.patch.object(sys, "argv", ["pyrovae", *arguments]):
-        process = context.Process(target=main)
+        process = context.Process(target=target)
         process.start()
     try:
         yield process
@@ -192,17 +316,19 @@ def forked(*arguments: str) -> Iterator[multiprocessing.process.BaseProcess]:
         process.join()
 
 
-def _check_random_kills(complete: Path, folder: Path, rng: np.random.Generator, kills: int) -> set[int]:
-    """Kills a run, an evaluation and a report, each several times; returns the exit codes."""
+def _check_random_kills(recording: Path, place: Path, rng: np.random.Generator, kills: int) -> set[int]:
+    """Kills the command of each phase several times, and compares the results; returns the exit codes."""
+    from pyrovae.cli import main
+
     codes = set()
-    for command in (
-        ("run", str(complete.parent / "small.yaml"), "--out", str(folder)),
-        ("evaluate", str(folder), "--samples", "2"),
-        ("report", str(folder)),
-    ):
+    for name, phase in PHASES.items():
+        folder = place / name / "study"
+        phase.begin(place, folder)
+        target = main if name == "report" else main_with_one_figure
+        arguments = phase.arguments(recording, folder)
         for _ in range(kills):
-            with forked(*command) as process:
-                process.join(rng.uniform(0, 4))
+            with forked(target, *arguments) as process:
+                process.join(rng.uniform(0, 3))
                 kill = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
                 assert process.pid is not None
                 if process.is_alive():
@@ -210,24 +336,24 @@ def _check_random_kills(complete: Path, folder: Path, rng: np.random.Generator, 
                 process.join(TIMEOUT)
                 codes.add(process.exitcode)
             check_readable(folder)
-        with forked(*command) as process:
+        with forked(target, *arguments) as process:
             process.join(TIMEOUT)
             assert process.exitcode == 0
-    assert_same_results(complete, folder)
+        assert_same_results(recording / name / "study", folder)
     return codes
 
 
-def test_results_are_the_same_after_random_kills(complete: Path, tmp_path: Path) -> None:
-    codes = _check_random_kills(complete, tmp_path / "killed", np.random.default_rng(3), kills=1)
+def test_results_are_the_same_after_random_kills(recording: Path, tmp_path: Path) -> None:
+    codes = _check_random_kills(recording, tmp_path, np.random.default_rng(3), kills=1)
     assert codes & {-signal.SIGKILL, 130}
     # 1: interrupted before the command began.
     assert codes <= {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 130, 1, 0}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(20))
-def test_results_are_the_same_after_many_random_kills(seed: int, complete: Path, tmp_path: Path) -> None:
-    _check_random_kills(complete, tmp_path / "killed", np.random.default_rng([4, seed]), kills=6)
+@pytest.mark.parametrize("seed", range(10))
+def test_results_are_the_same_after_many_random_kills(seed: int, recording: Path, tmp_path: Path) -> None:
+    _check_random_kills(recording, tmp_path, np.random.default_rng([4, seed]), kills=6)
 
 
 @contextmanager
@@ -263,14 +389,52 @@ def test_full_disk_is_one_line_and_loses_nothing(trained: Path, tmp_path: Path) 
     assert_same_results(trained, folder)
 
 
-def test_read_only_folder_can_be_read_only(complete: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["growth", "merge", "merge into a part"])
+def test_full_disk_is_one_line_in_every_phase(phase: str, recording: Path, tmp_path: Path) -> None:
+    """Where a file of random size or a larger one cannot be written; the same command goes on from there."""
+    rng, folder = np.random.default_rng(5), tmp_path / "study"
+    make_data(STUDY.runs()[0])  # fills the cache of images
+    PHASES[phase].begin(recording, folder)
+    end = recording / phase / "study"
+    sizes = [
+        (end / each["target"]).stat().st_size for each in operations(recording, phase) if "runs/" in each["target"]
+    ]
+    with largest_file(int(rng.choice(sizes)) // 2), pytest.raises(OSError, match="File too large; an earlier") as full:
+        PHASES[phase].do(recording, folder)
+    assert "\n" not in str(full.value)
+    check_readable(folder)
+    assert not list(folder.rglob("*.part"))
+    PHASES[phase].do(recording, folder)
+    assert_same_results(end, folder)
+
+
+@pytest.mark.parametrize("phase", ["growth", "merge into a part"])
+def test_damaged_record_is_one_line_and_repaired(phase: str, recording: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    PHASES[phase].begin(recording, folder)
+    record = next(folder.glob("runs/*/record.nc"))
+    record.write_bytes(record.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="damaged") as caught:
+        PHASES[phase].do(recording, folder)
+    (line,) = {str(each.message) for each in caught}
+    assert line.startswith(f"{record}: ")
+    assert "\n" not in line
+    assert_same_results(recording / phase / "study", folder)
+
+
+def test_read_only_folder_can_be_read_only(recording: Path, complete: Path, tmp_path: Path) -> None:
     folder = tmp_path / "read_only"
     shutil.copytree(complete, folder)
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
-    study = complete.parent / "small.yaml"
+    study = recording / "small.yaml"
     writing = [f"run {study} --out {folder}", f"run {study} --out {folder}/new", f"report {folder}"]
-    writing += [f"evaluate {folder} --samples 3"]
-    reading = [f"show {folder} --provenance", f"compare {folder} {complete} --out {tmp_path}/both"]
+    writing += [f"evaluate {folder} --samples 3", f"run {study} --out {folder} --set seed=[0,1]"]
+    writing += [f"merge {folder} {recording}/first --out {folder}"]
+    reading = [
+        f"merge {folder} {recording}/first --out {tmp_path}/merged",
+        f"show {folder} --provenance",
+        f"compare {folder} {complete} --out {tmp_path}/both",
+    ]
     unprivileged = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []  # root may write anywhere
     for each in folders:
         each.chmod(0o555)
