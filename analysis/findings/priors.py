@@ -34,10 +34,13 @@ def negative_log_likelihood(cell: xr.Dataset) -> xr.DataArray:
 def best_prior(study: StudyCells, score: Score) -> Iterator[Contrast]:
     """Lead of the prior with the lowest mean score on the test images, for every other setting of the grid."""
     for where, cell in _compared_priors(study):
+        if note := _not_comparable(score, cell):
+            yield Contrast(where, note=note, terms={"count": cell.sizes["prior"], "found": ""})
+            continue
         found = lead(score(cell), "prior", study.margin)
         shown = f"cannot tell it from {', '.join(found.tied)}" if found.tied else "puts it ahead of every other prior"
-        terms = {"best": found.best, "closest": found.closest, "shown": shown, "warning": _warning(cell)}
-        terms["count"] = cell.sizes["prior"]
+        named = f" is {found.best}; this comparison alone {shown}"
+        terms = {"count": cell.sizes["prior"], "found": named, "best": found.best, "closest": found.closest}
         yield Contrast(where, found.effect, _note(found.effect), terms=terms)
 
 
@@ -67,8 +70,10 @@ def smaller_gamma(study: StudyCells, score: Score, only_unsaturated: bool = Fals
         low, high = gammas[0], gammas[-1]
         for where, cell in study.along("gamma"):
             if not (only_unsaturated and only_gap_grows(cell, low, high)):
-                terms = {"low": low, "high": high, "warning": _warning(cell)}
-                yield study.contrast(where, score(cell), "gamma", {high: 1, low: -1}, **terms)
+                if note := _not_comparable(score, cell):
+                    yield Contrast(where, note=note, terms={"low": low, "high": high})
+                else:
+                    yield study.contrast(where, score(cell), "gamma", {high: 1, low: -1}, low=low, high=high)
 
 
 def _compared_priors(study: StudyCells) -> Iterator[tuple[str, xr.Dataset]]:
@@ -98,28 +103,29 @@ def _note(found: Effect) -> str:
     return "" if np.isfinite(found.estimate) else UNFINISHED
 
 
-def _warning(cell: xr.Dataset) -> str:
-    """A remark if bounds of log p(x) may be loose."""
-    return " (k̂ is high, so the bounds may be loose)" if cell["loose"].any() else ""
+def _not_comparable(score: Score, cell: xr.Dataset) -> str:
+    """Why a score does not compare between the settings of a cell; empty if it does."""
+    loose = score is negative_log_likelihood and cell["loose"].any()
+    return "k̂ is high in some of the runs, whose bounds may be loose and do not compare" if loose else ""
 
 
 _LEADS = {"falls": "it leads {closest}", "rises": "it is behind {closest}"}
 FINDINGS = (
     Finding(
         None,
-        "Of {count} priors, {best} has the lowest test D; this comparison alone {shown}",
+        "The best of {count} priors by test D{found}",
         partial(best_prior, score=distortion),
         **_LEADS,
     ),
     Finding(
         None,
-        "Of {count} priors, {best} has the lowest test R + D; this comparison alone {shown}",
+        "The best of {count} priors by test R + D{found}",
         partial(best_prior, score=total),
         **_LEADS,
     ),
     Finding(
         None,
-        "Of {count} priors, {best} has the highest bound of test log p(x){warning}; this comparison alone {shown}",
+        "The best of {count} priors by the bound of test log p(x){found}",
         partial(best_prior, score=negative_log_likelihood),
         **_LEADS,
     ),
@@ -144,7 +150,7 @@ FINDINGS = (
     ),
     Finding(
         None,
-        "Lowering γ from {high:g} to {low:g} raises the bound of test log p(x){warning}",
+        "Lowering γ from {high:g} to {low:g} raises the bound of test log p(x)",
         partial(smaller_gamma, score=negative_log_likelihood),
         falls="the bound rises",
         rises="the bound falls",
