@@ -316,11 +316,11 @@ def test_later_workers_with_other_versions_are_refused(
 def test_workers_without_a_module_are_refused(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.py").write_text(DEADLY, encoding="utf-8")
+    (tmp_path / "only_here.py").write_text(DEADLY, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    missing = "expected what the study needs to be installed, got ModuleNotFoundError: No module named 'mine'"
+    missing = "expected what the study needs to be installed, got ModuleNotFoundError: No module named 'only_here'"
     with pytest.raises(InputError, match=missing):
-        run(STUDY.replace(prior="mine:prior"), tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
+        run(STUDY.replace(prior="only_here:prior"), tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
 
 
 def test_worker_with_a_broken_module_is_one_line(cluster: LocalCluster, modules: Path, tmp_path: Path) -> None:
