@@ -91,7 +91,7 @@ class Effect:
 
     @property
     def p_equivalent(self) -> float:
-        """The larger p of two one-sided tests of |effect| ≥ margin (Schuirmann 1987); 1 for the best of several."""
+        """The larger p of two one-sided tests against the margin (Schuirmann 1987); 1 for the best of several."""
         return 1.0 if self.rivals else self.tail(self.margin - abs(self.estimate))
 
     def tail(self, distance: float) -> float:
