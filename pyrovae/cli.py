@@ -1,5 +1,6 @@
 """The command line: parsing and printing only."""
 
+import io
 import os
 import signal
 import sys
@@ -459,13 +460,13 @@ def _root(
 def _setting(text: str, option: str = "--set") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"{option}: expected KEY=VALUE, got '{text}'")
+        raise InputError(f"{option}: expected KEY=VALUE, got '{text:.200}'")
     from pyrovae.study import parse_yaml
 
     try:
         return key.strip(), parse_yaml(value)
     except ValueError:
-        raise InputError(f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
+        raise InputError(f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value:.200}'") from None
 
 
 def _rows(text: str) -> list[int]:
@@ -476,9 +477,9 @@ def _rows(text: str) -> list[int]:
             first, colon, end = part.partition(":")
             rows += range(int(first), int(end) if colon else int(first) + 1)[: MOST_ROWS + 1]
     except ValueError:
-        raise InputError(f"--images: expected rows such as 0:3 or 0,3,17, got '{text}'") from None
+        raise InputError(f"--images: expected rows such as 0:3 or 0,3,17, got '{text:.200}'") from None
     if len(rows) > MOST_ROWS:
-        raise InputError(f"--images: expected at most {MOST_ROWS:,} rows, got '{text}'")
+        raise InputError(f"--images: expected at most {MOST_ROWS:,} rows, got '{text:.200}'")
     return rows
 
 
@@ -549,6 +550,9 @@ def main() -> None:
     # Large pages for large tensors: torch reads this when it allocates its first tensor.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the terminal's encoding lacks
     warnings.showwarning = lambda message, *_: typer.echo(f"pyrovae: {message}", err=True)
     warnings.simplefilter("ignore", FutureWarning)
     try:
