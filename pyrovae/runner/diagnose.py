@@ -28,6 +28,7 @@ from pyrovae.runner.open import open_results
 from pyrovae.store.results import Results
 from pyrovae.study import Run, check_trust
 from pyrovae.system import atomic
+from pyrovae.system.device import float32_by_default
 from pyrovae.system.progress import StudyProgress
 from pyrovae.system.provenance import software_versions
 
@@ -79,10 +80,11 @@ def diagnose_run(
     """
     results = open_results(folder, trust)
     check_trust(results.study.settings(), trust)
-    subject = _Subject.of(results, select, split, images)
-    _check_finite(subject.pair, subject.x, f"the run at {subject.label}")
-    found = _diagnose(subject, ChainSettings(chains, draws, warmup), annealing, optimisation, quiet)
-    return _save(found, subject, results.folder)
+    with float32_by_default():
+        subject = _Subject.of(results, select, split, images)
+        _check_finite(subject.pair, subject.x, f"the run at {subject.label}")
+        found = _diagnose(subject, ChainSettings(chains, draws, warmup), annealing, optimisation, quiet)
+        return _save(found, subject, results.folder)
 
 
 @dataclass(frozen=True)
