@@ -1,6 +1,5 @@
 """Diagnoses the guide of a trained run: exact posteriors, inference gap and predictive checks."""
 
-import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -163,26 +162,29 @@ def _diagnose(
 
 def _save(found: Diagnosis, subject: _Subject, folder: Path) -> tuple[Diagnosis, Path]:
     """Writes a diagnosis and its predictive checks to a new folder; what a check does not support becomes a note."""
-    partial = folder / f".diagnosis-{os.getpid()}.part"
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process with the same id
+    trees = {"guide": found.guide, "exact": found.exact, "summary": found.summary}
+    drawn = {"marginals": diagnosis.marginals(found), "inference_gap": diagnosis.inference_gap(found)}
     try:
-        trees = {"guide": found.guide, "exact": found.exact, "summary": found.summary}
-        drawn = {"marginals": diagnosis.marginals(found), "inference_gap": diagnosis.inference_gap(found)}
+        checks = _predictive_checks(subject)
+    except UnsupportedError as error:
+        found = replace(found, notes=(*found.notes, f"there are no predictive checks: {error}"))
+    else:
+        trees["checks"] = checks
+        for group in ("prior_predictive", "posterior_predictive"):
+            drawn[group] = diagnosis.predictive_checks(checks, group)
+    with atomic.exclusive(folder / ".locks" / "diagnosis", lambda: True):
+        for left in folder.glob(".diagnosis*.part"):  # of a killed process
+            shutil.rmtree(left, ignore_errors=True)
+        partial = folder / ".diagnosis.part"
+        partial.mkdir()
         try:
-            checks = _predictive_checks(subject)
-        except UnsupportedError as error:
-            found = replace(found, notes=(*found.notes, f"there are no predictive checks: {error}"))
-        else:
-            trees["checks"] = checks
-            for group in ("prior_predictive", "posterior_predictive"):
-                drawn[group] = diagnosis.predictive_checks(checks, group)
-        for name, tree in trees.items():
-            atomic.write(partial / f"{name}.nc", tree.to_netcdf(engine="h5netcdf"))
-        style.write(drawn, partial)
-        targets = (folder / f"diagnosis_{number}" for number in count(1))
-        return found, partial.rename(next(target for target in targets if not target.exists()))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            for name, tree in trees.items():
+                atomic.write(partial / f"{name}.nc", tree.to_netcdf(engine="h5netcdf"))
+            style.write(drawn, partial)
+            targets = (folder / f"diagnosis_{number}" for number in count(1))
+            return found, partial.rename(next(target for target in targets if not target.exists()))
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _predictive_checks(subject: _Subject) -> xr.DataTree:
