@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.errors import InputError
+from pyrovae.system import surroundings
 
 if TYPE_CHECKING:
     from pyrovae.runner.plan import PlannedCohort
@@ -542,7 +543,7 @@ def _console() -> Console:
 
 
 def _print(text: str) -> None:
-    typer.echo(text)
+    print(text, flush=True)
 
 
 def main() -> None:
@@ -553,21 +554,23 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what the terminal's encoding lacks
-    warnings.showwarning = lambda message, *_: typer.echo(f"pyrovae: {message}", err=True)
+    warnings.showwarning = lambda message, *_: print(f"pyrovae: {message}", file=sys.stderr)
     warnings.simplefilter("ignore", FutureWarning)
+    os.environ["MPLBACKEND"] = "agg"
+    surroundings.prepare()
     try:
         sys.exit(app(standalone_mode=False))
     except USAGE_ERROR as error:  # without a command, its message is the help
-        typer.echo(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", err=True)
+        print(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:
-        typer.echo("pyrovae: stopped; finished work is kept, and the same command resumes", err=True)
+        print("pyrovae: stopped; finished work is kept, and the same command resumes", file=sys.stderr)
         sys.exit(130)
     except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:
             raise
         text = " ".join(str(error).split()) or type(error).__name__
-        typer.echo("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), err=True)
+        print("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,6 +1,7 @@
 """The command line: output, files and one-line errors."""
 
 import io
+import os
 import platform
 import signal
 import subprocess
@@ -219,6 +220,51 @@ def test_show_repeats_what_run_printed() -> None:
     assert "figures in runs/small/figures: distortion.png, information.png, learning_curves.png, log_like" in shown
     assert "report in runs/small/report.html" in shown
     assert shown in done.stdout
+
+
+BARE = """
+import os, pwd, sys
+from pyrovae.cli import main
+
+def unknown(user):
+    raise KeyError(user)
+
+pwd.getpwuid = unknown
+main()
+"""
+
+
+def bare(*arguments: str, encoding: str = "ascii", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command for a user without a name and a home folder, on a terminal with few characters."""
+    command = [sys.executable, "-c", BARE, *arguments]
+    variables |= {"PATH": os.environ["PATH"], "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    variables["PYTHONPATH"] = os.pathsep.join(sys.path)
+    return subprocess.run(command, capture_output=True, encoding=encoding, timeout=TIMEOUT, env=variables, check=False)
+
+
+def test_command_needs_no_home_and_no_known_backend() -> None:
+    done = bare("run", "small.yaml", *set_each("steps=2", "depth=1", "beta=1"), MPLBACKEND="nonsense")
+    assert done.returncode == 0, done.stderr
+    assert "expected a home folder for caches, got a user without one; they are in " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "report in runs/small/report.html" in done.stdout
+    assert sorted(path.name for path in Path().iterdir()) == ["runs", "small.yaml"]
+    imported = "import pyrovae; pyrovae.run; import matplotlib; print(matplotlib.get_backend())"
+    backend = [sys.executable, "-c", imported]
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    assert subprocess.run(backend, capture_output=True, text=True, check=True, env=environment).stdout == "agg\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_characters_that_a_terminal_lacks_are_replaced(encoding: str) -> None:
+    assert pyrovae("run", "small.yaml", *set_each("steps=2", "depth=1")).returncode == 0
+    shown = bare("show", "runs/small", encoding=encoding, HOME=str(Path.cwd()))
+    assert shown.returncode == 0, shown.stderr
+    assert "? " in shown.stdout
+    assert "report in runs/small/report.html" in shown.stdout
+    helped = bare("--help", encoding=encoding, HOME=str(Path.cwd()))
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert f"Rate{'–'.encode(encoding, 'replace').decode(encoding)}distortion" in helped.stdout
 
 
 def test_evaluate_shows_new_and_old_numbers_side_by_side() -> None:
