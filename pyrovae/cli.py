@@ -466,8 +466,10 @@ def _setting(text: str, option: str = "--set") -> tuple[str, Any]:
 
     try:
         return key.strip(), parse_yaml(value)
-    except ValueError:
-        raise InputError(f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value:.200}'") from None
+    except ValueError as error:
+        raise InputError(
+            f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value:.200}': {error}"
+        ) from None
 
 
 def _rows(text: str) -> list[int]:

@@ -142,6 +142,8 @@ def set_each(*settings: str) -> list[str]:
         ("train_images=90000", "train_images: expected at least 2 and at most the 8"),
         ("steps", "--set: expected KEY=VALUE, got 'steps'"),
         ("beta=[", "--set beta: expected a value such as"),
+        ("seed=0x" + "f" * 5000, "--set seed: expected a value such as 3, 0.1 or [0.1, 1], got '0xfff"),
+        ("seed=1:5", "seed: input should be a valid integer, unable to parse string as an integer, got '1:5'"),
         ("measure=3", "measure: expected settings such as 'images: 2048', got 3"),
         ("beta=1e-46", "beta: "),
     ],
