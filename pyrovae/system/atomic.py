@@ -69,8 +69,9 @@ def locked(folder: Path) -> Iterator[None]:
     The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        InputError: another process has locked the folder, or it is not writable.
+        InputError: another process has locked the folder, it is not writable, or its name is not UTF-8.
     """
+    check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
@@ -89,6 +90,16 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             holder_file.unlink(missing_ok=True)
+
+
+def check_name(folder: Path) -> None:
+    """Raises InputError if the name of a folder is not UTF-8, which reports and results are written in."""
+    try:
+        folder.resolve().name.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{folder}: expected the name of a folder in UTF-8, got one in another encoding; choose another name"
+        ) from None
 
 
 @contextmanager

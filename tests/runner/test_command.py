@@ -360,6 +360,13 @@ def test_folder_of_another_study_is_refused() -> None:
     refused("run", "small.yaml", "--set", "steps=1", expected="steps: expected at least the 2 steps that the run at")
 
 
+@pytest.mark.parametrize("command", [["run", "small.yaml"], ["run", "small.yaml", "--plan"], ["compare", "a", "b"]])
+def test_folder_whose_name_is_not_utf_8_is_refused(command: list[str]) -> None:
+    before = sorted(Path().iterdir())
+    refused(*command, "--out", "fol\udce9e", expected="fol?e: expected the name of a folder in UTF-8")
+    assert sorted(Path().iterdir()) == before
+
+
 def test_likelihood_with_another_support_is_refused_before_training() -> None:
     linear = ["run", "linear", "--set", "likelihood=bernoulli"]
     refused(*linear, expected="likelihood: bernoulli expects values in")
