@@ -38,6 +38,7 @@ __all__ = ["InputError", "Pair", "Results", "Run", "Study", "make_data", "make_p
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pyrovae' has no attribute '{name}'")
+    import_module("pyrovae.system.surroundings").prepare()
     return getattr(import_module(_HOMES[name]), name)
 
 

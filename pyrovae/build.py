@@ -22,6 +22,7 @@ from pyrovae.networks import Sizes
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.pair import Pair
 from pyrovae.study import KINDS, Run, check_settings, component_settings, parameters_of
+from pyrovae.system.device import float32_by_default
 from pyrovae.system.memory import check_memory
 
 
@@ -130,6 +131,7 @@ def assemble(run: Run, event_shape: torch.Size, mean: Tensor | None = None, imag
     return pair
 
 
+@float32_by_default()
 def instantiate(kind: str, run: Run, *positional: Any, **injected: Any) -> Any:
     """The component of a kind that a run names.
 

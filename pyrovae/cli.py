@@ -1,5 +1,6 @@
 """The command line: parsing and printing only."""
 
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.errors import InputError
+from pyrovae.system import surroundings
 
 if TYPE_CHECKING:
     from pyrovae.runner.plan import PlannedCohort
@@ -459,13 +461,15 @@ def _root(
 def _setting(text: str, option: str = "--set") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"{option}: expected KEY=VALUE, got '{text}'")
+        raise InputError(f"{option}: expected KEY=VALUE, got '{text:.200}'")
     from pyrovae.study import parse_yaml
 
     try:
         return key.strip(), parse_yaml(value)
-    except ValueError:
-        raise InputError(f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value}'") from None
+    except ValueError as error:
+        raise InputError(
+            f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value:.200}': {error}"
+        ) from None
 
 
 def _rows(text: str) -> list[int]:
@@ -476,9 +480,9 @@ def _rows(text: str) -> list[int]:
             first, colon, end = part.partition(":")
             rows += range(int(first), int(end) if colon else int(first) + 1)[: MOST_ROWS + 1]
     except ValueError:
-        raise InputError(f"--images: expected rows such as 0:3 or 0,3,17, got '{text}'") from None
+        raise InputError(f"--images: expected rows such as 0:3 or 0,3,17, got '{text:.200}'") from None
     if len(rows) > MOST_ROWS:
-        raise InputError(f"--images: expected at most {MOST_ROWS:,} rows, got '{text}'")
+        raise InputError(f"--images: expected at most {MOST_ROWS:,} rows, got '{text:.200}'")
     return rows
 
 
@@ -541,7 +545,7 @@ def _console() -> Console:
 
 
 def _print(text: str) -> None:
-    typer.echo(text)
+    print(text, flush=True)
 
 
 def main() -> None:
@@ -549,21 +553,26 @@ def main() -> None:
     # Large pages for large tensors: torch reads this when it allocates its first tensor.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    warnings.showwarning = lambda message, *_: typer.echo(f"pyrovae: {message}", err=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the terminal's encoding lacks
+    warnings.showwarning = lambda message, *_: print(f"pyrovae: {message}", file=sys.stderr)
     warnings.simplefilter("ignore", FutureWarning)
+    os.environ["MPLBACKEND"] = "agg"
+    surroundings.prepare()
     try:
         sys.exit(app(standalone_mode=False))
     except USAGE_ERROR as error:  # without a command, its message is the help
-        typer.echo(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", err=True)
+        print(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:
-        typer.echo("pyrovae: stopped; finished work is kept, and the same command resumes", err=True)
+        print("pyrovae: stopped; finished work is kept, and the same command resumes", file=sys.stderr)
         sys.exit(130)
     except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:
             raise
         text = " ".join(str(error).split()) or type(error).__name__
-        typer.echo("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), err=True)
+        print("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), file=sys.stderr)
         sys.exit(2)
 
 

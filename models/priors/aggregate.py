@@ -203,7 +203,7 @@ class BankMixture(TorchDistribution):
         z = self.distribution(self.bank[rows]).sample()
         if self.own is None:
             return z
-        mine = torch.rand(shape, device=z.device) < 1 / self.size
+        mine = torch.rand(shape, dtype=z.dtype, device=z.device) < 1 / self.size
         return torch.where(mine.unsqueeze(-1), self.distribution(self.own).sample(sample_shape), z)
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "BankMixture":

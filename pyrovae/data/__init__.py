@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.noise import generator
+from pyrovae.system.device import float32_by_default
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Source:
                     f"{self.name}: expected {name} of type {kind} for {self.size} images, got {_describe(column)}"
                 )
 
+    @float32_by_default()
     def load(self, rows: Tensor) -> Tensor:
         """The images at some rows, checked.
 

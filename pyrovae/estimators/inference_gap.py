@@ -154,7 +154,7 @@ def _log_weights(
         repeated = x.expand(count, *x.shape).flatten(0, 1)
         shape = noise_shape(guides[0].expand((count, len(x))))
         assert shape is not None, "`unconstrained` only accepts reparameterized distributions"
-        noise = torch.randn(shape, device=x.device)
+        noise = torch.randn(shape, dtype=x.dtype, device=x.device)
         of_guides = []
         for q in guides:
             z = reparameterize(q.expand((count, len(x))), noise)

@@ -1,6 +1,5 @@
 """Diagnoses the guide of a trained run: exact posteriors, inference gap and predictive checks."""
 
-import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from pyrovae.runner.open import open_results
 from pyrovae.store.results import Results
 from pyrovae.study import Run, check_trust
 from pyrovae.system import atomic
+from pyrovae.system.device import float32_by_default
 from pyrovae.system.progress import StudyProgress
 from pyrovae.system.provenance import software_versions
 
@@ -79,10 +79,11 @@ def diagnose_run(
     """
     results = open_results(folder, trust)
     check_trust(results.study.settings(), trust)
-    subject = _Subject.of(results, select, split, images)
-    _check_finite(subject.pair, subject.x, f"the run at {subject.label}")
-    found = _diagnose(subject, ChainSettings(chains, draws, warmup), annealing, optimisation, quiet)
-    return _save(found, subject, results.folder)
+    with float32_by_default():
+        subject = _Subject.of(results, select, split, images)
+        _check_finite(subject.pair, subject.x, f"the run at {subject.label}")
+        found = _diagnose(subject, ChainSettings(chains, draws, warmup), annealing, optimisation, quiet)
+        return _save(found, subject, results.folder)
 
 
 @dataclass(frozen=True)
@@ -161,26 +162,29 @@ def _diagnose(
 
 def _save(found: Diagnosis, subject: _Subject, folder: Path) -> tuple[Diagnosis, Path]:
     """Writes a diagnosis and its predictive checks to a new folder; what a check does not support becomes a note."""
-    partial = folder / f".diagnosis-{os.getpid()}.part"
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process with the same id
+    trees = {"guide": found.guide, "exact": found.exact, "summary": found.summary}
+    drawn = {"marginals": diagnosis.marginals(found), "inference_gap": diagnosis.inference_gap(found)}
     try:
-        trees = {"guide": found.guide, "exact": found.exact, "summary": found.summary}
-        drawn = {"marginals": diagnosis.marginals(found), "inference_gap": diagnosis.inference_gap(found)}
+        checks = _predictive_checks(subject)
+    except UnsupportedError as error:
+        found = replace(found, notes=(*found.notes, f"there are no predictive checks: {error}"))
+    else:
+        trees["checks"] = checks
+        for group in ("prior_predictive", "posterior_predictive"):
+            drawn[group] = diagnosis.predictive_checks(checks, group)
+    with atomic.exclusive(folder / ".locks" / "diagnosis", lambda: True):
+        for left in folder.glob(".diagnosis*.part"):  # of a killed process
+            shutil.rmtree(left, ignore_errors=True)
+        partial = folder / ".diagnosis.part"
+        partial.mkdir()
         try:
-            checks = _predictive_checks(subject)
-        except UnsupportedError as error:
-            found = replace(found, notes=(*found.notes, f"there are no predictive checks: {error}"))
-        else:
-            trees["checks"] = checks
-            for group in ("prior_predictive", "posterior_predictive"):
-                drawn[group] = diagnosis.predictive_checks(checks, group)
-        for name, tree in trees.items():
-            atomic.write(partial / f"{name}.nc", tree.to_netcdf(engine="h5netcdf"))
-        style.write(drawn, partial)
-        targets = (folder / f"diagnosis_{number}" for number in count(1))
-        return found, partial.rename(next(target for target in targets if not target.exists()))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            for name, tree in trees.items():
+                atomic.write(partial / f"{name}.nc", tree.to_netcdf(engine="h5netcdf"))
+            style.write(drawn, partial)
+            targets = (folder / f"diagnosis_{number}" for number in count(1))
+            return found, partial.rename(next(target for target in targets if not target.exists()))
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _predictive_checks(subject: _Subject) -> xr.DataTree:

@@ -30,7 +30,7 @@ from pyrovae.store.layout import RunFolder
 from pyrovae.store.results import Evaluation, Results, study_in
 from pyrovae.study import Cohort, Run, Study, check_settings, check_trust
 from pyrovae.system import atomic
-from pyrovae.system.device import find_device
+from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
 from pyrovae.system.progress import ProgressReporter
 from pyrovae.system.provenance import process_name
@@ -41,6 +41,7 @@ from pyrovae.training.trainer import Training
 MAX_NAME = 120
 
 
+@float32_by_default()
 def reevaluate(
     folder: str | Path,
     *,

@@ -62,6 +62,8 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
         raise InputError(f"expected different folders, got one of them twice: {', '.join(map(str, folders))}")
     if (Path(out) / "study.yaml").exists():
         raise InputError(f"{out}: expected a folder for the comparison, got that of a study; choose another --out")
+    for path in (*paths, Path(out)):
+        atomic.check_name(path)
     names = [path.resolve().name for path in paths]
     labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
     found = {label: open_results(path) for label, path in zip(labels, paths, strict=True)}

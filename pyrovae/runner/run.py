@@ -19,10 +19,11 @@ from pyrovae.runner.workload import workload
 from pyrovae.store.results import Results
 from pyrovae.study import Cohort, Measure, Study
 from pyrovae.system import atomic
-from pyrovae.system.device import find_device
+from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
 
 
+@float32_by_default()
 def run(
     study: Study,
     out: str | Path | None = None,

@@ -158,9 +158,10 @@ class Results(Evaluation):
         Nothing is written before `save_study`.
 
         Raises:
-            InputError: the folder contains a study with other settings.
+            InputError: the folder contains a study with other settings, or its name is not UTF-8.
         """
         folder = Path(folder)
+        atomic.check_name(folder)
         if (folder / "study.yaml").exists() and (differences := growth.conflicts(study_in(folder), study)):
             raise InputError(
                 f"{folder}: expected this study or a part of it, got other settings: {'; '.join(differences)}; choose "

@@ -5,19 +5,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, AliasToken, YAMLError
+from ruamel.yaml import YAML, AliasToken, SafeConstructor, ScalarNode, YAMLError
 
 from pyrovae.errors import InputError
 
 #: Most characters of a study file.
 MAX_CHARACTERS = 1_000_000
+#: Most characters of an integer: Python converts no longer ones to text.
+MAX_DIGITS = 100
 
 
 def parse_yaml(text: str) -> Any:
     """The plain values in a text; references are refused, because nested ones grow without bound.
 
     Raises:
-        ValueError: the text is not YAML, repeats a key, or has references.
+        ValueError: the text is not YAML, repeats a key, or has references or an endless integer.
 
     Example:
         >>> parse_yaml("beta: [1e-3, 1]")
@@ -79,8 +81,19 @@ def _shipped() -> Any:
     return resources.files("pyrovae.study") / "shipped"
 
 
+class _Constructor(SafeConstructor):
+    def construct_yaml_int(self, node: ScalarNode) -> int:
+        if len(node.value) > MAX_DIGITS:
+            raise ValueError(f"expected integers of at most {MAX_DIGITS} digits, got one of {len(node.value):,}")
+        return super().construct_yaml_int(node)
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_yaml_int)
+
+
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
     yaml.default_flow_style = None
     yaml.allow_unicode = True
     yaml.width = 4096

@@ -52,6 +52,8 @@ class Frozen(BaseModel):
     def _plain(cls, value: Any) -> Any:
         if isinstance(value, bool):
             raise ValueError(f"expected a number or a string, got the boolean {value}")
+        if isinstance(value, int) and value.bit_length() > 1000:  # Python shows no such number
+            raise ValueError(f"expected a number below 2^1000, got one of {value.bit_length():,} bits")
         if isinstance(value, bytes):
             raise ValueError("expected a number or a string, got binary data")
         if isinstance(value, str) and not " ".join(value.split()).isprintable():

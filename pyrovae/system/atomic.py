@@ -22,8 +22,8 @@ def write(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: the file cannot be written; an earlier file of this name is unchanged.
     """
-    with _replacing(path) as partial:
-        partial.write_bytes(content)
+    with _replacing(path) as partial, partial.open("xb") as file:
+        file.write(content)
 
 
 def copy(source: Path, path: Path) -> None:
@@ -38,6 +38,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # it may be a link
         yield partial
         move_into_place(partial, path)
     except OSError as error:
@@ -68,12 +69,14 @@ def locked(folder: Path) -> Iterator[None]:
     The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        InputError: another process has locked the folder, or it is not writable.
+        InputError: another process has locked the folder, it is not writable, or its name is not UTF-8.
     """
+    check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
         holder_file = folder / _HOLDER
+        holder_file.unlink(missing_ok=True)  # it may be a link
         holder_file.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
         for partial in folder.rglob(partial_path(Path("*")).name):
             if not partial.parent.name.startswith("."):  # a diagnosis may be writing there
@@ -87,6 +90,16 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             holder_file.unlink(missing_ok=True)
+
+
+def check_name(folder: Path) -> None:
+    """Raises InputError if the name of a folder is not UTF-8, which reports and results are written in."""
+    try:
+        folder.resolve().name.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{folder}: expected the name of a folder in UTF-8, got one in another encoding; choose another name"
+        ) from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The device that tensors are on, and the threads of the CPU."""
+"""The device that tensors are on, their default type, and the threads of the CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +32,17 @@ def device_name(device: torch.device) -> str:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copies a tensor to a device without waiting for the copy."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """New tensors are float32 inside the block, whatever default the user's script has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

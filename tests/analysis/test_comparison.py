@@ -110,16 +110,23 @@ def test_report_lists_every_run_with_its_study(trees: dict[str, xr.DataTree]) ->
 @pytest.mark.usefixtures("few_figures")
 def test_compare_command_prints_tables_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for out, settings in (("a/quick", {"depth": 1}), ("b/quick", {"depth": [1, 3]})):
-        run(Study.load("quick", **TINY, beta=[0.1, 1], seed=0, **settings), out=out, quiet=True)
+    for part, settings in (("a/quick", {"depth": 1}), ("b/quick", {"depth": [1, 3]})):
+        run(Study.load("quick", **TINY, beta=[0.1, 1], seed=0, **settings), out=part, quiet=True)
+    out, elsewhere = Path("runs/comparison"), tmp_path / "elsewhere"
+    out.mkdir(parents=True)
+    elsewhere.touch()
+    for name in ("report.html", ".report.html.pyrovae.part"):
+        (out / name).symlink_to(elsewhere)
     done = CliRunner().invoke(app, ["compare", "a/quick", "b/quick"], catch_exceptions=False)
     assert done.exit_code == 0
+    assert not elsewhere.read_bytes()  # links to other places are replaced
+    assert not (out / "report.html").is_symlink()
     assert "differences between the studies" in done.output
     first_table = done.output.partition("└")[0]
     assert [cells[1].strip() for line in first_table.splitlines() if len(cells := line.split("│")) == 5] == ["depth"]
     assert "a/quick: " in done.output  # two folders of one name are distinguished by their paths
     assert "report in runs/comparison/report.html" in done.output
-    assert {"rate_distortion.png", "report.html"} <= {file.name for file in Path("runs/comparison").iterdir()}
+    assert {"rate_distortion.png", "report.html"} <= {file.name for file in out.iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_diagnosis_uses_the_requested_run_and_images(folder: Path) -> None:
     work = {"chains": 2, "draws": 20, "warmup": 20, **SMALL}
+    (folder / ".diagnosis.part" / "killed").mkdir(parents=True)
     found, out = diagnose_run(folder, {"beta": 0.1}, [5, 1, 5], split="train", **work)
+    assert not list(folder.rglob("*.part"))
+    assert not (out / "killed").exists()
     assert {"beta": 0.1, "seed": 4, "split": "train", "study": "quick"}.items() <= found.summary.attrs.items()
     again, next_out = diagnose_run(folder, {"beta": 0.1, "seed": 2}, [5], **work)
     assert (out.name, next_out.name, again.summary.attrs["seed"]) == ("diagnosis_1", "diagnosis_2", 2)

@@ -1,6 +1,7 @@
 """The command line: output, files and one-line errors."""
 
 import io
+import os
 import platform
 import signal
 import subprocess
@@ -141,6 +142,8 @@ def set_each(*settings: str) -> list[str]:
         ("train_images=90000", "train_images: expected at least 2 and at most the 8"),
         ("steps", "--set: expected KEY=VALUE, got 'steps'"),
         ("beta=[", "--set beta: expected a value such as"),
+        ("seed=0x" + "f" * 5000, "--set seed: expected a value such as 3, 0.1 or [0.1, 1], got '0xfff"),
+        ("seed=1:5", "seed: input should be a valid integer, unable to parse string as an integer, got '1:5'"),
         ("measure=3", "measure: expected settings such as 'images: 2048', got 3"),
         ("beta=1e-46", "beta: "),
     ],
@@ -219,6 +222,51 @@ def test_show_repeats_what_run_printed() -> None:
     assert "figures in runs/small/figures: distortion.png, information.png, learning_curves.png, log_like" in shown
     assert "report in runs/small/report.html" in shown
     assert shown in done.stdout
+
+
+BARE = """
+import os, pwd, sys
+from pyrovae.cli import main
+
+def unknown(user):
+    raise KeyError(user)
+
+pwd.getpwuid = unknown
+main()
+"""
+
+
+def bare(*arguments: str, encoding: str = "ascii", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command for a user without a name and a home folder, on a terminal with few characters."""
+    command = [sys.executable, "-c", BARE, *arguments]
+    variables |= {"PATH": os.environ["PATH"], "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    variables["PYTHONPATH"] = os.pathsep.join(sys.path)
+    return subprocess.run(command, capture_output=True, encoding=encoding, timeout=TIMEOUT, env=variables, check=False)
+
+
+def test_command_needs_no_home_and_no_known_backend() -> None:
+    done = bare("run", "small.yaml", *set_each("steps=2", "depth=1", "beta=1"), MPLBACKEND="nonsense")
+    assert done.returncode == 0, done.stderr
+    assert "expected a home folder for caches, got a user without one; they are in " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "report in runs/small/report.html" in done.stdout
+    assert sorted(path.name for path in Path().iterdir()) == ["runs", "small.yaml"]
+    imported = "import pyrovae; pyrovae.run; import matplotlib; print(matplotlib.get_backend())"
+    backend = [sys.executable, "-c", imported]
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    assert subprocess.run(backend, capture_output=True, text=True, check=True, env=environment).stdout == "agg\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_characters_that_a_terminal_lacks_are_replaced(encoding: str) -> None:
+    assert pyrovae("run", "small.yaml", *set_each("steps=2", "depth=1")).returncode == 0
+    shown = bare("show", "runs/small", encoding=encoding, HOME=str(Path.cwd()))
+    assert shown.returncode == 0, shown.stderr
+    assert "? " in shown.stdout
+    assert "report in runs/small/report.html" in shown.stdout
+    helped = bare("--help", encoding=encoding, HOME=str(Path.cwd()))
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert f"Rate{'–'.encode(encoding, 'replace').decode(encoding)}distortion" in helped.stdout
 
 
 def test_evaluate_shows_new_and_old_numbers_side_by_side() -> None:
@@ -310,6 +358,13 @@ def test_folder_of_another_study_is_refused() -> None:
     refused(*different, expected="got other settings: batch_size: 32 before, 7 now; choose another --out")
     refused(*different, "--plan", expected="got other settings: batch_size")
     refused("run", "small.yaml", "--set", "steps=1", expected="steps: expected at least the 2 steps that the run at")
+
+
+@pytest.mark.parametrize("command", [["run", "small.yaml"], ["run", "small.yaml", "--plan"], ["compare", "a", "b"]])
+def test_folder_whose_name_is_not_utf_8_is_refused(command: list[str]) -> None:
+    before = sorted(Path().iterdir())
+    refused(*command, "--out", "fol\udce9e", expected="fol?e: expected the name of a folder in UTF-8")
+    assert sorted(Path().iterdir()) == before
 
 
 def test_likelihood_with_another_support_is_refused_before_training() -> None:

@@ -12,10 +12,10 @@ from torch._dynamo.utils import counters
 from pyrovae import InputError, Pair, Study, open_results, parts, run
 from pyrovae.analysis.findings import findings
 from pyrovae.build import make_data
-from pyrovae.data import linear
+from pyrovae.data import as_input, linear
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import LinearGaussian, active_units, marginal_rate, rate_terms
-from pyrovae.programs.noise import generator
+from pyrovae.programs.noise import fork_seed, generator
 from pyrovae.runner import cohort
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.training.trainer import Interrupted, Training
@@ -369,3 +369,25 @@ def test_trained_linear_pair_reaches_the_theoretical_curve(tmp_path: Path) -> No
     theory = results.tree["theory"].to_dataset()
     population = LinearGaussian.best(linear.covariance(), 4, 1.0, 3.0)
     assert abs(theory["rate"].sel(beta=3.0, method="nearest").item() - population.rate) < 0.1
+
+
+def test_default_type_of_a_script_changes_nothing(tmp_path: Path) -> None:
+    study = small(seed=0, beta=1, steps=20, prior="vamp", components=4)
+    before = run(study, tmp_path / "float32", quiet=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        after = run(study, tmp_path / "float64", quiet=True)
+        reevaluate(tmp_path / "float64", images=32)
+        pair = open_results(tmp_path / "float32").pair(beta=1)
+        x = as_input(make_data(study.runs()[0]).test)
+        with fork_seed(0):
+            losses = pair(x).loss
+    finally:
+        torch.set_default_dtype(torch.float32)
+    reevaluate(tmp_path / "float32", images=32)
+    assert weights(before.folder) == weights(after.folder)
+    trees = [open_results(tmp_path / name).tree for name in ("float32", "float64")]
+    for group in ("rate_distortion", "information", "likelihood", "evaluations/images=32/likelihood"):
+        xr.testing.assert_identical(*(tree[group].to_dataset() for tree in trees))
+    with fork_seed(0):
+        torch.testing.assert_close(before.pair(beta=1)(x).loss, losses, rtol=0, atol=0)

@@ -28,7 +28,8 @@ def test_values_are_read_as_yaml_1_2(text: str, value: Any) -> None:
         ("a: &x [1]\nb: *x", "references"),
         ("beta: 1\nbeta: 2", "duplicate key"),
         ("[" * 5000, "nested too deeply"),
-        ("9" * 5000, "limit"),
+        ("9" * 5000, "integers of at most 100 digits, got one of 5,000"),
+        ("{seed: [1, 0x" + "f" * 5000 + "]}", "integers of at most 100 digits, got one of 5,002"),
         ("!!python/object/apply:os.system [ls]", "constructor"),
         ("a: [1", "expected"),
         ("\0", "character"),
@@ -53,6 +54,24 @@ def test_shipped_study_resolves_and_comes_back_from_its_file(name: str) -> None:
     assert study.description
 
 
-def test_seed_in_base_sixty_is_refused() -> None:
-    with pytest.raises(InputError, match=r"seed: input should be a valid integer.*, got '1:5'"):
-        Study.load("quick", seed=files.parse_yaml("1:5"))
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("seed: 1:5", r"seed: input should be a valid integer.*, got '1:5'"),
+        ("beta: 1:30", r"beta: input should be a valid number.*, got '1:30'"),
+        ("beta: [0.1, 1:30]", r"beta: input should be a valid number.*, got '1:30'"),
+        ("depth: 1:30", r"network.depth: input should be a valid integer.*, got '1:30'"),
+    ],
+)
+def test_number_in_base_sixty_is_refused(setting: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        Study.load("quick", **files.parse_yaml(setting)).resolved()
+
+
+def test_leading_zeros_of_a_number_mean_nothing() -> None:
+    assert Study.load("quick", **files.parse_yaml("steps: 010")).base.steps == 10
+
+
+def test_number_too_long_to_be_shown_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"seed: expected a number below 2\^1000, got one of 16,610 bits"):
+        Study.load("quick", seed=10**5000)
