@@ -145,6 +145,18 @@ def test_other_weights_after_equal_steps_need_a_preference(
     assert (tmp_path / "whole" / changed.relative_to(finished)).read_bytes() == changed.read_bytes()
 
 
+def test_equal_weights_from_other_cohorts_are_one_version(
+    finished: Path, parts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    changed = next(finished.glob("runs/*/weights.safetensors"))
+    checkpoint = Checkpoint.load(changed)
+    header = checkpoint.header.model_copy(update={"cohorts": ["another"]})
+    Checkpoint(header, checkpoint.groups).save(changed)
+    assert changed.read_bytes() != (parts[0] / changed.relative_to(finished)).read_bytes()
+    merged = merge([parts[0], finished], tmp_path / "whole")
+    assert (merged.tree["runs/status"] == "done").all()
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [({"width": 5, "depth": 2}, "width"), ({"measure.images": 8}, "measure.images"), ({"name": "other"}, "name")],
