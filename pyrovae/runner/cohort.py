@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pyrovae.build import make_cohort_data
+from pyrovae.build import class_names, make_cohort_data
 from pyrovae.measures.declared import declared, of_settings
 from pyrovae.measures.evaluate import Measurements
 from pyrovae.runner.jobs import Job
@@ -106,6 +106,7 @@ def save_record(
         measure=study.measure.model_dump(mode="json"),
         diverged_at=int(divergence.at[number]),
         last_loss=float(divergence.last_loss[number]),
+        classes=class_names(training.cohort.runs[number]),
         **{"only": [], "sources": user_sources(study.measure), **facts},
     )
     records.save(RunFolder.of(folder, key).record(evaluation), header, measured, curves)
