@@ -86,13 +86,16 @@ def image_files(folder: Path) -> list[Path]:
             f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'no such folder'}"
         )
     files = sorted(file for file in _files(folder) if file.is_file())
-    images: dict[Path, Path] = {}
-    for file in sorted(files, key=Path.is_symlink):  # a link counts only where nothing else leads to the file
-        if file.suffix.lower() in endings:
-            images.setdefault(file.resolve(), file)
+    images = [file for file in files if file.suffix.lower() in endings]
     if not images:
         raise InputError(f"{folder}: expected images ({', '.join(endings)}), got none among {len(files)} files")
-    return sorted(images.values())
+    links = dict.fromkeys(filter(Path.is_symlink, images))
+    if not links:
+        return images
+    unique = {file.resolve(): file for file in images if file not in links}
+    for link in links:  # one counts only where nothing else leads to the file
+        unique.setdefault(link.resolve(), link)
+    return sorted(unique.values())
 
 
 def _files(folder: Path) -> Iterator[Path]:

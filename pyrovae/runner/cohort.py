@@ -51,7 +51,7 @@ def run_job(
     if job.step < job.steps or any(file.parts[0] != "runs" for file in job.files):
         seconds = _train(study, job, training, folder, compile, progress)
     provenance = properties.as_provenance() | history(training.environments)
-    facts = {**provenance, "seconds": seconds, "worker": process_name()}
+    facts = {**provenance, "seconds": seconds, "worker": process_name(), "classes": class_names(cohort.shared)}
     with Speeds(device).timing_measuring(cohort, study.measure):
         for number, measured in enumerate(measure(study, cohort, training, progress)):
             save_record(folder, study, training, number, measured, facts)
@@ -106,7 +106,6 @@ def save_record(
         measure=study.measure.model_dump(mode="json"),
         diverged_at=int(divergence.at[number]),
         last_loss=float(divergence.last_loss[number]),
-        classes=class_names(training.cohort.runs[number]),
         **{"only": [], "sources": user_sources(study.measure), **facts},
     )
     records.save(RunFolder.of(folder, key).record(evaluation), header, measured, curves)
