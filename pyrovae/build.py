@@ -51,10 +51,16 @@ def make_source(run: Run) -> Source:
         raise InputError(
             f"{path}: expected a folder of images or an .npz file, got neither; looked for from {Path.cwd()}"
         )
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [(file, file.stat()) for file in files if file.exists()]
+    files = images.image_files(path) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files]
     version = tuple((file, stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats)
-    return _source_at(path.absolute(), version)
+    return _source_at(path.absolute(), version, **component_settings(run, "data"))
+
+
+def class_names(run: Run) -> str:
+    """The folder of each class, such as ``0 cats, 1 dogs``, if the data set of a run is a folder with several."""
+    classes = make_source(run).classes if parts.is_path(run.data) else None
+    return ", ".join(f"{label} {name}" for label, name in enumerate(classes or ()))
 
 
 def make_data(run: Run, most: int | None = None) -> Dataset:
@@ -223,6 +229,6 @@ def _images(run: Run, source: Source, train: Tensor, test: Tensor) -> Dataset:
 
 
 @lru_cache(maxsize=2)
-def _source_at(path: Path, version: tuple[object, ...]) -> Source:
+def _source_at(path: Path, version: tuple[object, ...], **settings: Any) -> Source:
     """The data set at a path; ``version`` changes when its files do."""
-    return images.from_npz(path) if path.suffix == ".npz" else images.from_folder(path)
+    return (images.from_npz if path.suffix == ".npz" else images.from_folder)(path, **settings)

@@ -486,10 +486,11 @@ def _rows(text: str) -> list[int]:
     return rows
 
 
-def _counts(counts: dict[int, int]) -> str:
+def _counts(counts: dict[int, int], names: tuple[str, ...] | None) -> str:
     """Images per class, or their range where there are many classes."""
     if len(counts) <= 20:
-        return " ".join(f"{label}: {count:,}" for label, count in counts.items())
+        labels = {label: str(label) if names is None else f"{label} ({names[label]})" for label in counts}
+        return " ".join(f"{labels[label]}: {count:,}" for label, count in counts.items())
     return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
 
 
@@ -500,7 +501,7 @@ def _print_plan(cohort: "PlannedCohort") -> None:
     )
     for side, counts in (("training", cohort.train_classes), ("test", cohort.test_classes)):
         if counts is not None:
-            _print(f"  {side} images of each class: {_counts(counts)}")
+            _print(f"  {side} images of each class: {_counts(counts, cohort.class_names)}")
     if cohort.bank is not None:
         _print(
             f"  each training image is scored against {cohort.bank.size:,} cached encodings, refreshed every "

@@ -101,6 +101,8 @@ SHIPPED: dict[str, dict[str, str]] = {
 ENTRY_POINTS = "pyrovae.parts"
 #: A component of the user's own, ``module:attribute``.
 _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
+#: What reads a data set that is given by its path.
+_FOLDER, _NPZ = "pyrovae.data.images:from_folder", "pyrovae.data.images:from_npz"
 _LABEL = re.compile(r"([\w.:]+)\((\w+=[^,()]+(?:, *\w+=[^,()]+)*)\)")
 
 
@@ -254,7 +256,7 @@ def settings_of(kind: str, name: str) -> dict[str, Setting]:
         1.0
     """
     if kind == "data" and is_path(name):
-        return {}
+        name = _NPZ if name.endswith(".npz") else _FOLDER
     return _settings(resolve(kind, name))
 
 

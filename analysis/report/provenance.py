@@ -19,6 +19,7 @@ FACTS = {
     "D": "distortion_kind",
     "R": "rate_kind",
     "by": "worker",
+    "classes": "classes",
 }
 
 
@@ -36,14 +37,15 @@ def provenance(tree: xr.DataTree) -> list[Table]:
 
 def _table(title: str, runs: xr.Dataset) -> Table:
     table = Table(title=title)
-    for heading in ("cohort", "runs", *FACTS, "seconds of training", "code and versions"):
+    known = {heading: fact for heading, fact in FACTS.items() if fact in runs and (runs[fact] != "").any()}
+    for heading in ("cohort", "runs", *known, "seconds of training", "code and versions"):
         table.add_column(heading)
-    for row in _rows(runs):
+    for row in _rows(runs, list(known.values())):
         table.add_row(*row)
     return table
 
 
-def _rows(runs: xr.Dataset) -> Iterator[list[str]]:
+def _rows(runs: xr.Dataset, facts: list[str]) -> Iterator[list[str]]:
     axes = list(map(str, runs["cohort"].dims))
     frame = runs.to_dataframe(axes).reset_index()
     for cohort, each in frame[frame["cohort"] != ""].groupby("cohort", sort=False):
@@ -52,7 +54,7 @@ def _rows(runs: xr.Dataset) -> Iterator[list[str]]:
         yield [
             str(cohort),
             " and ".join(_places(each[axes])),
-            *(_values(each[fact]) for fact in FACTS.values()),
+            *(_values(each[fact]) for fact in facts),
             duration,
             _values(each["versions"]),
         ]

@@ -22,6 +22,7 @@ class Source:
         images: rows ``[n]`` → images ``[n, *event_shape]``, uint8 in [0, 255] or float32, which is used unscaled.
         factors: known factors of variation, each scaled to [0, 1], float ``[size, factors]``, or None.
         labels: class of each image, integers ≥ 0, ``[size]``, or None.
+        classes: names of the classes, if they have any: ``classes[label]``.
         published: whether an image is in the published training set, bool ``[size]``, or None.
 
     Raises:
@@ -34,6 +35,7 @@ class Source:
     factors: Tensor | None = None
     labels: Tensor | None = None
     published: Tensor | None = None
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("factors", "float"), ("labels", "int"), ("published", "bool")):

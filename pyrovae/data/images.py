@@ -1,18 +1,20 @@
 """A user's own images: a folder of image files, or an ``.npz`` file of arrays."""
 
+import os
+import re
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from glob import glob
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from pyrovae.data import Source, vision
@@ -21,6 +23,14 @@ from pyrovae.errors import InputError
 from pyrovae.system.memory import check_memory
 
 _CHANNELS = (1, 3)
+#: What transparent pixels are blended with.
+Background = Literal["white", "black"]
+#: Formats that are read, whatever the ending of a file: Pillow has readers that start other programs.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: Most pixels of an image.
+_MOST_PIXELS = 2**26
+#: Floats that exceed [0, 1] by less look like a result of rounding.
+_ROUNDING = 1e-3
 #: Optional arrays of an ``.npz`` file: NumPy kinds, number of dimensions, and a description for messages.
 _COLUMNS: Mapping[str, tuple[str, int, str]] = MappingProxyType(
     {
@@ -31,70 +41,115 @@ _COLUMNS: Mapping[str, tuple[str, int, str]] = MappingProxyType(
 )
 
 
-def from_folder(path: str | Path) -> Source:
+def from_folder(path: str | Path, background: Background = "white") -> Source:
     """All images in a folder and its subfolders, sorted by path.
 
-    If all images are grey, they are loaded as ``[1, H, W]``, otherwise as RGB, ``[3, H, W]``. Transparency is dropped
-    and hidden files are skipped. If there is more than one folder with images, a label is the index of the image's
-    folder, sorted by name.
+    If all images are grey, they are loaded as ``[1, H, W]``, otherwise as RGB, ``[3, H, W]``. Each is turned as its
+    EXIF data say, transparent pixels are blended with the background, and of 16 bits per channel the higher 8 are kept.
+    Hidden files are skipped, links are followed, and a file to which several lead is one image. If there is more than
+    one folder with images, a label is the index of the image's folder: by name, with numbers in their order.
 
     Raises:
-        InputError: there is no such folder, or it has no images; or an image cannot be read, has more than 8 bits per
-            channel, or another size than the first.
+        InputError: there is no such folder, or it has no images; or an image cannot be read, has more than 16 bits per
+            channel or too many pixels, or another size than the first; or all pixels are 0 or 1.
     """
     folder = Path(path)
-    files = _image_files(folder)
+    files = image_files(folder)
     grey = [_is_grey(file) for file in files]
     mode = "L" if all(grey) else "RGB"
-    first = _pixels(files[0], mode)
+    first = _pixels(files[0], mode, background)
     check_memory(len(files) * first.numel(), f"{folder}: the images")
     images = first.new_empty(len(files), *first.shape)
+    counts = torch.zeros(256, dtype=torch.int64)
     for image, file in zip(images, files, strict=True):
-        pixels = _pixels(file, mode)
+        pixels = _pixels(file, mode, background)
+        counts += pixels.flatten().bincount(minlength=256)
         if pixels.shape != first.shape:
             raise InputError(
                 f"{folder}: expected images of one size, got {_size(first)} in {files[0]} and {_size(pixels)} in {file}"
             )
         image.copy_(pixels)
-    return Source(folder.resolve().name, len(images), lambda rows: images[rows], labels=_folder_labels(files))
+    _check_levels(folder, counts.nonzero().flatten().tolist())
+    labels, classes = _folder_labels(folder, files)
+    return Source(folder.resolve().name, len(images), lambda rows: images[rows], labels=labels, classes=classes)
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and its subfolders, sorted by path.
+
+    Raises:
+        InputError: there is no such folder, or it has no images.
+    """
     endings = vision.datasets().folder.IMG_EXTENSIONS
     if not folder.is_dir():
         raise InputError(
             f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'no such folder'}"
         )
-    files = [folder / name for name in sorted(glob("**", root_dir=folder, recursive=True)) if (folder / name).is_file()]
+    files = sorted(file for file in _files(folder) if file.is_file())
     images = [file for file in files if file.suffix.lower() in endings]
     if not images:
         raise InputError(f"{folder}: expected images ({', '.join(endings)}), got none among {len(files)} files")
-    return images
+    links = dict.fromkeys(filter(Path.is_symlink, images))
+    if not links:
+        return images
+    unique = {file.resolve(): file for file in images if file not in links}
+    for link in links:  # one counts only where nothing else leads to the file
+        unique.setdefault(link.resolve(), link)
+    return sorted(unique.values())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files in a folder and its subfolders, each of which is visited once, whatever links lead to it."""
+    visited, left = set(), [folder]
+    while left:
+        for place, folders, names in os.walk(left.pop(0)):
+            real = os.path.realpath(place)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            left += [Path(place, name) for name in folders if Path(place, name).is_symlink()]
+            yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _is_grey(file: Path) -> bool:
     with _opened(file) as image:
-        if image.mode.startswith(("I", "F")):
-            raise InputError(f"{file}: expected 8 bits per channel, got more (mode {image.mode}); convert it")
-        return image.mode in ("1", "L", "LA")
+        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+            raise InputError(f"{file}: expected 8 or 16 bits per channel, got more (mode {image.mode}); convert it")
+        return image.mode.startswith("I") or image.mode in ("1", "L", "LA")
 
 
-def _pixels(file: Path, mode: str) -> Tensor:
+def _pixels(file: Path, mode: str, background: Background) -> Tensor:
     """The image as uint8 ``[C, H, W]``."""
     with _opened(file) as image:
-        check_memory(8 * image.width * image.height, f"{file}: the image")  # as RGBA and as an array
-        pixels = torch.from_numpy(np.array(image.convert(mode)))
+        if image.width * image.height > _MOST_PIXELS:
+            raise InputError(f"{file}: expected at most {_MOST_PIXELS:,} pixels, got {image.width:,}×{image.height:,}")
+        check_memory(16 * image.width * image.height, f"{file}: the image")  # as RGBA, blended, and as an array
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip; in colour, it keeps the higher 8 itself
+            upright = Image.fromarray((np.array(upright) >> 8).astype(np.uint8))
+        if upright.has_transparency_data:
+            canvas = Image.new("RGBA", upright.size, background)
+            upright = Image.alpha_composite(canvas, upright.convert("RGBA"))
+        pixels = torch.from_numpy(np.array(upright.convert(mode)))
     return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings(), Image.open(file) as image:
-            warnings.simplefilter("ignore")
+        # Not by its path: Pillow would map an uncompressed TIFF into memory, and then turn it wrongly.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            file.open("rb") as opened,
+            Image.open(opened, formats=_FORMATS) as image,
+        ):
             yield image
     except InputError:
         raise
+    except UnidentifiedImageError:
+        raise InputError(f"{file}: expected an image ({', '.join(_FORMATS)}), got another type of file") from None
     except Exception as error:  # Pillow's readers raise many types of errors for damaged files
         raise InputError(f"{file}: expected a readable image, got: {reason(error)}") from error
 
@@ -103,9 +158,30 @@ def _size(pixels: Tensor) -> str:
     return f"{pixels.shape[2]}×{pixels.shape[1]}"
 
 
-def _folder_labels(files: list[Path]) -> Tensor | None:
-    folders, labels = np.unique([str(file.parent) for file in files], return_inverse=True)
-    return torch.from_numpy(labels) if len(folders) > 1 else None
+def _folder_labels(folder: Path, files: list[Path]) -> tuple[Tensor, tuple[str, ...]] | tuple[None, None]:
+    """The label of each image, and the folder of each label; None if there is only one folder."""
+    places = [file.parent.relative_to(folder).as_posix() for file in files]
+    classes = sorted(set(places), key=_natural)
+    if len(classes) == 1:
+        return None, None
+    return torch.tensor([classes.index(place) for place in places]), tuple(classes)
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """A key by which texts are sorted as people do: 9 before 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+
+def _check_levels(folder: Path, levels: list[int]) -> None:
+    """Raises InputError if pixels are a mask of 0 and 1, and warns of images with hardly any grey levels."""
+    found = " and ".join(map(str, levels))
+    if levels[-1] <= 1:
+        raise InputError(f"{folder}: expected pixels from 0 to 255, got only {found}; multiply masks by 255")
+    if len(levels) < 3:
+        warnings.warn(
+            f"{folder}: expected several grey levels, got only {found}; unless they are binary, look at them",
+            stacklevel=3,
+        )
 
 
 def from_npz(path: str | Path) -> Source:
@@ -188,13 +264,23 @@ def _images(path: Path, array: np.ndarray) -> Tensor:
 
 
 def _in_range(path: Path, images: np.ndarray) -> np.ndarray:
-    low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 1):  # also true for NaN
+    finite = np.isfinite(images)
+    if not finite.all():
+        wrong = ~finite.all(axis=(1, 2, 3))
         raise InputError(
-            f"{path}: 'images': expected finite floats in [0, 1], got values from {low:g} to {high:g}; "
-            "divide them by their largest possible value, or store them as uint8"
+            f"{path}: 'images': expected finite floats in [0, 1], got {images[~finite][0]} in {wrong.sum():,} of "
+            f"{len(images):,} images, first in images[{wrong.argmax()}]; replace these values, or leave the images out"
         )
-    return images
+    low, high = images.min(), images.max()
+    if low >= 0 and high <= 1:
+        return images
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        advice = "the excess looks like rounding, which numpy.clip(images, 0, 1) removes"
+    elif low >= -1 and high <= 1:
+        advice = "take (images + 1) / 2 if they are from -1 to 1"
+    else:
+        advice = "divide them by their largest possible value, or store them as uint8"
+    raise InputError(f"{path}: 'images': expected finite floats in [0, 1], got values from {low} to {high}; {advice}")
 
 
 def _column(path: Path, name: str, array: np.ndarray, size: int) -> Tensor:

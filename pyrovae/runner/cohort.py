@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pyrovae.build import make_cohort_data
+from pyrovae.build import class_names, make_cohort_data
 from pyrovae.measures.declared import declared, of_settings
 from pyrovae.measures.evaluate import Measurements
 from pyrovae.runner.jobs import Job
@@ -51,7 +51,7 @@ def run_job(
     if job.step < job.steps or any(file.parts[0] != "runs" for file in job.files):
         seconds = _train(study, job, training, folder, compile, progress)
     provenance = properties.as_provenance() | history(training.environments)
-    facts = {**provenance, "seconds": seconds, "worker": process_name()}
+    facts = {**provenance, "seconds": seconds, "worker": process_name(), "classes": class_names(cohort.shared)}
     with Speeds(device).timing_measuring(cohort, study.measure):
         for number, measured in enumerate(measure(study, cohort, training, progress)):
             save_record(folder, study, training, number, measured, facts)

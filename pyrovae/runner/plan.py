@@ -32,6 +32,7 @@ class PlannedCohort:
         left: what is left to do for them; everything if no folder was given.
         repeated: number of runs that are the same as earlier ones, because no component takes what distinguishes them.
         train_classes, test_classes: images of each class; None if the data set has no classes.
+        class_names: name of each class, by label; None if they have none.
         bank: encodings that each training image is compared with in a step; None if no component caches encodings.
         densities: densities of a z under an encoding, over all runs: per step, and to measure R and log p(x).
     """
@@ -45,6 +46,7 @@ class PlannedCohort:
     test_images: int
     train_classes: dict[int, int] | None
     test_classes: dict[int, int] | None
+    class_names: tuple[str, ...] | None
     bank: Bank | None
     densities: tuple[int, int]
 
@@ -113,6 +115,7 @@ def _planned(study: Study, cohort: Cohort, left: tuple[Job, ...], repeated: int)
         test_images=len(test),
         train_classes=class_counts(source, train),
         test_classes=class_counts(source, test),
+        class_names=source.classes,
         bank=bank,
         densities=(per_step, measured),
     )

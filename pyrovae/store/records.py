@@ -47,6 +47,7 @@ class RecordHeader(BaseModel):
         skipped: what was not measured and why.
         rate_kind, distortion_kind: how R and D were computed.
         mode, device, threads, versions, worker: provenance.
+        classes: the names of the classes of the data set, by label.
         quantities: declarations of what was measured, as JSON.
         sites: latent sites.
     """
@@ -73,6 +74,7 @@ class RecordHeader(BaseModel):
     threads: str
     versions: str
     worker: str
+    classes: str = ""
     quantities: str
     sites: Json[list[str]]
 

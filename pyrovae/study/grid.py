@@ -32,6 +32,7 @@ DATA_SETTINGS = (
     "test_images",
     "images_per_class",
     "data_seed",
+    "background",
     "pixels",
 )
 #: Axes that have another name in the results, where `split` is train and test.

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from tiny_mnist import error_line, write_files
 from pyrovae.build import make_source
 from pyrovae.data import vision
 from pyrovae.data.images import from_folder, from_npz
-from pyrovae.study import Run
+from pyrovae.study import Run, identity
 
 
 def save(path: Path, mode: str = "L", size: tuple[int, int] = (5, 4), colour: Any = 200) -> Path:
@@ -46,14 +48,128 @@ def test_folder_images_are_sorted_and_labelled_by_subfolder(tmp_path: Path) -> N
 
 def test_folder_is_grey_unless_an_image_has_colour(tmp_path: Path) -> None:
     save(tmp_path / "a.png", "1", colour=1)
-    assert from_folder(tmp_path).images(torch.tensor([0])).tolist() == [[[[255] * 5] * 4]]
+    with pytest.warns(UserWarning, match="expected several grey levels, got only 255"):
+        assert from_folder(tmp_path).images(torch.tensor([0])).tolist() == [[[[255] * 5] * 4]]
     save(tmp_path / "aa.png", "LA", colour=(7, 100))  # transparency is not colour
-    assert from_folder(tmp_path).images(torch.tensor([1])).tolist() == [[[[7] * 5] * 4]]
+    with pytest.warns(UserWarning, match="got only 158 and 255"):
+        assert from_folder(tmp_path).images(torch.tensor([1])).tolist() == [[[[158] * 5] * 4]]
     (tmp_path / "aa.png").unlink()
     save(tmp_path / "b.png", "RGB", colour=(10, 20, 30))
     source = from_folder(str(tmp_path))
     assert source.images(torch.tensor([0, 1]))[..., 0, 0].tolist() == [[255] * 3, [10, 20, 30]]
     assert source.labels is None
+
+
+GREY = np.array([[0, 60, 120], [180, 240, 30]], np.uint8)
+#: Of 16 bits per channel, the higher 8 are kept.
+DEEP = np.array([[0, 255, 256], [511, 33023, 65535]], np.uint16)
+TURNED = Image.Exif()
+TURNED[0x112] = 6  # to be turned clockwise
+
+
+def loaded(path: Path, **settings: Any) -> list[Any]:
+    """The only image of a folder."""
+    (image,) = from_folder(path, **settings).images(torch.arange(1)).tolist()
+    return image
+
+
+def png(colour_type: int, pixels: np.ndarray) -> bytes:
+    """A PNG file of 16 bits per channel, ``[height, width, channels]``, which Pillow cannot write."""
+    height, width, _ = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = [
+        struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("name", ["1.png", "1.tif", "1.webp", "deep.tif", "deep.png"])
+def test_image_is_turned_as_its_exif_data_say(name: str, tmp_path: Path) -> None:
+    pixels = GREY.astype(np.uint16) * 256 if name.startswith("deep") else GREY
+    Image.fromarray(pixels).save(tmp_path / name, exif=TURNED, lossless=True)
+    assert loaded(tmp_path)[0] == [[180, 0], [240, 60], [30, 120]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings", "expected"),
+    [
+        ("RGBA", {}, [255, 155, 0]),
+        ("RGBA", {"background": "black"}, [0, 100, 255]),
+        ("LA", {}, [255, 155, 0]),
+        ("P", {}, [255, 9, 200]),
+        ("L", {}, [0, 255, 200]),
+    ],
+)
+def test_transparent_pixels_are_blended_with_the_background(
+    mode: str, settings: dict[str, str], expected: list[int], tmp_path: Path
+) -> None:
+    ink = 255 if settings else 0
+    image = Image.new(mode, (3, 1))
+    if mode == "P":
+        image.putpalette([7, 7, 7, 9, 9, 9, 200, 200, 200])
+    for column, alpha in enumerate((0, 100, 255)):
+        value = {"RGBA": (ink, ink, ink, alpha), "LA": (ink, alpha), "P": column, "L": 100 * column}[mode]
+        image.putpixel((column, 0), value)
+    image.save(tmp_path / "1.png", **({"P": {"transparency": 0}, "L": {"transparency": 100}}.get(mode, {})))
+    assert loaded(tmp_path, **settings)[0] == [expected]
+
+
+def test_background_is_a_setting_of_a_folder(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path / f"{number}.png", "LA", colour=(80 * number, 100))
+    run = Run(data=f"{tmp_path}/", split="random", batch_size=2)
+    black = run.model_copy(update={"background": "black"})
+    assert [int(make_source(each).images(torch.arange(1))[0, 0, 0, 0]) for each in (run, black)] == [155, 0]
+    assert identity(run).keys() == {"batch_size", "data"}
+    assert identity(black)["data.background"] == "black"
+    assert "data.background: input should be 'white' or 'black', got 'red'" in error_line(
+        lambda: make_source(run.model_copy(update={"background": "red"}))
+    )
+
+
+def test_higher_8_of_16_bits_are_kept(tmp_path: Path) -> None:
+    expected = [[0, 0, 1], [1, 128, 255]]
+    for name in ("grey.png", "grey.tif"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(DEEP).save(tmp_path / name / name)
+        assert loaded(tmp_path / name) == [expected]
+    header = b"P5 3 2 65535\n"
+    write_files(tmp_path / "pgm", {"1.pgm": header + DEEP.astype(">u2").tobytes()})
+    assert loaded(tmp_path / "pgm") == [expected]
+    write_files(tmp_path / "rgb", {"1.png": png(2, np.stack([DEEP, DEEP, 65535 - DEEP], -1))})
+    assert loaded(tmp_path / "rgb") == [expected, expected, [[255, 255, 254], [254, 127, 0]]]
+    write_files(tmp_path / "rgba", {"1.png": png(6, np.stack([DEEP, DEEP, DEEP, np.full_like(DEEP, 65535)], -1))})
+    assert loaded(tmp_path / "rgba") == [expected] * 3
+
+
+def test_labels_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    for name in ("10", "9", "2"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(GREY + int(name)).save(tmp_path / name / "1.png")
+    source = from_folder(tmp_path)
+    assert source.images(torch.arange(3))[:, 0, 0, 0].tolist() == [10, 2, 9]
+    assert source.labels is not None
+    assert source.labels.tolist() == [2, 0, 1]
+    assert source.classes == ("2", "9", "10")
+
+
+def test_file_is_one_image_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for name in ("b", "c"):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(GREY).save(folder / name / f"{name}.png")
+    Image.fromarray(GREY).save(tmp_path / "other.png")
+    for link, target in {"a": "c", "b/again": "..", "b/self": ".", "b/a.png": "../c/c.png"}.items():
+        (folder / link).symlink_to(target)
+    (folder / "b" / "d.png").symlink_to(tmp_path / "other.png")
+    (tmp_path / "linked").symlink_to(folder)
+    for each in (folder, tmp_path / "linked"):
+        source = from_folder(each)
+        assert (source.size, source.classes) == (3, ("b", "c"))
+        assert source.labels is not None
+        assert source.labels.tolist() == [0, 0, 1]
 
 
 def _of_two_sizes(folder: Path) -> None:
@@ -75,8 +191,21 @@ def _truncated_image(folder: Path) -> None:
         (lambda folder: write_files(folder, {"notes.txt": b""}), ("expected images", ".webp", "none among 1 files")),
         (_of_two_sizes, ("one size", "5×4", "a/1.png", "6×4", "b/2.png")),
         (_truncated_image, ("2.png", "expected a readable image")),
-        (lambda folder: write_files(folder, {"1.jpg": b"text"}), ("1.jpg", "expected a readable image")),
-        (lambda folder: save(folder / "1.png", "I;16"), ("1.png", "8 bits", "I;16")),
+        (
+            lambda folder: write_files(folder, {"1.jpg": b"text"}),
+            ("1.jpg", "expected an image (BMP, JPEG, PNG", "another type of file"),
+        ),
+        (lambda folder: save(folder / "1.tif", "F"), ("1.tif", "8 or 16 bits", "mode F")),
+        (lambda folder: save(folder / "1.tif", "I"), ("1.tif", "8 or 16 bits", "mode I")),
+        (lambda folder: save(folder / "1.png", colour=1), ("from 0 to 255", "got only 1; multiply masks by 255")),
+        (
+            lambda folder: save(folder / "1.png", "1", size=(8200, 8200)),
+            ("1.png", "at most 67,108,864 pixels, got 8,200×8,200"),
+        ),
+        (
+            lambda folder: write_files(folder, {"1.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}),
+            ("1.png", "another type of file"),
+        ),
     ],
 )
 def test_invalid_folder_gives_one_line(
@@ -148,9 +277,17 @@ ONES = np.ones((3, 4, 4))
         ({"images": IMAGES.astype(bool)}, ("uint8", "bool")),
         ({"images": IMAGES.astype(str)}, ("uint8", "<U")),
         ({"images": ONES * 255}, ("[0, 1]", "to 255", "divide")),
-        ({"images": -ONES}, ("[0, 1]", "from -1")),
-        ({"images": ONES * np.nan}, ("finite", "nan")),
-        ({"images": np.where(np.arange(4) == 1, np.inf, ONES)}, ("finite", "inf")),
+        ({"images": -ONES}, ("[0, 1]", "from -1", "take (images + 1) / 2")),
+        (
+            {"images": np.float32(1.0000001) * ONES.astype("f4")},
+            ("from 1.0000001192092896 to 1.0000001192092896", "numpy.clip(images, 0"),
+        ),
+        ({"images": ONES * 1.0000001}, ("to 1.0000001; the excess looks like rounding",)),
+        ({"images": ONES * np.nan}, ("finite", "got nan in 3 of 3 images, first in images[0]; replace")),
+        (
+            {"images": np.where(np.arange(3)[:, None, None] == 1, np.inf, ONES)},
+            ("finite", "got inf in 1 of 3 images, first in images[1]"),
+        ),
         ({"images": IMAGES.astype(object)}, ("readable arrays", "bject")),
         ({"images": IMAGES, "labels": np.arange(4)}, ("'labels'", "N = 3", "int64 of shape [4]")),
         ({"images": IMAGES, "labels": np.ones(3)}, ("'labels'", "integers", "float64")),
@@ -217,10 +354,12 @@ def test_replaced_images_are_loaded_again(tmp_path: Path) -> None:
     names = [tmp_path / "mine" / "inner" / f"{number}.png" for number in range(4)]
     names[0].parent.mkdir(parents=True)
     for name in names:
-        Image.new("L", (3, 3), 100).save(name)
+        Image.fromarray(
+            np.full((3, 3), 100, np.uint8) + np.eye(3, dtype=np.uint8) - np.eye(3, k=1, dtype=np.uint8)
+        ).save(name)
     before = names[0].stat()
-    assert make_source(run).images(torch.arange(4)).float().mean() == 100
+    assert make_source(run).images(torch.arange(4))[0, 0, 2, 0] == 100
     Image.new("L", (3, 3), 200).save(tmp_path / "other.part", "png")
     os.utime(tmp_path / "other.part", ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / "other.part").rename(names[0])
-    assert make_source(run).images(torch.arange(4)).float().mean() == 125
+    assert make_source(run).images(torch.arange(4))[0, 0, 2, 0] == 200

@@ -17,6 +17,7 @@ import numpy as np
 import platformdirs
 import pytest
 from helpers import COMMAND, TIMEOUT, assert_refused, run_commands
+from PIL import Image
 
 from pyrovae import InputError, open_results
 from pyrovae.cli import main
@@ -468,6 +469,22 @@ def test_user_images_run_end_to_end() -> None:
     refused("evaluate", "runs/small", "--samples", "2", expected="but 'mine.npz' has different ones now")
     bits = results.tree["rate_distortion/bits_per_dim"] * 784 * np.log(2)
     np.testing.assert_allclose(bits, -results.tree["rate_distortion/elbo"])
+
+
+def test_folders_of_classes_are_named(working_folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 4), np.uint8)
+    for number, image in enumerate(pixels):
+        place = working_folder / "photos" / ("cats" if number < 5 else "dogs")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number}.png")
+    settings = ["data=photos/", "split=held_out", "held_out=1", "train_images=null", "test_images=null", "steps=2"]
+    settings += ["depth=1", "beta=1", "batch_size=2", "background=black"]
+    done = pyrovae("run", "small.yaml", *set_each(*settings))
+    assert done.returncode == 0, done.stderr
+    assert "  training images of each class: 0 (cats): 5 1 (dogs): 0\n" in done.stdout
+    assert "0 cats, 1 dogs" in Path("runs/small/report.html").read_text(encoding="utf-8")
+    assert "0 cats, " in pyrovae("show", "runs/small", "--provenance").stdout
+    assert open_results("runs/small").study.base.settings["background"] == "black"
 
 
 def test_folder_in_use_is_refused_and_interrupt_saves() -> None:
