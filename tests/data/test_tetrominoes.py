@@ -17,6 +17,12 @@ def test_rendering_matches_the_reference_images() -> None:
     assert error.max() <= 0.08
 
 
+def test_small_image_is_the_mean_of_pixels() -> None:
+    factors = tetrominoes.sample_factors()[::4099]
+    small, large = tetrominoes.render(factors, 16), tetrominoes.render(factors)
+    torch.testing.assert_close(small, torch.nn.functional.avg_pool2d(large, 2), rtol=0, atol=2e-5)
+
+
 def test_covered_area_is_four_cells_at_any_angle() -> None:
     factors = torch.tensor([[angle, 0.0, 3.3, 15.2, 16.7] for angle in range(0, 337, 7)])
     area = tetrominoes.render(factors)[:, 0].sum((1, 2))
