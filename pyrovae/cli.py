@@ -19,6 +19,7 @@ from pyrovae.system import surroundings
 
 if TYPE_CHECKING:
     from pyrovae.runner.plan import PlannedCohort
+    from pyrovae.store.results import Results
 
 app = typer.Typer(
     help="Rate–distortion and generalization studies of variational autoencoders.",
@@ -137,22 +138,36 @@ def run_study(
 @app.command()
 def show(
     folder: Folder,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]…",
+            help="Parts to print: findings, caveats, or a table such as information; unknown names are answered with "
+            "those that there are.",
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print all findings, tables and caveats.")] = False,
     provenance: Annotated[
         bool,
         typer.Option("--provenance", help="Print instead how the numbers were made: code, versions, device, cohort."),
     ] = False,
 ) -> None:
-    """Print the tables and findings of a study.
+    """Print the findings of a study and its rate–distortion plane.
 
-    Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --provenance'.
+    Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --all', 'pyrovae show runs/quick information'.
     """
+    from pyrovae.analysis.report import terminal
     from pyrovae.analysis.report.provenance import provenance as provenance_tables
     from pyrovae.runner.open import open_results
 
     results = open_results(folder)
     if provenance:
-        for table in provenance_tables(results.tree):
-            _console().print(table, soft_wrap=True)
+        terminal.show(provenance_tables(results.tree))
+    elif everything or names:
+        known = terminal.everything(results)
+        if unknown := [name for name in names or () if name not in known]:
+            raise InputError(f"unknown part {unknown[0]!r:.200}; valid: {', '.join(known)}")
+        terminal.show(known[name] for name in names or known)
     else:
         _report(results)
 
@@ -183,17 +198,14 @@ def compare(
     Example: 'pyrovae compare runs/quick runs/mine'.
     """
     from pyrovae.analysis.findings.caveats import caveats
-    from pyrovae.analysis.report import comparison, tables
+    from pyrovae.analysis.report import comparison, tables, terminal
     from pyrovae.runner import reporting
 
     trees = {name: results.tree for name, results in reporting.compare(folders, out).items()}
-    together = comparison.joined(trees)
-    console = _console()
-    console.print(comparison.differences(trees), soft_wrap=True)
+    terminal.show([comparison.differences(trees)])
     if caution := comparison.not_comparable(trees):
         _print(caution)
-    for table in tables.measured(together):
-        console.print(table, soft_wrap=True)
+    terminal.show(tables.measured(comparison.joined(trees)).values())
     for name, tree in trees.items():
         for doubt in caveats(tree):
             _print(f"{name}: {doubt}")
@@ -267,6 +279,7 @@ def evaluate(
     my_module:my_measure --trust my_module'.
     """
     from pyrovae import parts
+    from pyrovae.analysis.report import terminal
     from pyrovae.runner.remeasure import reevaluate
     from pyrovae.store.schema import side_by_side
 
@@ -289,7 +302,7 @@ def evaluate(
     results, again = reevaluate(
         folder, measures=measures or (), prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
-    _report(again, side_by_side({"before": results.tree, "now": again.tree}))
+    terminal.show(terminal.everything(again, side_by_side({"before": results.tree, "now": again.tree})).values())
     _print(f"the new numbers are in the results as {again.name}")
     if prior is not None:
         _print(f"{prior} replaces the prior of each run, fitted to its encodings; D is unchanged for every image")
@@ -327,7 +340,7 @@ def diagnose(
     """
     chosen = dict(_setting(each, "--select") for each in select.split(",") if each)
     rows = _rows(images)
-    from pyrovae.analysis.report import tables
+    from pyrovae.analysis.report import tables, terminal
     from pyrovae.runner.diagnose import diagnose_run
 
     found, place = diagnose_run(
@@ -341,7 +354,7 @@ def diagnose(
         trust=trust or (),
         quiet=False,
     )
-    _console().print(tables.diagnosis(found), soft_wrap=True)
+    terminal.show([tables.diagnosis(found)])
     for note in found.notes:
         _print(note)
     _print(f"in {place}: {', '.join(sorted(file.name for file in place.iterdir() if file.suffix != '.svg'))}")
@@ -520,29 +533,17 @@ def _progress(cohort: "PlannedCohort") -> str:
     return ", ".join([f"{cohort.runs:,} run{plural}", *parts])
 
 
-def _report(results: Any, tree: Any = None) -> None:
-    """Prints tables, findings and caveats of an evaluation; the tables of another tree if there is one."""
-    from pyrovae.analysis.findings import findings
+def _report(results: "Results") -> None:
+    """Prints what a study found in short, and where the rest is."""
     from pyrovae.analysis.findings.caveats import caveats
-    from pyrovae.analysis.report import tables
+    from pyrovae.analysis.report import terminal
     from pyrovae.runner.reporting import REPORT
 
-    folder, figures = results.folder, results.folder / "figures" / results.name
-    console = _console()
-    for table in tables.measured(results.tree if tree is None else tree):
-        console.print(table, soft_wrap=True)
-    if "only" not in results.tree.attrs:
-        for line in [*tables.verdicts(findings(results)), *caveats(results.tree)]:
-            _print(line)
-    if drawn := sorted(figures.glob("*.png")):
-        _print(f"figures in {figures}: {', '.join(figure.name for figure in drawn)}")
-    if (folder / REPORT).exists():
-        _print(f"report in {folder / REPORT}")
-
-
-def _console() -> Console:
-    """A console wide enough that no digits are cut off."""
-    return Console(highlight=False, markup=False, width=max(Console().width, 160))
+    terminal.show(terminal.summary(results))
+    number = len(caveats(results.tree))
+    _print(f"{number} caveats and all tables: pyrovae show {results.folder} --all")
+    if (results.folder / REPORT).exists():
+        _print(f"report with figures: {results.folder / REPORT}")
 
 
 def _print(text: str) -> None:

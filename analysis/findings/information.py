@@ -90,14 +90,14 @@ FINDINGS = (
     Finding(
         7,
         "After I has reached log N{at}, test distortion keeps falling as G grows{by}",
+        "I at log N{at}, over the range of G",
         past_saturation,
-        falls="over this range of G, test distortion falls",
-        rises="over this range of G, test distortion rises",
     ),
     Finding(
         7,
         "With I at log N and β fixed, lowering γ, the weight of G, from {high:g} to {low:g} lowers the test distortion "
         "while G grows by {by:.1f} nats",
+        "γ {high:g} → {low:g} with I at log N",
         weight_of_gap,
     ),
 )

@@ -78,7 +78,7 @@ def test_best_prior_is_named_where_it_beats_all_others() -> None:
     verdicts = by_distortion, by_sum, by_bound, explained
     assert [verdict.outcome for verdict in verdicts] == ["supported"] * 4
     assert [round(verdict.contrast.effect.estimate) for verdict in verdicts] == [1, 2, 2, 6]
-    starts = ["it leads mixture by ", "it leads flow by ", "it leads flow by ", "R + D falls by "]
+    starts = ["flow leads mixture by ", "vamp leads flow by ", "vamp leads flow by ", "test R + D falls by "]
     assert all(verdict.words.startswith(start) for verdict, start in zip(verdicts, starts, strict=True))
 
 

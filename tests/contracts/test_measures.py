@@ -304,7 +304,7 @@ def test_one_file_shows_up_wherever_numbers_do(tmp_path: Path, monkeypatch: pyte
     for value in ranks.values.flat:
         assert f"<td>{value:.2f}</td>" in shown
     for joined in (read, comparison.joined(trees)):
-        (table,) = [each for each in tables.measured(joined) if each.title == "rank of means"]
+        table = tables.measured(joined)["rank_of_means"]
         assert [str(cell) for cell in table.columns[-1].cells] == [f"{value:.2f}" for value in ranks.values.flat]
 
     # The same measure, afterwards.
