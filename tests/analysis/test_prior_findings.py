@@ -156,7 +156,9 @@ def test_verdict_on_gamma_follows_the_effect(effect: float, outcome: str) -> Non
     assert abs(by_sum - (effect - 2)) < 0.2
     assert abs(by_bound - by_sum) < 1e-9
     assert [verdict.words.split(" by ")[0] for verdict in others] == (
-        ["R + D falls", "the bound rises"] if effect > 2 else ["R + D rises", "the bound falls"]
+        ["test R + D falls", "the bound of test log p(x) rises"]
+        if effect > 2
+        else ["test R + D rises", "the bound of test log p(x) falls"]
     )
 
 
