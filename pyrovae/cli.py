@@ -18,7 +18,6 @@ from pyrovae.errors import InputError
 from pyrovae.system import surroundings
 
 if TYPE_CHECKING:
-    from pyrovae.runner.plan import PlannedCohort
     from pyrovae.store.results import Results
 
 app = typer.Typer(
@@ -111,21 +110,19 @@ def run_study(
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
     from pyrovae.runner.estimate import estimate
+    from pyrovae.runner.plan import lines
     from pyrovae.runner.plan import plan as planned
     from pyrovae.runner.run import run
     from pyrovae.system.execution import Execution
 
-    cohorts = planned(chosen, folder, warnings.warn)
-    _print(f"study {chosen.name}: {chosen.description}")
-    for cohort in cohorts:
-        _print_plan(cohort)
-    if any(cohort.left for cohort in cohorts):
-        execution = Execution(device.value, compile.value, scheduler)
-        for line in estimate(chosen.measure, cohorts, folder, execution, trial=plan and scheduler is None).lines():
-            _print(line)
-    else:
-        _print("nothing is left to do")
     if plan:
+        cohorts = planned(chosen, folder, warnings.warn)
+        for line in lines(chosen, cohorts):
+            _print(line)
+        if any(cohort.left for cohort in cohorts):
+            execution = Execution(device.value, compile.value, scheduler)
+            for line in estimate(chosen, cohorts, folder, execution).lines():
+                _print(line)
         return
     try:
         results = run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler)
@@ -497,40 +494,6 @@ def _rows(text: str) -> list[int]:
     if len(rows) > MOST_ROWS:
         raise InputError(f"--images: expected at most {MOST_ROWS:,} rows, got '{text:.200}'")
     return rows
-
-
-def _counts(counts: dict[int, int], names: tuple[str, ...] | None) -> str:
-    """Images per class, or their range where there are many classes."""
-    if len(counts) <= 20:
-        labels = {label: str(label) if names is None else f"{label} ({names[label]})" for label in counts}
-        return " ".join(f"{labels[label]}: {count:,}" for label, count in counts.items())
-    return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
-
-
-def _print_plan(cohort: "PlannedCohort") -> None:
-    _print(
-        f"{cohort.label}: {_progress(cohort)}; {cohort.steps:,} steps; "
-        f"{cohort.train_images:,} training and {cohort.test_images:,} test images"
-    )
-    for side, counts in (("training", cohort.train_classes), ("test", cohort.test_classes)):
-        if counts is not None:
-            _print(f"  {side} images of each class: {_counts(counts, cohort.class_names)}")
-    if cohort.bank is not None:
-        _print(
-            f"  each training image is scored against {cohort.bank.size:,} cached encodings, refreshed every "
-            f"{cohort.bank.refresh:,} steps: "
-            f"{cohort.densities[0]:,} densities a step, {cohort.densities[1]:,} to measure R and log p(x)"
-        )
-
-
-def _progress(cohort: "PlannedCohort") -> str:
-    """How far the runs of a cohort are, such as ``9 runs, 6 finished, 3 new``."""
-    kinds = {0: "new", cohort.steps: "to be measured"}
-    counts = [(cohort.finished, "finished"), (cohort.repeated, "the same as earlier ones")]
-    counts += [(runs, kinds.get(step, f"to continue from step {step:,}")) for step, runs in cohort.starts.items()]
-    whole, plural = ("all ", "s") if cohort.runs > 1 else ("", "")
-    parts = [f"{whole if runs == cohort.runs else f'{runs:,} '}{kind}" for runs, kind in counts if runs]
-    return ", ".join([f"{cohort.runs:,} run{plural}", *parts])
 
 
 def _report(results: "Results") -> None:

@@ -53,8 +53,8 @@ def measured_runs(
 
 
 def progress_steps(measures: Sequence[DeclaredMeasure], settings: Measure, runs: int) -> int:
-    """Steps of progress that measures report for so many runs."""
-    return runs * sum(measure.cost(settings) for measure in measures)
+    """Steps of progress of measuring so many runs: one for each, and those that measures report."""
+    return runs * (1 + sum(measure.cost(settings) for measure in measures))
 
 
 def rehearse(training: Training, settings: Measure) -> None:
@@ -70,11 +70,12 @@ def rehearse(training: Training, settings: Measure) -> None:
     small = {name: min(getattr(settings, name), REHEARSED) for name in sizes} | {
         "temperatures": min(settings.temperatures, 1)
     }
-    training.data = CohortData(_first_images(training.data.of(0), REHEARSED))
+    training.data = CohortData(first_images(training.data.of(0), REHEARSED))
     next(measured_runs(training, settings.model_copy(update=small), of_settings(settings)))
 
 
-def _first_images(data: Dataset, number: int) -> Dataset:
+def first_images(data: Dataset, number: int) -> Dataset:
+    """The first images of each split."""
     few = data.with_train(slice(number))
     factors = None if few.factors is None else (few.factors[0], few.factors[1][:number])
     return replace(few, test=few.test[:number], factors=factors)

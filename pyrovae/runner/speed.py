@@ -14,6 +14,9 @@ import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from pyrovae.data import CohortData
+from pyrovae.measures.declared import of_settings
+from pyrovae.runner.measuring import first_images, measured_runs
 from pyrovae.study import PER_RUN, Cohort, Measure, Run
 from pyrovae.study.keys import identity
 from pyrovae.system import atomic
@@ -26,6 +29,8 @@ from pyrovae.training.trainer import Training
 
 #: Fewest steps whose time says how long others take.
 ENOUGH = 50
+#: Seconds that figures and report take if it is not known.
+DRAWING = 12.0
 
 
 class Speed(BaseModel):
@@ -82,6 +87,18 @@ class Speeds:
                 each = (time.perf_counter() - begun - task.first_step) / steps
                 self._save(_steps(cohort, mode), Speed(first=max(0.0, task.first_step - each), each=each))
 
+    def of_drawing(self, runs: int) -> float:
+        """Seconds to draw figures and report of a study of so many runs; a guess if it is unknown."""
+        known = self._load(["drawing", runs])
+        return DRAWING if known is None else known.each
+
+    @contextmanager
+    def timing_drawing(self, runs: int) -> Iterator[None]:
+        """Keeps the time that the block takes to draw a study of so many runs."""
+        begun = time.perf_counter()
+        yield
+        self._save(["drawing", runs], Speed(each=time.perf_counter() - begun))
+
     @contextmanager
     def timing_measuring(self, cohort: Cohort, settings: Measure) -> Iterator[None]:
         """Keeps the speed at which the block measures the runs of a cohort."""
@@ -119,6 +136,24 @@ def step_time(training: Training, seconds: float) -> float:
             step().sum().item()
             steps += 1
         return (time.perf_counter() - begun) / steps
+
+
+def measuring_time(training: Training, settings: Measure, images: int) -> float:
+    """Seconds that measuring a run with so many training images takes, apart from annealing, from two subsets of them.
+
+    Args:
+        training: a training for this purpose alone, which is not continued, with some of the images.
+    """
+    data, seconds = training.data.of(0), []
+    some = len(data.train)
+    settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1)})
+    for size in (some // 2, some // 2, some):  # the first warms up
+        training.data = CohortData(first_images(data, size))
+        begun = time.perf_counter()
+        next(measured_runs(training, settings, of_settings(settings)))
+        seconds.append(time.perf_counter() - begun)
+    _, half, whole = seconds
+    return whole + max(0.0, whole - half) / (some - some // 2) * (images - some)
 
 
 def _steps(cohort: Cohort, mode: ExecutionMode) -> list[Any]:

@@ -103,6 +103,7 @@ class Training:
                 task.update(self.step)
                 if self.step in probes:
                     self._probe()
+                    task.numbers = self._numbers()
                 if self.step == steps and self.lockstep.template.banks:
                     self.cached = {name: buffer.clone() for name, buffer in self.lockstep.buffers.items()}
                     self.lockstep.refresh(self.data)
@@ -312,6 +313,16 @@ class Training:
         self.curves["step"].append(torch.tensor(self.step))
         for name in CURVES:
             self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits], 1))
+
+    def _numbers(self) -> str:
+        """The latest point of the learning curves, as the range over the runs."""
+        loss, distortion, rate = (self.curves[name][-1] for name in CURVES)
+
+        def over(values: Tensor) -> str:
+            return "–".join(dict.fromkeys(f"{each:.1f}" for each in values.aminmax()))
+
+        train, test = (f"D {over(distortion[:, split])} R {over(rate[:, split])}" for split in (0, 1))
+        return f"loss {over(loss[:, 0])}, train {train}, test {test}"
 
     def _check_divergence(self, losses: list[Tensor]) -> None:
         states = [*self.lockstep.params.values(), *self.adam.exp_avg_sq.values()]

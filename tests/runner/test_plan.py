@@ -7,10 +7,9 @@ import pytest
 from helpers import STUDY
 
 from pyrovae import InputError, Study, run
-from pyrovae.cli import _progress
 from pyrovae.runner import estimate as estimating
 from pyrovae.runner.estimate import Estimate, estimate
-from pyrovae.runner.plan import plan
+from pyrovae.runner.plan import plan, progress
 from pyrovae.runner.speed import Speed, Speeds
 from pyrovae.store.layout import RunFolder
 from pyrovae.study import key_of
@@ -110,7 +109,7 @@ def test_runs_that_are_the_same_are_counted_once(tmp_path: Path) -> None:
     ],
 )
 def test_progress_of_a_cohort_is_one_phrase(settings: dict[str, Any], expected: str, finished: Path) -> None:
-    assert _progress(plan(STUDY.replace(**settings), finished)[0]) == expected
+    assert progress(plan(STUDY.replace(**settings), finished)[0]) == expected
 
 
 @pytest.mark.parametrize(
