@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # joins the lines of a paragraph
 )
+#: Exit status after Ctrl-C.
+INTERRUPTED = 130
 #: typer names only this error's kinds.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 Folder = Annotated[Path, typer.Argument(help="The folder of a study.")]
@@ -124,12 +127,7 @@ def run_study(
             for line in estimate(chosen, cohorts, folder, execution).lines():
                 _print(line)
         return
-    try:
-        results = run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler)
-    except KeyboardInterrupt:
-        _print(f"stopped; finished work is in {folder}, and the same command resumes from there")
-        raise typer.Exit(130) from None
-    _report(results)
+    _report(run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler))
 
 
 @app.command()
@@ -515,9 +513,35 @@ def _print(text: str) -> None:
 
 def main() -> None:
     """Runs the command line; an error that the user can fix is one line on stderr and exit status 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        code = _main()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # while the interpreter ends
+    if code == INTERRUPTED:
+        print("pyrovae: stopped; finished work is kept, and the same command continues it", file=sys.stderr)
+    sys.exit(code)
+
+
+def _interrupt(*_: object) -> None:
+    """Raises KeyboardInterrupt, again if code that ignores all errors has swallowed it, as some do at import."""
+    insist = threading.Timer(1.0, _insist)
+    insist.daemon = True
+    insist.start()
+    raise KeyboardInterrupt
+
+
+def _insist() -> None:
+    if sys._current_exceptions().get(threading.main_thread().ident) is None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _main() -> int:
+    """Runs the command line, and returns its exit status."""
     # Large pages for large tensors: torch reads this when it allocates its first tensor.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what the terminal's encoding lacks
@@ -526,19 +550,18 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "agg"
     surroundings.prepare()
     try:
-        sys.exit(app(standalone_mode=False))
+        return int(app(standalone_mode=False) or 0)
     except USAGE_ERROR as error:  # without a command, its message is the help
         print(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except typer.Abort:
-        print("pyrovae: stopped; finished work is kept, and the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        return INTERRUPTED
     except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:
             raise
         text = " ".join(str(error).split()) or type(error).__name__
         print("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), file=sys.stderr)
-        sys.exit(2)
+        return 2
 
 
 if __name__ == "__main__":

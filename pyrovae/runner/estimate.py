@@ -26,12 +26,12 @@ from pyrovae.system.progress import Expected, duration
 from pyrovae.training.modes import candidate_modes
 from pyrovae.training.trainer import Training
 
-#: Images of each split in a trial, unless a component holds images or more are measured.
-FEW = 4096
+#: Training images in a trial, unless a component holds images or more are measured.
+FEW = 8192
 #: Seconds that trials of steps take, all together.
 TRIAL = 2.0
 #: Of a step on a CPU that was not tried: seconds to compile it, and its time as a share of the uncompiled one.
-COMPILING, COMPILED = 12.0, 0.6
+COMPILING, COMPILED = 12.0, 0.9
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,10 @@ def _mode(job: Job, folder: Path, device: torch.device, compile: Compile) -> Exe
 
 
 def _few_images(run: Run, measure: Measure) -> Dataset:
-    """Some images of a run, twice as many as are measured; all where a component holds images or their encodings."""
+    """Some images of a run, at least those that are measured; all where a component holds images or their encodings."""
     holds = any({"encode", "images"} & parameters_of(run, kind) for kind in ("model", "prior") if kind in run.kinds)
-    return make_data(run, None if holds else max(FEW, run.batch_size, 2 * measure.most_images))
+    measured = measure.most_images
+    return make_data(run) if holds else make_data(run, max(FEW, run.batch_size, 2 * measured), measured)
 
 
 def _bytes_of_images(few: Dataset, planned: PlannedCohort) -> float:

@@ -77,11 +77,11 @@ def run(
         for file in list(covered(folder)):
             file.unlink()
         progress.phase("draw")
-        results.refresh()
-        attach_theory(results)
-        results.save_study()  # again, in case that it was deleted meanwhile
-        results.save()
         with Speeds(here).timing_drawing(len(study.runs())):
+            results.refresh()
+            attach_theory(results)
+            results.save_study()  # again, in case that it was deleted meanwhile
+            results.save()
             reporting.draw(results)
     work.check_done(given_up)
     return results

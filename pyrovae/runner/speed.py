@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pyrovae.data import CohortData
 from pyrovae.measures.declared import of_settings
-from pyrovae.runner.measuring import first_images, measured_runs
+from pyrovae.runner.measuring import measured_runs
 from pyrovae.study import PER_RUN, Cohort, Measure, Run
 from pyrovae.study.keys import identity
 from pyrovae.system import atomic
@@ -30,7 +30,9 @@ from pyrovae.training.trainer import Training
 #: Fewest steps whose time says how long others take.
 ENOUGH = 50
 #: Seconds that figures and report take if it is not known.
-DRAWING = 12.0
+DRAWING = 6.0
+#: How many times fewer training images the smaller of two subsets has.
+SUBSET = 8
 
 
 class Speed(BaseModel):
@@ -144,16 +146,17 @@ def measuring_time(training: Training, settings: Measure, images: int) -> float:
     Args:
         training: a training for this purpose alone, which is not continued, with some of the images.
     """
-    data, seconds = training.data.of(0), []
-    some = len(data.train)
+    data = training.data.of(0)
+    few, many = len(data.train) // SUBSET, len(data.train)
     settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1)})
-    for size in (some // 2, some // 2, some):  # the first warms up
-        training.data = CohortData(first_images(data, size))
+    seconds: dict[int, list[float]] = {few: [], many: []}
+    for size in (few, many) * 2:
+        training.data = CohortData(replace(data, train=data.train[:size], grey=None, factors=None, rows=None))
         begun = time.perf_counter()
         next(measured_runs(training, settings, of_settings(settings)))
-        seconds.append(time.perf_counter() - begun)
-    _, half, whole = seconds
-    return whole + max(0.0, whole - half) / (some - some // 2) * (images - some)
+        seconds[size].append(time.perf_counter() - begun)
+    fast, slow = (min(each) for each in seconds.values())  # the first ones warm up
+    return slow + max(0.0, slow - fast) / (many - few) * (images - many)
 
 
 def _steps(cohort: Cohort, mode: ExecutionMode) -> list[Any]:

@@ -265,7 +265,7 @@ class StudyProgress:
         bar = ProgressBar(1.0, 0 if left is None else elapsed / max(elapsed + left, 1e-9), 16, pulse=left is None)
         line = Table.grid(padding=(0, 1))
         line.add_column(width=16)
-        line.add_column(width=17, no_wrap=True)
+        line.add_column(width=21, no_wrap=True)
         line.add_column(no_wrap=True, overflow="ellipsis")
         line.add_row(bar, self._time_left(), self._now)
         return Group(line, Text(self._numbers, no_wrap=True, overflow="ellipsis"))
@@ -275,11 +275,14 @@ def duration(seconds: float) -> str:
     """A rounded duration.
 
     Example:
-        >>> [duration(seconds) for seconds in (0.2, 40, 400, 40_000, 4_000_000)]
-        ['1 s', '40 s', '7 min', '11.1 h', '46 days']
+        >>> [duration(seconds) for seconds in (0.2, 40, 137, 1000, 40_000, 4_000_000)]
+        ['1 s', '40 s', '2 min 20 s', '17 min', '11.1 h', '46 days']
     """
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
+    if seconds < 595:
+        minutes, rest = divmod(round(seconds, -1), 60)
+        return f"{minutes:.0f} min {rest:.0f} s" if rest else f"{minutes:.0f} min"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86_400:,.0f} days"
