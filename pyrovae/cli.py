@@ -534,7 +534,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _insist() -> None:
-    if sys._current_exceptions().get(threading.main_thread().ident) is None:
+    if sys._current_exceptions().get(threading.main_thread().ident or 0) is None:
         os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -70,12 +70,11 @@ def rehearse(training: Training, settings: Measure) -> None:
     small = {name: min(getattr(settings, name), REHEARSED) for name in sizes} | {
         "temperatures": min(settings.temperatures, 1)
     }
-    training.data = CohortData(first_images(training.data.of(0), REHEARSED))
+    training.data = CohortData(_first_images(training.data.of(0), REHEARSED))
     next(measured_runs(training, settings.model_copy(update=small), of_settings(settings)))
 
 
-def first_images(data: Dataset, number: int) -> Dataset:
-    """The first images of each split."""
+def _first_images(data: Dataset, number: int) -> Dataset:
     few = data.with_train(slice(number))
     factors = None if few.factors is None else (few.factors[0], few.factors[1][:number])
     return replace(few, test=few.test[:number], factors=factors)

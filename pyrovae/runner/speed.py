@@ -147,11 +147,12 @@ def measuring_time(training: Training, settings: Measure, images: int) -> float:
         training: a training for this purpose alone, which is not continued, with some of the images.
     """
     data = training.data.of(0)
-    few, many = len(data.train) // SUBSET, len(data.train)
+    many = len(data.train)
+    few = min(many - 1, max(many // SUBSET, settings.most_images))
     settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1)})
     seconds: dict[int, list[float]] = {few: [], many: []}
     for size in (few, many) * 2:
-        training.data = CohortData(replace(data, train=data.train[:size], grey=None, factors=None, rows=None))
+        training.data = CohortData(data.with_train(slice(size)))
         begun = time.perf_counter()
         next(measured_runs(training, settings, of_settings(settings)))
         seconds[size].append(time.perf_counter() - begun)
