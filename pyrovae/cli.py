@@ -112,7 +112,10 @@ def run_study(
 
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
+    from pyrovae.analysis.findings import findings
+    from pyrovae.analysis.findings.design import prospects
     from pyrovae.runner.estimate import estimate
+    from pyrovae.runner.open import open_results
     from pyrovae.runner.plan import lines
     from pyrovae.runner.plan import plan as planned
     from pyrovae.runner.run import run
@@ -126,6 +129,9 @@ def run_study(
             execution = Execution(device.value, compile.value, scheduler)
             for line in estimate(chosen, cohorts, folder, execution).lines():
                 _print(line)
+        before = findings(open_results(folder)) if (folder / "study.yaml").exists() else ()
+        for line in prospects(chosen, before):
+            _print(line)
         return
     _report(run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler))
 

@@ -137,6 +137,7 @@ class _Estimator:
         self.speeds = Speeds(self.device)
         self._study, self._measure = study, study.measure
         self._folder, self._execution = folder, execution
+        self._measuring = 0.0
 
     def cost(self, planned: PlannedCohort, job: Job, trial: float) -> Cost:
         """What a job takes, from a trial of so many seconds if its speed is unknown."""
@@ -154,8 +155,9 @@ class _Estimator:
         kept, measuring = self.speeds.of_training(job.cohort, mode), self.speeds.of_measuring(run, self._measure)
         tried = measuring is None or (kept is None and job.step < job.steps)
         speed = kept or (self._tried(training, runs, size, trial, mode) if job.step < job.steps else Speed(each=1.0))
-        if measuring is None:
-            measuring = Speed(each=measuring_time(training, self._measure, planned.train_images))
+        if measuring is None:  # one trial stands for all jobs
+            self._measuring = self._measuring or measuring_time(training, self._measure, planned.train_images)
+            measuring = Speed(each=self._measuring)
         steps = job.steps - job.step
         return Cost(
             job=job,

@@ -150,13 +150,13 @@ def measuring_time(training: Training, settings: Measure, images: int) -> float:
     many = len(data.train)
     few = min(many - 1, max(many // SUBSET, settings.most_images))
     settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1)})
-    seconds: dict[int, list[float]] = {few: [], many: []}
-    for size in (few, many) * 2:
+    seconds = []
+    for size in (few, few, many):  # the first one warms up
         training.data = CohortData(data.with_train(slice(size)))
         begun = time.perf_counter()
         next(measured_runs(training, settings, of_settings(settings)))
-        seconds[size].append(time.perf_counter() - begun)
-    fast, slow = (min(each) for each in seconds.values())  # the first ones warm up
+        seconds.append(time.perf_counter() - begun)
+    _, fast, slow = seconds
     return slow + max(0.0, slow - fast) / (many - few) * (images - many)
 
 
