@@ -62,6 +62,12 @@ def mean_over_runs(data: xr.Dataset) -> xr.Dataset:
     return data.mean(repeated(data), skipna=True)
 
 
+def error_over_runs(data: xr.Dataset) -> xr.Dataset:
+    """Standard errors of `mean_over_runs`; NaN where a setting has a single run."""
+    runs = repeated(data)
+    return data.std(runs, ddof=1, skipna=True) / data.notnull().sum(runs) ** 0.5
+
+
 def shown(betas: list[float]) -> list[float]:
     """The β that get a panel: the lowest, the one closest to 1, and the highest.
 

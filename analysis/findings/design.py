@@ -21,7 +21,7 @@ def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
     """The findings that a study can address, each with the degrees of freedom behind its verdicts.
 
     Args:
-        before: verdicts of the same study with fewer runs; their variance gives the smallest effect that would be found.
+        before: verdicts of the same study with fewer runs, whose variance gives the smallest effect that is found.
 
     Example:
         >>> for line in prospects(Study.of(name="mine", beta=[0.01, 0.1, 1], seed=[0, 1, 2])):
