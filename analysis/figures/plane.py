@@ -38,7 +38,8 @@ class Point(NamedTuple):
 def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     """The rate–distortion plane: train (open, dashed) and test (filled, solid), β = 1 as a star, means over seeds.
 
-    Bars are ± two standard errors over runs. Lines of constant R + D (the negative ELBO) and the floor are in the background; test points are labelled with β.
+    Bars are ± two standard errors over runs. Lines of constant R + D (the negative ELBO) and the floor are in the
+    background; test points are labelled with β.
     """
     data = _with_errors(results)
     for curve in curves(data):

@@ -65,7 +65,9 @@ def mean_over_runs(data: xr.Dataset) -> xr.Dataset:
 def error_over_runs(data: xr.Dataset) -> xr.Dataset:
     """Standard errors of `mean_over_runs`; NaN where a setting has a single run."""
     runs = repeated(data)
-    return data.std(runs, ddof=1, skipna=True) / data.notnull().sum(runs) ** 0.5
+    number = data.notnull().sum(runs)
+    squares = ((data - data.mean(runs)) ** 2).sum(runs)
+    return ((squares / ((number - 1) * number).clip(1)) ** 0.5).where(number > 1)
 
 
 def shown(betas: list[float]) -> list[float]:
