@@ -1,12 +1,15 @@
 """Runs a study from end to end: trains, measures and records its cohorts, and draws the results."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from pyrovae.build import assemble, make_cohort_data
+from pyrovae.errors import InputError
 from pyrovae.runner import reporting
 from pyrovae.runner.cohort import measuring_steps, run_job
 from pyrovae.runner.jobs import Job, covered, jobs
@@ -21,6 +24,7 @@ from pyrovae.study import Cohort, Measure, Study
 from pyrovae.system import atomic
 from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
+from pyrovae.training.trainer import Callback
 
 
 @float32_by_default()
@@ -32,6 +36,7 @@ def run(
     compile: Compile = "auto",
     scheduler: str | None = None,
     quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Results:
     """Runs a study, or continues one that was interrupted, and returns its results.
 
@@ -44,6 +49,8 @@ def run(
             on this machine; None uses this process. A script that asks for "local" needs the usual
             ``if __name__ == "__main__":``, because the workers are processes.
         quiet: print nothing.
+        callbacks: called at every point of the learning curves with `Metrics`: step, loss, D and R of each run that
+            trains; the same is appended to ``metrics.jsonl`` in the folder. Not with a scheduler.
 
     Raises:
         InputError: the study, the folder, the device or the cluster is not what was expected; one line says how.
@@ -57,6 +64,8 @@ def run(
         >>> pair = results.pair(beta=1)
     """
     execution = Execution(device, compile, scheduler, quiet)
+    if callbacks and scheduler is not None:
+        raise InputError("callbacks: expected none with a scheduler, whose workers train; follow metrics.jsonl instead")
     folder = Path("runs") / study.name if out is None else Path(out)
     here = find_device(device if scheduler is None else "cpu")
     study = check_study(study)
@@ -73,7 +82,9 @@ def run(
             return job.steps + measuring_steps(study, job.cohort)
 
         with workload(study, left, steps, quiet=quiet) as work:
-            given_up = work.do(run_job, left, folder, here, execution)
+            given_up = work.do(
+                partial(run_job, callbacks=callbacks) if callbacks else run_job, left, folder, here, execution
+            )
         for file in list(covered(folder)):
             file.unlink()
         results.refresh()

@@ -16,15 +16,18 @@ from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
 from pyrovae.measures.declared import shipped
 from pyrovae.measures.measure import PER_IMAGE_DIMS
+from pyrovae.programs.origin import Origin
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
-from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch
+from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch, restore
 from pyrovae.store.layout import EVALUATIONS, RunFolder, settings_files
 from pyrovae.store.records import SPLITS, Record
 from pyrovae.store.schema import Grid
 from pyrovae.study import Measure, Run, Study, check_trust, growth, key_of
 from pyrovae.study.files import to_yaml
 from pyrovae.system import atomic, memory
+from pyrovae.system.device import float32_by_default
+from pyrovae.system.provenance import history
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
@@ -212,6 +215,7 @@ class Results(Evaluation):
         at = {key: values.index(coordinates[key]) if key in coordinates else 0 for key, values in axes.items()}
         return self.study.run_at({key: axes[key][number] for key, number in at.items()})
 
+    @float32_by_default()
     def pair(self, /, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.
 
@@ -231,19 +235,15 @@ class Results(Evaluation):
             raise InputError(
                 f"{self.folder}: the run at {place} is not trained yet, or its weights are missing"
             ) from None
-        if checkpoint.header.step < run.steps:
+        header = checkpoint.header
+        if header.step < run.steps:
             raise InputError(f"{self.folder}: the training of the run at {self.study.coordinates(run)} is not finished")
-        pair = self._make_pair(run, torch.Size(checkpoint.header.event_shape))
+        pair = self._make_pair(run, torch.Size(header.event_shape))
         stacked = checkpoint.groups.get("params", {}) | checkpoint.groups.get("buffers", {})
-        for name, tensor in pair.state_dict(keep_vars=True).items():
-            found = stacked.get(name)
-            if found is None or found.dtype != tensor.dtype:
-                raise checkpoint_mismatch(name)
-            # In a new pair, the bank of encodings is empty.
-            shape = tensor.shape if tensor.numel() else found.shape[1:]
-            if found.shape != (1, *shape) or not found.isfinite().all():
-                raise checkpoint_mismatch(name)
-            tensor.data = found[0].clone()
+        if wrong := [name for name, tensor in stacked.items() if tensor.shape[:1] != (1,)]:
+            raise checkpoint_mismatch(wrong[0])
+        restore(pair, {name: tensor[0] for name, tensor in stacked.items()})
+        pair.origin = Origin(run, torch.Size(header.event_shape), header.train_images, history(header.environments))
         return pair.eval()
 
 

@@ -1,13 +1,17 @@
 """Progress of a study: a bar on a terminal, plain lines elsewhere."""
 
+import logging
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+_LOG = logging.getLogger("pyrovae")
 
 
 class ProgressReporter(Protocol):
@@ -69,6 +73,8 @@ class StudyProgress:
 
     def __init__(self, total: int = 0, *, quiet: bool = False) -> None:
         self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        # A bar in a notebook is a widget.
+        self._live = self._console.is_terminal or bool(self._console.is_jupyter and find_spec("ipywidgets"))
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -76,7 +82,7 @@ class StudyProgress:
             _Speed(),
             TimeRemainingColumn(),
             console=self._console,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet or not self._live,
             speed_estimate_period=60,
         )
         self._overall = self._bar.add_task("", total=total)
@@ -104,7 +110,7 @@ class StudyProgress:
         """Moves the bar or, without a terminal, prints a line at some of the steps."""
         self._show(task.label)
         marks = [task.resumed_at + 100, *range(0, task.steps + 1, max(1, task.steps // 5))]
-        if not self._console.is_terminal and any(before < mark <= task.done for mark in marks):
+        if not self._live and any(before < mark <= task.done for mark in marks):
             self.note(f"{task.label}: {task.done:,} of {task.steps:,} steps{self._time_left()}")
 
     def restart(self, label: str) -> None:
@@ -120,6 +126,7 @@ class StudyProgress:
 
     def note(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
+        _LOG.info(text)
         self._bar.console.print(text, markup=False)
 
     def stop_requested(self) -> bool:
