@@ -85,6 +85,14 @@ class Pair(nn.Module):
         self.guide = guide
         self.origin: Origin | None = None
 
+    def __repr__(self) -> str:
+        programs = f"{self.model!r}\n{self.guide!r}"
+        if self.origin is None:
+            return programs
+        size = self.origin.train_images
+        trained = f"trained on {size:,} images" if size else "not trained"
+        return f"{programs}\nat {', '.join(f'{name} {value:g}' for name, value in self.weights.items())}, {trained}"
+
     def forward(self, x: Tensor, noise: Mapping[str, Tensor] | None = None, **values: float | Tensor) -> Terms:
         """Distortion, rate and loss of each image, to be differentiated; `terms` is for evaluation.
 

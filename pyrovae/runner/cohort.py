@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -95,12 +96,12 @@ def _train(
 
 
 def _append(study: Study, file: Path, metrics: Metrics) -> None:
-    """Appends a line for each run to the log of a study."""
+    """Appends a line for each run to the log of a study; one that cannot be written does not stop the training."""
     lines = [
         json.dumps(study.coordinates(run) | row, ensure_ascii=False) + "\n"
         for run, row in zip(metrics.runs, metrics.rows(), strict=True)
     ]
-    with file.open("a", encoding="utf-8") as opened:
+    with suppress(OSError), file.open("a", encoding="utf-8") as opened:
         opened.write("".join(lines))
 
 

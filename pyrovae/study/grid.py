@@ -145,6 +145,12 @@ class Study(Frozen):
         base = Run(**given | {key: values[0] for key, values in axes.items()})
         return {"base": base, "axes": axes, "measure": measure, **own}
 
+    def __repr__(self) -> str:
+        axes = "; ".join(f"{axis} {', '.join(map(str, values))}" for axis, values in self.axes.items())
+        return f"Study '{self.name}' of {prod(self.shape()):,} runs: {axes}\n  {self.base!r}"
+
+    __str__ = __repr__
+
     def run(self, out: str | Path | None = None, **options: Any) -> "Results":
         """Runs the study in a folder, ``runs/NAME`` by default, and returns its results: as `pyrovae.run`."""
         return import_module("pyrovae.runner.run").run(self, out, **options)

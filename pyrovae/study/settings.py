@@ -1,6 +1,6 @@
 """The settings of one run, and of what is measured on it: frozen and validated."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -110,6 +110,11 @@ class Run(Frozen):
     precision: Precision = Field(
         "float32", description="of the networks while they train: float32, tf32 (on a GPU) or bfloat16"
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Settings that are not the defaults."""
+        fields = type(self).model_fields
+        return (each for each in super().__repr_args__() if each[0] not in fields or each[1] != fields[each[0]].default)
 
     @property
     def settings(self) -> Mapping[str, Value]:
