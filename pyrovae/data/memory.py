@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -82,10 +83,11 @@ def keep(folder: Path, name: str) -> None:
 def attach(folder: Path) -> None:
     """Makes the data that the folder of a study keeps known to this process; they are read when they are used."""
     file = folder / FILE
-    if file.exists():
+    with suppress(FileNotFoundError, InputError):  # results can be read without their data
         facts, _ = tensor_file.load_metadata(file)
-        if facts.get("kept") and facts.get("name") not in _KNOWN:
-            _KNOWN[facts["name"]] = cache(lambda: _read(file, facts["name"]))
+        name = str(facts.get("name"))
+        if facts.get("kept") and name not in _KNOWN:
+            _KNOWN[name] = cache(lambda: _read(file, name))
 
 
 def source_of(x: Any) -> Source:
@@ -197,7 +199,13 @@ def _checksum(source: Source) -> str:
 
 
 def _read(file: Path, name: str) -> Source:
-    source = _of_tensors("memory", tensor_file.load(file)[0]["data"])
-    if f"{MEMORY}{_checksum(source)}" != name:
-        raise InputError(f"{file}: expected the data {name} of this study, got others")
-    return source
+    try:
+        source = _of_tensors("memory", tensor_file.load(file)[0]["data"])
+        if f"{MEMORY}{_checksum(source)}" == name:
+            return source
+    except (FileNotFoundError, KeyError, InputError):
+        pass
+    raise InputError(
+        f"{file}: expected the data of this study, {name}, but the file is missing or damaged; give them with "
+        "pyrovae.open_results(folder, data=x, test=x_test)"
+    )

@@ -9,6 +9,9 @@ from torch.distributions import constraints
 from pyrovae.data import as_input
 from pyrovae.errors import InputError
 
+#: Floats that exceed [0, 1] by less look like a result of rounding.
+ROUNDING = 1e-3
+
 
 def checked(
     x: object, event_shape: Sequence[int] | None, like: Tensor, support: constraints.Constraint | None
@@ -52,7 +55,9 @@ def checked(
 def outside(x: Tensor, support: constraints.Constraint) -> str:
     """What was expected and what would fit, for values outside the support of a likelihood."""
     low, high = float(x.min()), float(x.max())
-    if -1 <= low < 0 and high <= 1:
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        advice = "the excess looks like rounding, which x.clip(0, 1) removes; or"
+    elif -1 <= low < 0 and high <= 1:
         advice = "take (x + 1) / 2 if they are from −1 to 1, or"
     elif low >= 0 and 1 < high <= 255:
         advice = "divide pixels by 255 or give them as uint8, or"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pyrovae.build import assemble, make_cohort_data
+from pyrovae.data import memory
 from pyrovae.errors import InputError
 from pyrovae.runner import reporting
 from pyrovae.runner.cohort import measuring_steps, run_job
@@ -68,6 +69,7 @@ def run(
         raise InputError("callbacks: expected none with a scheduler, whose workers train; follow metrics.jsonl instead")
     folder = Path("runs") / study.name if out is None else Path(out)
     here = find_device(device if scheduler is None else "cpu")
+    memory.attach(folder)
     study = check_study(study)
     plan(study)
     if scheduler is None:
@@ -77,6 +79,7 @@ def run(
         results = Results.create(folder, study, assemble)
         left = [_rehearsed(job, study.measure, here) for job in jobs(results, warnings.warn)]
         results.save_study()
+        memory.keep(folder, study.base.data)
 
         def steps(job: Job) -> int:
             return job.steps + measuring_steps(study, job.cohort)

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyrovae import parts
+from pyrovae.data import memory as memory_data
 from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
 from pyrovae.measures.declared import shipped
@@ -189,6 +190,7 @@ class Results(Evaluation):
         self.study = study
         self._make_pair = make_pair
         self._trust = trust
+        memory_data.attach(folder)
         super().__init__(_tree(folder, study, trust), folder)
 
     @classmethod
