@@ -46,6 +46,8 @@ def settings_of(x: Any, test: Any = None) -> dict[str, str]:
         >>> settings_of("photos/")
         {'data': 'photos/'}
     """
+    if x is None:
+        raise InputError("data: expected training images with the test images, got none")
     if isinstance(x, str | Path) and test is None:
         return {"data": str(x)}
     source = source_of(x) if test is None else _joined(source_of(x), source_of(test))

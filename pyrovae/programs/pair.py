@@ -225,8 +225,12 @@ class Pair(nn.Module):
         """p(x|z) at codes ``[n, latent_size]``, with batch shape [n]: ``.mean`` are pictures, ``.sample()`` draws.
 
         Raises:
+            InputError: the codes have another size.
             UnsupportedError: the model has several latent or observed sites.
         """
+        shape = getattr(getattr(self.model, "prior", None), "event_shape", z.shape[-1:])
+        if z.shape[-len(shape) :] != shape:
+            raise InputError(f"z: expected [n, {', '.join(map(str, shape))}], got {list(z.shape)}")
         if callable(decode := getattr(self.model, "decode", None)):
             return decode(z)
         return self.likelihood(z.new_zeros(len(z), *self.event_shape), z)

@@ -181,8 +181,10 @@ class Run(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _unset(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _unset(cls, settings: Any) -> Any:
         """A setting of a component that is null is not set."""
+        if not isinstance(settings, Mapping):
+            return settings
         return {key: value for key, value in settings.items() if key in cls.model_fields or value is not None}
 
     @field_validator(*KINDS, mode="before")
