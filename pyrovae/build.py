@@ -126,7 +126,6 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, ima
     return assemble(run, event_shape, mean, images)
 
 
-@float32_by_default()
 def assemble(run: Run, event_shape: torch.Size, mean: Tensor | None = None, images: Tensor | None = None) -> Pair:
     """As `make_pair`, for a run of a grid, whose settings need not all be taken by its components."""
     with fork_seed(derive_seed(run.seed, "weights")):

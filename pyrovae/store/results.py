@@ -29,7 +29,6 @@ from pyrovae.store.schema import Grid
 from pyrovae.study import Measure, Run, Study, check_trust, growth, key_of
 from pyrovae.study.files import to_yaml
 from pyrovae.system import atomic, memory
-from pyrovae.system.device import float32_by_default
 from pyrovae.system.provenance import history
 
 if TYPE_CHECKING:
@@ -316,7 +315,6 @@ class Results(Evaluation):
         at = {key: values.index(coordinates[key]) if key in coordinates else 0 for key, values in axes.items()}
         return self.study.run_at({key: axes[key][number] for key, number in at.items()})
 
-    @float32_by_default()
     def pair(self, /, **coordinates: Any) -> Pair:
         """The trained pair at one point of the grid, ready for Pyro.
 
