@@ -67,10 +67,10 @@ def class_names(run: Run) -> str:
     return ", ".join(f"{label} {name}" for label, name in enumerate(classes or ()))
 
 
-def make_data(run: Run, most: int | None = None) -> Dataset:
+def make_data(run: Run, most_train: int | None = None, most_test: int | None = None) -> Dataset:
     """The images of a run, in memory; at most so many of each split, if that is given."""
     source, train, test = make_rows(run)
-    return _images(run, source, train[:most], test[:most])
+    return _images(run, source, train[:most_train], test[:most_test])
 
 
 def make_training_data(run: Run) -> Dataset:

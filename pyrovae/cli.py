@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +19,7 @@ from pyrovae.errors import InputError
 from pyrovae.system import surroundings
 
 if TYPE_CHECKING:
-    from pyrovae.runner.plan import PlannedCohort
+    from pyrovae.store.results import Results
 
 app = typer.Typer(
     help="Rate–distortion and generalization studies of variational autoencoders.",
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # joins the lines of a paragraph
 )
+#: Exit status after Ctrl-C.
+INTERRUPTED = 130
 #: typer names only this error's kinds.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 Folder = Annotated[Path, typer.Argument(help="The folder of a study.")]
@@ -109,50 +112,63 @@ def run_study(
 
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or Path("runs") / chosen.name
+    from pyrovae.analysis.findings import findings
+    from pyrovae.analysis.findings.design import prospects
     from pyrovae.runner.estimate import estimate
+    from pyrovae.runner.open import open_results
+    from pyrovae.runner.plan import lines
     from pyrovae.runner.plan import plan as planned
     from pyrovae.runner.run import run
     from pyrovae.system.execution import Execution
 
-    cohorts = planned(chosen, folder, warnings.warn)
-    _print(f"study {chosen.name}: {chosen.description}")
-    for cohort in cohorts:
-        _print_plan(cohort)
-    if any(cohort.left for cohort in cohorts):
-        execution = Execution(device.value, compile.value, scheduler)
-        for line in estimate(chosen.measure, cohorts, folder, execution, trial=plan and scheduler is None).lines():
-            _print(line)
-    else:
-        _print("nothing is left to do")
     if plan:
+        cohorts = planned(chosen, folder, warnings.warn)
+        for line in lines(chosen, cohorts):
+            _print(line)
+        if any(cohort.left for cohort in cohorts):
+            execution = Execution(device.value, compile.value, scheduler)
+            for line in estimate(chosen, cohorts, folder, execution).lines():
+                _print(line)
+        before = findings(open_results(folder)) if (folder / "study.yaml").exists() else ()
+        for line in prospects(chosen, before):
+            _print(line)
         return
-    try:
-        results = run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler)
-    except KeyboardInterrupt:
-        _print(f"stopped; finished work is in {folder}, and the same command resumes from there")
-        raise typer.Exit(130) from None
-    _report(results)
+    _report(run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler))
 
 
 @app.command()
 def show(
     folder: Folder,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]…",
+            help="Parts to print: findings, caveats, or a table such as information; unknown names are answered with "
+            "those that there are.",
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print all findings, tables and caveats.")] = False,
     provenance: Annotated[
         bool,
         typer.Option("--provenance", help="Print instead how the numbers were made: code, versions, device, cohort."),
     ] = False,
 ) -> None:
-    """Print the tables and findings of a study.
+    """Print the findings of a study and its rate–distortion plane.
 
-    Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --provenance'.
+    Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --all', 'pyrovae show runs/quick information'.
     """
+    from pyrovae.analysis.report import terminal
     from pyrovae.analysis.report.provenance import provenance as provenance_tables
     from pyrovae.runner.open import open_results
 
     results = open_results(folder)
     if provenance:
-        for table in provenance_tables(results.tree):
-            _console().print(table, soft_wrap=True)
+        terminal.show(provenance_tables(results.tree))
+    elif everything or names:
+        known = terminal.everything(results)
+        if unknown := [name for name in names or () if name not in known]:
+            raise InputError(f"unknown part {unknown[0]!r:.200}; valid: {', '.join(known)}")
+        terminal.show(known[name] for name in names or known)
     else:
         _report(results)
 
@@ -183,17 +199,14 @@ def compare(
     Example: 'pyrovae compare runs/quick runs/mine'.
     """
     from pyrovae.analysis.findings.caveats import caveats
-    from pyrovae.analysis.report import comparison, tables
+    from pyrovae.analysis.report import comparison, tables, terminal
     from pyrovae.runner import reporting
 
     trees = {name: results.tree for name, results in reporting.compare(folders, out).items()}
-    together = comparison.joined(trees)
-    console = _console()
-    console.print(comparison.differences(trees), soft_wrap=True)
+    terminal.show([comparison.differences(trees)])
     if caution := comparison.not_comparable(trees):
         _print(caution)
-    for table in tables.measured(together):
-        console.print(table, soft_wrap=True)
+    terminal.show(tables.measured(comparison.joined(trees)).values())
     for name, tree in trees.items():
         for doubt in caveats(tree):
             _print(f"{name}: {doubt}")
@@ -267,6 +280,7 @@ def evaluate(
     my_module:my_measure --trust my_module'.
     """
     from pyrovae import parts
+    from pyrovae.analysis.report import terminal
     from pyrovae.runner.remeasure import reevaluate
     from pyrovae.store.schema import side_by_side
 
@@ -289,7 +303,7 @@ def evaluate(
     results, again = reevaluate(
         folder, measures=measures or (), prior=prior, device=device.value, trust=trust or (), quiet=False, **given
     )
-    _report(again, side_by_side({"before": results.tree, "now": again.tree}))
+    terminal.show(terminal.everything(again, side_by_side({"before": results.tree, "now": again.tree})).values())
     _print(f"the new numbers are in the results as {again.name}")
     if prior is not None:
         _print(f"{prior} replaces the prior of each run, fitted to its encodings; D is unchanged for every image")
@@ -327,7 +341,7 @@ def diagnose(
     """
     chosen = dict(_setting(each, "--select") for each in select.split(",") if each)
     rows = _rows(images)
-    from pyrovae.analysis.report import tables
+    from pyrovae.analysis.report import tables, terminal
     from pyrovae.runner.diagnose import diagnose_run
 
     found, place = diagnose_run(
@@ -341,7 +355,7 @@ def diagnose(
         trust=trust or (),
         quiet=False,
     )
-    _console().print(tables.diagnosis(found), soft_wrap=True)
+    terminal.show([tables.diagnosis(found)])
     for note in found.notes:
         _print(note)
     _print(f"in {place}: {', '.join(sorted(file.name for file in place.iterdir() if file.suffix != '.svg'))}")
@@ -486,63 +500,17 @@ def _rows(text: str) -> list[int]:
     return rows
 
 
-def _counts(counts: dict[int, int], names: tuple[str, ...] | None) -> str:
-    """Images per class, or their range where there are many classes."""
-    if len(counts) <= 20:
-        labels = {label: str(label) if names is None else f"{label} ({names[label]})" for label in counts}
-        return " ".join(f"{labels[label]}: {count:,}" for label, count in counts.items())
-    return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
-
-
-def _print_plan(cohort: "PlannedCohort") -> None:
-    _print(
-        f"{cohort.label}: {_progress(cohort)}; {cohort.steps:,} steps; "
-        f"{cohort.train_images:,} training and {cohort.test_images:,} test images"
-    )
-    for side, counts in (("training", cohort.train_classes), ("test", cohort.test_classes)):
-        if counts is not None:
-            _print(f"  {side} images of each class: {_counts(counts, cohort.class_names)}")
-    if cohort.bank is not None:
-        _print(
-            f"  each training image is scored against {cohort.bank.size:,} cached encodings, refreshed every "
-            f"{cohort.bank.refresh:,} steps: "
-            f"{cohort.densities[0]:,} densities a step, {cohort.densities[1]:,} to measure R and log p(x)"
-        )
-
-
-def _progress(cohort: "PlannedCohort") -> str:
-    """How far the runs of a cohort are, such as ``9 runs, 6 finished, 3 new``."""
-    kinds = {0: "new", cohort.steps: "to be measured"}
-    counts = [(cohort.finished, "finished"), (cohort.repeated, "the same as earlier ones")]
-    counts += [(runs, kinds.get(step, f"to continue from step {step:,}")) for step, runs in cohort.starts.items()]
-    whole, plural = ("all ", "s") if cohort.runs > 1 else ("", "")
-    parts = [f"{whole if runs == cohort.runs else f'{runs:,} '}{kind}" for runs, kind in counts if runs]
-    return ", ".join([f"{cohort.runs:,} run{plural}", *parts])
-
-
-def _report(results: Any, tree: Any = None) -> None:
-    """Prints tables, findings and caveats of an evaluation; the tables of another tree if there is one."""
-    from pyrovae.analysis.findings import findings
+def _report(results: "Results") -> None:
+    """Prints what a study found in short, and where the rest is."""
     from pyrovae.analysis.findings.caveats import caveats
-    from pyrovae.analysis.report import tables
+    from pyrovae.analysis.report import terminal
     from pyrovae.runner.reporting import REPORT
 
-    folder, figures = results.folder, results.folder / "figures" / results.name
-    console = _console()
-    for table in tables.measured(results.tree if tree is None else tree):
-        console.print(table, soft_wrap=True)
-    if "only" not in results.tree.attrs:
-        for line in [*tables.verdicts(findings(results)), *caveats(results.tree)]:
-            _print(line)
-    if drawn := sorted(figures.glob("*.png")):
-        _print(f"figures in {figures}: {', '.join(figure.name for figure in drawn)}")
-    if (folder / REPORT).exists():
-        _print(f"report in {folder / REPORT}")
-
-
-def _console() -> Console:
-    """A console wide enough that no digits are cut off."""
-    return Console(highlight=False, markup=False, width=max(Console().width, 160))
+    terminal.show(terminal.summary(results))
+    number = len(caveats(results.tree))
+    _print(f"{number} caveats and all tables: pyrovae show {results.folder} --all")
+    if (results.folder / REPORT).exists():
+        _print(f"report with figures: {results.folder / REPORT}")
 
 
 def _print(text: str) -> None:
@@ -551,9 +519,35 @@ def _print(text: str) -> None:
 
 def main() -> None:
     """Runs the command line; an error that the user can fix is one line on stderr and exit status 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        code = _main()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # while the interpreter ends
+    if code == INTERRUPTED:
+        print("pyrovae: stopped; finished work is kept, and the same command continues it", file=sys.stderr)
+    sys.exit(code)
+
+
+def _interrupt(*_: object) -> None:
+    """Raises KeyboardInterrupt, again if code that ignores all errors has swallowed it, as some do at import."""
+    insist = threading.Timer(1.0, _insist)
+    insist.daemon = True
+    insist.start()
+    raise KeyboardInterrupt
+
+
+def _insist() -> None:
+    if sys._current_exceptions().get(threading.main_thread().ident or 0) is None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _main() -> int:
+    """Runs the command line, and returns its exit status."""
     # Large pages for large tensors: torch reads this when it allocates its first tensor.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what the terminal's encoding lacks
@@ -562,19 +556,18 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "agg"
     surroundings.prepare()
     try:
-        sys.exit(app(standalone_mode=False))
+        return int(app(standalone_mode=False) or 0)
     except USAGE_ERROR as error:  # without a command, its message is the help
         print(error.format_message() if len(sys.argv) == 1 else f"pyrovae: {error.format_message()}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except typer.Abort:
-        print("pyrovae: stopped; finished work is kept, and the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        return INTERRUPTED
     except (InputError, OSError) as error:
         if "PYROVAE_DEBUG" in os.environ:
             raise
         text = " ".join(str(error).split()) or type(error).__name__
         print("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), file=sys.stderr)
-        sys.exit(2)
+        return 2
 
 
 if __name__ == "__main__":

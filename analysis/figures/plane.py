@@ -10,7 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from pyrovae.analysis.figures.style import Curve, curves, draw_floor, legend, mean_over_runs, theory_curves
+from pyrovae.analysis.figures.style import (
+    Curve,
+    curves,
+    draw_floor,
+    error_over_runs,
+    legend,
+    mean_over_runs,
+    theory_curves,
+)
 from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
@@ -30,9 +38,10 @@ class Point(NamedTuple):
 def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     """The rate–distortion plane: train (open, dashed) and test (filled, solid), β = 1 as a star, means over seeds.
 
-    Lines of constant R + D (the negative ELBO) and the floor are in the background; test points are labelled with β.
+    Bars are ± two standard errors over runs. Lines of constant R + D (the negative ELBO) and the floor are in the
+    background; test points are labelled with β.
     """
-    data = mean_over_runs(results.tree["rate_distortion"].to_dataset()).sortby("beta")
+    data = _with_errors(results)
     for curve in curves(data):
         for split in _SPLITS:
             _draw_in_plane(curve, split, ax)
@@ -54,13 +63,18 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
 
 
 def distortion(results: Evaluation, ax: Axes) -> Axes:
-    """D on train (open, dashed) and test (filled, solid) against β, means over seeds."""
-    data = mean_over_runs(results.tree["rate_distortion"].to_dataset()).sortby("beta")
+    """D on train (open, dashed) and test (filled, solid) against β, means over seeds.
+
+    Bars are ± two standard errors over runs.
+    """
+    data = _with_errors(results)
     for name, cell, colour, shape in curves(data):
         for split, (line, filled) in _SPLITS.items():
             look: dict[str, Any] = {"color": colour, "markerfacecolor": colour if filled else "white"}
             values = cell["distortion"].sel(split=split)
             ax.plot(cell.beta, values, line + shape, linewidth=1.2, label=f"{name} {split}".strip(), **look)
+            error = 2 * cell["distortion_error"].sel(split=split)
+            ax.errorbar(cell.beta, values, error, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
     if not ax.has_data():
         return ax
     for theory, label in theory_curves(results.tree):
@@ -73,6 +87,13 @@ def distortion(results: Evaluation, ax: Axes) -> Axes:
     return ax
 
 
+def _with_errors(results: Evaluation) -> xr.Dataset:
+    """Means over runs in order of β, with their standard errors as ``distortion_error`` and ``rate_error``."""
+    data = results.tree["rate_distortion"].to_dataset()
+    errors = error_over_runs(data[["distortion", "rate"]])
+    return mean_over_runs(data).assign({f"{name}_error": errors[name] for name in errors}).sortby("beta")
+
+
 def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
     """A curve on one split, with a star at β = 1."""
     line, filled = _SPLITS[split]
@@ -83,6 +104,8 @@ def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
     label = f"{curve.name} {split}".strip()
     ax.plot(rate, distortion, line + curve.shape, markevery=marked, linewidth=1.2, label=label, **look)
     ax.plot(rate[star], distortion[star], "*", markersize=12, zorder=3, **look)
+    errors = (2 * curve.data[f"{each}_error"].sel(split=split).values for each in ("rate", "distortion"))
+    ax.errorbar(rate, distortion, *reversed(list(errors)), fmt="none", ecolor=curve.colour, elinewidth=1, capsize=2)
 
 
 def _points(data: xr.Dataset, split: str) -> Iterator[Point]:

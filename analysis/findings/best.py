@@ -80,7 +80,9 @@ def _compared(
     study: StudyCells, axis: str, split: str, name: str, at: Mapping[str, Any]
 ) -> Iterator[tuple[Finding, Contrast, tuple[Any, ...]]]:
     """For every cell, the lead of the best value, and the values that cannot be distinguished from it."""
-    finding = Finding(None, f"The best {axis} by {split} {name} is {{best}}", lambda _: (), "it leads {closest}", "")
+    best_of = f"best {axis} by {split} {name}"
+    leads = {"falls": "it leads {closest}", "rises": "it is behind {closest}"}
+    finding = Finding(None, f"The {best_of} is {{best}}", best_of, lambda _: (), **leads)
     for where, cell in study.along(axis, split, **at):
         score = SCORES[name](cell)
         measured = score.sel({axis: score.dropna(axis, how="all")[axis]})

@@ -23,10 +23,11 @@ def larger_beta(study: StudyCells) -> Iterator[Contrast]:
 
 
 FINDINGS = (
-    Finding(4, "Lowering β from 1 to {low:g} lowers the test distortion", smaller_beta),
+    Finding(4, "Lowering β from 1 to {low:g} lowers the test distortion", "β 1 → {low:g}", smaller_beta),
     Finding(
         5,
         "Raising β from 1 to {high:g} underfits: the training distortion grows too",
+        "β 1 → {high:g}",
         larger_beta,
         falls="training distortion rises",
         rises="training distortion falls",

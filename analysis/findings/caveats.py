@@ -9,7 +9,8 @@ from pyrovae.estimators.likelihood import HIGH_K_SHARE
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.study import Study
 
-#: Training has converged if at most this share of the total loss decrease came in the last quarter of the steps.
+#: Training has converged if at most this share of the total loss decrease came in the last quarter of the steps, apart
+#: from those in which the learning rate falls: there, the loss falls with it.
 CONVERGED = 0.01
 
 
@@ -23,18 +24,21 @@ def caveats(tree: xr.DataTree) -> list[str]:
     return [*_of_runs(runs), *_of_missing_steps(tree, runs), *_of_training(tree.root), *_of_measures(tree)]
 
 
-def late_decrease(curves: xr.Dataset) -> xr.DataArray:
+def late_decrease(curves: xr.Dataset, end: int | None = None) -> xr.DataArray:
     """Share of the total decrease of the training loss that came in the last quarter of the steps, for each run.
 
     (L(¾T) − L(T)) / (L(0) − L(T)), with L the loss on the first training images under fixed noise; NaN if the curve is
     incomplete or the loss has not decreased.
+
+    Args:
+        end: T, the last step; that of the curves by default.
 
     Example:
         >>> coords = {"split": ["train"], "step": [0, 10, 75, 100]}
         >>> late_decrease(xr.Dataset({"loss": (["split", "step"], [[100, 60, 52, 50]])}, coords)).item()
         0.04
     """
-    loss = curves["loss"].sel(split="train", drop=True)
+    loss = curves["loss"].sel(split="train", drop=True).sel(step=slice(end))
     steps = loss["step"].values
     late = max([steps[0], *steps[steps <= 0.75 * steps[-1]]])
     first, before, last = (loss.sel(step=step, drop=True) for step in (steps[0], late, steps[-1]))
@@ -71,11 +75,14 @@ def _of_missing_steps(tree: xr.DataTree, runs: xr.Dataset) -> Iterator[str]:
 
 
 def _of_training(study: xr.DataTree) -> Iterator[str]:
-    late = late_decrease(study["curves"].to_dataset())
+    end = Study.of_yaml(study.attrs["study"]).base.branch_step
+    late = late_decrease(study["curves"].to_dataset(), end)
     if number := int((late > CONVERGED).sum()):
+        before = "" if end is None else f" before step {end:,}, where the learning rate begins to fall"
         yield (
             f"{number} of {_count(late)} runs had not converged: up to {float(late.max()):.1%} of the total loss "
-            "decrease came in the last quarter of training"
+            f"decrease came in the last quarter of training{before}; more steps continue them, as in --set steps="
+            f"{2 * Study.of_yaml(study.attrs['study']).base.steps}"
         )
 
 

@@ -20,8 +20,9 @@ FINDINGS = (
     Finding(
         3,
         "At β = {beta:g} the {deep:g}-layer network has a lower test distortion than the {shallow:g}-layer one",
+        "{deep:g} layers instead of {shallow:g} at β = {beta:g}",
         deeper_network,
-        falls="its test distortion is lower",
-        rises="its test distortion is higher",
+        falls="test distortion is lower",
+        rises="test distortion is higher",
     ),
 )

@@ -16,7 +16,8 @@ def past_saturation(study: StudyCells) -> Iterator[Contrast]:
     """The fall of D_test with G over all β at which I has reached log N, from the slope of D_test on G.
 
     With Ḡ the mean of G over these K values of β, the contrast is Σ_k c_k D_k with
-    c_k = −(G_k − Ḡ) (max G − min G) / Σ_j (G_j − Ḡ)².
+    c_k = −(G_k − Ḡ) (max G − min G) / Σ_j (G_j − Ḡ)². Its error is from these values of β alone: at others, runs may vary
+    more.
     """
     for where, cell in study.along("beta"):
         cell = cell.sortby("beta")
@@ -26,7 +27,7 @@ def past_saturation(study: StudyCells) -> Iterator[Contrast]:
             yield Contrast(where, note=_reason(cell, betas), terms={"at": "", "by": ""})
             continue
         terms = {"at": f" at β ≤ {betas[-1]:g}", "by": f", here by {np.ptp(gaps.values):.1f} nats"}
-        yield study.contrast(where, cell["distortion"], "beta", falling(gaps), **terms)
+        yield study.contrast(where, cell["distortion"].sel(beta=betas), "beta", falling(gaps), **terms)
 
 
 def weight_of_gap(study: StudyCells) -> Iterator[Contrast]:
@@ -90,14 +91,14 @@ FINDINGS = (
     Finding(
         7,
         "After I has reached log N{at}, test distortion keeps falling as G grows{by}",
+        "I at log N{at}, over the range of G",
         past_saturation,
-        falls="over this range of G, test distortion falls",
-        rises="over this range of G, test distortion rises",
     ),
     Finding(
         7,
         "With I at log N and β fixed, lowering γ, the weight of G, from {high:g} to {low:g} lowers the test distortion "
         "while G grows by {by:.1f} nats",
+        "γ {high:g} → {low:g} with I at log N",
         weight_of_gap,
     ),
 )

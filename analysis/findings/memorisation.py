@@ -34,20 +34,24 @@ def _is_measured(study: StudyCells) -> bool:
     return 1.0 in study.values("beta") and bool(study.images[DISTANCE].sel(split="test").notnull().any())
 
 
+_CHANGES = {
+    "falls": "reconstructions are closer to training images",
+    "rises": "reconstructions are farther from training images",
+}
 FINDINGS = (
     Finding(
         9,
         "At β = 1 the {deep:g}-layer network reconstructs test images closer to training images "
         "than the {shallow:g}-layer one",
+        "{deep:g} layers instead of {shallow:g} at β = 1",
         deep_network,
-        falls="they are closer",
-        rises="they are farther away",
+        **_CHANGES,
     ),
     Finding(
         9,
         "Reconstructions of test images are closer to training images at β = 1 than at β = {low:g}",
+        "β {low:g} → 1",
         beta_of_one,
-        falls="they are closer",
-        rises="they are farther away",
+        **_CHANGES,
     ),
 )

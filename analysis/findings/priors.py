@@ -109,50 +109,57 @@ def _not_comparable(score: Score, cell: xr.Dataset) -> str:
     return "k̂ is high in some of the runs, whose bounds may be loose and do not compare" if loose else ""
 
 
-_LEADS = {"falls": "it leads {closest}", "rises": "it is behind {closest}"}
+_LEADS = {"falls": "{best} leads {closest}", "rises": "{best} is behind {closest}"}
 FINDINGS = (
     Finding(
         None,
         "The best of {count} priors by test D{found}",
+        "best of {count} priors by test D",
         partial(best_prior, score=distortion),
         **_LEADS,
     ),
     Finding(
         None,
         "The best of {count} priors by test R + D{found}",
+        "best of {count} priors by test R + D",
         partial(best_prior, score=total),
         **_LEADS,
     ),
     Finding(
         None,
         "The best of {count} priors by the bound of test log p(x){found}",
+        "best of {count} priors by the bound of test log p(x)",
         partial(best_prior, score=negative_log_likelihood),
         **_LEADS,
     ),
     Finding(
         None,
         "{best} in place of {reference} lowers test R + D ({changes} nats)",
+        "{best} instead of {reference}",
         best_against_reference,
-        falls="R + D falls",
-        rises="R + D rises",
+        falls="test R + D falls",
+        rises="test R + D rises",
     ),
     Finding(
         None,
         "Lowering γ from {high:g} to {low:g} lowers the test distortion",
+        "γ {high:g} → {low:g}",
         partial(smaller_gamma, score=distortion, only_unsaturated=True),
     ),
     Finding(
         None,
         "Lowering γ from {high:g} to {low:g} lowers test R + D",
+        "γ {high:g} → {low:g}",
         partial(smaller_gamma, score=total),
-        falls="R + D falls",
-        rises="R + D rises",
+        falls="test R + D falls",
+        rises="test R + D rises",
     ),
     Finding(
         None,
         "Lowering γ from {high:g} to {low:g} raises the bound of test log p(x)",
+        "γ {high:g} → {low:g}",
         partial(smaller_gamma, score=negative_log_likelihood),
-        falls="the bound rises",
-        rises="the bound falls",
+        falls="the bound of test log p(x) rises",
+        rises="the bound of test log p(x) falls",
     ),
 )

@@ -43,12 +43,14 @@ class Finding:
     Attributes:
         number: its place among the findings of the paper; None for a question that the paper leaves open.
         text: the statement, with placeholders for the terms of its contrasts.
+        compared: what is compared, in a few words with placeholders, before the change.
         contrasts: the cells of a study → the contrasts that should be positive, none if the study cannot test it.
         falls, rises: what a positive and a negative effect mean, in words before "by 3.1 nats".
     """
 
     number: int | None
     text: str
+    compared: str
     contrasts: Callable[["StudyCells"], Iterable[Contrast]]
     falls: str = "test distortion falls"
     rises: str = "test distortion rises"
@@ -90,14 +92,24 @@ class Verdict:
         return "undecided"
 
     @property
+    def summary(self) -> str:
+        """The comparison and its effect in one short line, or why there is none."""
+        compared = self.finding.compared.format(**self.contrast.terms)
+        place = f"{self.contrast.where}, {compared}" if self.contrast.where else compared
+        if self.contrast.note:
+            return f"{place}: {self.contrast.note}"
+        if not self.contrast.effect.is_known:
+            return f"{place}: {self._change}; one seed decides nothing"
+        needed = self.contrast.effect.seeds_needed(self.tests) if self.outcome == "undecided" else None
+        return f"{place}: {self._change}{f'; about {needed} seeds would be enough' if needed else ''}"
+
+    @property
     def words(self) -> str:
         """The effect in words, with its interval, or why there is none; and for an undecided one what it would take."""
         effect, unit = self.contrast.effect, self.contrast.unit
         if self.contrast.note:
             return self.contrast.note
-        size = rounded(abs(effect.estimate), effect.half_width)
-        change = (self.finding.falls if effect.estimate > 0 else self.finding.rises).format(**self.contrast.terms)
-        said = f"{change} by {size} {unit} (95% over {self.sources})"
+        said = f"{self._change} (95% over {self.sources})"
         if not effect.is_known:
             return f"{said}; one seed decides nothing"
         if self.outcome != "undecided":
@@ -108,6 +120,14 @@ class Verdict:
             f"{said}; {rounded(effect.detectable(self.tests))} {unit} could have been found, and {seeds} would be "
             "enough for this effect"
         )
+
+    @property
+    def _change(self) -> str:
+        """The effect in words, with its interval."""
+        effect = self.contrast.effect
+        change = self.finding.falls if effect.estimate > 0 else self.finding.rises
+        size = rounded(abs(effect.estimate), effect.half_width)
+        return f"{change.format(**self.contrast.terms)} by {size} {self.contrast.unit}"
 
 
 class Verdicts(tuple[Verdict, ...]):

@@ -100,7 +100,7 @@ def page(results: Mapping[str, Results], drawn: Sequence[Path]) -> str:
         plane=_plane(runs).to_html(full_html=False, include_plotlyjs=True, div_id="plane", config=_CONFIG),
         axes={axis: _values(runs.frame[axis]) for axis in runs.varied},
         all_runs=_sheet(runs),
-        together=[] if one else [Sheet.of(table) for table in tables.measured(joined(trees))],
+        together=[] if one else [Sheet.of(table) for table in tables.measured(joined(trees)).values()],
         csv=_data_uri(csv(trees).encode(), "text/csv"),
         facts=_facts(runs, results),
         glossary=_glossary(trees.values()),
@@ -246,7 +246,7 @@ def _is_outdated(results: Evaluation) -> bool:
 
 
 def _part(results: Evaluation, heading: str, description: str) -> Part:
-    shown = [Sheet.of(table) for table in tables.measured(results.tree)]
+    shown = [Sheet.of(table) for table in tables.measured(results.tree).values()]
     if "only" in results.tree.attrs or _is_outdated(results):
         return Part(heading, description, [], [], shown)
     found = [(each.outcome, each.text, each.contrast.where, each.words) for each in findings(results)]

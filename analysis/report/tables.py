@@ -16,13 +16,13 @@ from pyrovae.analysis.report.columns import MISSING, Column, axes, columns, writ
 from pyrovae.store import schema
 
 
-def measured(tree: xr.DataTree) -> list[Table]:
-    """A table for each group of declared numbers, with means over seeds, without empty columns and tables.
+def measured(tree: xr.DataTree) -> dict[str, Table]:
+    """By group, the table of its declared numbers, with means over seeds, without empty columns and tables.
 
     Example:
         >>> from pyrovae import Study
         >>> measured(schema.empty(Study.of(name="mine")))
-        []
+        {}
     """
     declared = schema.quantities(tree)
     tables = {
@@ -31,14 +31,20 @@ def measured(tree: xr.DataTree) -> list[Table]:
     }
     if (first := tables.get("rate_distortion")) is not None:
         first.title = f"{first.title}{_kinds(tree)}"
-    return [table for table in tables.values() if table is not None]
+    return {group: table for group, table in tables.items() if table is not None}
 
 
-def with_columns(title: str, headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of text."""
+def plane(tree: xr.DataTree) -> Table | None:
+    """Distortion and rate alone, on train and test; None if there are none."""
+    declared = (each for each in schema.quantities(tree) if each.group == "rate_distortion" and each.headline)
+    return _table("rate_distortion", tree, columns(declared))
+
+
+def with_columns(title: str, headings: Iterable[str], rows: Iterable[Sequence[str]], keys: int = 0) -> Table:
+    """A table of text; the first ``keys`` columns name its rows."""
     table = Table(title=title)
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < keys else "right")
     for row in rows:
         table.add_row(*row)
     return table
@@ -58,7 +64,7 @@ def diagnosis(found: Diagnosis) -> Table:
         title += f"\nthe guide was trained at {', '.join(others)}, for another optimal q: amortisation includes this"
     summary = found.summary
     rows = [_diagnosed(summary.sel(image=image)) for image in summary["image"].values]
-    return with_columns(title, rows[0] if rows else [], [list(row.values()) for row in rows])
+    return with_columns(title, rows[0] if rows else [], [list(row.values()) for row in rows], keys=1)
 
 
 def verdicts(found: Sequence[Verdict]) -> list[str]:
@@ -92,7 +98,8 @@ def _table(group: str, tree: xr.DataTree, found: list[Column]) -> Table | None:
         for place, *cell in zip(places, *texts, strict=True)
         if any(text != MISSING for text in cell)
     ]
-    return with_columns(_title(group, found, marks, data), [*rows, *(column.heading for column in found)], cells)
+    headings = [*rows, *(column.heading for column in found)]
+    return with_columns(_title(group, found, marks, data), headings, cells, keys=len(rows))
 
 
 def _texts(

@@ -135,7 +135,9 @@ def source(side: Literal[16, 32] = SIDE) -> Source:
     """A J tetromino with five continuous factors, rendered when asked for and cached; side is in pixels."""
     factors = sample_factors()
     low, high = torch.tensor(list(RANGES.values())).T
-    return Source("tetrominoes", len(factors), lambda rows: _images(factors[rows], side), (factors - low) / (high - low))
+    return Source(
+        "tetrominoes", len(factors), lambda rows: _images(factors[rows], side), (factors - low) / (high - low)
+    )
 
 
 def _images(factors: Tensor, side: int) -> Tensor:

@@ -41,7 +41,7 @@ def memorising_decoder(z: Tensor, q: Distribution, images: Tensor, own: Tensor |
         z: codes, ``[n, *latent_shape]``.
         q: encodings of the training images, batch shape [N].
         images: the training images, ``[N, *event_shape]``; uint8 is scaled to [0, 1].
-        own: row of each code's own training image, ``[n]``, to exclude.
+        own: row of each code's own training image, ``[n]``, to exclude; −1 for none.
 
     Raises:
         UnsupportedError: ``q`` is neither normal nor a flow.

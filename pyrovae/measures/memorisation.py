@@ -94,25 +94,39 @@ def measure(run: TrainedRun) -> MeasureResult:
     Raises:
         UnsupportedError: the pair has several latent or observed sites, or the type of q is not supported.
     """
-    draws, data = generator(run.seed, "reconstruction"), run.data
+    draws, data, encoded = generator(run.seed, "reconstruction"), run.data, run.encodings
+    splits = [(encoded.train, data.train), (encoded.train, data.train), (encoded.test, data.test)]
+    (fitted, left_out), *shown = (_first(run, q, images, draws) for q, images in splits)
+    sizes = [len(fitted), *(len(x) for x, _ in shown)]
+    # One pass over the training images for all codes, and one for all reconstructions: these are what takes time.
+    own = torch.full((sum(sizes),), -1, device=fitted.device)
+    own[: len(fitted)] = torch.arange(len(fitted))
+    codes = torch.cat([left_out, *(z for _, z in shown)])
+    memorised, perplexity = (each.split(sizes) for each in memorising_decoder(codes, encoded.train, data.train, own))
+    learned = [_reconstructed(run, x, z) for x, z in shown]
+    found = nearest_point(torch.cat([*learned, *(each.float() for each in memorised[1:])]), data.train)
+    distances, rows = (each.split(sizes[1:] * 2) for each in found)
+
     mean = run.once(_mean_of_data)
-    share = _fitted_share(run, mean, draws)
+    share = mixing_share(lambda image: run.likelihood.distortion_at(fitted.double(), image), memorised[0], mean)
     images: dict[str, Any] = defaultdict(list)
-    pictures: dict[str, Any] = dict.fromkeys(PICTURES)
-    for q, split in ((run.encodings.train, data.train), (run.encodings.test, data.test)):
-        x, z = _first(run, q, split, draws)
-        memorised, learned = memorising_decoder(z, run.encodings.train, data.train), _reconstructed(run, x, z)
-        closest = nearest_point(learned, data.train)
-        mixed = torch.lerp(memorised.image, mean, share)
+    for (x, _), x_hat in zip(shown, memorised[1:], strict=True):
+        mixed = torch.lerp(x_hat, mean, share)
         images["memorising_distortion"].append(run.likelihood.distortion_at(x.double(), mixed))
-        images["infinite_share"].append(run.likelihood.distortion_at(x.double(), memorised.image).isinf())
-        images["perplexity"].append(memorised.perplexity)
-        images["reconstruction_distance"].append(closest.distance)
-        images["memorising_distance"].append(nearest_point(memorised.image.float(), data.train).distance)
-        if x.dim() == 4:
-            shown = (x, learned, memorised.image, as_input(data.train[closest.row]))
-            pictures = {name: as_bytes(each[:SAMPLES]) for name, each in zip(PICTURES, shown, strict=True)}
-    return MeasureResult(mixing_share=share, **images, **pictures)
+        images["infinite_share"].append(run.likelihood.distortion_at(x.double(), x_hat).isinf())
+    pictures: dict[str, Any] = dict.fromkeys(PICTURES)
+    (x, _) = shown[-1]
+    if x.dim() == 4:
+        pictured = (x, learned[-1], memorised[-1], as_input(data.train[rows[1]]))
+        pictures = {name: as_bytes(each[:SAMPLES]) for name, each in zip(PICTURES, pictured, strict=True)}
+    return MeasureResult(
+        mixing_share=share,
+        perplexity=perplexity[1:],
+        reconstruction_distance=distances[:2],
+        memorising_distance=distances[2:],
+        **images,
+        **pictures,
+    )
 
 
 def smoothed_mean(data: Dataset) -> Tensor:
@@ -133,13 +147,6 @@ def _first(run: TrainedRun, q: Distribution, images: Tensor, draws: torch.Genera
     x = as_input(images[: run.settings.reconstructions])
     rows = torch.arange(len(x), device=x.device)
     return x, draw(encodings(q, rows), 1, draws)[0]
-
-
-def _fitted_share(run: TrainedRun, mean: Tensor, draws: torch.Generator) -> float:
-    q, train = run.encodings.train, run.data.train
-    x, z = _first(run, q, train, draws)
-    others = memorising_decoder(z, q, train, own=torch.arange(len(x), device=x.device)).image
-    return mixing_share(lambda image: run.likelihood.distortion_at(x.double(), image), others, mean)
 
 
 def _reconstructed(run: TrainedRun, x: Tensor, z: Tensor) -> Tensor:

@@ -145,19 +145,20 @@ def measure(
     training.lockstep.refresh(training.data)  # a run that diverged has the encodings of its last checkpoint
     measures = declared(only) if only else of_settings(study.measure)
     total = progress_steps(measures, study.measure, len(cohort.runs))
-    task = reporter.start(f"{job_label(study, cohort)}, measuring", total) if total else None
+    task = reporter.start(job_label(study, cohort), total, phase="measure")
 
     def progress() -> None:
-        if task is not None:
-            task.advance()
+        task.advance()
         if reporter.stop_requested():
             raise Interrupted
 
-    yield from measured_runs(training, study.measure, measures, progress)
+    for measured in measured_runs(training, study.measure, measures, progress):
+        progress()
+        yield measured
 
 
 def measuring_steps(study: Study, cohort: Cohort, only: Sequence[str] = ()) -> int:
-    """Steps of progress that measures report for a cohort."""
+    """Steps of progress of measuring a cohort."""
     return progress_steps(declared(only) if only else of_settings(study.measure), study.measure, len(cohort.runs))
 
 

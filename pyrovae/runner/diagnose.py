@@ -28,7 +28,7 @@ from pyrovae.store.results import Results
 from pyrovae.study import Run, check_trust
 from pyrovae.system import atomic
 from pyrovae.system.device import float32_by_default
-from pyrovae.system.progress import StudyProgress
+from pyrovae.system.progress import Expected, StudyProgress
 from pyrovae.system.provenance import software_versions
 
 #: Images of the predictive checks, how many at once, and draws for each.
@@ -144,7 +144,7 @@ def _diagnose(
 ) -> Diagnosis:
     steps = len(subject.rows) * nuts.trajectories + optimisation.steps + 2 * annealing.temperatures
     try:
-        with StudyProgress(steps, quiet=quiet) as progress:
+        with StudyProgress([Expected("diagnose", subject.label, steps)], timed=False, quiet=quiet) as progress:
             return diagnose(
                 subject.pair,
                 subject.x,
@@ -154,7 +154,7 @@ def _diagnose(
                 images=subject.rows,
                 attrs=subject.attrs,
                 seed=subject.run.seed,
-                stepped=progress.start(subject.label, steps).advance,
+                stepped=progress.start(subject.label, steps, phase="diagnose").advance,
             )
     except UnsupportedError as error:
         raise InputError(f"this pair cannot be diagnosed: {error}") from None

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -12,23 +11,66 @@ from pyrovae.data import CohortData, Dataset
 from pyrovae.measures.declared import of_settings
 from pyrovae.measures.measure import PER_IMAGE_DIMS
 from pyrovae.measures.pictures import LATENTS, PIXEL_DIMS, SAMPLES
+from pyrovae.runner.cohort import job_label, measuring_steps
 from pyrovae.runner.jobs import Job
 from pyrovae.runner.plan import PlannedCohort
 from pyrovae.runner.setup import MEMORY_SHARE, bytes_of_a_run, check_precision, start
-from pyrovae.runner.speed import Speed, Speeds, step_time
+from pyrovae.runner.speed import Speed, Speeds, measuring_time, step_time
 from pyrovae.store.checkpoint import load_header
 from pyrovae.store.records import SPLITS
-from pyrovae.study import Cohort, Measure, Run, parameters_of
+from pyrovae.study import Cohort, Measure, Run, Study, parameters_of
 from pyrovae.system.device import find_device
 from pyrovae.system.execution import Compile, Execution, ExecutionMode
 from pyrovae.system.memory import free_memory
+from pyrovae.system.progress import Expected, duration
 from pyrovae.training.modes import candidate_modes
 from pyrovae.training.trainer import Training
 
-#: Images of each split in a trial, unless batches are larger or a component holds images.
-FEW = 256
-#: Seconds that trials take, all together.
+#: Training images in a trial, unless a component holds images or more are measured.
+FEW = 8192
+#: Seconds that trials of steps take, all together.
 TRIAL = 2.0
+#: Of a step on a CPU that was not tried: seconds to compile it, and its time as a share of the uncompiled one.
+COMPILING, COMPILED = 12.0, 0.9
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a job takes.
+
+    Attributes:
+        compiling, training, measuring: seconds on this machine; steps if workers of a cluster do it.
+        disk: bytes that new runs take.
+        size: bytes of memory that each run takes.
+        images: bytes of memory that the images take.
+        tried: whether the seconds are from a trial, at least in part.
+    """
+
+    job: Job
+    compiling: float
+    training: float
+    measuring: float
+    disk: float
+    size: int
+    images: float
+    tried: bool
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all parts."""
+        return self.compiling + self.training + self.measuring
+
+    @property
+    def memory(self) -> float:
+        """Bytes of memory of all runs together."""
+        return len(self.job.cohort.runs) * self.size + self.images
+
+    def parts(self, study: Study, job: Job) -> Iterator[Expected]:
+        """What the job, or a part of it, is expected to take."""
+        share, label = len(job.cohort.runs) / len(self.job.cohort.runs), job_label(study, job.cohort)
+        yield Expected("compile", label, self.compiling)
+        yield Expected("train", label, self.training * share)
+        yield Expected("measure", label, self.measuring * share)
 
 
 @dataclass(frozen=True)
@@ -36,100 +78,104 @@ class Estimate:
     """What the rest of a study will take.
 
     Attributes:
-        training, measuring: seconds on this machine; None if unknown.
-        disk: bytes that new runs take.
-        memory: most bytes at a time.
-        notes: what these are based on.
+        costs: what each job takes.
+        drawing: seconds for figures and report.
+        device: where it runs; None if workers of a cluster decide.
 
     Example:
-        >>> print(*Estimate(150.0, 30.0, 2**29, 2**30, ("time: as fast as here before",)).lines(), sep="\\n")
-        to do: about 3 min, 512 MB on disk, 1.0 GB of memory
-          time: as fast as here before
+        >>> print(*Estimate((), 20.0, None).lines(), sep="\\n")
+        to do: 0 MB on disk, 0 MB of memory; the time depends on the workers
     """
 
-    training: float | None
-    measuring: float | None
-    disk: float
-    memory: float
-    notes: tuple[str, ...]
+    costs: tuple[Cost, ...]
+    drawing: float
+    device: torch.device | None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in all."""
+        return sum(cost.seconds for cost in self.costs) + self.drawing
+
+    @property
+    def memory(self) -> float:
+        """Most bytes of memory at a time."""
+        return max((cost.memory for cost in self.costs), default=0.0)
 
     def lines(self) -> Iterator[str]:
         """The estimate as text."""
-        yield f"to do: {self._time()}, {_size(self.disk)} on disk, {_size(self.memory)} of memory"
-        yield from (f"  {note}" for note in self.notes)
+        room = f"{_size(sum(cost.disk for cost in self.costs))} on disk, {_size(self.memory)} of memory"
+        if self.device is None:
+            yield f"to do: {room}; the time depends on the workers"
+            return
+        basis = "a trial" if any(cost.tried for cost in self.costs) else "earlier runs on this machine"
+        yield f"to do: about {duration(self.seconds)} (from {basis}), {room}"
+        free = MEMORY_SHARE * free_memory(self.device)
+        if self.memory > free:
+            yield f"  {_size(free)} of memory may be used, so that cohorts are split until they fit"
 
-    def _time(self) -> str:
-        if self.training is None:
-            return "training of unknown duration"
-        if self.measuring is not None:
-            return f"about {_duration(self.training + self.measuring)}"
-        return f"about {_duration(self.training)} of training" if self.training else "measuring of unknown duration"
 
-
-def estimate(
-    measure: Measure, planned: Sequence[PlannedCohort], folder: Path, execution: Execution, *, trial: bool
-) -> Estimate:
-    """What the rest of a study will take, from the speed of earlier runs on this machine.
+def estimate(study: Study, planned: Sequence[PlannedCohort], folder: Path, execution: Execution) -> Estimate:
+    """What the rest of a study will take, from the speed of earlier runs on this machine, or else of a trial.
 
     Args:
         planned: what is left to do.
         folder: of the study.
-        trial: whether to train some steps where that speed is unknown.
 
     Raises:
-        InputError: a pair cannot be set up, or a single run does not fit into memory.
+        InputError: a pair cannot be set up, a measure fails, or a single run does not fit into memory.
     """
-    estimator = _Estimator(measure, folder, execution)
+    estimator = _Estimator(study, folder, execution)
     left = [(cohort, job) for cohort in planned for job in cohort.left]
-    costs = [estimator.cost(cohort, job, TRIAL / len(left) if trial else 0.0) for cohort, job in left]
-    memory = max(cost.memory for cost in costs)
-    return Estimate(
-        training=_sum([cost.training for cost in costs]),
-        measuring=_sum([cost.measuring for cost in costs]),
-        disk=sum(cost.disk for cost in costs),
-        memory=memory,
-        notes=(_note_on_time(costs, execution), *_notes_on_memory(memory, estimator.device)),
-    )
-
-
-class _Cost(NamedTuple):
-    """What a job takes; `tried` is the execution mode whose unknown speed that of uncompiled steps stands for."""
-
-    training: float | None
-    tried: ExecutionMode | None
-    measuring: float | None
-    disk: float
-    memory: float
+    costs = tuple(estimator.cost(cohort, job, TRIAL / len(left)) for cohort, job in left)
+    drawing = estimator.speeds.of_drawing(sum(cohort.runs for cohort in planned))
+    return Estimate(costs, drawing, estimator.device if execution.scheduler is None else None)
 
 
 class _Estimator:
-    def __init__(self, measure: Measure, folder: Path, execution: Execution) -> None:
+    def __init__(self, study: Study, folder: Path, execution: Execution) -> None:
         self.device = find_device(execution.device if execution.scheduler is None else "cpu")
-        self._measure, self._folder, self._execution = measure, folder, execution
-        self._speeds = Speeds(self.device)
+        self.speeds = Speeds(self.device)
+        self._study, self._measure = study, study.measure
+        self._folder, self._execution = folder, execution
+        self._measuring = 0.0
 
-    def cost(self, planned: PlannedCohort, job: Job, trial: float) -> _Cost:
+    def cost(self, planned: PlannedCohort, job: Job, trial: float) -> Cost:
         """What a job takes, from a trial of so many seconds if its speed is unknown."""
         run, runs = job.cohort.shared, len(job.cohort.runs)
         if self._execution.scheduler is None:
             check_precision(job.cohort, self.device)
-        training, _ = start(self._measure, Cohort((run,)), CohortData(_few_images(run).to(self.device)))
+        training, _ = start(self._measure, Cohort((run,)), CohortData(_few_images(run, self._measure).to(self.device)))
         size = bytes_of_a_run(training.lockstep.pair(0), training.cohort, training.data)
-        mode = _mode(job, self._folder, self.device, self._execution.compile)
-        speed, tried = self._speeds.of_training(job.cohort, mode), None
-        if speed is None and trial and job.step < job.steps:
-            speed, tried = Speed(each=self._tried(training, runs, size, trial)), mode
-        measuring = self._speeds.of_measuring(run, self._measure)
         disk = runs * (_bytes_of_weights(training) + _bytes_of_a_record(self._measure, training.data.images))
-        return _Cost(
-            training=_seconds(speed, job.steps - job.step),
-            tried=tried,
-            measuring=_seconds(measuring, runs),
+        images = _bytes_of_images(training.data.images, planned)
+        if self._execution.scheduler is not None:
+            work = job.steps - job.step, measuring_steps(self._study, job.cohort)
+            return Cost(job, 0.0, *work, 0.0 if job.step else disk, size, images, tried=False)
+        mode = _mode(job, self._folder, self.device, self._execution.compile)
+        kept, measuring = self.speeds.of_training(job.cohort, mode), self.speeds.of_measuring(run, self._measure)
+        tried = measuring is None or (kept is None and job.step < job.steps)
+        speed = kept or (self._tried(training, runs, size, trial, mode) if job.step < job.steps else Speed(each=1.0))
+        if measuring is None:  # one trial stands for all jobs
+            self._measuring = self._measuring or measuring_time(training, self._measure, planned.train_images)
+            measuring = Speed(each=self._measuring)
+        steps = job.steps - job.step
+        return Cost(
+            job=job,
+            compiling=speed.first if steps else 0.0,
+            training=speed.each * steps,
+            measuring=measuring.each * runs,
             disk=0.0 if job.step else disk,
-            memory=runs * size + _bytes_of_images(training.data.images, planned),
+            size=size,
+            images=images,
+            tried=tried,
         )
 
-    def _tried(self, training: Training, runs: int, size: int, seconds: float) -> float:
+    def _tried(self, training: Training, runs: int, size: int, seconds: float, mode: ExecutionMode) -> Speed:
+        """The speed of steps of so many runs, from uncompiled ones."""
+        each = self._uncompiled(training, runs, size, seconds)
+        return Speed(first=COMPILING, each=COMPILED * each) if mode == "compiled" else Speed(each=each)
+
+    def _uncompiled(self, training: Training, runs: int, size: int, seconds: float) -> float:
         """Seconds of an uncompiled step of so many runs: one after the other if all together would be too much."""
         alone = step_time(training, seconds / 2)
         if runs == 1 or runs * alone > seconds or runs * size > MEMORY_SHARE * free_memory(self.device):
@@ -144,10 +190,11 @@ def _mode(job: Job, folder: Path, device: torch.device, compile: Compile) -> Exe
     return candidate_modes(device, job.steps, compile, before[-1].mode if before else None)[0]
 
 
-def _few_images(run: Run) -> Dataset:
-    """Some images of a run; all where a component holds training images or their encodings."""
+def _few_images(run: Run, measure: Measure) -> Dataset:
+    """Some images of a run, at least those that are measured; all where a component holds images or their encodings."""
     holds = any({"encode", "images"} & parameters_of(run, kind) for kind in ("model", "prior") if kind in run.kinds)
-    return make_data(run, None if holds else max(FEW, run.batch_size))
+    measured = measure.most_images
+    return make_data(run) if holds else make_data(run, max(FEW, run.batch_size, 2 * measured), measured)
 
 
 def _bytes_of_images(few: Dataset, planned: PlannedCohort) -> float:
@@ -174,50 +221,5 @@ def _bytes_of_a_record(measure: Measure, few: Dataset) -> float:
     return 8 * len(SPLITS) * values * measure.per_image + pictures * few.event_shape.numel()
 
 
-def _seconds(speed: Speed | None, number: int) -> float | None:
-    if not number:
-        return 0.0
-    return None if speed is None else speed.seconds(number)
-
-
-def _sum(seconds: Sequence[float | None]) -> float | None:
-    known = [each for each in seconds if each is not None]
-    return sum(known) if len(known) == len(seconds) else None
-
-
-def _note_on_time(costs: Sequence[_Cost], execution: Execution) -> str:
-    training, measuring = _sum([cost.training for cost in costs]), _sum([cost.measuring for cost in costs])
-    if execution.scheduler is not None:
-        return "time: it depends on the workers"
-    if training is None:
-        return "time: no such runs were trained on this machine yet; --plan tries some steps"
-    if not training and measuring is None:
-        return "time: no such runs were measured on this machine yet"
-    tried = {cost.tried for cost in costs} - {None}
-    basis = "from a trial" if tried else "from earlier runs on this machine"
-    faster = "; compiled, it is usually faster" if tried - {"vmapped", "sequential"} else ""
-    return f"time: {basis}{faster}{'; measuring comes on top' if measuring is None else ''}"
-
-
-def _notes_on_memory(needed: float, device: torch.device) -> Iterator[str]:
-    free = MEMORY_SHARE * free_memory(device)
-    if needed > free:
-        yield f"memory: {_size(free)} may be used, so that cohorts are split until they fit"
-
-
 def _size(size: float) -> str:
     return f"{size / 2**30:,.1f} GB" if size >= 2**30 else f"{size / 2**20:,.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    """A rounded duration.
-
-    Example:
-        >>> [_duration(seconds) for seconds in (0.2, 40, 400, 40_000, 4_000_000)]
-        ['1 s', '40 s', '7 min', '11.1 h', '46 days']
-    """
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86_400:,.0f} days"

@@ -20,7 +20,7 @@ from pyrovae.study import DATA_SETTINGS, Cohort, Run, Study, check_trust
 from pyrovae.system import tensor_file
 from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
-from pyrovae.system.progress import StudyProgress
+from pyrovae.system.progress import Expected, StudyProgress
 from pyrovae.system.provenance import history
 from pyrovae.training.trainer import Callback
 
@@ -72,7 +72,8 @@ def fit(
     check_precision(cohort, here)
     images = CohortData(make_training_data(run)) if data is None else data
     training, _ = start(Study.of(name="fit").measure, cohort, images.to(here))
-    with TemporaryDirectory() as folder, StudyProgress(run.steps, quiet=quiet) as progress:
+    expected = [Expected("train", "fit", run.steps)]
+    with TemporaryDirectory() as folder, StudyProgress(expected, timed=False, quiet=quiet) as progress:
         file, task = Path(folder) / "state.safetensors", progress.start("fit", run.steps)
         training.run(every=run.steps, file=file, compile=compile, task=task, callbacks=callbacks)
     if len(training.divergence.rows):

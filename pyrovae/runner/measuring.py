@@ -53,8 +53,8 @@ def measured_runs(
 
 
 def progress_steps(measures: Sequence[DeclaredMeasure], settings: Measure, runs: int) -> int:
-    """Steps of progress that measures report for so many runs."""
-    return runs * sum(measure.cost(settings) for measure in measures)
+    """Steps of progress of measuring so many runs: one for each, and those that measures report."""
+    return runs * (1 + sum(measure.cost(settings) for measure in measures))
 
 
 def rehearse(training: Training, settings: Measure) -> None:

@@ -87,6 +87,45 @@ def plan(
     return [_planned(study, *each) for each in _by_cohort(cohorts, left)]
 
 
+def lines(study: Study, planned: Sequence[PlannedCohort]) -> Iterator[str]:
+    """A plan as text."""
+    yield f"study {study.name}: {study.description}"
+    for cohort in planned:
+        yield (
+            f"{cohort.label}: {progress(cohort)}; {cohort.steps:,} steps; "
+            f"{cohort.train_images:,} training and {cohort.test_images:,} test images"
+        )
+        for side, counts in (("training", cohort.train_classes), ("test", cohort.test_classes)):
+            if counts is not None:
+                yield f"  {side} images of each class: {_counts(counts, cohort.class_names)}"
+        if cohort.bank is not None:
+            yield (
+                f"  each training image is scored against {cohort.bank.size:,} cached encodings, refreshed every "
+                f"{cohort.bank.refresh:,} steps: "
+                f"{cohort.densities[0]:,} densities a step, {cohort.densities[1]:,} to measure R and log p(x)"
+            )
+    if not any(cohort.left for cohort in planned):
+        yield "nothing is left to do"
+
+
+def progress(cohort: PlannedCohort) -> str:
+    """How far the runs of a cohort are, such as ``9 runs, 6 finished, 3 new``."""
+    kinds = {0: "new", cohort.steps: "to be measured"}
+    counts = [(cohort.finished, "finished"), (cohort.repeated, "the same as earlier ones")]
+    counts += [(runs, kinds.get(step, f"to continue from step {step:,}")) for step, runs in cohort.starts.items()]
+    whole, plural = ("all ", "s") if cohort.runs > 1 else ("", "")
+    parts = [f"{whole if runs == cohort.runs else f'{runs:,} '}{kind}" for runs, kind in counts if runs]
+    return ", ".join([f"{cohort.runs:,} run{plural}", *parts])
+
+
+def _counts(counts: dict[int, int], names: tuple[str, ...] | None) -> str:
+    """Images per class, or their range where there are many classes."""
+    if len(counts) <= 20:
+        labels = {label: str(label) if names is None else f"{label} ({names[label]})" for label in counts}
+        return " ".join(f"{labels[label]}: {count:,}" for label, count in counts.items())
+    return f"{min(counts.values()):,} to {max(counts.values()):,} in {len(counts):,} classes"
+
+
 def _by_cohort(cohorts: Sequence[Cohort], left: Sequence[Job]) -> Iterator[tuple[Cohort, tuple[Job, ...], int]]:
     """The cohorts of a study, each with its jobs and the number of runs that are the same as earlier ones."""
     seen: set[str] = set()

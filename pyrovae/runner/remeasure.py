@@ -1,8 +1,9 @@
 """Re-evaluates a finished study with other measurement settings or another prior, without retraining."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pyrovae.runner.open import attach_theory, open_results
 from pyrovae.runner.plan import plan
 from pyrovae.runner.setup import pair_properties, start
 from pyrovae.runner.validation import check_prior
-from pyrovae.runner.workload import workload
+from pyrovae.runner.workload import Workload
 from pyrovae.store import schema
 from pyrovae.store.layout import RunFolder
 from pyrovae.store.results import Evaluation, Results, study_in
@@ -32,7 +33,7 @@ from pyrovae.study import Cohort, Run, Study, check_settings, check_trust
 from pyrovae.system import atomic
 from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
-from pyrovae.system.progress import ProgressReporter
+from pyrovae.system.progress import Expected, ProgressReporter, StudyProgress
 from pyrovae.system.provenance import process_name
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.trainer import Training
@@ -167,7 +168,9 @@ class Reevaluation:
             for cohort in study.cohorts()
             for cohort in _finished(results, cohort, missing)
         ]
-        with workload(study, left, self._steps(study), quiet=execution.quiet) as work:
+        expected = [part for job in left for part in self._expected(study, job)]
+        with StudyProgress(expected, timed=False, quiet=execution.quiet or not left) as progress:
+            work = Workload(study, partial(self._expected, study), progress)
             work.check_done(work.do(self.evaluate, left, results.folder, device, execution))
 
     def evaluate(
@@ -193,19 +196,18 @@ class Reevaluation:
             prior_swap.check_same_distortion(distortions[number], measured.images["distortion"])
             self._record(self.swapped, folder, study, training, number, measured, properties)
 
-    def _steps(self, study: Study) -> Callable[[Job], int]:
+    def _expected(self, study: Study, job: Job) -> Iterator[Expected]:
         measures = () if self.own is None else self.own.measures
-
-        def steps(job: Job) -> int:
-            measured = measuring_steps(study, job.cohort, measures)
-            return measured if self.swapped is None else 2 * measured + prior_swap.STEPS * len(job.cohort.runs)
-
-        return steps
+        label = job_label(study, job.cohort)
+        yield Expected("measure", label, measuring_steps(study, job.cohort, measures))
+        if self.swapped is not None:
+            yield Expected("fit", label, prior_swap.STEPS * len(job.cohort.runs))
+            yield Expected("measure", label, measuring_steps(study, job.cohort))
 
     def _with_prior(self, study: Study, training: Training, progress: ProgressReporter) -> Lockstep:
         assert self.swapped is not None
         steps = prior_swap.STEPS * len(training.cohort.runs)
-        task = progress.start(f"{job_label(study, training.cohort)}, fit of {self.swapped.prior}", steps)
+        task = progress.start(job_label(study, training.cohort), steps, phase="fit")
         return prior_swap.with_prior(self.swapped.prior, training, task)
 
     def _record(

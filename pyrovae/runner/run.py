@@ -1,7 +1,7 @@
 """Runs a study from end to end: trains, measures and records its cohorts, and draws the results."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,19 +12,22 @@ from pyrovae.build import assemble, make_cohort_data
 from pyrovae.data import memory
 from pyrovae.errors import InputError
 from pyrovae.runner import reporting
-from pyrovae.runner.cohort import measuring_steps, run_job
-from pyrovae.runner.jobs import Job, covered, jobs
+from pyrovae.runner.cohort import run_job
+from pyrovae.runner.estimate import Cost, estimate
+from pyrovae.runner.jobs import Job, covered
 from pyrovae.runner.measuring import rehearse
 from pyrovae.runner.open import attach_theory
-from pyrovae.runner.plan import plan
+from pyrovae.runner.plan import lines, plan
 from pyrovae.runner.setup import bytes_of_a_run, check_precision, start
+from pyrovae.runner.speed import Speeds
 from pyrovae.runner.validation import check_study
-from pyrovae.runner.workload import workload
+from pyrovae.runner.workload import Workload
 from pyrovae.store.results import Results
 from pyrovae.study import Cohort, Measure, Study
 from pyrovae.system import atomic
 from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
+from pyrovae.system.progress import Expected, StudyProgress
 from pyrovae.training.trainer import Callback
 
 
@@ -75,28 +78,52 @@ def run(
     if scheduler is None:
         for cohort in study.cohorts():
             check_precision(cohort, here)
-    with atomic.locked(folder):
+    with atomic.locked(folder), StudyProgress(timed=scheduler is None, quiet=quiet) as progress:
         results = Results.create(folder, study, assemble)
-        left = [_rehearsed(job, study.measure, here) for job in jobs(results, warnings.warn)]
+        left, expected = _prepared(study, folder, here, execution, progress)
         results.save_study()
         memory.keep(folder, study.base.data)
-
-        def steps(job: Job) -> int:
-            return job.steps + measuring_steps(study, job.cohort)
-
-        with workload(study, left, steps, quiet=quiet) as work:
-            given_up = work.do(
-                partial(run_job, callbacks=callbacks) if callbacks else run_job, left, folder, here, execution
-            )
+        work = Workload(study, expected, progress)
+        work_on = partial(run_job, callbacks=callbacks) if callbacks else run_job
+        given_up = work.do(work_on, left, folder, here, execution)
         for file in list(covered(folder)):
             file.unlink()
-        results.refresh()
-        attach_theory(results)
-        results.save_study()  # again, in case that it was deleted meanwhile
-        results.save()
-        reporting.draw(results)
+        progress.phase("draw")
+        with Speeds(here).timing_drawing(len(study.runs())):
+            results.refresh()
+            attach_theory(results)
+            results.save_study()  # again, in case that it was deleted meanwhile
+            results.save()
+            reporting.draw(results)
     work.check_done(given_up)
     return results
+
+
+def _prepared(
+    study: Study, folder: Path, device: torch.device, execution: Execution, progress: StudyProgress
+) -> tuple[list[Job], Callable[[Job], Iterable[Expected]]]:
+    """What is left to do, after all checks that need no training, and what each job is expected to take."""
+    planned = plan(study, folder, warnings.warn)
+    for line in lines(study, planned):
+        progress.note(line)
+    progress.phase("plan")
+    left = [job for cohort in planned for job in cohort.left]
+    costs: Sequence[Cost] = ()
+    if left and not execution.quiet:
+        estimated = estimate(study, planned, folder, execution)
+        costs = estimated.costs
+        for line in estimated.lines():
+            progress.note(line)
+        progress.forecast.expect([Expected("draw", "", estimated.drawing)])
+
+    def expected(job: Job) -> Iterable[Expected]:
+        own = (cost for cost in costs if set(job.cohort.keys) <= set(cost.job.cohort.keys))
+        return [part for cost in own for part in cost.parts(study, job)]
+
+    progress.phase("images")
+    rehearsed = [_rehearsed(job, study.measure, device) for job in left]
+    progress.forecast.expect(part for job in left for part in expected(job))
+    return rehearsed, expected
 
 
 def _rehearsed(job: Job, measure: Measure, device: torch.device) -> Job:

@@ -14,6 +14,9 @@ import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from pyrovae.data import CohortData
+from pyrovae.measures.declared import of_settings
+from pyrovae.runner.measuring import measured_runs
 from pyrovae.study import PER_RUN, Cohort, Measure, Run
 from pyrovae.study.keys import identity
 from pyrovae.system import atomic
@@ -26,6 +29,10 @@ from pyrovae.training.trainer import Training
 
 #: Fewest steps whose time says how long others take.
 ENOUGH = 50
+#: Seconds that figures and report take if it is not known.
+DRAWING = 6.0
+#: How many times fewer training images the smaller of two subsets has.
+SUBSET = 8
 
 
 class Speed(BaseModel):
@@ -82,6 +89,18 @@ class Speeds:
                 each = (time.perf_counter() - begun - task.first_step) / steps
                 self._save(_steps(cohort, mode), Speed(first=max(0.0, task.first_step - each), each=each))
 
+    def of_drawing(self, runs: int) -> float:
+        """Seconds to draw figures and report of a study of so many runs; a guess if it is unknown."""
+        known = self._load(["drawing", runs])
+        return DRAWING if known is None else known.each
+
+    @contextmanager
+    def timing_drawing(self, runs: int) -> Iterator[None]:
+        """Keeps the time that the block takes to draw a study of so many runs."""
+        begun = time.perf_counter()
+        yield
+        self._save(["drawing", runs], Speed(each=time.perf_counter() - begun))
+
     @contextmanager
     def timing_measuring(self, cohort: Cohort, settings: Measure) -> Iterator[None]:
         """Keeps the speed at which the block measures the runs of a cohort."""
@@ -119,6 +138,26 @@ def step_time(training: Training, seconds: float) -> float:
             step().sum().item()
             steps += 1
         return (time.perf_counter() - begun) / steps
+
+
+def measuring_time(training: Training, settings: Measure, images: int) -> float:
+    """Seconds that measuring a run with so many training images takes, apart from annealing, from two subsets of them.
+
+    Args:
+        training: a training for this purpose alone, which is not continued, with some of the images.
+    """
+    data = training.data.of(0)
+    many = len(data.train)
+    few = min(many - 1, max(many // SUBSET, settings.most_images))
+    settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1)})
+    seconds = []
+    for size in (few, few, many):  # the first one warms up
+        training.data = CohortData(data.with_train(slice(size)))
+        begun = time.perf_counter()
+        next(measured_runs(training, settings, of_settings(settings)))
+        seconds.append(time.perf_counter() - begun)
+    _, fast, slow = seconds
+    return slow + max(0.0, slow - fast) / (many - few) * (images - many)
 
 
 def _steps(cohort: Cohort, mode: ExecutionMode) -> list[Any]:

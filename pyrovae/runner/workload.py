@@ -1,7 +1,6 @@
 """Work on the jobs of a study, which are split in halves if they do not fit into memory."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pyrovae.runner.jobs import Job
 from pyrovae.study import Study
 from pyrovae.system import memory
 from pyrovae.system.execution import Compile, Execution
-from pyrovae.system.progress import ProgressReporter, StudyProgress
+from pyrovae.system.progress import Expected, ProgressReporter, StudyProgress
 
 #: What is done to a job of a study in its folder, such as `run_job`.
 Work = Callable[[Study, Job, Path, torch.device, Compile, ProgressReporter], None]
@@ -24,12 +23,12 @@ class Workload:
     """The jobs of a study that are worked on.
 
     Attributes:
-        steps: progress steps that a job takes.
-        progress: where they are shown.
+        expected: what a job takes.
+        progress: where that is shown.
     """
 
     study: Study
-    steps: Callable[[Job], int]
+    expected: Callable[[Job], Iterable[Expected]]
     progress: StudyProgress
 
     def label(self, job: Job) -> str:
@@ -106,19 +105,15 @@ class Workload:
         """
         if len(job.cohort.runs) == 1:
             raise OutOfMemoryError(f"{self.label(job)}: expected one run to fit into memory, but {reason}")
-        halves = job.halves()
-        self.progress.restart(self.label(job))
-        self.progress.add_steps(sum(map(self.steps, halves)) - self.steps(job))
         self.note(job, f"continues in two halves, because {reason}")
+        return self.divide(job)
+
+    def divide(self, job: Job) -> list[Job]:
+        """The halves of a job, in place of it."""
+        self.progress.forget(self.label(job))
+        halves = job.halves()
+        self.progress.forecast.expect(part for half in halves for part in self.expected(half))
         return halves
-
-
-@contextmanager
-def workload(study: Study, jobs: Sequence[Job], steps: Callable[[Job], int], *, quiet: bool) -> Iterator[Workload]:
-    """A workload of some jobs of a study, with its progress shown inside the block."""
-    total = sum(map(steps, jobs))
-    with StudyProgress(total, quiet=quiet or not total) as progress:
-        yield Workload(study, steps, progress)
 
 
 def first_line(error: BaseException) -> str:

@@ -234,3 +234,8 @@ class Measure(Frozen):
     def per_image(self) -> int:
         """Images of a split for which some number is stored per image."""
         return max(self.images, self.likelihood_images, self.reconstructions)
+
+    @property
+    def most_images(self) -> int:
+        """The most images of a split over which a mean is taken."""
+        return max(self.per_image, self.outer)

@@ -1,27 +1,43 @@
-"""Progress of a study: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a study: a bar on a terminal, plain lines elsewhere, and the time that is left."""
 
 import logging
+import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 _LOG = logging.getLogger("pyrovae")
+#: Seconds between lines where there is no terminal.
+INTERVAL = 30.0
+#: Seconds of a phase after which its actual speed counts as much as the expected one.
+PATIENCE = 2.0
+
+
+class Expected(NamedTuple):
+    """A part of the work, and the seconds that it should take, or any other measure of its size."""
+
+    phase: str
+    label: str
+    size: float
 
 
 class ProgressReporter(Protocol):
     """Receives the progress of tasks, here (`StudyProgress`) or on another machine, and may ask them to stop."""
 
-    def start(self, label: str, steps: int, done: int = 0) -> "ProgressTask":
+    def start(self, label: str, steps: int, done: int = 0, phase: str = "train") -> "ProgressTask":
         """Starts a task of ``steps`` steps, ``done`` of which were done earlier."""
 
-    def report(self, task: "ProgressTask", before: int) -> None:
-        """A task has advanced from ``before`` to ``task.done`` steps."""
+    def report(self, task: "ProgressTask") -> None:
+        """A task has advanced."""
 
     def note(self, text: str) -> None:
         """Prints a line."""
@@ -37,6 +53,8 @@ class ProgressTask:
     Attributes:
         steps: number of steps of the task.
         done: steps done.
+        phase: what it is part of, such as "train".
+        numbers: the latest numbers, to be shown.
         resumed_at: steps done before it was started.
         first_step: seconds from its start until its first step was done; 0 before that.
     """
@@ -45,6 +63,8 @@ class ProgressTask:
     label: str
     steps: int
     done: int
+    phase: str = "train"
+    numbers: str = ""
     resumed_at: int = field(init=False)
     first_step: float = field(default=0.0, init=False)
     _started: float = field(init=False)
@@ -54,94 +74,225 @@ class ProgressTask:
 
     def update(self, done: int) -> None:
         """Reports that ``done`` steps are done."""
-        before, self.done = self.done, done
+        self.done = done
         self.first_step = self.first_step or time.perf_counter() - self._started
-        self.reporter.report(self, before)
+        self.reporter.report(self)
 
     def advance(self) -> None:
         """Reports one more step."""
         self.update(self.done + 1)
 
 
+@dataclass(eq=False)
+class _Part:
+    """A part of the work that has begun."""
+
+    phase: str
+    label: str
+    size: float
+    begun: float
+    seen: float
+    share: float = 0.0
+
+
+class Forecast:
+    """The time that is left, from the parts of the work that are still to do and the speed of those that are done.
+
+    A part of size e that is done to a share s has e · c · (1 − s) seconds left. The correction of its phase is
+    c = (P + Σ spent) / (P + Σ e s) over its parts, with P = `PATIENCE`; if sizes are no seconds, c is Σ spent / Σ e s
+    over all phases.
+
+    Args:
+        expected: the parts.
+        timed: whether sizes are seconds.
+        clock: the time in seconds.
+
+    Example:
+        >>> now = 0.0
+        >>> forecast = Forecast([Expected("train", "depth 1", 60), Expected("draw", "", 10)], clock=lambda: now)
+        >>> part = forecast.begin("train", "depth 1")
+        >>> now = 58.0  # twice as slow as expected
+        >>> forecast.advance(part, 28 / 60)
+        >>> forecast.left()
+        74.0
+    """
+
+    def __init__(
+        self, expected: Iterable[Expected] = (), *, timed: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._expected = list(expected)
+        self._timed = timed
+        self._clock = clock
+        self._begun: list[_Part] = []
+
+    def expect(self, parts: Iterable[Expected]) -> None:
+        """Adds parts that are still to do."""
+        self._expected += parts
+
+    def forget(self, label: str) -> None:
+        """Forgets the parts with this label, and those whose label extends it."""
+        self._expected = [part for part in self._expected if not _extends(part.label, label)]
+        self._begun = [part for part in self._begun if not _extends(part.label, label)]
+
+    def begin(self, phase: str, label: str) -> _Part:
+        """A part begins; one that was not expected has no size."""
+        known = next((part for part in self._expected if part[:2] == (phase, label)), None)
+        if known is not None:
+            self._expected.remove(known)
+        now = self._clock()
+        self._begun.append(_Part(phase, label, known.size if known else 0.0, now, now))
+        return self._begun[-1]
+
+    def advance(self, part: _Part, share: float) -> None:
+        """A part is done to a share."""
+        part.share, part.seen = share, self._clock()
+
+    def left(self) -> float | None:
+        """Seconds that are left; None where nothing tells."""
+        now, running = self._clock(), [part for part in self._begun if part.share < 1]
+        phases = {part.phase for part in self._expected} | {part.phase for part in running}
+        known = {phase: c for phase in phases if (c := self._correction(phase)) is not None}
+        if not phases or len(known) < len(phases):
+            return None
+        rest = [part.size * known[part.phase] for part in self._expected]
+        rest += [max(0.0, p.size * known[p.phase] * (1 - p.share) - (now - p.seen)) for p in running]
+        return sum(rest) / max(1, len(running))
+
+    def _correction(self, phase: str) -> float | None:
+        parts = [part for part in self._begun if not self._timed or part.phase == phase]
+        spent = sum(part.seen - part.begun for part in parts)
+        sizes = sum(part.size * part.share for part in parts)
+        if self._timed:
+            return (PATIENCE + spent) / (PATIENCE + sizes)
+        return spent / sizes if sizes else None
+
+
 class StudyProgress:
     """Shows the progress of a study over all of its tasks.
 
     Args:
-        total: steps of all tasks together.
+        expected: the parts of the work.
+        timed: whether their sizes are seconds.
         quiet: show nothing.
     """
 
-    def __init__(self, total: int = 0, *, quiet: bool = False) -> None:
+    def __init__(self, expected: Iterable[Expected] = (), *, timed: bool = True, quiet: bool = False) -> None:
+        self.forecast = Forecast(expected, timed=timed)
         self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         # A bar in a notebook is a widget.
-        self._live = self._console.is_terminal or bool(self._console.is_jupyter and find_spec("ipywidgets"))
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Speed(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=quiet or not self._live,
-            speed_estimate_period=60,
-        )
-        self._overall = self._bar.add_task("", total=total)
-        self._total = total
-        self._tasks: list[ProgressTask] = []
+        widget = self._console.is_jupyter and find_spec("ipywidgets") is not None
+        self._shown = not quiet and (self._console.is_terminal or widget)
+        self._started = self._printed = time.monotonic()
+        self._now, self._numbers = "", ""
+        self._parts: dict[ProgressTask, _Part] = {}
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._shown:
+            self._live.start()
+        else:
+            self._heart.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._ended.set()
+        if self._shown:
+            self._live.stop()
+        else:
+            self._heart.join()
 
-    def start(self, label: str, steps: int, done: int = 0) -> ProgressTask:
-        """Starts a task of ``steps`` steps, ``done`` of which were done earlier and are subtracted from the total."""
-        self.add_steps(-done)
-        task = ProgressTask(self, label, steps, done)
-        self._tasks.append(task)
-        self._show(label)
+    def phase(self, phase: str, label: str = "") -> None:
+        """A part of the work begins whose progress is not known until the next one begins."""
+        self._end("")
+        self._parts[ProgressTask(self, label, 1, 0, phase)] = self._begin(phase, label)
+
+    def start(self, label: str, steps: int, done: int = 0, phase: str = "train") -> ProgressTask:
+        """Starts a task of ``steps`` steps, ``done`` of which were done earlier; training begins with compilation."""
+        self._end(label)
+        task = ProgressTask(self, label, steps, done, phase)
+        self._parts[task] = self._begin("compile" if phase == "train" else phase, label)
         return task
 
-    def report(self, task: ProgressTask, before: int) -> None:
-        """Moves the bar or, without a terminal, prints a line at some of the steps."""
-        self._show(task.label)
-        marks = [task.resumed_at + 100, *range(0, task.steps + 1, max(1, task.steps // 5))]
-        if not self._live and any(before < mark <= task.done for mark in marks):
-            self.note(f"{task.label}: {task.done:,} of {task.steps:,} steps{self._time_left()}")
+    def report(self, task: ProgressTask) -> None:
+        """Moves the bar."""
+        part = self._parts.get(task)
+        if part is None:  # forgotten
+            return
+        if part.phase == "compile":
+            self.forecast.advance(part, 1.0)
+            part = self._parts[task] = self._begin("train", task.label)
+        self.forecast.advance(part, (task.done - task.resumed_at) / max(1, task.steps - task.resumed_at))
+        self._now = f"{task.phase} {task.label}: {task.done:,} of {task.steps:,} steps"
+        self._numbers = task.numbers
 
-    def restart(self, label: str) -> None:
+    def forget(self, label: str) -> None:
         """Forgets the tasks with this label, and those whose label extends it: their steps will be done again."""
-        dropped = [task for task in self._tasks if f"{task.label}, ".startswith(f"{label}, ")]
-        self._tasks = [task for task in self._tasks if task not in dropped]
-        self.add_steps(sum(task.resumed_at for task in dropped))
-
-    def add_steps(self, steps: int) -> None:
-        """Adds steps to the total."""
-        self._total += steps
-        self._bar.update(self._overall, total=self._total)
+        self._parts = {task: part for task, part in self._parts.items() if not _extends(task.label, label)}
+        self.forecast.forget(label)
 
     def note(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         _LOG.info(text)
-        self._bar.console.print(text, markup=False)
+        self._printed = time.monotonic()
+        self._console.print(text, markup=False)
 
     def stop_requested(self) -> bool:
         """Never: signals stop this process."""
         return False
 
-    def _show(self, label: str) -> None:
-        done = sum(task.done - task.resumed_at for task in self._tasks)
-        self._bar.update(self._overall, description=label, completed=done)
+    def _begin(self, phase: str, label: str) -> _Part:
+        self._now, self._numbers = f"{phase} {label}".strip(), ""
+        if not self._shown:
+            self.note(self._now)
+        return self.forecast.begin(phase, label)
+
+    def _end(self, label: str) -> None:
+        """Ends the parts without steps, and those with a label: this process does one thing after the other."""
+        for task, part in self._parts.items():
+            if part.share < 1 and (task.steps == 1 or task.label == label):
+                self.forecast.advance(part, 1.0)
+
+    def _beat(self) -> None:
+        """Prints a line now and then."""
+        while not self._ended.wait(1.0):
+            if time.monotonic() - self._printed >= INTERVAL:
+                self.note("; ".join(filter(None, [self._now, self._numbers, self._time_left()])))
 
     def _time_left(self) -> str:
-        seconds = self._bar.tasks[0].time_remaining
-        return "" if seconds is None else f", about {seconds:.0f} s left in all"
+        left = self.forecast.left()
+        return "" if left is None else f"about {duration(left)} left"
+
+    def _render(self) -> Group:
+        left, elapsed = self.forecast.left(), time.monotonic() - self._started
+        bar = ProgressBar(1.0, 0 if left is None else elapsed / max(elapsed + left, 1e-9), 16, pulse=left is None)
+        line = Table.grid(padding=(0, 1))
+        line.add_column(width=16)
+        line.add_column(width=21, no_wrap=True)
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(bar, self._time_left(), self._now)
+        return Group(line, Text(self._numbers, no_wrap=True, overflow="ellipsis"))
 
 
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} steps/s" if task.speed else "")
+def duration(seconds: float) -> str:
+    """A rounded duration.
+
+    Example:
+        >>> [duration(seconds) for seconds in (0.2, 40, 137, 1000, 40_000, 4_000_000)]
+        ['1 s', '40 s', '2 min 20 s', '17 min', '11.1 h', '46 days']
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 595:
+        minutes, rest = divmod(round(seconds, -1), 60)
+        return f"{minutes:.0f} min {rest:.0f} s" if rest else f"{minutes:.0f} min"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86_400:,.0f} days"
+
+
+def _extends(label: str, other: str) -> bool:
+    return f"{label}, ".startswith(f"{other}, ")

@@ -144,6 +144,7 @@ class Training:
                     self._probe()
                     for callback in callbacks:
                         callback(self._metrics())
+                    task.numbers = self._numbers()
                 if self.step == steps and self.lockstep.template.banks:
                     self.cached = {name: buffer.clone() for name, buffer in self.lockstep.buffers.items()}
                     self.lockstep.refresh(self.data)
@@ -359,6 +360,19 @@ class Training:
         """The last point of the learning curves."""
         splits = tuple(name for name, _ in self.data.images.splits())
         return Metrics(self.step, self.cohort.runs, splits, *(self.curves[name][-1] for name in CURVES))
+
+    def _numbers(self) -> str:
+        """The latest point of the learning curves, as the range over the runs."""
+        loss, distortion, rate = (self.curves[name][-1] for name in CURVES)
+
+        def over(values: Tensor) -> str:
+            return "–".join(dict.fromkeys(f"{each:.1f}" for each in values.aminmax()))
+
+        splits = [
+            f"{name} D {over(distortion[:, number])} R {over(rate[:, number])}"
+            for number, (name, _) in enumerate(self.data.images.splits())
+        ]
+        return ", ".join([f"loss {over(loss[:, 0])}", *splits])
 
     def _check_divergence(self, losses: list[Tensor]) -> None:
         states = [*self.lockstep.params.values(), *self.adam.exp_avg_sq.values()]

@@ -21,7 +21,7 @@ FEW, MANY = 150, 2000
 #: The probability that a test fails by chance, if a rate is as promised.
 CHANCE = 1e-5
 IMAGES = 24
-FINDING = Finding(None, "", lambda study: ())
+FINDING = Finding(None, "", "", lambda study: ())
 
 
 @dataclass(frozen=True)

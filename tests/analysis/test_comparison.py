@@ -64,9 +64,9 @@ def test_joined_results_are_those_of_each_study(trees: dict[str, xr.DataTree]) -
 
 
 def test_table_has_a_row_for_every_cell(trees: dict[str, xr.DataTree]) -> None:
-    for table in tables.measured(joined(trees)):
+    for table in tables.measured(joined(trees)).values():
         assert len(rows(table)) == 4 + 4 + 2
-    shown = [row[0] for row in rows(tables.measured(joined(trees))[0])]
+    shown = [row[0] for row in rows(next(iter(tables.measured(joined(trees)).values())))]
     assert [shown.count(name) for name in trees] == [4, 4, 2]
 
 

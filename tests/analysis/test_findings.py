@@ -161,7 +161,7 @@ def test_verdicts_hold_jointly_over_all_contrasts() -> None:
 
 
 def test_effect_that_is_significant_alone_can_be_undecided_jointly() -> None:
-    finding = Finding(None, "", lambda study: ())
+    finding = Finding(None, "", "", lambda study: ())
     clear = Effect(2.9, 0.0, Variance(1.0, 30), 3)
     (alone,) = decide([(finding, Contrast("", clear))], "")
     beside = decide(
@@ -171,7 +171,7 @@ def test_effect_that_is_significant_alone_can_be_undecided_jointly() -> None:
 
 
 def test_contrasts_without_an_effect_are_not_counted() -> None:
-    finding = Finding(None, "", lambda study: ())
+    finding = Finding(None, "", "", lambda study: ())
     known = Contrast("", Effect(9.0, 0.0, Variance(1.0, 30), 3))
     verdicts = decide(
         [(finding, known), (finding, Contrast("", note="unknown")), (finding, Contrast("", Effect(9.0, 1.0)))], ""
@@ -203,7 +203,7 @@ def test_trend_reverses_with_the_distortion_and_with_the_gap() -> None:
     falling, rising = about_saturation(study_of_betas()), about_saturation(study_of_betas([97.0, 95.0, 90.0, 120.0]))
     shrinking = about_saturation(study_of_betas(gaps=[10.0, 30.0, 50.0, 5.0]))
     assert [each[0].outcome for each in (falling, rising, shrinking)] == ["supported", "contradicted", "contradicted"]
-    assert rising[0].words.startswith("over this range of G, test distortion rises by ")
+    assert rising[0].words.startswith("test distortion rises by ")
 
 
 def test_trend_stops_at_the_first_beta_that_is_not_saturated() -> None:

@@ -78,7 +78,7 @@ def test_best_prior_is_named_where_it_beats_all_others() -> None:
     verdicts = by_distortion, by_sum, by_bound, explained
     assert [verdict.outcome for verdict in verdicts] == ["supported"] * 4
     assert [round(verdict.contrast.effect.estimate) for verdict in verdicts] == [1, 2, 2, 6]
-    starts = ["it leads mixture by ", "it leads flow by ", "it leads flow by ", "R + D falls by "]
+    starts = ["flow leads mixture by ", "vamp leads flow by ", "vamp leads flow by ", "test R + D falls by "]
     assert all(verdict.words.startswith(start) for verdict, start in zip(verdicts, starts, strict=True))
 
 
@@ -156,7 +156,9 @@ def test_verdict_on_gamma_follows_the_effect(effect: float, outcome: str) -> Non
     assert abs(by_sum - (effect - 2)) < 0.2
     assert abs(by_bound - by_sum) < 1e-9
     assert [verdict.words.split(" by ")[0] for verdict in others] == (
-        ["R + D falls", "the bound rises"] if effect > 2 else ["R + D rises", "the bound falls"]
+        ["test R + D falls", "the bound of test log p(x) rises"]
+        if effect > 2
+        else ["test R + D rises", "the bound of test log p(x) falls"]
     )
 
 

@@ -124,7 +124,7 @@ def test_findings_caveats_and_tables_are_shown(results: Results, text: str) -> N
         assert all(verdict.text in cells and verdict.words in cells for verdict in findings(each))
         assert caveats(each.tree)
         assert set(caveats(each.tree)) <= set(cells)
-        for table in tables.measured(each.tree):
+        for table in tables.measured(each.tree).values():
             assert {str(cell) for column in table.columns for cell in column.cells} <= set(cells)
     assert any("mixture in place of each run's own prior" in cell for cell in cells)
 
@@ -237,5 +237,5 @@ def test_errors_in_a_table_are_those_of_means_over_images_and_runs(axis: str) ->
     for name, values in {"distortion": [10.0, 12.0, 17.0], "distortion_se": [0.6, 0.8, 1.0]}.items():
         data[name] = xr.zeros_like(data[name]) + xr.DataArray(values, {axis: places})
     tree["rate_distortion"] = xr.DataTree(data)
-    (table,) = tables.measured(tree)
+    (table,) = tables.measured(tree).values()
     assert [str(cell) for cell in table.columns[1].cells] == [f"13.00 ± {(0.8**2 + 13 / 3) ** 0.5:.2f}"]

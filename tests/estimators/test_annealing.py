@@ -123,11 +123,16 @@ def test_log_likelihood_under_every_prior_matches_quadrature(name: str, seed: in
         prior, lambda x, z: pair.likelihood(x, z).log_prob(x), x, Annealing(temperatures=60, chains=100)
     )
     limit = float(stats.t.isf(1e-5 / len(x), 99))  # all images, and an error from 100 chains
-    for bound, error in ((weighted.bound, weighted.ess.rsqrt()), (annealed.bound, annealed.se)):
+    known = weighted.pareto_k < 0.7  # otherwise importance weights have no usable error
+    assert known.sum() >= 3
+    for difference, error in (
+        ((weighted.bound - expected)[known], weighted.ess.rsqrt()[known]),
+        (annealed.bound - expected, annealed.se),
+    ):
         # The log of a mean is too small by half its relative variance.
-        assert ((bound - expected).abs() < limit * error + error.square()).all()
-        mean_error = error.square().sum().sqrt() / len(x)
-        assert abs((bound - expected).mean()) < TWO_SIDED * mean_error + error.square().mean()
+        assert (difference.abs() < limit * error + error.square()).all()
+        mean_error = error.square().sum().sqrt() / len(error)
+        assert abs(difference.mean()) < TWO_SIDED * mean_error + error.square().mean()
         assert mean_error < 0.05
 
 

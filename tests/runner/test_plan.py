@@ -7,10 +7,9 @@ import pytest
 from helpers import STUDY
 
 from pyrovae import InputError, Study, run
-from pyrovae.cli import _progress
 from pyrovae.runner import estimate as estimating
 from pyrovae.runner.estimate import Estimate, estimate
-from pyrovae.runner.plan import plan
+from pyrovae.runner.plan import plan, progress
 from pyrovae.runner.speed import Speed, Speeds
 from pyrovae.store.layout import RunFolder
 from pyrovae.study import key_of
@@ -41,8 +40,22 @@ def counts(study: Study, folder: Path) -> list[tuple[int, int, dict[int, int], i
     return [(each.runs, each.finished, each.starts, each.repeated) for each in plan(study, folder)]
 
 
-def estimated(study: Study, folder: Path, *, trial: bool = False, execution: Execution = CPU) -> Estimate:
-    return estimate(study.measure, plan(study, folder), folder, execution, trial=trial)
+def estimated(study: Study, folder: Path, execution: Execution = CPU) -> Estimate:
+    return estimate(study, plan(study, folder), folder, execution)
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The runs of each trial: a step takes half a second for each, and measuring takes one for each thousand images."""
+    sizes: list[int] = []
+
+    def step_time(training: Training, seconds: float) -> float:
+        sizes.append(len(training.lockstep))
+        return len(training.lockstep) * 0.5
+
+    monkeypatch.setattr(estimating, "step_time", step_time)
+    monkeypatch.setattr(estimating, "measuring_time", lambda training, settings, images: images / 1000)
+    return sizes
 
 
 def content(folder: Path) -> dict[Path, bytes | None]:
@@ -110,7 +123,7 @@ def test_runs_that_are_the_same_are_counted_once(tmp_path: Path) -> None:
     ],
 )
 def test_progress_of_a_cohort_is_one_phrase(settings: dict[str, Any], expected: str, finished: Path) -> None:
-    assert _progress(plan(STUDY.replace(**settings), finished)[0]) == expected
+    assert progress(plan(STUDY.replace(**settings), finished)[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -132,9 +145,9 @@ def test_what_cannot_grow_is_refused_as_by_run(settings: dict[str, Any], expecte
 def test_plan_and_trial_write_nothing_into_the_folder(finished: Path, tmp_path: Path) -> None:
     before = content(finished)
     grown = STUDY.replace(seed=[0, 1], steps=100)
-    estimated(grown, finished, trial=True)
+    estimated(grown, finished)
     assert content(finished) == before
-    estimated(STUDY, tmp_path / "new", trial=True)
+    estimated(STUDY, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -151,86 +164,89 @@ def test_time_is_that_of_kept_speeds(finished: Path, monkeypatch: pytest.MonkeyP
     found = estimated(STUDY.replace(seed=[0, 1, 2], steps=500), finished)
     # At either depth, one run continues from step 60, uncompiled as before, and two are new.
     assert asked == [(1, "vmapped"), (2, "compiled")] * 2
-    assert found.training == (3 + 440 * 0.5) + (3 + 500 * 0.5) + (1 + 440 * 0.25) + (1 + 500 * 0.25)
-    assert found.measuring == 6 * 2
-    lines = list(found.lines())
-    assert lines[0].startswith("to do: about 12 min, ")
-    assert lines[1:] == ["  time: from earlier runs on this machine"]
+    assert sum(cost.compiling for cost in found.costs) == 2 * 3 + 2 * 1
+    assert sum(cost.training for cost in found.costs) == (440 + 500) * (0.5 + 0.25)
+    assert sum(cost.measuring for cost in found.costs) == 6 * 2
+    assert found.seconds == 8 + 705 + 12 + found.drawing
+    (line,) = found.lines()
+    assert line.startswith("to do: about 12 min (from earlier runs on this machine), ")
 
 
-def test_unknown_speed_is_called_unknown(tmp_path: Path) -> None:
-    found = estimated(STUDY, tmp_path / "new")
-    assert (found.training, found.measuring) == (None, None)
-    first, note = found.lines()
-    assert first.startswith("to do: training of unknown duration, ")
-    assert note == "  time: no such runs were trained on this machine yet; --plan tries some steps"
+def test_trial_stands_for_an_unknown_speed(tmp_path: Path, tried: list[int]) -> None:
+    found = estimated(STUDY.replace(depth=1, seed=[0, 1]), tmp_path / "new")
+    (cost,) = found.costs
+    assert (cost.compiling, cost.training, cost.measuring) == (0, 60.0, 2 * 0.128)
+    assert next(found.lines()).startswith("to do: about 66 s (from a trial), ")
+    compiled = estimated(STUDY.replace(steps=500), tmp_path / "new").costs[0]
+    assert (compiled.compiling, compiled.training) == (estimating.COMPILING, 500 * 0.5 * estimating.COMPILED)
 
 
-def test_unknown_speed_of_measuring_alone_is_called_unknown(finished: Path) -> None:
-    first, note = estimated(STUDY.replace(**{"measure.samples": 2}), finished, trial=True).lines()
-    assert first.startswith("to do: measuring of unknown duration, 0 MB on disk, ")
-    assert note == "  time: no such runs were measured on this machine yet"
+def test_parts_of_a_job_have_their_share(tmp_path: Path, tried: list[int]) -> None:
+    study = STUDY.replace(depth=1, seed=[0, 1, 2, 3])
+    (cost,) = estimated(study, tmp_path / "new").costs
+    half, _ = cost.job.halves()
+    whole, part = ([each.size for each in cost.parts(study, job)] for job in (cost.job, half))
+    assert whole == [0, 120, 4 * 0.128]
+    assert part == [0, 60, 2 * 0.128]
 
 
-def test_trial_stands_for_an_unknown_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimating, "step_time", lambda training, seconds: len(training.lockstep) * 0.5)
-    found = estimated(STUDY.replace(depth=1, seed=[0, 1]), tmp_path / "new", trial=True)
-    assert (found.training, found.measuring) == (60.0, None)
-    first, note = found.lines()
-    assert first.startswith("to do: about 60 s of training, ")
-    assert note == "  time: from a trial; measuring comes on top"
-    compiled = estimated(STUDY.replace(steps=500), tmp_path / "new", trial=True)
-    assert compiled.notes == ("time: from a trial; compiled, it is usually faster; measuring comes on top",)
+def test_speed_of_measuring_alone_is_tried(finished: Path, tried: list[int]) -> None:
+    found = estimated(STUDY.replace(**{"measure.samples": 2}), finished)
+    assert not tried
+    assert [(cost.training, cost.measuring, cost.tried) for cost in found.costs] == [(0, 0.128, True)] * 2
+    assert sum(cost.disk for cost in found.costs) == 0
 
 
 @pytest.mark.parametrize(("seconds", "free"), [(1.5, 2**40), (0.01, 2**20)])
 def test_trial_of_slow_or_large_cohorts_has_a_single_run(
-    seconds: float, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seconds: float, free: int, tmp_path: Path, tried: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = []
-
     def step_time(training: Training, _: float) -> float:
         tried.append(len(training.lockstep))
         return seconds
 
     monkeypatch.setattr(estimating, "step_time", step_time)
     monkeypatch.setattr(estimating, "free_memory", lambda device: free)
-    found = estimated(STUDY.replace(depth=1, seed=[0, 1, 2]), tmp_path / "new", trial=True)
+    found = estimated(STUDY.replace(depth=1, seed=[0, 1, 2]), tmp_path / "new")
     assert tried == [1]
-    assert found.training == pytest.approx(60 * 3 * seconds)
+    assert found.costs[0].training == pytest.approx(60 * 3 * seconds)
 
 
-def test_run_keeps_the_speeds_that_plan_uses(tmp_path: Path) -> None:
+def test_run_keeps_the_speeds_that_plan_uses(tmp_path: Path, tried: list[int]) -> None:
     run(STUDY, tmp_path / "study", device="cpu", quiet=True)
+
     # Other β, seeds and steps, but as many runs at a time.
-    found = estimated(STUDY.replace(beta=0.3, seed=7, steps=80), tmp_path / "study")
-    assert found.training
-    assert found.measuring
-    assert found.notes == ("time: from earlier runs on this machine",)
-    assert estimated(STUDY.replace(seed=[1, 2]), tmp_path / "study").training is None
-    assert estimated(STUDY.replace(seed=1, batch_size=16), tmp_path / "new").training is None
-    assert estimated(STUDY.replace(seed=1, **{"measure.particles": 5}), tmp_path / "study").measuring is None
+    def is_tried(**settings: Any) -> bool:
+        return any(cost.tried for cost in estimated(STUDY.replace(**settings), tmp_path / "study").costs)
+
+    assert not is_tried(beta=0.3, seed=7, steps=80)
+    assert is_tried(seed=[1, 2])
+    assert is_tried(seed=1, **{"measure.particles": 5})
 
 
-def test_disk_of_new_runs_holds_their_files(finished: Path, tmp_path: Path) -> None:
+def test_disk_of_new_runs_holds_their_files(finished: Path, tmp_path: Path, tried: list[int]) -> None:
     files = [file for file in finished.glob("runs/*/*") if file.suffix in (".nc", ".safetensors")]
     actual = sum(file.stat().st_size for file in files)
-    found = estimated(STUDY, tmp_path / "new")
-    assert 0.5 * actual < found.disk < 2 * actual
-    assert estimated(STUDY.replace(steps=61), finished).disk == 0
-    assert estimated(STUDY.replace(seed=[0, 1]), finished).disk == found.disk
+    disk = disk_of(STUDY, tmp_path / "new")
+    assert 0.5 * actual < disk < 2 * actual
+    assert disk_of(STUDY.replace(steps=61), finished) == 0
+    assert disk_of(STUDY.replace(seed=[0, 1]), finished) == disk
 
 
-def test_tail_keeps_the_weights_twice(tmp_path: Path) -> None:
+def disk_of(study: Study, folder: Path) -> float:
+    return sum(cost.disk for cost in estimated(study, folder).costs)
+
+
+def test_tail_keeps_the_weights_twice(tmp_path: Path, tried: list[int]) -> None:
     def disk(**settings: Any) -> float:
-        return estimated(STUDY.replace(depth=1, **settings), tmp_path / "new").disk
+        return disk_of(STUDY.replace(depth=1, **settings), tmp_path / "new")
 
     weights = disk(width=16) - disk(width=8)
     tails = {"learning_rate_schedule": "tail"}
     assert disk(width=16, **tails) - disk(width=8, **tails) == 2 * weights
 
 
-def test_memory_is_that_of_the_largest_job(tmp_path: Path) -> None:
+def test_memory_is_that_of_the_largest_job(tmp_path: Path, tried: list[int]) -> None:
     one, three = (estimated(STUDY.replace(seed=list(range(n))), tmp_path / "new").memory for n in (1, 3))
     deepest = estimated(STUDY.replace(depth=2), tmp_path / "new").memory
     assert one == deepest
@@ -238,12 +254,14 @@ def test_memory_is_that_of_the_largest_job(tmp_path: Path) -> None:
     assert three - images == 3 * (one - images)
 
 
-def test_cohorts_that_do_not_fit_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cohorts_that_do_not_fit_are_announced(
+    tmp_path: Path, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(estimating, "free_memory", lambda device: 2**20)
-    found = estimated(STUDY, tmp_path / "new")
-    assert found.notes[1] == "memory: 1 MB may be used, so that cohorts are split until they fit"
+    _, note = estimated(STUDY, tmp_path / "new").lines()
+    assert note == "  1 MB of memory may be used, so that cohorts are split until they fit"
 
 
 def test_workers_decide_the_time_of_a_cluster(tmp_path: Path) -> None:
-    found = estimated(STUDY, tmp_path / "new", execution=Execution(scheduler="local"))
-    assert found.notes == ("time: it depends on the workers",)
+    (line,) = estimated(STUDY, tmp_path / "new", Execution(scheduler="local")).lines()
+    assert line.endswith("; the time depends on the workers")

@@ -39,7 +39,7 @@ def _ran(folder: Path, **settings: Any) -> Results:
         assert np.isfinite(cells[name].where(~diverged, 0)).all(), name
     np.testing.assert_allclose(cells["elbo"], -cells["distortion"] - cells["rate"], rtol=1e-6)
     assert not (cells["distortion"] < cells["floor"] - 1e-3).any()
-    for table in [*tables.measured(results.tree), *provenance(results.tree)]:
+    for table in [*tables.measured(results.tree).values(), *provenance(results.tree)]:
         assert table.columns
     assert tables.verdicts(findings(results))
     return results

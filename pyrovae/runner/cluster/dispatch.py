@@ -74,7 +74,7 @@ class Dispatcher:
         self._prefix, self._numbers = f"pyrovae-{uuid.uuid4().hex}", count()
         self._running: dict[Future, Job] = {}
         self._places: dict[str, str] = {}
-        self._shown: dict[tuple[str, str], ProgressTask] = {}
+        self._shown: dict[tuple[str, str, str], ProgressTask] = {}
 
     def run(self, jobs: Sequence[Job]) -> list[Job]:
         """Has jobs done, and returns those that were given up because their workers died.
@@ -141,11 +141,10 @@ class Dispatcher:
 
     def _split(self, jobs: Sequence[Job]) -> list[Job]:
         """Halves the largest jobs while there are fewer than workers."""
-        queue, workers, steps = list(jobs), len(self._workers()), self._workload.steps
+        queue, workers = list(jobs), len(self._workers())
         while len(queue) < workers and _runs(largest := max(queue, key=_runs)) > 1:
             queue.remove(largest)
-            queue += largest.halves()
-        self._workload.progress.add_steps(sum(map(steps, queue)) - sum(map(steps, jobs)))
+            queue += self._workload.divide(largest)
         return queue
 
     def _submit(self, queue: list[Job], shared: bool) -> None:
@@ -188,8 +187,7 @@ class Dispatcher:
 
     def _given_up(self, job: Job) -> Job:
         self._workload.note(job, "given up, because workers died while they worked on it")
-        self._workload.progress.restart(self._workload.label(job))
-        self._workload.progress.add_steps(-self._workload.steps(job))
+        self._workload.progress.forget(self._workload.label(job))
         return job
 
     def _show(self, event: tuple[float, dict[str, Any]]) -> None:
@@ -204,10 +202,12 @@ class Dispatcher:
         if "note" in message:
             progress.note(message["note"])
             return
-        label, done = message["label"], message["done"]
-        if (key, label) not in self._shown:
-            self._shown[key, label] = progress.start(label, message["steps"], done)
-        self._shown[key, label].update(done)
+        label, phase, done = message["label"], message["phase"], message["done"]
+        if (key, phase, label) not in self._shown:
+            self._shown[key, phase, label] = progress.start(label, message["steps"], done, phase)
+        task = self._shown[key, phase, label]
+        task.numbers = message["numbers"]
+        task.update(done)
 
 
 def _runs(job: Job) -> int:

@@ -186,18 +186,18 @@ class RemoteProgress:
         self._key = here.get_current_task()
         self._due = 0.0
 
-    def start(self, label: str, steps: int, done: int = 0) -> ProgressTask:
+    def start(self, label: str, steps: int, done: int = 0, phase: str = "train") -> ProgressTask:
         """Starts a task of ``steps`` steps, ``done`` of which were done earlier."""
         self._due = 0.0
-        task = ProgressTask(self, label, steps, done)
-        self.report(task, done)
+        task = ProgressTask(self, label, steps, done, phase)
+        self.report(task)
         return task
 
-    def report(self, task: ProgressTask, before: int) -> None:
+    def report(self, task: ProgressTask) -> None:
         """Sends the number of steps done, at most once per `INTERVAL`, and at the end."""
         if time.monotonic() > self._due or task.done == task.steps:
             self._due = time.monotonic() + INTERVAL
-            self._send(label=task.label, steps=task.steps, done=task.done)
+            self._send(label=task.label, phase=task.phase, steps=task.steps, done=task.done, numbers=task.numbers)
 
     def note(self, text: str) -> None:
         """Sends a line to print."""

@@ -1,0 +1,84 @@
+"""What a study could find, before it has run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from pyrovae.analysis.findings import FINDINGS
+from pyrovae.analysis.findings.cells import PER_IMAGE, StudyCells, sources_of_error
+from pyrovae.analysis.findings.statistics import Effect
+from pyrovae.analysis.findings.verdicts import Contrast, Verdict, rounded
+from pyrovae.store.records import SPLITS
+from pyrovae.study import Study
+
+#: What a text names that only results can tell.
+_UNKNOWN = {"at": "", "by": "", "best": "the best", "closest": "the next"}
+
+
+def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
+    """The findings that a study can address, each with the degrees of freedom behind its verdicts.
+
+    Args:
+        before: verdicts of the same study with fewer runs, whose variance gives the smallest effect that is found.
+
+    Example:
+        >>> for line in prospects(Study.of(name="mine", beta=[0.01, 0.1, 1], seed=[0, 1, 2])):
+        ...     print(line)
+        findings that this study can address, with degrees of freedom over images and 3 seeds, for this training set:
+          β 1 → 0.01, test distortion falls: 4
+          I at log N, over the range of G, test distortion falls: 4
+          β 0.01 → 1, reconstructions are closer to training images: 4
+        >>> print(*prospects(Study.of(name="mine", beta=[0.01, 1])), sep="\\n")
+        one seed decides nothing: the error of a single run is unknown; take several, as in --set seed=[0,1,2]
+    """
+    study = study.resolved()
+    found = [(each, contrast) for each in FINDINGS for contrast in each.contrasts(_imagined(study))]
+    planned = [(each, contrast) for each, contrast in found if not contrast.note]
+    if not planned:
+        yield "this study can address none of the findings: they need several values of β, depth, γ or prior"
+        return
+    if not any(contrast.effect.is_known for _, contrast in planned):
+        yield ("one seed decides nothing: the error of a single run is unknown; take several, as in --set seed=[0,1,2]")
+        return
+    earlier = {(each.finding, each.contrast.where): each.contrast for each in before}
+    lines: dict[str, list[str]] = {}
+    for finding, contrast in planned:
+        terms = {**contrast.terms, **_UNKNOWN}
+        text = f"{finding.compared}, {finding.falls}: {contrast.effect.runs.df:g}".format(**terms)
+        known = earlier.get((finding, contrast.where))
+        sizes = lines.setdefault(text, [])
+        sizes.append("" if known is None else _detectable(contrast.effect, known, len(planned)))
+    yield f"findings that this study can address, with degrees of freedom over {sources_of_error(study)}:"
+    for text, sizes in lines.items():
+        each = f" in each of {len(sizes)} settings" if len(sizes) > 1 else ""
+        smallest = ", ".join(filter(None, sizes))
+        yield f"  {text}{each}{f'; effects of {smallest} would be found' if smallest else ''}"
+
+
+def _detectable(planned: Effect, before: Contrast, tests: int) -> str:
+    """The smallest size of a planned effect that would be found, from the variance between earlier runs."""
+    if not before.effect.is_known:
+        return ""
+    value = before.effect.runs.value * before.effect.repeats / planned.repeats
+    effect = replace(planned, images=before.effect.images, runs=planned.runs._replace(value=value))
+    return f"{rounded(effect.detectable(tests))} {before.unit}"
+
+
+def _imagined(study: Study) -> StudyCells:
+    """Numbers of a finished study, made up, with I at log N everywhere."""
+    axes = study.dimensions()
+    draws, shape = np.random.default_rng(0), tuple(len(values) for values in axes.values())
+    dims = (*axes, "split", "image")
+    images = {name: (dims, draws.normal(size=(*shape, len(SPLITS), 4))) for name in PER_IMAGE}
+    numbers = {name: (tuple(axes), np.ones(shape)) for name in ("mutual_information", "log_n", "prior_gap_se")}
+    gaps = {"prior_gap": (tuple(axes), np.arange(float(np.prod(shape))).reshape(shape))}
+    loose = {"loose": (tuple(axes), np.zeros(shape, bool))}
+    return StudyCells(
+        images=xr.Dataset(images, {**axes, "split": list(SPLITS), "image": range(4)}),
+        information=xr.Dataset(numbers | gaps | loose, axes),
+        prior_swapped=False,
+        margin=study.margin,
+        sources=sources_of_error(study),
+    )
