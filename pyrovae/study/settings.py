@@ -164,7 +164,9 @@ class Run(Frozen):
             [1.0, 1.0, 1.0, 0.5]
         """
         start = self.branch_step
-        return 1.0 if start is None or step < start else (self.steps - step) / (self.steps - start)
+        if start is None or start == self.steps:  # fewer steps than a tail has
+            return 1.0
+        return 1.0 if step < start else (self.steps - step) / (self.steps - start)
 
     def beta_share(self, step: int) -> float:
         """Share of β in force at a step: min(1, φ / warmup), with φ in (0, 1] how much of the cycle has passed.
