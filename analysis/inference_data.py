@@ -175,7 +175,7 @@ def _draw(pair: Pair, x: Tensor, count: int, predictive: bool, values: Mapping[s
     }
     if predictive:
         groups["posterior_predictive"] = {site: node["fn"].sample() for site, node in observed_sites(model).items()}
-        generated = pair.generate(repeated, **values)
+        generated = pair.simulate(repeated, **values)
         groups["prior"] = {site: generated.nodes[site]["value"] for site in latent_sites(generated)}
         groups["prior_predictive"] = {site: node["value"] for site, node in observed_sites(generated).items()}
     return {

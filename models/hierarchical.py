@@ -52,11 +52,6 @@ class HierarchicalVAE(VAE):
                 z1 = pyro.sample("z1", dist.Normal(loc, log_scale.exp()).to_event(1))
             return pyro.sample("x", self.likelihood(self.decoder(z1)), obs=x)
 
-    def generate(self, n: int) -> dist.Distribution:
-        """p(x|z1) at ``n`` draws of z2 ~ p(z2), z1 ~ p(z1|z2)."""
-        loc, log_scale = self.below(self.prior().sample((n,))).chunk(2, dim=-1)
-        return self.decode(dist.Normal(loc, log_scale.exp()).sample())
-
     def __repr__(self) -> str:
         prior: Any = self.prior
         likelihood: Any = self.likelihood

@@ -60,10 +60,6 @@ class VAE(PyroModule):
                 z = pyro.sample("z", prior)
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
-    def generate(self, n: int) -> dist.Distribution:
-        """p(x|z) at ``n`` draws of z ~ p(z)."""
-        return self.decode(self.prior().sample((n,)))
-
     def decode(self, z: Tensor) -> dist.Distribution:
         """p(x|z) at codes ``[..., latent_size]``, with the event shape of an image."""
         return self.likelihood(self.decoder(z))

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from pyrovae.build import make_data, make_pair
     from pyrovae.errors import InputError
     from pyrovae.programs.pair import Pair
+    from pyrovae.runner.fit import fit, load
     from pyrovae.runner.open import open_results
     from pyrovae.runner.run import run
     from pyrovae.store.results import Results
     from pyrovae.study import Run, Study
+    from pyrovae.training.trainer import Metrics
 
 # In a checkout, models/, guides/ and analysis/ are next to this folder instead of in it.
 if not (Path(__file__).parent / "models").is_dir():
@@ -22,17 +24,33 @@ if not (Path(__file__).parent / "models").is_dir():
 
 _HOMES = {
     "InputError": "pyrovae.errors",
+    "Metrics": "pyrovae.training.trainer",
     "Pair": "pyrovae.programs.pair",
     "Results": "pyrovae.store.results",
     "Run": "pyrovae.study",
     "Study": "pyrovae.study",
+    "fit": "pyrovae.runner.fit",
+    "load": "pyrovae.runner.fit",
     "make_data": "pyrovae.build",
     "make_pair": "pyrovae.build",
     "open_results": "pyrovae.runner.open",
     "run": "pyrovae.runner.run",
 }
 
-__all__ = ["InputError", "Pair", "Results", "Run", "Study", "make_data", "make_pair", "open_results", "run"]
+__all__ = [
+    "InputError",
+    "Metrics",
+    "Pair",
+    "Results",
+    "Run",
+    "Study",
+    "fit",
+    "load",
+    "make_data",
+    "make_pair",
+    "open_results",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from pyrovae import parts
-from pyrovae.data import CohortData, Dataset, Source, as_input, divide, images, linear, splits
+from pyrovae.data import CohortData, Dataset, Source, as_input, divide, images, linear, memory, splits
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
 from pyrovae.guides import Guide
 from pyrovae.networks import Sizes
 from pyrovae.programs.noise import derive_seed, fork_seed
+from pyrovae.programs.origin import Origin
 from pyrovae.programs.pair import Pair
 from pyrovae.study import KINDS, Run, check_settings, component_settings, parameters_of
 from pyrovae.system.device import float32_by_default
@@ -40,7 +41,9 @@ def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
 
 
 def make_source(run: Run) -> Source:
-    """The data set of a run: one by name, a folder of images, or an .npz file."""
+    """The data set of a run: one by name, one in memory, a folder of images, or a file."""
+    if run.data.startswith(parts.MEMORY):
+        return memory.find(run.data)
     if not parts.is_path(run.data):
         source = instantiate("data", run)
         if not isinstance(source, Source):
@@ -49,7 +52,8 @@ def make_source(run: Run) -> Source:
     path = Path(run.data)
     if not path.exists():
         raise InputError(
-            f"{path}: expected a folder of images or an .npz file, got neither; looked for from {Path.cwd()}"
+            f"{path}: expected a folder of images or a file such as .npz or .csv, got neither; looked for from "
+            f"{Path.cwd()}"
         )
     files = images.image_files(path) if path.is_dir() else [path]
     stats = [(file, file.stat()) for file in files]
@@ -67,6 +71,16 @@ def make_data(run: Run, most_train: int | None = None, most_test: int | None = N
     """The images of a run, in memory; at most so many of each split, if that is given."""
     source, train, test = make_rows(run)
     return _images(run, source, train[:most_train], test[:most_test])
+
+
+def make_training_data(run: Run) -> Dataset:
+    """All images of the data set of a run, or the first ``train_images``, as training images without test images."""
+    source = make_source(run)
+    rows = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
+    train, test = rows[: run.train_images], rows[:0]
+    if run.batch_size > len(train):
+        raise InputError(f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}")
+    return _images(run, source, train, test)
 
 
 def make_cohort_data(runs: Sequence[Run]) -> CohortData:
@@ -115,25 +129,38 @@ def make_pair(run: Run, event_shape: torch.Size, mean: Tensor | None = None, ima
 def assemble(run: Run, event_shape: torch.Size, mean: Tensor | None = None, images: Tensor | None = None) -> Pair:
     """As `make_pair`, for a run of a grid, whose settings need not all be taken by its components."""
     with fork_seed(derive_seed(run.seed, "weights")):
-        if run.pair is not None:
-            pair = instantiate("pair", run, event_shape)
-            if not isinstance(pair, Pair):
-                raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
-            return pair
-        likelihood = make_likelihood(run, event_shape)
-        guide_class: Any = parts.resolve("guide", run.component("guide").name)
-        sizes = Sizes(event_shape, run.latent_size, guide_class.features(run.latent_size), likelihood.features)
-        encoder, decoder = instantiate("network", run, sizes)
-        guide = instantiate("guide", run, encoder, run.latent_size)
-        _check_encodings(run, guide)
-        # Bound methods, because a guide inside the model would be one set of weights in two places.
-        injected = {"encode": guide.encoder.forward, "distribution": guide.distribution, "posterior": guide.posterior}
-        draw = None if images is None else partial(_draw, images)
-        prior = instantiate("prior", run, run.latent_size, event_shape=event_shape, images=draw, **injected)
-        pair = Pair(instantiate("model", run, prior, decoder, likelihood, **injected), guide)
+        pair = _programs(run, torch.Size(event_shape), mean, images)
+    pair.origin = Origin(run, torch.Size(event_shape))
+    return pair
+
+
+def _programs(run: Run, event_shape: torch.Size, mean: Tensor | None, images: Tensor | None) -> Pair:
+    """The pair of a run, with weights drawn from torch's generator."""
+    if run.pair is not None:
+        pair = instantiate("pair", run, event_shape)
+        if not isinstance(pair, Pair):
+            raise InputError(f"pair: expected '{run.pair}' to return a Pair, got {type(pair).__name__}")
+        return pair
+    likelihood = make_likelihood(run, event_shape)
+    guide_class: Any = parts.resolve("guide", run.component("guide").name)
+    sizes = Sizes(event_shape, run.latent_size, guide_class.features(run.latent_size), likelihood.features)
+    encoder, decoder = instantiate("network", run, sizes)
+    guide = instantiate("guide", run, encoder, run.latent_size)
+    _check_encodings(run, guide)
+    # Bound methods, because a guide inside the model would be one set of weights in two places.
+    injected = {"encode": guide.encoder.forward, "distribution": guide.distribution, "posterior": guide.posterior}
+    draw = None if images is None else partial(_draw, images)
+    prior = instantiate("prior", run, run.latent_size, event_shape=event_shape, images=draw, **injected)
+    pair = Pair(instantiate("model", run, prior, decoder, likelihood, **injected), guide)
     if mean is not None and hasattr(decoder, "output_bias"):
+        features = likelihood.initial_features(mean)
+        if features.shape != decoder.output_bias.shape or not features.isfinite().all():
+            raise InputError(
+                f"network: expected an output_bias that could start at the mean of the data, {list(features.shape)} "
+                f"finite features of '{run.likelihood}', got {list(decoder.output_bias.shape)}"
+            )
         with torch.no_grad():
-            decoder.output_bias.copy_(likelihood.initial_features(mean))
+            decoder.output_bias.copy_(features)
     return pair
 
 
@@ -231,4 +258,4 @@ def _images(run: Run, source: Source, train: Tensor, test: Tensor) -> Dataset:
 @lru_cache(maxsize=2)
 def _source_at(path: Path, version: tuple[object, ...], **settings: Any) -> Source:
     """The data set at a path; ``version`` changes when its files do."""
-    return (images.from_npz if path.suffix == ".npz" else images.from_folder)(path, **settings)
+    return parts.resolve("data", parts.reader(str(path)))(path, **settings)

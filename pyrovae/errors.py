@@ -9,5 +9,5 @@ class OutOfMemoryError(InputError):
     """A computation needs more memory than is free."""
 
 
-class UnsupportedError(TypeError):
+class UnsupportedError(InputError, TypeError):
     """A distribution or program that a computation does not support."""

@@ -128,7 +128,7 @@ class ConvDecoder(nn.Sequential):
     Shapes: ``[..., latent] → [..., outputs]``, over any leading dimensions.
 
     Raises:
-        ValueError: the features cannot be divided evenly over the pixels.
+        InputError: the features cannot be divided evenly over the pixels.
 
     Example:
         >>> import torch
@@ -139,7 +139,7 @@ class ConvDecoder(nn.Sequential):
     def __init__(self, latent: int, channels: int, outputs: int, image: Sequence[int], depth: int = 1) -> None:
         _, height, width = _image(image)
         if outputs % (height * width):
-            raise ValueError(f"outputs: expected a multiple of {height} × {width}, got {outputs}")
+            raise InputError(f"outputs: expected a multiple of {height} × {width}, got {outputs}")
         inner = (2 * channels, height // 4, width // 4)
         super().__init__(
             nn.Linear(latent, 16 * channels),

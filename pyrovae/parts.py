@@ -101,8 +101,16 @@ SHIPPED: dict[str, dict[str, str]] = {
 ENTRY_POINTS = "pyrovae.parts"
 #: A component of the user's own, ``module:attribute``.
 _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
-#: What reads a data set that is given by its path.
-_FOLDER, _NPZ = "pyrovae.data.images:from_folder", "pyrovae.data.images:from_npz"
+#: What a data set in memory is named by, before its checksum.
+MEMORY = "memory-"
+#: What reads a data set that is given by its path, by the suffix of a file.
+_FOLDER = "pyrovae.data.images:from_folder"
+_FILES = {
+    ".npz": "pyrovae.data.images:from_npz",
+    ".npy": "pyrovae.data.tables:from_npy",
+    ".csv": "pyrovae.data.tables:from_table",
+    ".parquet": "pyrovae.data.tables:from_table",
+}
 _LABEL = re.compile(r"([\w.:]+)\((\w+=[^,()]+(?:, *\w+=[^,()]+)*)\)")
 
 
@@ -200,10 +208,10 @@ def _installed() -> Mapping[str, str]:
 
 def check_name(kind: str, name: str) -> None:
     """Raises InputError if there is no component of that name; a path of data, or of code, is not looked up."""
-    if name in names(kind) or user_module(name) or (kind == "data" and is_path(name)):
+    if name in names(kind) or user_module(name) or (kind == "data" and (is_path(name) or name.startswith(MEMORY))):
         return
     further = ["module:name for one of yours"]
-    further += ["the path of an .npz file or of a folder of images"] if kind == "data" else []
+    further += [f"the path of a folder of images or of a file ({', '.join(_FILES)})"] if kind == "data" else []
     raise InputError(f"unknown {kind} {name!r:.200}; valid: {', '.join([*sorted(names(kind)), *further])}")
 
 
@@ -222,7 +230,17 @@ def user_sources(names: Iterable[str]) -> list[str]:
 
 def is_path(data: str) -> bool:
     """Whether a data set is given by its path."""
-    return data not in names("data") and (data.endswith(".npz") or "/" in data or Path(data).is_dir())
+    return data not in names("data") and (Path(data).suffix in _FILES or "/" in data or Path(data).is_dir())
+
+
+def reader(path: str) -> str:
+    """The component that reads a data set that is given by its path, ``module:name``.
+
+    Example:
+        >>> reader("mine.npz"), reader("photos/")
+        ('pyrovae.data.images:from_npz', 'pyrovae.data.images:from_folder')
+    """
+    return _FILES.get(Path(path).suffix, _FOLDER)
 
 
 def resolve(kind: str, name: str) -> Callable[..., Any]:
@@ -255,8 +273,10 @@ def settings_of(kind: str, name: str) -> dict[str, Setting]:
         >>> settings_of("likelihood", "gaussian")["noise_scale"].default
         1.0
     """
+    if kind == "data" and name.startswith(MEMORY):
+        return {}
     if kind == "data" and is_path(name):
-        name = _NPZ if name.endswith(".npz") else _FOLDER
+        name = reader(name)
     return _settings(resolve(kind, name))
 
 

@@ -97,7 +97,7 @@ def _check_unweighted(guide: poutine.Trace, model: poutine.Trace) -> None:
 def _starting_point(pair: Pair, x: Tensor, from_guide: bool, values: Mapping[str, Any]) -> dict[str, Tensor]:
     """Latent values of one image, drawn from the guide or from p(z)."""
     with torch.no_grad(), pyro.validation_enabled(False):
-        trace = pair.traces(x, **values)[1] if from_guide else pair.generate(x, **values)
+        trace = pair.traces(x, **values)[1] if from_guide else pair.simulate(x, **values)
     return {site: trace.nodes[site]["value"] for site in latent_sites(trace)}
 
 

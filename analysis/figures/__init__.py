@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from inspect import cleandoc
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,8 +17,11 @@ from pyrovae.analysis.figures.plane import distortion, rate_distortion
 from pyrovae.analysis.figures.priors import gap_decomposition
 from pyrovae.analysis.figures.rates import information, saturation
 from pyrovae.analysis.figures.style import STYLE, write
+from pyrovae.errors import InputError
 from pyrovae.store.results import Evaluation
 
+#: Size of a figure in inches.
+SIZE = (6.4, 4.8)
 #: All figures by name, in the order of the report.
 FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
     draw.__name__: draw
@@ -37,12 +42,33 @@ FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
 }
 
 
+def plot(results: Evaluation, name: str, ax: Axes | None = None) -> Axes:
+    """Draws one figure by its name.
+
+    Args:
+        ax: where to draw; a new figure by default.
+
+    Raises:
+        InputError: there is no such figure, or the results have nothing that it could show.
+    """
+    if name not in FIGURES:
+        raise InputError(f"unknown figure {name!r}; valid: {', '.join(FIGURES)}")
+    with matplotlib.rc_context(STYLE):
+        if ax is None:
+            _, ax = pyplot.subplots(figsize=SIZE, layout="constrained")
+        FIGURES[name](results, ax)
+    figure: Any = ax.figure
+    if not any(each.has_data() for each in figure.axes):
+        raise InputError(f"{name}: expected results that the figure could show, got none")
+    return ax
+
+
 def drawn(results: Evaluation) -> dict[str, Figure]:
     """The figures for which a study has results, by name."""
     figures = {}
     with matplotlib.rc_context(STYLE):
         for name, draw in FIGURES.items():
-            figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+            figure = Figure(figsize=SIZE, layout="constrained")
             draw(results, figure.subplots())
             if any(ax.has_data() for ax in figure.axes):
                 figures[name] = figure

@@ -2,7 +2,7 @@
 
 from pyrovae.analysis.findings import beta, depth, information, memorisation, priors
 from pyrovae.analysis.findings.cells import StudyCells
-from pyrovae.analysis.findings.verdicts import Finding, Verdict, decide
+from pyrovae.analysis.findings.verdicts import Finding, Verdicts, decide
 from pyrovae.store.results import Evaluation
 
 #: All findings, in the order of reports.
@@ -15,7 +15,7 @@ FINDINGS: tuple[Finding, ...] = (
 )
 
 
-def findings(results: Evaluation) -> list[Verdict]:
+def findings(results: Evaluation) -> Verdicts:
     """The findings that a study can test, each with its verdicts, which hold jointly.
 
     Runs that diverged or are not done are left out; a verdict that rests on one of them is undecided.
@@ -33,4 +33,4 @@ def findings(results: Evaluation) -> list[Verdict]:
     """
     study = StudyCells.of(results)
     found = [(finding, contrast) for finding in FINDINGS for contrast in finding.contrasts(study)]
-    return decide(found, study.sources)
+    return Verdicts(decide(found, study.sources))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from math import floor, log10
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
+
 from pyrovae.analysis.findings.statistics import ALPHA, MOST_SEEDS, Effect, adjusted
 
 if TYPE_CHECKING:
@@ -71,6 +73,10 @@ class Verdict:
     tests: int
     sources: str
 
+    def __str__(self) -> str:
+        where = f" ({self.contrast.where})" if self.contrast.where else ""
+        return f"{self.outcome}: {self.text}{where}: {self.words}"
+
     @property
     def text(self) -> str:
         """The finding with the values of this study."""
@@ -122,6 +128,33 @@ class Verdict:
         change = self.finding.falls if effect.estimate > 0 else self.finding.rises
         size = rounded(abs(effect.estimate), effect.half_width)
         return f"{change.format(**self.contrast.terms)} by {size} {self.contrast.unit}"
+
+
+class Verdicts(tuple[Verdict, ...]):
+    """The verdicts of a study, which hold jointly; one line for each when printed."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each verdict: the finding, where, the outcome, the effect with its interval, and its p-values."""
+        return pd.DataFrame(
+            {
+                "finding": verdict.text,
+                "where": verdict.contrast.where,
+                "outcome": verdict.outcome,
+                "effect": verdict.contrast.effect.estimate,
+                "half_width": verdict.contrast.effect.half_width,
+                "unit": verdict.contrast.unit,
+                "p_different": verdict.p_different,
+                "p_equivalent": verdict.p_equivalent,
+                "note": verdict.contrast.note,
+            }
+            for verdict in self
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self)) or "no finding that this study can test"
+
+    def _repr_html_(self) -> str:
+        return self.frame().to_html(index=False, float_format="{:.3g}".format)
 
 
 def decide(found: Sequence[tuple[Finding, Contrast]], sources: str) -> list[Verdict]:

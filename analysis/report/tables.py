@@ -69,11 +69,7 @@ def diagnosis(found: Diagnosis) -> Table:
 
 def verdicts(found: Sequence[Verdict]) -> list[str]:
     """One line for each verdict, and one on how they are made."""
-    lines = []
-    for verdict in found:
-        where = f" ({verdict.contrast.where})" if verdict.contrast.where else ""
-        lines.append(f"{verdict.outcome}: {verdict.text}{where}: {verdict.words}")
-    return lines + joint(found)
+    return [*map(str, found), *joint(found)]
 
 
 def joint(found: Sequence[Verdict]) -> list[str]:

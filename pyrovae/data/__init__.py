@@ -70,7 +70,7 @@ class Dataset:
     """The images of a run in memory, in random order.
 
     Attributes:
-        train, test: images ``[n, *event_shape]``, uint8 or float32.
+        train, test: images ``[n, *event_shape]``, uint8 or float32; a single pair may be trained without test images.
         grey: under dynamic binarisation, the grey training images, uint8 in the order of ``train``; each step binarises
             them afresh, and ``train`` is one fixed binarisation for measuring. None otherwise.
         factors: known factors of variation of train and test, ``[n, factors]`` each, or None.
@@ -101,9 +101,9 @@ class Dataset:
                 number = crc32(chunk.cpu().contiguous().numpy(), number)
         return number
 
-    def splits(self) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
-        """The images of each split, by name."""
-        return ("train", self.train), ("test", self.test)
+    def splits(self) -> tuple[tuple[str, Tensor], ...]:
+        """The images of each split that has any, by name."""
+        return tuple((name, images) for name, images in (("train", self.train), ("test", self.test)) if len(images))
 
     def with_train(self, chosen: Tensor | slice) -> "Dataset":
         """The same test images with some of the training images, in this order."""

@@ -29,8 +29,6 @@ Background = Literal["white", "black"]
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 #: Most pixels of an image.
 _MOST_PIXELS = 2**26
-#: Floats that exceed [0, 1] by less look like a result of rounding.
-_ROUNDING = 1e-3
 #: Optional arrays of an ``.npz`` file: NumPy kinds, number of dimensions, and a description for messages.
 _COLUMNS: Mapping[str, tuple[str, int, str]] = MappingProxyType(
     {
@@ -188,7 +186,7 @@ def from_npz(path: str | Path) -> Source:
     """Images, with optional labels, factors and split, from an ``.npz`` file written by `numpy.savez`.
 
     - ``images``: ``[N, H, W]``, ``[N, C, H, W]`` or ``[N, H, W, C]`` with C of 1 or 3 (channels first where ambiguous);
-      uint8, or floats in [0, 1], which are converted to float32.
+      uint8, or floats, which are converted to float32 and used unscaled.
     - ``labels`` (optional): integers ≥ 0, ``[N]``.
     - ``factors`` (optional): numbers ``[N, F]``; each column is scaled to [0, 1].
     - ``train`` (optional): bool ``[N]``, whether an image is in the published training set.
@@ -255,32 +253,23 @@ def _images(path: Path, array: np.ndarray) -> Tensor:
     if images.ndim != 4 or images.shape[1] not in _CHANNELS or images.size == 0:
         raise _wrong(path, "images", "[N, H, W], [N, C, H, W] or [N, H, W, C] with C of 1 or 3, not empty", array)
     if images.dtype.kind == "f":
-        images = _in_range(path, images).astype(np.float32)
+        images = _finite(path, images).astype(np.float32)
     if images.dtype not in (np.uint8, np.float32):
-        raise _wrong(path, "images", "uint8, or floats in [0, 1]", array)
+        raise _wrong(path, "images", "uint8 or floats", array)
     if images.dtype == np.uint8 and images.max() <= 1:
         raise InputError(f"{path}: 'images': expected uint8 from 0 to 255, got only 0 and 1; multiply them by 255")
     return torch.from_numpy(np.ascontiguousarray(images))
 
 
-def _in_range(path: Path, images: np.ndarray) -> np.ndarray:
+def _finite(path: Path, images: np.ndarray) -> np.ndarray:
     finite = np.isfinite(images)
     if not finite.all():
         wrong = ~finite.all(axis=(1, 2, 3))
         raise InputError(
-            f"{path}: 'images': expected finite floats in [0, 1], got {images[~finite][0]} in {wrong.sum():,} of "
+            f"{path}: 'images': expected finite floats, got {images[~finite][0]} in {wrong.sum():,} of "
             f"{len(images):,} images, first in images[{wrong.argmax()}]; replace these values, or leave the images out"
         )
-    low, high = images.min(), images.max()
-    if low >= 0 and high <= 1:
-        return images
-    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
-        advice = "the excess looks like rounding, which numpy.clip(images, 0, 1) removes"
-    elif low >= -1 and high <= 1:
-        advice = "take (images + 1) / 2 if they are from -1 to 1"
-    else:
-        advice = "divide them by their largest possible value, or store them as uint8"
-    raise InputError(f"{path}: 'images': expected finite floats in [0, 1], got values from {low} to {high}; {advice}")
+    return images
 
 
 def _column(path: Path, name: str, array: np.ndarray, size: int) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyrovae.errors import InputError
 from pyrovae.estimators.estimate import Estimate, mean_over_images
 from pyrovae.estimators.likelihood import images_per_chunk
 
@@ -43,7 +44,7 @@ class Annealing:
         leapfrog: leapfrog steps per HMC move.
 
     Raises:
-        ValueError: a setting is out of range.
+        InputError: a setting is out of range.
     """
 
     temperatures: int = 200
@@ -53,7 +54,7 @@ class Annealing:
     def __post_init__(self) -> None:
         for name, minimum in (("temperatures", 1), ("chains", 2), ("leapfrog", 1)):
             if getattr(self, name) < minimum:
-                raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
+                raise InputError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
 
     @property
     def schedule(self) -> Tensor:

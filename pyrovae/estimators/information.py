@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
-from pyrovae.errors import UnsupportedError
+from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
 from pyrovae.estimators.marginal import device_of, draw, encodings, in_float64, log_marginal
 from pyrovae.programs.distributions import base_normal, closed_form_kl
@@ -72,7 +72,7 @@ def rate_terms(
 
     Raises:
         UnsupportedError: ``q`` is neither a normal distribution nor a flow.
-        ValueError: a number is out of range, or ``prior`` is not one distribution with the event shape of ``q``.
+        InputError: a number is out of range, or ``prior`` is not one distribution with the event shape of ``q``.
 
     Cost: ``samples · outer · N`` densities, and memory for ``samples · outer`` draws and the encodings.
 
@@ -172,7 +172,7 @@ def marginal_rate(
         samples, outer, generator: as in `rate_terms`.
 
     Raises:
-        UnsupportedError, ValueError: as `rate_terms`.
+        InputError: as `rate_terms`.
 
     Example:
         >>> import torch
@@ -232,7 +232,7 @@ def rate_per_dimension(q: Distribution, prior: Distribution) -> tuple[Estimate, 
 
     Raises:
         UnsupportedError: a distribution is not normal, so its marginals are unknown.
-        ValueError: ``prior`` is not one distribution with the event shape of ``q``.
+        InputError: ``prior`` is not one distribution with the event shape of ``q``.
 
     Example:
         >>> import torch
@@ -268,7 +268,7 @@ def active_units(q: Distribution, *, generator: torch.Generator | None = None) -
         finite.
 
     Raises:
-        ValueError: there are fewer than two encodings.
+        InputError: there are fewer than two encodings.
 
     Example:
         >>> import torch
@@ -277,7 +277,7 @@ def active_units(q: Distribution, *, generator: torch.Generator | None = None) -
         1.0
     """
     if q.batch_shape.numel() < 2:
-        raise ValueError(f"q: expected at least 2 encodings, to take a variance over them, got {q.batch_shape.numel()}")
+        raise InputError(f"q: expected at least 2 encodings, to take a variance over them, got {q.batch_shape.numel()}")
     q = encodings(q)
     sampled = base_normal(q) is None
     first, second = (_sampled_mean(q, generator) if sampled else q.mean for _ in range(2))
@@ -295,14 +295,14 @@ def _sampled_mean(q: Distribution, generator: torch.Generator | None) -> Tensor:
 
 
 def _check_alike(q: Distribution, p: Distribution, name: str, one: bool = True) -> None:
-    """Raises ValueError if ``p`` has another event shape, or is a batch where one distribution is expected."""
+    """Raises InputError if ``p`` has another event shape, or is a batch where one distribution is expected."""
     if p.event_shape != q.event_shape:
-        raise ValueError(
+        raise InputError(
             f"{name}: expected the event shape {list(q.event_shape)} of q, got {list(p.event_shape)}; "
             "a diagonal normal distribution needs .to_event(1)"
         )
     if one and p.batch_shape not in ((), (1,)):
-        raise ValueError(f"{name}: expected one distribution, got batch shape {list(p.batch_shape)}")
+        raise InputError(f"{name}: expected one distribution, got batch shape {list(p.batch_shape)}")
 
 
 def _at_draws(
@@ -311,7 +311,7 @@ def _at_draws(
     """log q(z|x_n) and log q(z) at draws z, ``[samples, outer]`` each, and these draws."""
     q_outer, rows = _outer(q, outer, generator)
     if leave_one_out and q.batch_shape.numel() < 2:
-        raise ValueError("q: expected at least 2 encodings for leave_one_out, got 1")
+        raise InputError("q: expected at least 2 encodings for leave_one_out, got 1")
     z = draw(q_outer, samples, generator)
     return q_outer.log_prob(z), log_marginal(z, encodings(q), rows if leave_one_out else None), z
 
@@ -324,7 +324,7 @@ def _outer(q: Distribution, outer: int | None, generator: torch.Generator | None
     elif 1 <= outer < size:
         rows = torch.randperm(size, generator=generator)[:outer]
     else:
-        raise ValueError(f"outer: expected 1 to {size} encodings, got {outer}")
+        raise InputError(f"outer: expected 1 to {size} encodings, got {outer}")
     rows = rows.to(device_of(q))
     return encodings(q, rows), rows
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae.errors import InputError
 from pyrovae.estimators.estimate import Estimate, mean_over_images
 from pyrovae.estimators.psis import importance_diagnostics, pareto_k_threshold
 
@@ -81,7 +82,7 @@ def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, part
         The bound in nats per image, in float64, with k̂ and effective sample size; NaN where a weight is NaN.
 
     Raises:
-        ValueError: K is below 2.
+        InputError: K is below 2.
 
     Cost: K passes through the decoder for each image, in chunks of bounded size.
 
@@ -96,7 +97,7 @@ def log_likelihood(log_weights: Callable[[Tensor, int], Tensor], x: Tensor, part
         (True, 0.0)
     """
     if particles < 2:
-        raise ValueError(f"particles: expected at least 2, got {particles}")
+        raise InputError(f"particles: expected at least 2, got {particles}")
     images = max(1, images_per_chunk(x) // particles)
     counts = draws_per_chunk(particles, x[:images])
     chunks = []

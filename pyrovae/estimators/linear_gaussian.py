@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from pyrovae.errors import InputError
+
 #: Largest relative asymmetry and negative eigenvalue of a covariance, which may have been computed in float32.
 ROUNDING = 1e-6
 
@@ -40,7 +42,7 @@ class LinearGaussian:
         beta: β.
 
     Raises:
-        ValueError: a shape does not match, C is not a covariance matrix, or σ or β is not positive.
+        InputError: a shape does not match, C is not a covariance matrix, or σ or β is not positive.
 
     Example:
         >>> import torch
@@ -59,13 +61,13 @@ class LinearGaussian:
     def __post_init__(self) -> None:
         rows = self.weight.shape[0]
         if self.covariance.shape != (rows, rows):
-            raise ValueError(f"covariance: expected shape {[rows, rows]}, got {list(self.covariance.shape)}")
+            raise InputError(f"covariance: expected shape {[rows, rows]}, got {list(self.covariance.shape)}")
         if not (self.scale > 0 and self.beta > 0):
-            raise ValueError(f"expected positive scale and beta, got {self.scale} and {self.beta}")
+            raise InputError(f"expected positive scale and beta, got {self.scale} and {self.beta}")
         object.__setattr__(self, "covariance", self.covariance.double())
         skew, smallest = (self.covariance - self.covariance.T).abs().max(), torch.linalg.eigvalsh(self.covariance)[0]
         if not max(skew, -smallest) <= ROUNDING * self.covariance.abs().max():
-            raise ValueError("covariance: expected a symmetric positive semidefinite matrix")
+            raise InputError("covariance: expected a symmetric positive semidefinite matrix")
         object.__setattr__(self, "weight", self.weight.double())
 
     @classmethod
@@ -77,10 +79,10 @@ class LinearGaussian:
         the other columns of W are zero.
 
         Raises:
-            ValueError: d is below 1, or as the class.
+            InputError: d is below 1, or as the class.
         """
         if latent_size < 1:
-            raise ValueError(f"latent_size: expected at least 1, got {latent_size}")
+            raise InputError(f"latent_size: expected at least 1, got {latent_size}")
         variance, axes = torch.linalg.eigh(covariance.double())
         length = (variance[-latent_size:] - scale**2 * beta).clamp(min=0).sqrt()
         weight = axes[:, -latent_size:] * length

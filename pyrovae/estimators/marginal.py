@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyrovae.errors import UnsupportedError
+from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.programs.distributions import base_normal, mapped, noise_shape, reparameterize
 
 #: Least points per chunk, and elements of its temporaries, which should stay in a CPU's cache.
@@ -26,10 +26,10 @@ def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
 
     Raises:
         UnsupportedError: ``q`` is neither a diagonal or full-rank normal distribution nor a flow.
-        ValueError: its batch shape is not [N].
+        InputError: its batch shape is not [N].
     """
     if len(q.batch_shape) != 1:
-        raise ValueError(
+        raise InputError(
             f"q: expected one batch dimension, over encodings, got batch shape {list(q.batch_shape)}; "
             "a diagonal normal distribution needs .to_event(1)"
         )
@@ -48,10 +48,10 @@ def draw(q: Distribution, samples: int, generator: torch.Generator | None = None
     """Draws of z from each encoding: ``[samples, n, *event_shape]``, in float64.
 
     Raises:
-        ValueError: there are no draws or no encodings.
+        InputError: there are no draws or no encodings.
     """
     if samples < 1 or not q.batch_shape.numel():
-        raise ValueError(f"expected at least 1 draw of at least 1 encoding, got {samples} of {q.batch_shape.numel()}")
+        raise InputError(f"expected at least 1 draw of at least 1 encoding, got {samples} of {q.batch_shape.numel()}")
     shape = noise_shape(q)
     assert shape is not None, "encodings are reparameterized from normal noise"
     noise = torch.randn(samples, *shape, generator=generator, dtype=torch.float64)

@@ -45,7 +45,7 @@ def memorising_decoder(z: Tensor, q: Distribution, images: Tensor, own: Tensor |
 
     Raises:
         UnsupportedError: ``q`` is neither normal nor a flow.
-        ValueError: the batch shape of ``q`` is not [N].
+        InputError: the batch shape of ``q`` is not [N].
 
     Source: Rezende & Viola 2018, Taming VAEs (the optimal decoder); Bozkurt et al. 2021.
 

@@ -138,7 +138,7 @@ def _annealed(run: TrainedRun, x: Tensor) -> dict[str, Any]:
     log_p = partial(_log_p, run)
     _, prior = pair.latent(x[:1], **values)
     annealed = estimators.annealed_log_likelihood(prior, log_p, x, annealing, run.progress)
-    generated = pair.generate(x[:SIMULATED], **values)
+    generated = pair.simulate(x[:SIMULATED], **values)
     simulated, z = (generated.nodes[site]["value"] for site in (*observed_sites(generated), *latent_sites(generated)))
     sandwich = estimators.bidirectional_log_likelihood(prior, log_p, simulated, z, annealing, run.progress)
     return {

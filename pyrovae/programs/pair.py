@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from inspect import Parameter, signature
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pyro
 import torch
@@ -11,14 +13,22 @@ from pyro import poutine
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_map
 
 from pyrovae.data import as_input
-from pyrovae.errors import UnsupportedError
+from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.estimators.likelihood import ImportanceWeighted, images_per_chunk, log_likelihood
 from pyrovae.programs.checks import PairProperties, check_traces
-from pyrovae.programs.distributions import kl, log_ratio
+from pyrovae.programs.distributions import kl, log_ratio, mean_of
 from pyrovae.programs.handlers import LocalParams, Noise, SubstituteLatent
+from pyrovae.programs.inputs import checked
+from pyrovae.programs.origin import Origin
 from pyrovae.programs.sites import auxiliary_sites, latent_sites, observed_sites
 from pyrovae.programs.terms import Terms, log_weight, sum_terms
+from pyrovae.system import tensor_file
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @runtime_checkable
@@ -55,6 +65,10 @@ class Pair(nn.Module):
     Both programs are called as ``program(x, **values)`` with the values that their signatures name, and have one plate
     over images.
 
+    Attributes:
+        model, guide: the programs.
+        origin: the settings that it was made from, and what it was trained on; None for a pair of other programs.
+
     Example:
         >>> import torch
         >>> from pyrovae.build import make_pair
@@ -69,15 +83,31 @@ class Pair(nn.Module):
         super().__init__()
         self.model = model
         self.guide = guide
+        self.origin: Origin | None = None
+
+    def __repr__(self) -> str:
+        programs = f"{self.model!r}\n{self.guide!r}"
+        if self.origin is None:
+            return programs
+        size = self.origin.train_images
+        trained = f"trained on {size:,} images" if size else "not trained"
+        return f"{programs}\nat {', '.join(f'{name} {value:g}' for name, value in self.weights.items())}, {trained}"
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor] | None = None, **values: float | Tensor) -> Terms:
-        """Distortion, rate and loss of each image.
+        """Distortion, rate and loss of each image, to be differentiated; `terms` is for evaluation.
 
         Args:
-            x: images, ``[batch, *event_shape]``.
+            x: images, ``[batch, *event_shape]``, which are checked if there is no noise.
             noise: standard normal draws by latent site; by default Pyro samples.
-            values: further arguments of the programs, such as β; each program gets those that its signature names.
+            values: further arguments of the programs, such as β; each program gets those that its signature names. By
+                default, β and γ are those that the pair was trained with.
+
+        Raises:
+            InputError: the images are of another type, shape or device, or outside the support of the likelihood.
         """
+        if noise is None:
+            x = self._checked(x)
+        values = {**self.weights, **values}
         guide, model = self.traces(x, noise, **values)
         return sum_terms(guide, model, kl if latent_sites(guide) == latent_sites(model) else log_ratio)
 
@@ -165,7 +195,138 @@ class Pair(nn.Module):
             raise UnsupportedError(f"expected one latent and one observed site, got {latent} and {list(observed)}")
         return _with_batch(len(x), next(iter(observed.values()))["fn"])
 
-    def generate(self, x: Tensor, **values: Any) -> poutine.Trace:
+    @property
+    def weights(self) -> dict[str, float]:
+        """β, and γ if it had one of its own, that the pair was trained with; empty for a pair of other programs."""
+        given = {} if self.origin is None else {"beta": self.origin.run.beta, "gamma": self.origin.run.gamma}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of an image.
+
+        Raises:
+            InputError: it is unknown, because the pair was not made from settings.
+        """
+        shape = self._known_shape
+        if shape is None:
+            raise InputError("expected a pair that knows the shape of an image, as those of fit and make_pair do")
+        return shape
+
+    def encode(self, x: Tensor) -> Distribution:
+        """q(z|x) of images ``[n, *event_shape]``, with batch shape [n]; errors as for `forward`.
+
+        Raises:
+            UnsupportedError: z has several levels.
+        """
+        return self.latent(self._checked(x))[0]
+
+    def decode(self, z: Tensor) -> Distribution:
+        """p(x|z) at codes ``[n, latent_size]``, with batch shape [n]: ``.mean`` are pictures, ``.sample()`` draws.
+
+        Raises:
+            InputError: the codes have another size.
+            UnsupportedError: the model has several latent or observed sites.
+        """
+        shape = getattr(getattr(self.model, "prior", None), "event_shape", z.shape[-1:])
+        if z.shape[-len(shape) :] != shape:
+            raise InputError(f"z: expected [n, {', '.join(map(str, shape))}], got {list(z.shape)}")
+        if callable(decode := getattr(self.model, "decode", None)):
+            return decode(z)
+        return self.likelihood(z.new_zeros(len(z), *self.event_shape), z)
+
+    @torch.no_grad()
+    def generate(self, n: int) -> Tensor:
+        """Images of the model, ``[n, *event_shape]``: E[x|z] at draws z ~ p(z).
+
+        Example:
+            >>> from pyrovae import Run, make_pair
+            >>> make_pair(Run(depth=1, width=8), event_shape=torch.Size([1, 8, 8])).generate(16).shape
+            torch.Size([16, 1, 8, 8])
+        """
+        like = next(self.parameters())
+        with self.evaluated(), pyro.validation_enabled(False):
+            return _expected(self.simulate(like.new_zeros(n, *self.event_shape)))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images ``[n, *event_shape]`` as the model sees them: E[x|z] at draws z ~ q(z|x); errors as for `forward`."""
+        x = self._checked(x)
+        with self.evaluated(), pyro.validation_enabled(False):
+            return torch.cat([_expected(self.traces(part)[1]) for part in self._parts(x)])
+
+    @torch.no_grad()
+    def terms(self, x: Tensor, **values: float | Tensor) -> Terms:
+        """Distortion, rate and loss of each image, in nats per image, without gradients; errors as for `forward`.
+
+        Args:
+            x: images, ``[n, *event_shape]``.
+            values: as in `forward`: by default, β and γ are those that the pair was trained with.
+
+        Example:
+            >>> from pyrovae import Run, make_pair
+            >>> pair = make_pair(Run(beta=4, depth=1, width=8), event_shape=torch.Size([1, 8, 8]))
+            >>> terms = pair.terms(torch.rand(5, 1, 8, 8))
+            >>> torch.allclose(terms.loss, terms.distortion + 4 * terms.rate)
+            True
+        """
+        x = self._checked(x)
+        with self.evaluated(), pyro.validation_enabled(False):
+            parts = [self(part, {}, **values) for part in self._parts(x)]
+        return tree_map(lambda *each: torch.cat(each), *parts)
+
+    def log_likelihood(self, x: Tensor, particles: int = 1000) -> ImportanceWeighted:
+        """Importance-weighted bounds of log p(x) in nats per image, with k̂; errors as for `forward`.
+
+        Example:
+            >>> from pyrovae import Run, make_pair
+            >>> pair = make_pair(Run(depth=1, width=8), event_shape=torch.Size([1, 8, 8]))
+            >>> found = pair.log_likelihood(torch.rand(5, 1, 8, 8), particles=100)
+            >>> found.bound.shape, found.estimate.kind
+            (torch.Size([5]), 'lower bound')
+        """
+        x = self._checked(x)
+        with self.evaluated(), pyro.validation_enabled(False):
+            return log_likelihood(self.log_weights, x, particles)
+
+    def to_inference_data(self, x: Tensor, **options: Any) -> "xr.DataTree":
+        """Draws on images as ArviZ's data tree: options as of `pyrovae.analysis.inference_data.inference_data`."""
+        # Imports go downwards; what interprets pairs is above them.
+        module = import_module("pyrovae.analysis.inference_data")
+        return module.inference_data(self, self._checked(x), **options)
+
+    def save(self, file: str | Path) -> None:
+        """Writes weights, settings and provenance to a file that `pyrovae.load` reads; nothing is pickled.
+
+        Raises:
+            InputError: the pair was not made from settings, by `pyrovae.fit`, `make_pair` or ``results.pair``.
+            OSError: the file cannot be written; an earlier file of this name is unchanged.
+        """
+        if self.origin is None:
+            raise InputError("expected a pair made from settings, as by fit or make_pair, got one of other programs")
+        facts = {
+            "run": self.origin.run.model_dump(mode="json"),
+            "event_shape": list(self.origin.event_shape),
+            "train_images": self.origin.train_images,
+            "provenance": dict(self.origin.provenance),
+        }
+        tensor_file.save(Path(file), {"pair": self.state_dict()}, facts)
+
+    @property
+    def _known_shape(self) -> torch.Size | None:
+        if self.origin is not None:
+            return self.origin.event_shape
+        return getattr(getattr(self.model, "likelihood", None), "event_shape", None)
+
+    def _checked(self, x: Tensor) -> Tensor:
+        """Images as a program takes them. Raises InputError."""
+        support = getattr(getattr(self.model, "likelihood", None), "support", None)
+        return checked(x, self._known_shape, next(self.parameters()), support)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(images_per_chunk(x))
+
+    def simulate(self, x: Tensor, **values: Any) -> poutine.Trace:
         """A trace of the model with all sites sampled, z ~ p(z) and x ~ p(x|z), for as many images as ``x`` has.
 
         Each z is then an exact draw from p(z|x) of its image. If the model has one latent site and a ``prior``, p(z) is
@@ -213,6 +374,15 @@ class Pair(nn.Module):
         """
         with pyro.validation_enabled(True), torch.no_grad():
             return check_traces(*self.traces(x, **values), len(x))
+
+
+def _expected(trace: poutine.Trace) -> Tensor:
+    """E[x|z] at the observed site of a trace, or the draw where it has no formula."""
+    observed = list(observed_sites(trace).values())
+    if len(observed) != 1:
+        raise UnsupportedError(f"expected one observed site, got {[site['name'] for site in observed]}")
+    mean = mean_of(observed[0]["fn"])
+    return observed[0]["fn"].sample() if mean is None else mean
 
 
 def _accepted_kwargs(program: nn.Module, partner: nn.Module, values: Mapping[str, Any]) -> dict[str, Any]:

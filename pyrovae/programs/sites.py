@@ -45,7 +45,7 @@ def rate_sites(model: poutine.Trace) -> list[NamedSite]:
 
 
 def _is_observed(site: Site) -> bool:
-    """Whether a site has data, even if `Pair.generate` has replaced it by a draw."""
+    """Whether a site has data, even if `Pair.simulate` has replaced it by a draw."""
     return site["is_observed"] or site["infer"].get("was_observed", False)
 
 

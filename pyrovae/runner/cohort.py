@@ -1,7 +1,10 @@
 """One job, from the state that its runs have to the records of what was measured on them."""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from pyrovae.runner.setup import check_precision, start
 from pyrovae.runner.speed import Speeds
 from pyrovae.store import records
 from pyrovae.store.checkpoint import load_header
-from pyrovae.store.layout import RunFolder, moving_checkpoint
+from pyrovae.store.layout import METRICS, RunFolder, moving_checkpoint
 from pyrovae.store.results import user_sources
 from pyrovae.study import PER_RUN, Cohort, Study
 from pyrovae.study.files import to_yaml
@@ -25,16 +28,23 @@ from pyrovae.system import atomic
 from pyrovae.system.execution import Compile
 from pyrovae.system.progress import ProgressReporter
 from pyrovae.system.provenance import history, process_name
-from pyrovae.training.trainer import Interrupted, Training
+from pyrovae.training.trainer import Callback, Interrupted, Metrics, Training
 
 
 def run_job(
-    study: Study, job: Job, folder: Path, device: torch.device, compile: Compile, progress: ProgressReporter
+    study: Study,
+    job: Job,
+    folder: Path,
+    device: torch.device,
+    compile: Compile,
+    progress: ProgressReporter,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Trains the runs of a job to the end, measures them, and writes their weights and records.
 
     Args:
         folder: of the study, where the files of the runs are.
+        callbacks: as of `Training.run`.
 
     Raises:
         Interrupted: the work was stopped; a checkpoint holds the steps done.
@@ -49,7 +59,7 @@ def run_job(
             progress.note(f"{label}: continues from step {job.step:,}")
     seconds = float("nan")
     if job.step < job.steps or any(file.parts[0] != "runs" for file in job.files):
-        seconds = _train(study, job, training, folder, compile, progress)
+        seconds = _train(study, job, training, folder, compile, progress, callbacks)
     provenance = properties.as_provenance() | history(training.environments)
     facts = {**provenance, "seconds": seconds, "worker": process_name(), "classes": class_names(cohort.shared)}
     with Speeds(device).timing_measuring(cohort, study.measure):
@@ -60,14 +70,21 @@ def run_job(
 
 
 def _train(
-    study: Study, job: Job, training: Training, folder: Path, compile: Compile, progress: ProgressReporter
+    study: Study,
+    job: Job,
+    training: Training,
+    folder: Path,
+    compile: Compile,
+    progress: ProgressReporter,
+    callbacks: Sequence[Callback],
 ) -> float:
     """Trains to the last step and writes the weights of each run; the moving checkpoint goes after that."""
     moving = moving_checkpoint(folder, job.cohort.key)
     before = time.perf_counter()
     task = progress.start(job_label(study, job.cohort), job.steps, job.step)
     with Speeds(training.data.device).timing_training(training, compile, task):
-        training.run(every=study.checkpoint_every, file=moving, compile=compile, task=task)
+        log = partial(_append, study, folder / METRICS)
+        training.run(every=study.checkpoint_every, file=moving, compile=compile, task=task, callbacks=[log, *callbacks])
     seconds = time.perf_counter() - before
     trained = training.checkpoint()
     for key, run in zip(job.cohort.keys, job.cohort.runs, strict=True):
@@ -76,6 +93,16 @@ def _train(
         trained.select([key]).save(place.weights)
     moving.unlink(missing_ok=True)
     return seconds
+
+
+def _append(study: Study, file: Path, metrics: Metrics) -> None:
+    """Appends a line for each run to the log of a study; one that cannot be written does not stop the training."""
+    lines = [
+        json.dumps(study.coordinates(run) | row, ensure_ascii=False) + "\n"
+        for run, row in zip(metrics.runs, metrics.rows(), strict=True)
+    ]
+    with suppress(OSError), file.open("a", encoding="utf-8") as opened:
+        opened.write("".join(lines))
 
 
 def save_record(

@@ -11,6 +11,7 @@ import torch
 
 from pyrovae.analysis.report.export import frame
 from pyrovae.build import assemble
+from pyrovae.data import memory
 from pyrovae.errors import InputError
 from pyrovae.runner import reporting
 from pyrovae.runner.jobs import covered
@@ -105,6 +106,8 @@ def merge(folders: Sequence[str | Path], out: str | Path, prefer: str | Path | N
         for key, copy in chosen.items():
             if copy is not None:
                 copy.into(RunFolder.of(Path(out), key))
+        for kept in [part / memory.FILE for part in parts if (part / memory.FILE).exists()][:1]:
+            atomic.copy(kept, Path(out) / memory.FILE)
         for file in list(covered(Path(out))):
             file.unlink()
         _draw_again(results)

@@ -2,25 +2,30 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
 from pyrovae.build import assemble, check_weights, theory
+from pyrovae.data import memory
+from pyrovae.errors import InputError
 from pyrovae.programs.pair import Pair
 from pyrovae.store.results import Results
 from pyrovae.study import PER_RUN, Run, check_trust
 
 
-def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
+def open_results(folder: str | Path, trust: Collection[str] = (), *, data: Any = None, test: Any = None) -> Results:
     """Opens the results of a study.
 
     Args:
         trust: modules whose code may run, where the study names components of its user's own.
+        data, test: the data in memory that the study was made with, if they are too large to be kept in its folder;
+            only measuring and training need them.
 
     Raises:
-        InputError: the folder holds no study, or a file in it is damaged.
+        InputError: the folder holds no study, a file in it is damaged, or ``data`` are not those of the study.
 
     Example:
         >>> open_results("nowhere")
@@ -34,6 +39,8 @@ def open_results(folder: str | Path, trust: Collection[str] = ()) -> Results:
         return assemble(run, event_shape)
 
     results = Results.open(folder, trusted_pair, trust)
+    if data is not None and (name := memory.settings_of(data, test)["data"]) != results.study.base.data:
+        raise InputError(f"data: expected those of the study, {results.study.base.data}, got others, {name}")
     attach_theory(results)
     return results
 

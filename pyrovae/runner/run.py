@@ -3,11 +3,14 @@
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from pyrovae.build import assemble, make_cohort_data
+from pyrovae.data import memory
+from pyrovae.errors import InputError
 from pyrovae.runner import reporting
 from pyrovae.runner.cohort import run_job
 from pyrovae.runner.estimate import Cost, estimate
@@ -25,6 +28,7 @@ from pyrovae.system import atomic
 from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
 from pyrovae.system.progress import Expected, StudyProgress
+from pyrovae.training.trainer import Callback
 
 
 @float32_by_default()
@@ -36,6 +40,7 @@ def run(
     compile: Compile = "auto",
     scheduler: str | None = None,
     quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Results:
     """Runs a study, or continues one that was interrupted, and returns its results.
 
@@ -48,6 +53,8 @@ def run(
             on this machine; None uses this process. A script that asks for "local" needs the usual
             ``if __name__ == "__main__":``, because the workers are processes.
         quiet: print nothing.
+        callbacks: called at every point of the learning curves with `Metrics`: step, loss, D and R of each run that
+            trains; the same is appended to ``metrics.jsonl`` in the folder. Not with a scheduler.
 
     Raises:
         InputError: the study, the folder, the device or the cluster is not what was expected; one line says how.
@@ -61,8 +68,11 @@ def run(
         >>> pair = results.pair(beta=1)
     """
     execution = Execution(device, compile, scheduler, quiet)
+    if callbacks and scheduler is not None:
+        raise InputError("callbacks: expected none with a scheduler, whose workers train; follow metrics.jsonl instead")
     folder = Path("runs") / study.name if out is None else Path(out)
     here = find_device(device if scheduler is None else "cpu")
+    memory.attach(folder)
     study = check_study(study)
     plan(study)
     if scheduler is None:
@@ -72,8 +82,10 @@ def run(
         results = Results.create(folder, study, assemble)
         left, expected = _prepared(study, folder, here, execution, progress)
         results.save_study()
+        memory.keep(folder, study.base.data)
         work = Workload(study, expected, progress)
-        given_up = work.do(run_job, left, folder, here, execution)
+        work_on = partial(run_job, callbacks=callbacks) if callbacks else run_job
+        given_up = work.do(work_on, left, folder, here, execution)
         for file in list(covered(folder)):
             file.unlink()
         progress.phase("draw")

@@ -7,6 +7,7 @@ from pyrovae.build import assemble, check_weights, make_likelihood, user_sources
 from pyrovae.data import CohortData, as_input
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.programs.checks import PairProperties
+from pyrovae.programs.inputs import outside
 from pyrovae.programs.noise import fork_seed
 from pyrovae.programs.pair import Pair
 from pyrovae.study import Cohort, Measure, Run
@@ -112,7 +113,4 @@ def _check_support(run: Run, data: CohortData) -> None:
         for chunk in images.split(4096):
             x = as_input(chunk)
             if not support.check(x).all():
-                raise InputError(
-                    f"likelihood: {run.likelihood} expects values in {support}, got {run.data} with values from "
-                    f"{x.min():.3g} to {x.max():.3g}"
-                )
+                raise InputError(f"likelihood: '{run.likelihood}' on '{run.data}': {outside(x, support)}")

@@ -1,13 +1,13 @@
 """The state of runs that train: one file for a cohort at work, and one for each run that is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.errors import InputError
 from pyrovae.system import tensor_file
@@ -32,6 +32,7 @@ class CheckpointHeader(BaseModel):
         event_shape: shape of an image.
         data: for each run, the checksum of its images.
         environments: the environments of the steps, in order.
+        train_images: number of training images of a run; 0 in files of earlier versions.
         branch_step: the step of the groups whose names begin with `BRANCH`; None if there are none.
     """
 
@@ -43,6 +44,7 @@ class CheckpointHeader(BaseModel):
     event_shape: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(min_length=1, max_length=3)
     data: list[int]
     environments: list[Environment]
+    train_images: int = 0
     branch_step: int | None = None
 
 
@@ -118,6 +120,21 @@ def load_header(file: Path) -> tuple[CheckpointHeader, str]:
     """
     metadata, checksum = tensor_file.load_metadata(file)
     return _header(metadata, file), checksum
+
+
+def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Sets the parameters and buffers of a new module; a bank of encodings, which is empty in it, takes any length.
+
+    Raises:
+        InputError: a tensor is missing, or has another type or shape, or is not finite.
+    """
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        found = state.get(name)
+        if found is None or found.dtype != tensor.dtype or not found.isfinite().all():
+            raise checkpoint_mismatch(name)
+        if found.shape != (tensor.shape if tensor.numel() else found.shape):
+            raise checkpoint_mismatch(name)
+        tensor.data = found.clone()
 
 
 def checkpoint_mismatch(name: str) -> InputError:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 #: The folders of runs, of moving checkpoints, and of later evaluations.
 RUNS, TRAINING, EVALUATIONS = "runs", "training", "evaluations"
+#: The log of a study that trains: one line of JSON for each run at each point of its learning curves.
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)

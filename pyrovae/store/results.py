@@ -3,8 +3,10 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from html import escape
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -12,19 +14,29 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyrovae import parts
+from pyrovae.data import memory as memory_data
 from pyrovae.errors import InputError
 from pyrovae.estimators import pareto_k_threshold
 from pyrovae.measures.declared import shipped
 from pyrovae.measures.measure import PER_IMAGE_DIMS
+from pyrovae.programs.origin import Origin
 from pyrovae.programs.pair import Pair
 from pyrovae.store import records, schema
-from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch
+from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch, restore
 from pyrovae.store.layout import EVALUATIONS, RunFolder, settings_files
 from pyrovae.store.records import SPLITS, Record
 from pyrovae.store.schema import Grid
 from pyrovae.study import Measure, Run, Study, check_trust, growth, key_of
 from pyrovae.study.files import to_yaml
 from pyrovae.system import atomic, memory
+from pyrovae.system.provenance import history
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from pyrovae.analysis.findings.best import Best
+    from pyrovae.analysis.findings.verdicts import Verdicts
 
 #: (run, event shape) → a pair with initial weights.
 MakePair = Callable[[Run, torch.Size], Pair]
@@ -87,6 +99,46 @@ class Evaluation:
                     variables[name].values[cell] = picture.values
         return xr.Dataset(variables, keys.coords)
 
+    def findings(self) -> "Verdicts":
+        """The verdicts on the findings that the study can test: objects, which ``.frame()`` puts into a table."""
+        return _above("analysis.findings").findings(self)
+
+    def best(self, axis: str, by: str = "test R + D", **at: Any) -> "list[Best]":
+        """The best values along an axis, a set with its verdict for every other setting: `best` of the findings.
+
+        Args:
+            axis: the axis, such as "prior" or "beta".
+            by: "test" or "train", and one of "D", "R", "R + D" and "log p(x)".
+            at: values at which other axes are fixed.
+
+        Raises:
+            InputError: the study has no such axis with several values, or ``by`` is unknown.
+        """
+        return _above("analysis.findings.best").best(self, axis, by, **at)
+
+    def table(self, group: str | None = None) -> "pd.DataFrame":
+        """All numbers, one row for each run; or those of a group such as "rate_distortion".
+
+        Raises:
+            InputError: there is no such group.
+        """
+        found: pd.DataFrame = _above("analysis.report.export").frame(self.tree)
+        if group is None:
+            return found
+        columns = [name for name in found.columns if "/" not in name or name.startswith(f"{group}/")]
+        if all("/" not in name for name in columns):
+            valid = dict.fromkeys(name.partition("/")[0] for name in found.columns if "/" in name)
+            raise InputError(f"unknown group {group!r}; valid: {', '.join(valid)}")
+        return found[columns].rename(columns=lambda name: name.removeprefix(f"{group}/"))
+
+    def plot(self, name: str, ax: "Axes | None" = None) -> "Axes":
+        """Draws a figure of the report by its name, such as "rate_distortion", perhaps on given axes.
+
+        Raises:
+            InputError: there is no such figure, or nothing that it could show.
+        """
+        return _above("analysis.figures").plot(self, name, ax)
+
     @property
     def measure(self) -> Measure:
         """The settings of the measurement."""
@@ -137,6 +189,7 @@ class Results(Evaluation):
         self.study = study
         self._make_pair = make_pair
         self._trust = trust
+        memory_data.attach(folder)
         super().__init__(_tree(folder, study, trust), folder)
 
     @classmethod
@@ -168,6 +221,56 @@ class Results(Evaluation):
                 "another --out, or give both values as a list to have them side by side"
             )
         return cls(folder, study, make_pair)
+
+    def __repr__(self) -> str:
+        statuses = self.tree["runs"].to_dataset()["status"].values.ravel().tolist()
+        counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+        axes = "; ".join(f"{axis} {', '.join(map(str, values))}" for axis, values in self.study.axes.items())
+        later = "".join(f"\n  evaluation {name}" for name in self.evaluations)
+        return f"Results of '{self.study.name}' in {self.folder}: {counts}\n  {axes}{later}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>{self.table('rate_distortion').to_html(index=False, max_rows=20)}"
+
+    def grow(self, *, quiet: bool = False, device: str = "auto", **more: Any) -> Self:
+        """Grows the study in its folder, trains what is missing, and returns its results.
+
+        Args:
+            quiet, device: as in `pyrovae.run`.
+            more: further values along an axis, such as ``seed=[3, 4]``; or other settings, such as ``steps=2000``.
+
+        Raises:
+            InputError: a setting would change finished runs.
+        """
+        check_trust(self.study.settings(), self._trust or ())
+        axes = {
+            key: list(dict.fromkeys([*self.study.axes.get(key, [getattr(self.study.base, key, None)]), *value]))
+            for key, value in more.items()
+            if isinstance(value, list | tuple)
+        }
+        study = self.study.replace(**{**more, **axes})
+        return _above("runner.run").run(study, self.folder, quiet=quiet, device=device)
+
+    def swap_prior(self, prior: Any, *, quiet: bool = False, **settings: int) -> Evaluation:
+        """Replaces the prior of each pair by another one, fitted to its frozen encodings, and evaluates R and G.
+
+        Args:
+            prior: a name, perhaps with settings, such as "mixture(components=10)" or
+                ``{"name": "mixture", "components": 10}``.
+            settings: of `Measure` that differ from those of the study.
+
+        Returns:
+            The evaluation, which `evaluations` then has, too.
+
+        Raises:
+            InputError: the study is not finished, or the prior is unknown or does not fit.
+        """
+        name, trust = Run(prior=prior).prior, self._trust or ()
+        results, found = _above("runner.remeasure").reevaluate(
+            self.folder, prior=name, trust=trust, quiet=quiet, **settings
+        )
+        self.tree = results.tree
+        return found
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -231,20 +334,21 @@ class Results(Evaluation):
             raise InputError(
                 f"{self.folder}: the run at {place} is not trained yet, or its weights are missing"
             ) from None
-        if checkpoint.header.step < run.steps:
+        header = checkpoint.header
+        if header.step < run.steps:
             raise InputError(f"{self.folder}: the training of the run at {self.study.coordinates(run)} is not finished")
-        pair = self._make_pair(run, torch.Size(checkpoint.header.event_shape))
+        pair = self._make_pair(run, torch.Size(header.event_shape))
         stacked = checkpoint.groups.get("params", {}) | checkpoint.groups.get("buffers", {})
-        for name, tensor in pair.state_dict(keep_vars=True).items():
-            found = stacked.get(name)
-            if found is None or found.dtype != tensor.dtype:
-                raise checkpoint_mismatch(name)
-            # In a new pair, the bank of encodings is empty.
-            shape = tensor.shape if tensor.numel() else found.shape[1:]
-            if found.shape != (1, *shape) or not found.isfinite().all():
-                raise checkpoint_mismatch(name)
-            tensor.data = found[0].clone()
+        if wrong := [name for name, tensor in stacked.items() if tensor.shape[:1] != (1,)]:
+            raise checkpoint_mismatch(wrong[0])
+        restore(pair, {name: tensor[0] for name, tensor in stacked.items()})
+        pair.origin = Origin(run, torch.Size(header.event_shape), header.train_images, history(header.environments))
         return pair.eval()
+
+
+def _above(module: str) -> Any:
+    """A module that is above this one: imports go downwards, and what interprets results is loaded when it is used."""
+    return import_module(f"pyrovae.{module}")
 
 
 def study_in(folder: Path) -> Study:

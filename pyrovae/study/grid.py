@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
@@ -17,6 +18,9 @@ from pyrovae.study import files
 from pyrovae.study.components import bare, check_settings, complete, converted, short_label
 from pyrovae.study.keys import cohort_key, key_of
 from pyrovae.study.settings import KINDS, Count, Frozen, Measure, Run
+
+if TYPE_CHECKING:
+    from pyrovae.store.results import Results
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
 PER_RUN = ("beta", "gamma", "seed", "data_seed")
@@ -77,10 +81,19 @@ class Cohort:
 class Study(Frozen):
     """A grid of runs and what is measured on them.
 
-    In a study file a list makes a setting an axis of the grid. `beta` and `seed` are always axes.
+    Made from flat settings, those of `Run` and of components among them: a list makes a setting an axis of the grid.
+    `beta` and `seed` are always axes.
+
+    Args:
+        data: images or vectors in memory, or the name or the path of a data set, as of `pyrovae.fit`.
+        test: the test images, in the same form; without them, the setting ``split`` divides the data.
+        settings: all others, such as ``name``, which names the folder under runs/.
+
+    Raises:
+        InputError: a setting is out of range, an axis is empty or repeats a value, or data are not what was expected.
 
     Example:
-        >>> study = Study.of(name="mine", beta=[0.1, 1], depth=[1, 3], width=256)
+        >>> study = Study(name="mine", beta=[0.1, 1], depth=[1, 3], width=256)
         >>> study.axes
         {'beta': (0.1, 1.0), 'seed': (0,), 'depth': (1, 3)}
         >>> len(study.runs()), len(study.cohorts())
@@ -88,7 +101,7 @@ class Study(Frozen):
     """
 
     name: str = Field(
-        max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder under runs/"
+        "study", max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder under runs/"
     )
     description: str = ""
     base: Run
@@ -99,13 +112,20 @@ class Study(Frozen):
     )
     checkpoint_every: Count = Field(1000, ge=1, description="steps between checkpoints: the most that a kill can lose")
 
+    def __init__(self, data: Any = None, /, *, test: Any = None, **settings: Any) -> None:
+        if data is not None or test is not None:
+            # Imports go downwards; data are above their names.
+            settings = import_module("pyrovae.data.memory").settings_of(data, test) | settings
+        super().__init__(**(settings if "base" in settings else self._flat(settings)))
+
     @classmethod
     def of(cls, **settings: Any) -> Self:
-        """Makes a study from flat settings, those of `Run` and of components among them; a list is an axis of the grid.
+        """The study with these settings."""
+        return cls(**settings)
 
-        Raises:
-            InputError: a setting is out of range, or an axis is empty or repeats a value.
-        """
+    @classmethod
+    def _flat(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """The fields of the study with flat settings."""
         own = {key: settings.pop(key) for key in _OWN & settings.keys()}
         measure = _section("measure", own.pop("measure", {}))
         given = {key: settings[key] for key in sorted(settings, key=_order)}
@@ -123,7 +143,17 @@ class Study(Frozen):
         if (runs := prod(map(len, axes.values()))) > MAX_RUNS:
             raise InputError(f"expected a grid of at most {MAX_RUNS:,} runs, got {runs:,}")
         base = Run(**given | {key: values[0] for key, values in axes.items()})
-        return cls(base=base, axes=axes, measure=measure, **own)
+        return {"base": base, "axes": axes, "measure": measure, **own}
+
+    def __repr__(self) -> str:
+        axes = "; ".join(f"{axis} {', '.join(map(str, values))}" for axis, values in self.axes.items())
+        return f"Study '{self.name}' of {prod(self.shape()):,} runs: {axes}\n  {self.base!r}"
+
+    __str__ = __repr__
+
+    def run(self, out: str | Path | None = None, **options: Any) -> "Results":
+        """Runs the study in a folder, ``runs/NAME`` by default, and returns its results: as `pyrovae.run`."""
+        return import_module("pyrovae.runner.run").run(self, out, **options)
 
     @classmethod
     def load(cls, source: str | Path, *, trust: Collection[str] | None = (), **overrides: Any) -> Self:

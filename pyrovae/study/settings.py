@@ -1,6 +1,6 @@
 """The settings of one run, and of what is measured on it: frozen and validated."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -111,6 +111,11 @@ class Run(Frozen):
         "float32", description="of the networks while they train: float32, tf32 (on a GPU) or bfloat16"
     )
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Settings that are not the defaults."""
+        fields = type(self).model_fields
+        return (each for each in super().__repr_args__() if each[0] not in fields or each[1] != fields[each[0]].default)
+
     @property
     def settings(self) -> Mapping[str, Value]:
         """The settings of components that the run sets, by name or by ``kind.name``."""
@@ -159,7 +164,9 @@ class Run(Frozen):
             [1.0, 1.0, 1.0, 0.5]
         """
         start = self.branch_step
-        return 1.0 if start is None or step < start else (self.steps - step) / (self.steps - start)
+        if start is None or start == self.steps:  # fewer steps than a tail has
+            return 1.0
+        return 1.0 if step < start else (self.steps - step) / (self.steps - start)
 
     def beta_share(self, step: int) -> float:
         """Share of β in force at a step: min(1, φ / warmup), with φ in (0, 1] how much of the cycle has passed.
@@ -176,8 +183,10 @@ class Run(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _unset(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _unset(cls, settings: Any) -> Any:
         """A setting of a component that is null is not set."""
+        if not isinstance(settings, Mapping):
+            return settings
         return {key: value for key, value in settings.items() if key in cls.model_fields or value is not None}
 
     @field_validator(*KINDS, mode="before")

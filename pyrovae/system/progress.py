@@ -1,9 +1,11 @@
 """Progress of a study: a bar on a terminal, plain lines elsewhere, and the time that is left."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -13,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+_LOG = logging.getLogger("pyrovae")
 #: Seconds between lines where there is no terminal.
 INTERVAL = 30.0
 #: Seconds of a phase after which its actual speed counts as much as the expected one.
@@ -176,7 +179,9 @@ class StudyProgress:
     def __init__(self, expected: Iterable[Expected] = (), *, timed: bool = True, quiet: bool = False) -> None:
         self.forecast = Forecast(expected, timed=timed)
         self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
-        self._shown = not quiet and self._console.is_terminal
+        # A bar in a notebook is a widget.
+        widget = self._console.is_jupyter and find_spec("ipywidgets") is not None
+        self._shown = not quiet and (self._console.is_terminal or widget)
         self._started = self._printed = time.monotonic()
         self._now, self._numbers = "", ""
         self._parts: dict[ProgressTask, _Part] = {}
@@ -231,6 +236,7 @@ class StudyProgress:
 
     def note(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
+        _LOG.info(text)
         self._printed = time.monotonic()
         self._console.print(text, markup=False)
 

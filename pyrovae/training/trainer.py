@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_map
 from pyrovae.data import CohortData
 from pyrovae.errors import InputError
 from pyrovae.store.checkpoint import BRANCH, Checkpoint, CheckpointHeader, Groups, checkpoint_mismatch
-from pyrovae.study import Cohort, Measure
+from pyrovae.study import Cohort, Measure, Run, key_of
 from pyrovae.study.probes import probe_steps
 from pyrovae.system.device import device_name, to_device
 from pyrovae.system.execution import Compile, ExecutionMode
@@ -30,6 +31,39 @@ from pyrovae.training.terms import terms_on
 
 #: Quantities of the learning curves.
 CURVES = ("loss", "distortion", "rate")
+
+
+class Metrics(NamedTuple):
+    """A point of the learning curves: loss, D and R of each run on some images of each split, in nats per image.
+
+    Attributes:
+        step: steps done.
+        runs: settings of the runs.
+        splits: "train", and "test" if there are test images.
+        loss, distortion, rate: ``[runs, splits]`` each.
+    """
+
+    step: int
+    runs: tuple[Run, ...]
+    splits: tuple[str, ...]
+    loss: Tensor
+    distortion: Tensor
+    rate: Tensor
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row of plain values for each run, as in ``metrics.jsonl``; None where a value is not finite."""
+        rows: list[dict[str, Any]] = []
+        for number, run in enumerate(self.runs):
+            row: dict[str, Any] = {"step": self.step, "key": key_of(run), "beta": run.beta, "seed": run.seed}
+            for name in CURVES:
+                for split, value in zip(self.splits, getattr(self, name)[number].tolist(), strict=True):
+                    row[f"{name}/{split}"] = value if isfinite(value) else None
+            rows.append(row)
+        return rows
+
+
+#: Called at every point of the learning curves.
+Callback = Callable[[Metrics], object]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -84,8 +118,13 @@ class Training:
         found = {number: self.data.of(numbers.index(number)).checksum() for number in set(numbers)}
         return [found[number] for number in numbers]
 
-    def run(self, *, every: int, file: Path, compile: Compile, task: ProgressTask) -> None:
+    def run(
+        self, *, every: int, file: Path, compile: Compile, task: ProgressTask, callbacks: Sequence[Callback] = ()
+    ) -> None:
         """Trains to the end, and saves a checkpoint every ``every`` steps, at the branch and at the end.
+
+        Args:
+            callbacks: called at every point of the learning curves.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came, or the progress reporter requested a stop; the steps done are saved.
@@ -103,6 +142,8 @@ class Training:
                 task.update(self.step)
                 if self.step in probes:
                     self._probe()
+                    for callback in callbacks:
+                        callback(self._metrics())
                     task.numbers = self._numbers()
                 if self.step == steps and self.lockstep.template.banks:
                     self.cached = {name: buffer.clone() for name, buffer in self.lockstep.buffers.items()}
@@ -236,6 +277,7 @@ class Training:
             event_shape=list(self.data.images.event_shape),
             data=self.data_checksums,
             environments=self.environments,
+            train_images=self.data.size,
             branch_step=self.cohort.shared.branch_step if self.branch else None,
         )
         return Checkpoint(
@@ -314,6 +356,11 @@ class Training:
         for name in CURVES:
             self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits], 1))
 
+    def _metrics(self) -> Metrics:
+        """The last point of the learning curves."""
+        splits = tuple(name for name, _ in self.data.images.splits())
+        return Metrics(self.step, self.cohort.runs, splits, *(self.curves[name][-1] for name in CURVES))
+
     def _numbers(self) -> str:
         """The latest point of the learning curves, as the range over the runs."""
         loss, distortion, rate = (self.curves[name][-1] for name in CURVES)
@@ -321,8 +368,11 @@ class Training:
         def over(values: Tensor) -> str:
             return "–".join(dict.fromkeys(f"{each:.1f}" for each in values.aminmax()))
 
-        train, test = (f"D {over(distortion[:, split])} R {over(rate[:, split])}" for split in (0, 1))
-        return f"loss {over(loss[:, 0])}, train {train}, test {test}"
+        splits = [
+            f"{name} D {over(distortion[:, number])} R {over(rate[:, number])}"
+            for number, (name, _) in enumerate(self.data.images.splits())
+        ]
+        return ", ".join([f"loss {over(loss[:, 0])}", *splits])
 
     def _check_divergence(self, losses: list[Tensor]) -> None:
         states = [*self.lockstep.params.values(), *self.adam.exp_avg_sq.values()]

@@ -258,7 +258,7 @@ def test_prior_predictive_check_is_uniform_only_for_images_of_the_model(from_mod
     pair = make_pair(Run(network="linear", likelihood="gaussian", noise_scale=0.5, latent_size=2), EVENT)
     with torch.no_grad():
         torch.manual_seed(0)
-        x = pair.generate(torch.zeros(400, *EVENT)).nodes["x"]["value"] + (0.0 if from_model else 0.3)
+        x = pair.simulate(torch.zeros(400, *EVENT)).nodes["x"]["value"] + (0.0 if from_model else 0.3)
     checks = predictive_statistics(inference_data(pair, x, draws=200, predictive=200))
     # Equal values, such as the row of ink in one row, are ordered at random.
     ties = np.random.default_rng(0).random(400)

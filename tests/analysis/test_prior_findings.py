@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from pyrovae import Study
+from pyrovae import InputError, Study
 from pyrovae.analysis import figures
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.verdicts import Verdict
@@ -271,3 +271,48 @@ def test_missing_gap_is_named_and_not_drawn() -> None:
     assert explained.outcome == "supported"
     assert "G on training images not measured" in explained.text
     assert not panels_of(figures.gap_decomposition, study)
+
+
+SUMS = {"vamp": ([90, 91, 92, 93], [10, 10, 12, 5]), "flow": ([93, 92, 91, 90], [2, 10, 12, 15])}
+
+
+@pytest.mark.parametrize("best", SUMS)
+def test_best_value_is_alone_where_it_beats_all_others(best: str) -> None:
+    study = study_of("prior", PRIORS, *SUMS[best], [2.0] * 4, 0.3)
+    (found,) = study.best("prior")
+    assert (found.values, found.verdict.outcome) == ((best,), "supported")
+    (other,) = study.best("prior", by="train log p(x)", beta=1.0)
+    assert other.values == (best,)
+    (cheapest,) = study.best("prior", "test R")
+    assert cheapest.values == ({"vamp": "vamp", "flow": "flow"}[best],)
+
+
+def test_values_that_cannot_be_told_apart_are_all_best() -> None:
+    (found,) = study_of("prior", PRIORS, [90.0, 90.0, 95.0, 90.0], [5, 5, 6, 5], [2.0] * 4, 0.3).best("prior")
+    assert set(found.values) == {"flow", "mixture", "vamp"}
+    assert found.verdict.outcome == "undecided"
+    assert repr(found).startswith(f"prior: {', '.join(found.values)} (undecided: The best prior by test R + D is ")
+
+
+def test_one_seed_leaves_every_value_among_the_best() -> None:
+    many = study_of("prior", PRIORS, *SUMS["vamp"], [2.0] * 4, 0.3)
+    one = InMemory(many.tree.sel(seed=[0]), many.images().sel(seed=[0]))
+    one.tree.attrs["study"] = Study(name="mine", seed=0, prior=PRIORS).to_yaml()
+    (found,) = one.best("prior")
+    assert (found.values[0], set(found.values)) == ("vamp", set(PRIORS))
+    assert "one seed decides nothing" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("depth",), "unknown axis 'depth'; valid: beta, seed, prior"),
+        (("seed",), "seed: expected an axis of settings"),
+        (("beta",), r"beta: expected an axis of settings with several values, got \[1.0\]"),
+        (("prior", "test loss"), "by: expected 'test' or 'train' and one of D, R"),
+        (("prior", "D"), "got 'D'"),
+    ],
+)
+def test_wrong_question_for_the_best_gives_one_line(arguments: tuple[str, ...], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        study_of("prior", PRIORS, *SUMS["vamp"], [2.0] * 4, 0.3).best(*arguments)

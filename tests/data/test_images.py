@@ -276,13 +276,6 @@ ONES = np.ones((3, 4, 4))
         ({"images": IMAGES.astype(int)}, ("uint8", "int64")),
         ({"images": IMAGES.astype(bool)}, ("uint8", "bool")),
         ({"images": IMAGES.astype(str)}, ("uint8", "<U")),
-        ({"images": ONES * 255}, ("[0, 1]", "to 255", "divide")),
-        ({"images": -ONES}, ("[0, 1]", "from -1", "take (images + 1) / 2")),
-        (
-            {"images": np.float32(1.0000001) * ONES.astype("f4")},
-            ("from 1.0000001192092896 to 1.0000001192092896", "numpy.clip(images, 0"),
-        ),
-        ({"images": ONES * 1.0000001}, ("to 1.0000001; the excess looks like rounding",)),
         ({"images": ONES * np.nan}, ("finite", "got nan in 3 of 3 images, first in images[0]; replace")),
         (
             {"images": np.where(np.arange(3)[:, None, None] == 1, np.inf, ONES)},

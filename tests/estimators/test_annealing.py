@@ -177,7 +177,7 @@ def test_generate_returns_images_with_their_codes() -> None:
     )
     torch.manual_seed(0)
     with torch.no_grad():
-        trace = pair.generate(torch.zeros(50, 1, 2, 3))
+        trace = pair.simulate(torch.zeros(50, 1, 2, 3))
         x, z = trace.nodes["x"]["value"], trace.nodes["z"]["value"]
         assert (x.shape, z.shape) == ((50, 1, 2, 3), (50, 2))
         residual = x - pair.likelihood(x, z).mean

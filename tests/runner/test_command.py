@@ -370,7 +370,7 @@ def test_folder_whose_name_is_not_utf_8_is_refused(command: list[str]) -> None:
 
 def test_likelihood_with_another_support_is_refused_before_training() -> None:
     linear = ["run", "linear", "--set", "likelihood=bernoulli"]
-    refused(*linear, expected="likelihood: bernoulli expects values in")
+    refused(*linear, expected="likelihood: 'bernoulli' on 'linear': expected values in [0, 1]")
 
 
 def test_floats_are_not_binarised() -> None:

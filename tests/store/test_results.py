@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers import STORED, contents, stopped_after
+from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from pyrovae import InputError, open_results, run
 from pyrovae.measures.measure import PER_IMAGE_DIMS
@@ -309,3 +311,69 @@ def test_axis_of_splits_is_not_mistaken_for_train_and_test(tmp_path: Path) -> No
     study = STORED.replace(split=["random", "checkerboard"], beta=1, depth=1, steps=1)
     images = run(study, tmp_path / "study", quiet=True).images(data_split="checkerboard")
     assert images["rate"].dims == ("beta", "seed", "split", "image")
+
+
+# Results as a user sees them
+
+
+def test_results_and_study_are_short_as_text(folder: Path) -> None:
+    results = open_results(folder)
+    assert repr(results).splitlines() == [
+        f"Results of 'stored' in {folder}: 4 done",
+        "  beta 0.1, 1.0; seed 0; depth 1, 2",
+        "  evaluation samples=2",
+    ]
+    assert results._repr_html_().count("<tr") > 4
+    assert repr(results.study).startswith("Study 'stored' of 4 runs: beta 0.1, 1.0; seed 0; depth 1, 2\n  Run(")
+    assert repr(Run(beta=0.1, depth=3)) == "Run(beta=0.1, depth=3)"
+    assert repr(results.pair(beta=1, depth=1)).endswith("at beta 1, trained on 64 images")
+
+
+def test_table_has_a_row_for_each_run(stored: Path) -> None:
+    results = open_results(stored)
+    whole, part = results.table(), results.table("rate_distortion")
+    assert len(whole) == len(part) == 4
+    np.testing.assert_array_equal(part["distortion/test"], whole["rate_distortion/distortion/test"])
+    at = part[(part["beta"] == 0.1) & (part["depth"] == 2)]["distortion/test"].item()
+    tree = results.tree["rate_distortion/distortion"]
+    assert at == tree.sel(beta=0.1, depth=2, seed=0, split="test").item()
+    with pytest.raises(InputError, match="unknown group 'rates'; valid: rate_distortion, "):
+        results.table("rates")
+
+
+def test_findings_are_lines_and_a_table(stored: Path) -> None:
+    found = open_results(stored).findings()
+    assert repr(found).splitlines() == [str(verdict) for verdict in found]
+    table = found.frame()
+    assert list(table["outcome"]) == [verdict.outcome for verdict in found]
+    assert list(table["finding"]) == [verdict.text for verdict in found]
+
+
+def test_figures_are_drawn_by_name_on_given_axes(stored: Path) -> None:
+    results, ax = open_results(stored), Figure().subplots()
+    assert results.plot("rate_distortion", ax) is ax
+    assert ax.get_xlabel() == "rate R (nats per image)"
+    own = results.plot("distortion")
+    assert own.has_data()
+    pyplot.close(own.get_figure())
+    with pytest.raises(InputError, match="unknown figure 'plane'; valid: rate_distortion, "):
+        results.plot("plane")
+    with pytest.raises(InputError, match="could show, got none"):
+        open_results(stored).plot("gap_decomposition", Figure().subplots())
+
+
+def test_grown_results_have_the_new_runs(folder: Path, trained: list[tuple[frozenset[str], int]]) -> None:
+    grown = open_results(folder).grow(seed=[1], quiet=True)
+    assert grown.study.axes["seed"] == (0, 1)
+    assert set(grown.tree["runs/status"].values.flat) == {"done"}
+    assert sorted(len(keys) for keys, _ in trained) == [2, 2]
+    with pytest.raises(InputError, match="width: 4 before, 8 now"):
+        grown.grow(width=8, quiet=True)
+
+
+def test_swapped_prior_is_an_evaluation_of_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrovae.runner.prior_swap.STEPS", 2)
+    results = open_results(folder)
+    swapped = results.swap_prior({"name": "mixture", "components": 2}, quiet=True)
+    assert swapped.name == "prior=mixture(components=2)"
+    assert swapped.name in results.evaluations

@@ -15,12 +15,15 @@ import pyro
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+import pyrovae
 from pyrovae import Study
 from pyrovae.cli import main
 from pyrovae.data import Source, torchvision_datasets
 from pyrovae.estimators import Annealing, Optimisation
+from pyrovae.runner import fit
 from pyrovae.runner.diagnose import diagnose_run
 from pyrovae.study import shipped
 
@@ -100,14 +103,19 @@ def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "annealing", Annealing(5, 2))
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(5))
     monkeypatch.setattr("pyrovae.runner.diagnose.CHECKED", 16)
+    one_run, run_study = fit._run, Study.run
+    monkeypatch.setattr(fit, "_run", lambda settings: one_run(settings | {"steps": 2, "batch_size": 16}))
+    few = {name: value for name, value in SMALL.items() if name.startswith("measure.")} | {"steps": 2}
+    monkeypatch.setattr(Study, "run", lambda self, *out, **options: run_study(self.replace(**few), *out, **options))
     monkeypatch.setattr("pyrovae.runner.prior_swap.STEPS", 5)
     monkeypatch.setattr("pyrovae.training.trainer.Training._modes", lambda *_: ["sequential"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
     monkeypatch.setattr("pyrovae.runner.cluster.dispatch.connected", _threads)
-    monkeypatch.setattr("pyrovae.analysis.figures.FIGURES", {})
+    monkeypatch.setattr("pyrovae.analysis.figures.drawn", lambda results: {})
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", _touch)
     yield folder
     pyro.clear_param_store()
+    pyplot.close("all")
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(str(folder)):
             del sys.modules[name]
@@ -142,6 +150,12 @@ def test_files_named_in_contributing_exist() -> None:
     names = re.findall(r"`([\w.]+/[\w./]*)`", _text(ROOT / "CONTRIBUTING.md"))
     assert len(names) > 20
     assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_every_public_name_is_on_its_page() -> None:
+    page = _text(ROOT / "analysis/docs/api.md")
+    assert [name for name in pyrovae.__all__ if not re.search(rf"\*\*`{name}\b", page)] == []
+    assert [name for name in pyrovae.__all__ if name not in dir(pyrovae) or not getattr(pyrovae, name).__doc__] == []
 
 
 def _digits() -> Source:

@@ -128,7 +128,7 @@ def test_non_finite_or_unsupported_pixels_are_refused(
     monkeypatch.syspath_prepend(tmp_path)
     for likelihood in ("bernoulli", "gaussian") if value != "negative" else ("bernoulli",):
         study = STUDY.replace(data=f"own_images:{value}", split="random", likelihood=likelihood)
-        with pytest.raises(InputError, match=r"likelihood: \w+ expects values in|expected finite"):
+        with pytest.raises(InputError, match=r"likelihood: '\w+' on .*: expected values in|expected finite"):
             run(study, tmp_path / "study", quiet=True)
     assert not (tmp_path / "study" / "study.yaml").exists()
 

@@ -14,6 +14,7 @@ import dask
 from distributed import CancelledError, Client, Future, KilledWorker, wait
 from distributed.utils import silence_logging_cmgr
 
+from pyrovae.data import memory
 from pyrovae.errors import InputError, OutOfMemoryError
 from pyrovae.runner.cluster import worker
 from pyrovae.runner.cluster.worker import INTERVAL, TOPIC, StudyWork
@@ -159,7 +160,10 @@ class Dispatcher:
                 continue
             wanted = {"MEMORY": needed} | ({} if self._work.device == "cpu" else {"GPU": 1.0})
             takes = {name: each for name, each in wanted.items() if any(has["resources"].get(name) for has in workers)}
-            files = None if shared else {str(file): (self._work.folder / file).read_bytes() for file in job.files}
+            data = [Path(memory.FILE)] if (self._work.folder / memory.FILE).exists() else []
+            files = (
+                None if shared else {str(file): (self._work.folder / file).read_bytes() for file in [*job.files, *data]}
+            )
             key = f"{self._prefix}-{next(self._numbers)}"
             future = self._client.submit(self._work.do, job, files, key=key, resources=takes, pure=False)
             self._running[future] = job

@@ -15,6 +15,7 @@ from distributed import Reschedule, Status, Worker, WorkerPlugin, get_worker
 
 from pyrovae import parts
 from pyrovae.build import user_sources
+from pyrovae.data.memory import attach
 from pyrovae.errors import InputError, OutOfMemoryError
 from pyrovae.runner.cohort import job_label
 from pyrovae.runner.jobs import Job
@@ -156,6 +157,7 @@ class StudyWork:
         with atomic.exclusive(folder / ".locks" / job.cohort.key, wait) as acquired:
             if not acquired:
                 raise Interrupted
+            attach(folder)
             device = find_device(self.device)
             self.function(self.study, job.resumed(folder), folder, device, self.compile, progress)
 

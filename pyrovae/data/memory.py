@@ -1,0 +1,213 @@
+"""Data in memory: tensors, arrays and torch data sets, which a run names by a checksum of what is in them."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from pyrovae import parts
+from pyrovae.data import Source
+from pyrovae.errors import InputError
+from pyrovae.parts import MEMORY
+from pyrovae.system import tensor_file
+
+#: The file in the folder of a study that keeps its data, and the most bytes that are kept.
+FILE, LIMIT = "data.safetensors", 200_000_000
+#: The data known to this process, by name: made here, or read from a file when they are used.
+_KNOWN: dict[str, Callable[[], Source]] = {}
+#: Numbers of channels by which images with channels last are recognised.
+COLOURS = (1, 3)
+_COLUMNS = ("factors", "labels", "published")
+
+
+def settings_of(x: Any, test: Any = None) -> dict[str, str]:
+    """The settings by which a run names data, which are then known to this process.
+
+    Args:
+        x: images ``[N, H, W]``, ``[N, C, H, W]`` or ``[N, H, W, C]``, or vectors ``[N, D]``: a tensor, an array, a
+            torch data set (whose items may have a label) or a `Source`; or the name or the path of a data set.
+            uint8 means pixels from 0 to 255, which programs see in [0, 1]; all other numbers are used unscaled.
+        test: the test images, in the same form; None for data that a split divides.
+
+    Raises:
+        InputError: they are of another type or shape, or not finite.
+
+    Example:
+        >>> settings_of(torch.zeros(5, 1, 8, 8), test=np.zeros((2, 8, 8)))
+        {'data': 'memory-5a0c008e7e1aa623', 'split': 'published'}
+        >>> settings_of("photos/")
+        {'data': 'photos/'}
+    """
+    if x is None:
+        raise InputError("data: expected training images with the test images, got none")
+    if isinstance(x, str | Path) and test is None:
+        return {"data": str(x)}
+    source = source_of(x) if test is None else _joined(source_of(x), source_of(test))
+    name = f"{MEMORY}{_checksum(source)}"
+    _KNOWN[name] = lambda: source
+    return {"data": name} | ({} if source.published is None else {"split": "published"})
+
+
+def find(name: str) -> Source:
+    """The data with a name that `settings_of` gave.
+
+    Raises:
+        InputError: they are not known to this process.
+    """
+    if name not in _KNOWN:
+        raise InputError(
+            f"data: expected the data in memory of this study, {name}, which are not kept in its folder; give them "
+            "with pyrovae.open_results(folder, data=x, test=x_test)"
+        )
+    return _KNOWN[name]()
+
+
+def keep(folder: Path, name: str) -> None:
+    """Writes data in memory to the folder of a study, unless they are there or take more than `LIMIT` bytes."""
+    file = folder / FILE
+    if not name.startswith(MEMORY) or file.exists():
+        return
+    source = find(name)
+    tensors = _tensors(source)
+    kept = sum(tensor.nbytes for tensor in tensors.values()) <= LIMIT
+    facts = {"name": name, "kept": kept, "shapes": {each: list(tensor.shape) for each, tensor in tensors.items()}}
+    tensor_file.save(file, {"data": tensors if kept else {}}, facts)
+
+
+def attach(folder: Path) -> None:
+    """Makes the data that the folder of a study keeps known to this process; they are read when they are used."""
+    file = folder / FILE
+    with suppress(FileNotFoundError, InputError):  # results can be read without their data
+        facts, _ = tensor_file.load_metadata(file)
+        name = str(facts.get("name"))
+        if facts.get("kept") and name not in _KNOWN:
+            _KNOWN[name] = cache(lambda: _read(file, name))
+
+
+def source_of(x: Any) -> Source:
+    """Data as a data set: arguments and errors as for `settings_of`."""
+    if isinstance(x, Source):
+        return replace(x, images=_rows(x.load(torch.arange(x.size))))
+    if isinstance(x, str | Path):
+        return parts.resolve("data", parts.reader(str(x)))(x)
+    labels = None
+    if isinstance(x, TorchDataset):
+        x, labels = _items(x)
+    values = _images(_tensor(x))
+    return Source("memory", len(values), _rows(values), labels=labels)
+
+
+def _rows(values: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda rows: values[rows]
+
+
+def _items(data: TorchDataset[Any]) -> tuple[list[Tensor], Tensor | None]:
+    """The items of a torch data set, and their labels if they have any."""
+    try:
+        items = [data[number] for number in range(len(data))]  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(
+            f"data: expected a torch data set with a length and items by number, got {type(data).__name__}"
+        ) from None
+    pairs = [item if isinstance(item, tuple | list) else (item,) for item in items]
+    labels = [pair[1] for pair in pairs if len(pair) > 1]
+    whole = [torch.as_tensor(label) for label in labels]
+    found = len(whole) == len(pairs) and all(not each.is_floating_point() and each.numel() == 1 for each in whole)
+    return [_tensor(pair[0]) for pair in pairs], torch.tensor([int(each) for each in whole]) if found else None
+
+
+def _tensor(x: Any) -> Tensor:
+    """A copy of numbers, so that later changes of the user's do not reach it."""
+    try:
+        if isinstance(x, list):
+            return torch.stack([_tensor(each) for each in x])
+        return x.detach().cpu().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"data: expected numbers of one shape, as a tensor, an array or a torch data set, got {reason}"
+        ) from None
+
+
+def _images(x: Tensor) -> Tensor:
+    """Images ``[N, C, H, W]`` or vectors ``[N, D]``, uint8 or float32."""
+    if x.dim() == 3:
+        x = x[:, None]
+    if x.dim() == 4 and is_channels_last(x.shape):
+        x = x.movedim(-1, 1).contiguous()
+    if x.dim() not in (2, 4) or not x.numel() or x.is_complex():
+        raise InputError(
+            "data: expected images [N, H, W], [N, C, H, W] or [N, H, W, C], or vectors [N, D], got "
+            f"{x.dtype} of shape {list(x.shape)}"
+        )
+    values = x if x.dtype == torch.uint8 else x.float()
+    if not (finite := values.flatten(1).isfinite().all(1)).all():
+        row = int((~finite).nonzero()[0])
+        raise InputError(
+            f"data: expected finite numbers, got NaN or ∞ in {int((~finite).sum()):,} of {len(x):,} items, first in "
+            f"x[{row}]; replace these values, or leave the items out"
+        )
+    return values
+
+
+def is_channels_last(shape: Sequence[int]) -> bool:
+    """Whether a shape ends in 1 or 3 colours, and has no such number where channels belong.
+
+    Example:
+        >>> is_channels_last((10, 28, 28, 3)), is_channels_last((10, 3, 28, 28)), is_channels_last((10, 1, 4, 3))
+        (True, False, False)
+    """
+    return shape[-1] in COLOURS and shape[-3] not in COLOURS
+
+
+def _joined(train: Source, test: Source) -> Source:
+    """Training and test images as one data set with a published split."""
+    first, second = (_tensors(each) for each in (train, test))
+    if (shapes := [list(each["images"].shape[1:]) for each in (first, second)])[0] != shapes[1]:
+        raise InputError(f"test: expected items of shape {shapes[0]}, as for training, got {shapes[1]}")
+    if (types := [each["images"].dtype for each in (first, second)])[0] != types[1]:
+        raise InputError(f"test: expected {types[0]}, as for training, got {types[1]}")
+    both = {name: torch.cat([first[name], second[name]]) for name in first.keys() & second.keys()}
+    both["published"] = torch.arange(train.size + test.size) < train.size
+    return _of_tensors(train.name, both)
+
+
+def _tensors(source: Source) -> dict[str, Tensor]:
+    columns = {name: getattr(source, name) for name in _COLUMNS}
+    found = {name: column for name, column in columns.items() if column is not None}
+    return {"images": source.load(torch.arange(source.size)), **found}
+
+
+def _of_tensors(name: str, tensors: Mapping[str, Tensor]) -> Source:
+    values = tensors["images"]
+    factors, labels, published = (tensors.get(each) for each in _COLUMNS)
+    return Source(name, len(values), _rows(values), factors, labels, published)
+
+
+def _checksum(source: Source) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in _tensors(source).items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _read(file: Path, name: str) -> Source:
+    try:
+        source = _of_tensors("memory", tensor_file.load(file)[0]["data"])
+        if f"{MEMORY}{_checksum(source)}" == name:
+            return source
+    except (FileNotFoundError, KeyError, InputError):
+        pass
+    raise InputError(
+        f"{file}: expected the data of this study, {name}, but the file is missing or damaged; give them with "
+        "pyrovae.open_results(folder, data=x, test=x_test)"
+    )

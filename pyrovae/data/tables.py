@@ -1,0 +1,93 @@
+"""A user's own numbers: an ``.npy`` file of an array, or a table in a CSV or Parquet file."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae.data import Source, memory
+from pyrovae.data.fetch import reason
+from pyrovae.errors import InputError
+from pyrovae.system.memory import check_memory
+
+#: Columns of a table that are no part of x.
+LABEL, TRAIN = "label", "train"
+
+
+def from_npy(path: str | Path) -> Source:
+    """An array in an ``.npy`` file written by `numpy.save`: images or vectors, as in `memory.settings_of`.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+
+    Example:
+        >>> np.save(tmp_path / "mine.npy", np.zeros((5, 8, 9)))
+        >>> from_npy(tmp_path / "mine.npy").load(torch.arange(2)).shape
+        torch.Size([2, 1, 8, 9])
+    """
+    path = _file(path)
+    try:
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("several arrays; call it .npz")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected an array written by numpy.save, got: {reason(error)}") from error
+    return _named(path, memory.source_of(array))
+
+
+def from_table(path: str | Path) -> Source:
+    """The rows of a CSV or Parquet file as vectors, one dimension for each column of numbers.
+
+    A column ``label`` holds classes, integers ≥ 0, and a column ``train`` whether a row is in the published training
+    set.
+
+    Raises:
+        InputError: there is no such file, or a column holds something else than numbers.
+
+    Example:
+        >>> people = pd.DataFrame({"height": [1.5, 1.8], "weight": [60, 80], "label": [0, 1]})
+        >>> people.to_csv(tmp_path / "mine.csv", index=False)
+        >>> source = from_table(tmp_path / "mine.csv")
+        >>> source.load(torch.arange(2)).shape, source.labels
+        (torch.Size([2, 2]), tensor([0, 1]))
+    """
+    path = _file(path)
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except ImportError as error:
+        raise InputError(f"{path}: Parquet needs a package, got {error}; pip install 'pyrovae[export]'") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a table, got: {reason(error)}") from error
+    labels, published = (_column(path, table, name, kinds) for name, kinds in ((LABEL, "iu"), (TRAIN, "b")))
+    numbers = table.drop(columns=[LABEL, TRAIN], errors="ignore")
+    if wrong := [str(name) for name, kind in numbers.dtypes.items() if kind.kind not in "iufb"]:
+        raise InputError(f"{path}: expected columns of numbers, got {numbers[wrong[0]].dtype} in column '{wrong[0]}'")
+    if numbers.empty:
+        raise InputError(f"{path}: expected columns of numbers, got none")
+    source = memory.source_of(numbers.to_numpy(np.float64))
+    return _named(path, replace(source, labels=labels, published=published))
+
+
+def _column(path: Path, table: pd.DataFrame, name: str, kinds: str) -> Tensor | None:
+    if name not in table:
+        return None
+    values = table[name].to_numpy()
+    if values.dtype.kind not in kinds or (values.dtype.kind == "i" and values.min() < 0):
+        expected = "integers ≥ 0" if name == LABEL else "true or false"
+        raise InputError(f"{path}: expected {expected} in column '{name}', got {values.dtype}; or call it otherwise")
+    return torch.from_numpy(values.astype(np.int64 if name == LABEL else bool))
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file, got {'a folder' if path.exists() else 'no such file'}")
+    check_memory(4 * path.stat().st_size, str(path))
+    return path
+
+
+def _named(path: Path, source: Source) -> Source:
+    return replace(source, name=path.stem)

@@ -1,0 +1,243 @@
+"""Data in memory and in tables, and studies of them."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import no_drawing
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from pyrovae import InputError, Results, Study, open_results
+from pyrovae.build import make_data, make_source
+from pyrovae.data import Source, memory
+from pyrovae.runner.folders import merge
+from pyrovae.runner.remeasure import reevaluate
+from pyrovae.study import Run
+
+X = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+BYTES = (255 * X).byte()
+SMALL: dict[str, Any] = {
+    "name": "mine", "width": 4, "latent_size": 2, "steps": 2, "batch_size": 8,
+    "measure": {"images": 8, "outer": 4, "likelihood_images": 4, "particles": 4, "reconstructions": 4, "probe": 4,
+                "points": 1},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_drawing() -> Iterator[None]:
+    with no_drawing():
+        yield
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Forgets all data, as a new process does."""
+    return lambda: monkeypatch.setattr(memory, "_KNOWN", {})
+
+
+class Pictures(Dataset[Any]):
+    """Grey pictures as arrays, perhaps with a label."""
+
+    def __init__(self, labelled: bool) -> None:
+        self.labelled = labelled
+
+    def __len__(self) -> int:
+        return len(BYTES)
+
+    def __getitem__(self, number: int) -> Any:
+        if number >= len(self):
+            raise IndexError
+        picture = BYTES[number, 0].numpy()
+        return (picture, number % 3) if self.labelled else picture
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(X)
+
+
+def loaded(x: Any, **test: Any) -> tuple[Source, Tensor]:
+    source = make_source(Run(**memory.settings_of(x, **test)))
+    return source, source.load(torch.arange(source.size))
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (X, X),
+        (X.double(), X),
+        (X[:, 0].numpy(), X),
+        (BYTES, BYTES),
+        (BYTES.expand(-1, 3, -1, -1).movedim(1, -1), BYTES.expand(-1, 3, -1, -1)),
+        (X.flatten(1), X.flatten(1)),
+        (-3 * X, -3 * X),
+        (BYTES.long(), BYTES.float()),
+        (BYTES > 100, (BYTES > 100).float()),
+        (TensorDataset(X), X),
+        (Pictures(labelled=False), BYTES),
+        (Source("own", 24, lambda rows: BYTES[rows]), BYTES),
+    ],
+)
+def test_data_in_memory_keep_their_values_and_meaning(x: Any, expected: Tensor) -> None:
+    found = loaded(x)[1]
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+def test_labels_and_the_given_split_are_carried_along() -> None:
+    source, _ = loaded(Pictures(labelled=True), test=TensorDataset(BYTES[:4], torch.arange(4)))
+    assert source.labels is not None
+    assert source.labels.tolist() == [*(number % 3 for number in range(24)), 0, 1, 2, 3]
+    study = Study(X, test=X[:4])
+    assert study.base.split == "published"
+    data = make_data(study.base.model_copy(update={"batch_size": 8}))
+    assert (len(data.train), len(data.test)) == (24, 4)
+
+
+def test_later_changes_of_a_tensor_do_not_reach_the_data() -> None:
+    mine = X.clone()
+    name = memory.settings_of(mine)["data"]
+    mine.zero_()
+    assert torch.equal(memory.find(name).load(torch.arange(24)), X)
+
+
+def test_equal_data_have_one_name_and_others_another() -> None:
+    assert memory.settings_of(X) == memory.settings_of(X.numpy()) == memory.settings_of(X[:, 0].double())
+    names = [memory.settings_of(x, test)["data"] for x, test in ((X, None), (X + 0.1, None), (X, X[:2]), (BYTES, None))]
+    assert len(set(names)) == 4
+
+
+@pytest.mark.parametrize(
+    ("x", "test", "expected"),
+    [
+        (X[0, 0, 0], None, r"expected images .*got torch.float32 of shape \[4\]"),
+        (X[:, :, None], None, "expected images"),
+        (X[:0], None, "expected images"),
+        (X + 1j, None, "expected images"),
+        (X.where(X[3, 0, 0, 0] != X, torch.inf), None, r"got NaN or ∞ in 1 of 24 items, first in x\[3\]"),
+        (["a", "b"], None, "expected numbers of one shape"),
+        (np.array(["a"]), None, "expected numbers of one shape"),
+        ({}, None, "expected numbers of one shape"),
+        (Endless(), None, "expected a torch data set with a length and items by number, got Endless"),
+        (X, X[..., :3], r"test: expected items of shape \[1, 4, 4\], as for training, got \[1, 4, 3\]"),
+        (X, BYTES, "test: expected torch.float32, as for training, got torch.uint8"),
+        ("nowhere", X, "nowhere: expected a folder of images"),
+    ],
+)
+def test_invalid_data_give_one_line(x: Any, test: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        memory.settings_of(x, test)
+
+
+# Files
+
+
+def write_table(path: Path, **columns: Any) -> str:
+    table = pd.DataFrame({"a": [0.5, 1.5, 2.5], "b": [1, 2, 3]} | columns)
+    (table.to_parquet if path.suffix == ".parquet" else table.to_csv)(path, index=False)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_table_is_vectors_with_labels_and_split(name: str, tmp_path: Path) -> None:
+    path = write_table(tmp_path / name, label=[2, 0, 1], train=[True, True, False])
+    source = make_source(Run(data=path))
+    assert source.load(torch.arange(3)).tolist() == [[0.5, 1], [1.5, 2], [2.5, 3]]
+    assert source.labels is not None
+    assert source.published is not None
+    assert (source.labels.tolist(), source.published.tolist()) == ([2, 0, 1], [True, True, False])
+
+
+def test_npy_file_is_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", BYTES[:, 0].numpy())
+    assert torch.equal(make_source(Run(data=str(tmp_path / "mine.npy"))).load(torch.arange(24)), BYTES)
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (
+            lambda folder: write_table(folder / "a.csv", name=["x", "y", "z"]),
+            "got .* in column 'name'",
+        ),
+        (lambda folder: write_table(folder / "a.csv", label=[-1, 0, 1]), "integers ≥ 0 in column 'label'"),
+        (lambda folder: write_table(folder / "a.csv", train=[0, 1, 2]), "true or false in column 'train'"),
+        (lambda folder: write_table(folder / "a.csv", b=[1, np.nan, 3]), r"NaN or ∞ in 1 of 3 items, first in x\[1\]"),
+        (lambda folder: (folder / "a.csv").write_text(""), "expected a table"),
+        (lambda folder: (folder / "a.parquet").write_text("nothing"), "expected a table"),
+        (lambda folder: (folder / "a.npy").write_text("nothing"), "expected an array written by numpy.save"),
+        (lambda folder: np.savez(folder / "a.npz", x=1) or (folder / "a.npz").rename(folder / "a.npy"), "call it .npz"),
+        (lambda folder: (folder / "a.csv").mkdir(), "expected a file, got a folder"),
+    ],
+)
+def test_invalid_file_gives_one_line(write: Callable[[Path], object], expected: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    (file,) = tmp_path.iterdir()
+    with pytest.raises(InputError, match=expected):
+        make_source(Run(data=str(file))) if file.is_file() else memory.source_of(file)
+
+
+# Studies
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    with no_drawing():
+        return Study(X, test=X[:8], beta=[0.1, 1], **SMALL).run(tmp_path_factory.mktemp("study") / "mine", quiet=True)
+
+
+@pytest.fixture
+def folder(made: Results, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made.folder, tmp_path / "mine"))
+
+
+def test_study_is_evaluated_and_grows_from_its_folder_alone(folder: Path, forgotten: Callable[[], None]) -> None:
+    forgotten()
+    reevaluate(folder, samples=2)
+    forgotten()
+    grown = Study.load(folder / "study.yaml").replace(beta=[0.1, 1, 4]).run(folder, quiet=True)
+    assert set(grown.tree["runs/status"].values.flat) == {"done"}
+
+
+def test_study_goes_on_only_with_the_same_data(folder: Path) -> None:
+    Study(X.numpy(), test=X[:8], beta=[0.1, 1], **SMALL).run(folder, quiet=True)
+    with pytest.raises(InputError, match=r"data: memory-\w+ before, memory-\w+ now"):
+        Study(X + 0.001, test=X[:8], likelihood="gaussian", beta=[0.1, 1], **SMALL).run(folder, quiet=True)
+
+
+def test_merged_study_keeps_its_data(folder: Path, tmp_path: Path) -> None:
+    merge([folder, Path(shutil.copytree(folder, tmp_path / "other"))], tmp_path / "both")
+    assert (tmp_path / "both" / memory.FILE).read_bytes() == (folder / memory.FILE).read_bytes()
+
+
+def test_large_data_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(memory, "LIMIT", X.nbytes - 1)
+    folder = Study(X, split="random", **SMALL).run(tmp_path / "mine", quiet=True).folder
+    assert (folder / memory.FILE).stat().st_size < X.nbytes
+    forgotten()
+    assert open_results(folder).pair().origin is not None
+    with pytest.raises(InputError, match=r"which are not kept in its folder; give them with pyrovae.open_results"):
+        reevaluate(folder, samples=2)
+    with pytest.raises(InputError, match="expected those of the study"):
+        open_results(folder, data=BYTES)
+    open_results(folder, data=X.numpy())
+    reevaluate(folder, samples=2)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:-4]), lambda file: file.unlink()])
+def test_results_are_read_without_their_data(
+    damage: Callable[[Path], object], folder: Path, forgotten: Callable[[], None]
+) -> None:
+    damage(folder / memory.FILE)
+    forgotten()
+    assert open_results(folder).pair(beta=1).origin is not None
+    with pytest.raises(InputError, match="expected the data"):
+        reevaluate(folder, samples=2)
