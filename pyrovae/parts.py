@@ -68,11 +68,14 @@ SHIPPED: dict[str, dict[str, str]] = {
     },
     "likelihood": {
         "bernoulli": "pyrovae.models.likelihoods.bernoulli:Bernoulli",
+        "categorical": "pyrovae.models.likelihoods.categorical:Categorical",
         "continuous_bernoulli": "pyrovae.models.likelihoods.continuous_bernoulli:ContinuousBernoulli",
         "discretised_logistic": "pyrovae.models.likelihoods.discretised_logistic:DiscretisedLogistic",
         "gaussian": "pyrovae.models.likelihoods.gaussian:Gaussian",
         "gaussian_per_pixel": "pyrovae.models.likelihoods.gaussian:GaussianPerPixel",
         "gaussian_shared": "pyrovae.models.likelihoods.gaussian:GaussianShared",
+        "negative_binomial": "pyrovae.models.likelihoods.negative_binomial:NegativeBinomial",
+        "poisson": "pyrovae.models.likelihoods.poisson:Poisson",
     },
     "guide": {
         "flow": "pyrovae.guides.flow:Flow",
