@@ -36,6 +36,15 @@ def make(name: str, event_shape: torch.Size = EVENT) -> Any:
     return build.make_likelihood(Run(likelihood=name, **SETTINGS.get(name, {})), event_shape)
 
 
+def make_moved(name: str) -> Any:
+    """A likelihood of one pixel whose parameters, if it has any, are not at their initial values."""
+    likelihood = make(name, PIXEL)
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.sub_(0.5)
+    return likelihood
+
+
 def combinations(features: int, values: Sequence[float]) -> Tensor:
     """Every combination of the values as features, ``[n, features]`` in float64."""
     return torch.tensor(list(product(values, repeat=features)), dtype=torch.float64)
@@ -94,7 +103,7 @@ def test_density_is_normalised_and_has_the_stated_mean(name: str) -> None:
 @any_seed
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_samples_follow_the_density(name: str, seed: int) -> None:
-    likelihood = make(name, PIXEL)
+    likelihood = make_moved(name)
     n = 20_000
     means = torch.tensor([[0.02], [0.5], [0.98]], dtype=torch.float64)
     starts = torch.stack([likelihood.initial_features(mean) for mean in means])
