@@ -111,7 +111,7 @@ def measure(run: TrainedRun) -> MeasureResult:
         images["memorising_distance"].append(nearest_point(memorised.image.float(), data.train).distance)
         if x.dim() == 4:
             shown = (x, learned, memorised.image, as_input(data.train[closest.row]))
-            pictures = {name: as_bytes(each[:SAMPLES]) for name, each in zip(PICTURES, shown, strict=True)}
+            pictures = {name: as_bytes(each[:SAMPLES], data) for name, each in zip(PICTURES, shown, strict=True)}
     return MeasureResult(mixing_share=share, **images, **pictures)
 
 
