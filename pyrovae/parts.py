@@ -25,7 +25,9 @@ Value = bool | int | float | str
 #: By kind, the components that ship: name in a study → module:attribute. A new component is one line here.
 SHIPPED: dict[str, dict[str, str]] = {
     "data": {
+        "breast_cancer": "pyrovae.data.sklearn_tables:breast_cancer",
         "cifar10": "pyrovae.data.torchvision_datasets:cifar10",
+        "digits": "pyrovae.data.sklearn_tables:digits",
         "emnist": "pyrovae.data.torchvision_datasets:emnist",
         "fashion_mnist": "pyrovae.data.torchvision_datasets:fashion_mnist",
         "kmnist": "pyrovae.data.torchvision_datasets:kmnist",
@@ -34,6 +36,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "omniglot": "pyrovae.data.torchvision_datasets:omniglot",
         "svhn": "pyrovae.data.torchvision_datasets:svhn",
         "tetrominoes": "pyrovae.data.tetrominoes:source",
+        "wine": "pyrovae.data.sklearn_tables:wine",
     },
     "split": {
         "checkerboard": "pyrovae.data.splits:checkerboard",
