@@ -25,7 +25,9 @@ Value = bool | int | float | str
 #: By kind, the components that ship: name in a study → module:attribute. A new component is one line here.
 SHIPPED: dict[str, dict[str, str]] = {
     "data": {
+        "breast_cancer": "pyrovae.data.sklearn_tables:breast_cancer",
         "cifar10": "pyrovae.data.torchvision_datasets:cifar10",
+        "digits": "pyrovae.data.sklearn_tables:digits",
         "emnist": "pyrovae.data.torchvision_datasets:emnist",
         "fashion_mnist": "pyrovae.data.torchvision_datasets:fashion_mnist",
         "kmnist": "pyrovae.data.torchvision_datasets:kmnist",
@@ -34,6 +36,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "omniglot": "pyrovae.data.torchvision_datasets:omniglot",
         "svhn": "pyrovae.data.torchvision_datasets:svhn",
         "tetrominoes": "pyrovae.data.tetrominoes:source",
+        "wine": "pyrovae.data.sklearn_tables:wine",
     },
     "split": {
         "checkerboard": "pyrovae.data.splits:checkerboard",
@@ -68,11 +71,14 @@ SHIPPED: dict[str, dict[str, str]] = {
     },
     "likelihood": {
         "bernoulli": "pyrovae.models.likelihoods.bernoulli:Bernoulli",
+        "categorical": "pyrovae.models.likelihoods.categorical:Categorical",
         "continuous_bernoulli": "pyrovae.models.likelihoods.continuous_bernoulli:ContinuousBernoulli",
         "discretised_logistic": "pyrovae.models.likelihoods.discretised_logistic:DiscretisedLogistic",
         "gaussian": "pyrovae.models.likelihoods.gaussian:Gaussian",
         "gaussian_per_pixel": "pyrovae.models.likelihoods.gaussian:GaussianPerPixel",
         "gaussian_shared": "pyrovae.models.likelihoods.gaussian:GaussianShared",
+        "negative_binomial": "pyrovae.models.likelihoods.negative_binomial:NegativeBinomial",
+        "poisson": "pyrovae.models.likelihoods.poisson:Poisson",
     },
     "guide": {
         "flow": "pyrovae.guides.flow:Flow",

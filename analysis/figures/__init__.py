@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pyrovae.analysis.figures.learning import learning_curves
 from pyrovae.analysis.figures.likelihood import log_likelihood, pareto_k
-from pyrovae.analysis.figures.pictures import latent_plane, reconstructions, samples, traversals
+from pyrovae.analysis.figures.pictures import latent_plane, pair_plot, reconstructions, samples, traversals
 from pyrovae.analysis.figures.plane import distortion, rate_distortion
 from pyrovae.analysis.figures.priors import gap_decomposition
 from pyrovae.analysis.figures.rates import information, saturation
@@ -36,6 +36,7 @@ FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
         learning_curves,
         reconstructions,
         samples,
+        pair_plot,
         traversals,
         latent_plane,
     )

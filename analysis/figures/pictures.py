@@ -1,4 +1,4 @@
-"""Figures of images: reconstructions, samples from the prior, latent traversals, and the latent plane."""
+"""Figures of items: reconstructions, samples from the prior, pairs of dimensions, traversals, and the latent plane."""
 
 from itertools import product
 from typing import Any, TypeVar
@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import first_varying, panels, shown, strip
+from pyrovae.analysis.figures.style import COLOURS, first_varying, panels, shown, strip
 from pyrovae.store.results import Evaluation
 
 Data = TypeVar("Data", xr.DataArray, xr.Dataset)
@@ -62,6 +62,41 @@ def samples(results: Evaluation, ax: Axes) -> Axes:
         if row == 0 and beta is not None:
             panel.set_title(f"β = {beta:g}")
     axes[-1, 0].set_xlabel(f"decoded from p(z){f'; {fixed}' if fixed else ''}", fontsize=8)
+    return ax
+
+
+def pair_plot(results: Evaluation, ax: Axes) -> Axes:
+    """Test vectors and draws x ~ p(x) from the model, in the first dimensions: pairs of them, and histograms.
+
+    Upper triangle and grey: test vectors; lower triangle and colour: draws. All axes, the seed included, are at the
+    first value, but β is as close to 1 as there is.
+    """
+    beta = min(_betas(results), key=lambda value: abs(np.log(value)))
+    found, fixed = _pictures(results, "vectors", [], beta=beta)
+    if not found:
+        return ax
+    data, generated = (found[name].dropna("sample").values for name in ("data", "generated"))
+    if not len(data) or not len(generated):
+        return ax
+    both, size = np.concatenate([data, generated]), data.shape[1]
+    axes = panels(ax, size, size, (1.0 + 1.5 * size, 1.0 + 1.5 * size), sharex="col")
+    look = {"s": 3, "linewidths": 0, "alpha": 0.6, "rasterized": True}
+    for row, column in product(range(size), repeat=2):
+        panel = axes[row, column]
+        panel.tick_params(labelsize=6)
+        if row == column:
+            bins = np.histogram_bin_edges(both[:, row], bins=20)
+            panel.hist(data[:, row], bins=bins, color="0.6", label="test")
+            panel.hist(generated[:, row], bins=bins, color=COLOURS[0], histtype="step", label="p(x)")
+            panel.set_yticks([])
+        else:
+            points, colour = (data, "0.4") if column > row else (generated, COLOURS[0])
+            panel.scatter(points[:, column], points[:, row], color=colour, **look)
+            panel.set_ylim(both[:, row].min(), both[:, row].max())
+        if column == 0:
+            panel.set_ylabel(f"x{row + 1}", fontsize=8)
+    axes[0, 0].legend(fontsize=6)
+    axes[-1, 0].set_xlabel(f"β = {beta:g}{f'; {fixed}' if fixed else ''}", fontsize=8)
     return ax
 
 

@@ -104,8 +104,8 @@ def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
     label = f"{curve.name} {split}".strip()
     ax.plot(rate, distortion, line + curve.shape, markevery=marked, linewidth=1.2, label=label, **look)
     ax.plot(rate[star], distortion[star], "*", markersize=12, zorder=3, **look)
-    errors = (2 * curve.data[f"{each}_error"].sel(split=split).values for each in ("rate", "distortion"))
-    ax.errorbar(rate, distortion, *reversed(list(errors)), fmt="none", ecolor=curve.colour, elinewidth=1, capsize=2)
+    over_r, over_d = (2 * curve.data[f"{each}_error"].sel(split=split).values for each in ("rate", "distortion"))
+    ax.errorbar(rate, distortion, over_d, over_r, fmt="none", ecolor=curve.colour, elinewidth=1, capsize=2)
 
 
 def _points(data: xr.Dataset, split: str) -> Iterator[Point]:

@@ -16,8 +16,8 @@ def past_saturation(study: StudyCells) -> Iterator[Contrast]:
     """The fall of D_test with G over all β at which I has reached log N, from the slope of D_test on G.
 
     With Ḡ the mean of G over these K values of β, the contrast is Σ_k c_k D_k with
-    c_k = −(G_k − Ḡ) (max G − min G) / Σ_j (G_j − Ḡ)². Its error is from these values of β alone: at others, runs may vary
-    more.
+    c_k = −(G_k − Ḡ) (max G − min G) / Σ_j (G_j − Ḡ)². Its error is from these values of β alone: at others, runs may
+    vary more.
     """
     for where, cell in study.along("beta"):
         cell = cell.sortby("beta")

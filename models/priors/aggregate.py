@@ -175,7 +175,7 @@ class BankMixture(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         points = value.unsqueeze(-2)
-        columns = max(1, CHUNK_PAIRS[value.device.type] // max(1, points.shape[:-1].numel()))
+        columns = max(1, CHUNK_PAIRS[value.device.type] // max(1, math.prod(points.shape[:-1])))
         total = None
         for start in range(0, len(self.bank), columns):
             log_q = self.distribution(self.bank[start : start + columns].to(value.dtype)).log_prob(points)

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models.priors.prior import Prior
+from pyrovae.models.priors.prior import Prior, VectorMixture
 from pyrovae.networks import Count
 
 
@@ -42,4 +42,4 @@ class Mixture(Prior):
 
     def forward(self) -> dist.Distribution:
         components = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
+        return VectorMixture(dist.Categorical(logits=self.logits), components)

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 
 class Prior(nn.Module, ABC):
@@ -33,3 +34,9 @@ class Prior(nn.Module, ABC):
             index: their rows in the training set, ``[batch]``.
         """
         return self()
+
+
+class VectorMixture(dist.MixtureSameFamily):
+    """A mixture over vectors whose support is that of a vector, so that NUTS and autoguides find a transform for it."""
+
+    support = constraints.real_vector

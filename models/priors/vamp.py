@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models.priors.prior import Prior
+from pyrovae.models.priors.prior import Prior, VectorMixture
 from pyrovae.networks import Count
 
 #: Initial distance of pseudo-inputs from the ends of the range, where the sigmoid has no gradient.
@@ -72,7 +72,7 @@ class VampPrior(Prior):
         return self.low + (self.high - self.low) * self.free.sigmoid()
 
     def forward(self) -> dist.Distribution:
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.uniform), self.posterior(self.pseudo_inputs))
+        return VectorMixture(dist.Categorical(logits=self.uniform), self.posterior(self.pseudo_inputs))
 
 
 vamp_random = partial(VampPrior, start="random")

@@ -118,7 +118,7 @@ def measure(run: TrainedRun) -> MeasureResult:
     (x, _) = shown[-1]
     if x.dim() == 4:
         pictured = (x, learned[-1], memorised[-1], as_input(data.train[rows[1]]))
-        pictures = {name: as_bytes(each[:SAMPLES]) for name, each in zip(PICTURES, pictured, strict=True)}
+        pictures = {name: as_bytes(each[:SAMPLES], data) for name, each in zip(PICTURES, pictured, strict=True)}
     return MeasureResult(
         mixing_share=share,
         perplexity=perplexity[1:],

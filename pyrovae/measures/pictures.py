@@ -8,17 +8,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.data import as_input
+from pyrovae.data import Dataset, as_input
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
 from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.distributions import mean_of
 from pyrovae.programs.noise import derive_seed, fork_seed, generator
+from pyrovae.programs.sites import observed_sites
 
 #: Images in a row, points along either side of the latent plane, and latents that are traversed.
 SAMPLES, POINTS, LATENTS = 8, 64, 5
 PIXEL_DIMS, PIXEL_UNIT = ("sample", "channel", "row", "column"), "1/255"
 PLANE_DIMS = ("row", "column")
+#: Vectors in a pair plot, and dimensions of each.
+VECTORS, DIMENSIONS = 256, 4
+VECTOR_DIMS = ("sample", "dimension")
 QUANTITIES = (
     Quantity("image", "mean images E[x|z] at draws z ~ p(z)", PIXEL_UNIT, dims=PIXEL_DIMS, group="samples"),
     Quantity(
@@ -30,6 +34,8 @@ QUANTITIES = (
     ),
     Quantity("latent", "number of the latent", unit="1", dims=("rank",), group="traversals"),
     Quantity("share", "share of the latent's variance that is between images", "1", dims=("rank",), group="traversals"),
+    Quantity("data", "test vectors, first dimensions", unit="1", dims=VECTOR_DIMS, group="vectors"),
+    Quantity("generated", "draws x ~ p(x), first dimensions", unit="1", dims=VECTOR_DIMS, group="vectors"),
     Quantity("z1", "first latent", unit="1", dims=("column",), group="plane"),
     Quantity("z2", "second latent", unit="1", dims=("row",), group="plane"),
     Quantity("log_q", "log q(z) of the inference marginal", unit="nats", dims=PLANE_DIMS, group="plane"),
@@ -40,15 +46,16 @@ QUANTITIES = (
 def measure(run: TrainedRun) -> MeasureResult:
     """Those pictures that the pair and its latent space allow."""
     pictures: dict[str, Any] = dict.fromkeys(each.name for each in QUANTITIES)
-    for picture in (samples, traversals, latent_plane):
+    for picture in (samples, vectors, traversals, latent_plane):
         with suppress(UnsupportedError):
             pictures |= picture(run)
     return MeasureResult(**pictures)
 
 
-def as_bytes(x: Tensor) -> NDArray[np.uint8]:
-    """Images in [0, 1] as bytes."""
-    return (255 * x.nan_to_num().clamp(0, 1)).round().byte().cpu().numpy()
+def as_bytes(x: Tensor, data: Dataset) -> NDArray[np.uint8]:
+    """Images as bytes, with 255 for the largest value of the training images, or for 1 if none is larger."""
+    white = as_input(data.train.max()).clamp(min=1)
+    return (255 * (x.nan_to_num() / white).clamp(0, 1)).round().byte().cpu().numpy()
 
 
 @torch.no_grad()
@@ -57,7 +64,19 @@ def samples(run: TrainedRun) -> dict[str, NDArray[np.uint8]]:
     if len(run.data.event_shape) != 3:
         return {}
     with fork_seed(derive_seed(run.seed, "samples")):
-        return {"image": as_bytes(run.pair.generate(SAMPLES))}
+        return {"image": as_bytes(run.pair.generate(SAMPLES), run.data)}
+
+
+@torch.no_grad()
+def vectors(run: TrainedRun) -> dict[str, NDArray[np.float32]]:
+    """Test vectors and as many draws x ~ p(x), ``[vectors, dimensions]``; nothing if x is not a vector."""
+    if len(run.data.event_shape) != 1:
+        return {}
+    x = as_input(run.data.test[:VECTORS])
+    with fork_seed(derive_seed(run.seed, "samples")):
+        trace = run.pair.simulate(x, **run.values)
+    (generated,) = (site["value"] for site in observed_sites(trace).values())
+    return {name: each[:, :DIMENSIONS].cpu().numpy() for name, each in {"data": x, "generated": generated}.items()}
 
 
 @torch.no_grad()
@@ -93,7 +112,7 @@ def traversals(run: TrainedRun) -> dict[str, NDArray[Any]]:
     mean = mean_of(run.pair.likelihood(x.expand(len(z), *x.shape[1:]), z, **run.values))
     if mean is None:
         return {}
-    images = as_bytes(mean.unflatten(0, (len(chosen), SAMPLES)))
+    images = as_bytes(mean.unflatten(0, (len(chosen), SAMPLES)), run.data)
     return {"traversal": images, "latent": chosen.double().cpu().numpy(), "share": share[chosen].cpu().numpy()}
 
 

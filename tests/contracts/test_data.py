@@ -1,12 +1,22 @@
 """The contract of data sets that need no download: each in `pyrovae.parts` is tested here."""
 
+import sys
+from importlib.util import find_spec
+
 import pytest
 import torch
 
-from pyrovae import parts
+from pyrovae import InputError, parts
 from pyrovae.data import Source
 
-DATA = [name for name, path in parts.names("data").items() if not path.startswith("pyrovae.data.torchvision_datasets:")]
+TABLES = "pyrovae.data.sklearn_tables:"
+DATA = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(path.startswith(TABLES) and not find_spec("sklearn"), reason="an extra")
+    )
+    for name, path in parts.names("data").items()
+    if not path.startswith("pyrovae.data.torchvision_datasets:")
+]
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -24,3 +34,9 @@ def test_images_depend_on_their_row_only(name: str) -> None:
 def test_factors_lie_between_0_and_1(name: str) -> None:
     factors = parts.resolve("data", name)().factors
     assert factors is None or ((factors >= 0) & (factors <= 1)).all()
+
+
+def test_table_without_scikit_learn_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(InputError, match=r"data: expected scikit-learn, .* python -m pip install 'pyrovae\[tables\]'$"):
+        parts.resolve("data", "wine")()

@@ -1,6 +1,6 @@
 """The contract of likelihoods: every likelihood in `pyrovae.parts` is tested here and needs no further test.
 
-Then, exact answers for the two distributions that torch lacks.
+Then, exact answers for the distributions that torch lacks or computes inexactly.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyrovae import Run, build, make_pair, parts
 from pyrovae.models.likelihoods.continuous_bernoulli import ContinuousBernoulliDistribution
 from pyrovae.models.likelihoods.discretised_logistic import DiscretisedLogisticDistribution
+from pyrovae.models.likelihoods.negative_binomial import NegativeBinomialDistribution
 
 LIKELIHOODS = list(parts.names("likelihood"))
+#: Settings at which a contract is cheap.
+SETTINGS: dict[str, dict[str, Any]] = {"categorical": {"levels": 3}}
 EVENT = torch.Size([1, 2, 3])
 PIXEL = torch.Size([1])
 #: Failure rate 2e-5, two-sided.
@@ -30,7 +33,16 @@ TWO_SIDED = 4.27
 
 
 def make(name: str, event_shape: torch.Size = EVENT) -> Any:
-    return build.make_likelihood(Run(likelihood=name), event_shape)
+    return build.make_likelihood(Run(likelihood=name, **SETTINGS.get(name, {})), event_shape)
+
+
+def make_moved(name: str) -> Any:
+    """A likelihood of one pixel whose parameters, if it has any, are not at their initial values."""
+    likelihood = make(name, PIXEL)
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.sub_(0.5)
+    return likelihood
 
 
 def combinations(features: int, values: Sequence[float]) -> Tensor:
@@ -39,14 +51,28 @@ def combinations(features: int, values: Sequence[float]) -> Tensor:
 
 
 def draw_images(n: int, lowest: int = 0, highest: int = 255) -> Tensor:
-    """Images of 8-bit levels, which every likelihood supports."""
+    """Images of 8-bit levels, in [0, 1]."""
     return torch.randint(lowest, highest + 1, (n, *EVENT), generator=torch.Generator().manual_seed(0)) / 255
+
+
+def supported(likelihood: Any, x: Tensor) -> Tensor:
+    """8-bit levels, for likelihoods of whole numbers as 0, 1 and 2."""
+    return x if likelihood.support.check(x).all() else (2 * x).round()
+
+
+def unbounded(likelihood: Any) -> bool:
+    """Whether it is a likelihood of counts without an upper bound."""
+    return likelihood.support.is_discrete and not hasattr(likelihood.support, "upper_bound")
 
 
 def quadrature(likelihood: Any, p: Any) -> tuple[Tensor, Tensor]:
     """Points x and weights w with Σ w f(x) = ∫ f over the support of p: exact sums, or Gauss–Legendre quadrature."""
     if p.has_enumerate_support:
         x = p.enumerate_support()
+        return x, torch.ones_like(x)
+    if unbounded(likelihood):
+        x = torch.arange(float((p.mean + 60 * p.stddev).max().ceil()) + 30, dtype=p.mean.dtype)
+        x = x.reshape(-1, *(1 for _ in p.batch_shape))
         return x, torch.ones_like(x)
     bounded = isinstance(likelihood.support, constraints.interval)
     low = likelihood.support.lower_bound + 0 * p.mean if bounded else p.mean - 40 * p.stddev
@@ -64,7 +90,8 @@ def expectation(p: Any, values: Tensor, x: Tensor, w: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_density_is_normalised_and_has_the_stated_mean(name: str) -> None:
     likelihood = make(name, PIXEL)
-    values = (0.0, 1e-8, -1e-8, 1e-3, 0.5, -0.5, 2.0, -2.0, 50.0, -50.0, 1000.0, -1000.0)
+    large = () if unbounded(likelihood) else (50.0, 1000.0)
+    values = (0.0, 1e-8, -1e-8, 1e-3, 0.5, -0.5, 2.0, -2.0, -50.0, -1000.0, *large)
     with torch.no_grad():
         p = likelihood(combinations(likelihood.features, values)).base_dist
         x, w = quadrature(likelihood, p)
@@ -76,7 +103,7 @@ def test_density_is_normalised_and_has_the_stated_mean(name: str) -> None:
 @any_seed
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_samples_follow_the_density(name: str, seed: int) -> None:
-    likelihood = make(name, PIXEL)
+    likelihood = make_moved(name)
     n = 20_000
     means = torch.tensor([[0.02], [0.5], [0.98]], dtype=torch.float64)
     starts = torch.stack([likelihood.initial_features(mean) for mean in means])
@@ -100,7 +127,7 @@ def test_density_and_gradients_are_finite_at_extreme_features(name: str) -> None
     likelihood = make(name, PIXEL)
     h = combinations(likelihood.features, (0.0, 1e-30, 1.0, 50.0, -50.0, 1000.0, -1000.0)).float().requires_grad_()
     for x in (0.0, 1 / 255, 0.2, 1.0):
-        log_prob = likelihood(h).log_prob(torch.full(PIXEL, x))
+        log_prob = likelihood(h).log_prob(supported(likelihood, torch.full(PIXEL, x)))
         assert log_prob.isfinite().all()
         (first,) = torch.autograd.grad(log_prob.sum(), h, create_graph=True)
         assert first.isfinite().all()
@@ -115,7 +142,7 @@ def test_likelihood_has_the_same_gradients_in_lockstep(name: str) -> None:
                 parameter.add_(0.1 * number)
     state = tuple(stack_module_state(runs))
     h = torch.randn(3, 5, runs[0].features, generator=torch.Generator().manual_seed(1))
-    x = draw_images(5)
+    x = supported(runs[0], draw_images(5))
 
     def distortion(of_run: tuple[dict[str, Tensor], Tensor]) -> Tensor:
         parameters, features = of_run
@@ -139,10 +166,12 @@ def test_likelihood_has_the_same_gradients_in_lockstep(name: str) -> None:
 def test_compiled_densities_and_gradients_match_float64() -> None:
     x = torch.tensor([0.0, 0.2, 1.0])[:, None, None]
     likelihoods = [make(name, PIXEL) for name in LIKELIHOODS]
+    values = [supported(likelihood, x) for likelihood in likelihoods]
     exact = [combinations(likelihood.features, (0.0, 1e-3, -1.5, 2.5, 8.0, -30.0)) for likelihood in likelihoods]
 
     def densities(features: list[Tensor]) -> list[Tensor]:
-        return [likelihood(h).log_prob(x.to(h)) for likelihood, h in zip(likelihoods, features, strict=True)]
+        each = zip(likelihoods, features, values, strict=True)
+        return [likelihood(h).log_prob(x.to(h)) for likelihood, h, x in each]
 
     def with_gradients(features: list[Tensor]) -> list[Tensor]:
         gradients = grad(lambda features: sum(each.sum() for each in densities(features)))(features)
@@ -159,7 +188,7 @@ def test_compiled_densities_and_gradients_match_float64() -> None:
 def test_floor_is_a_lower_bound_of_distortion(name: str) -> None:
     likelihood = make(name)
     generator = torch.Generator().manual_seed(0)
-    for x in (draw_images(50), draw_images(50, 1, 254)):
+    for x in (supported(likelihood, draw_images(50)), supported(likelihood, draw_images(50, 1, 254))):
         assert likelihood.support.check(x).all()
         floor = likelihood.floor(x)
         assert floor.shape == (50,)
@@ -172,7 +201,7 @@ def test_floor_is_a_lower_bound_of_distortion(name: str) -> None:
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_gradient_descent_reaches_the_floor(name: str) -> None:
     likelihood = make(name).double()
-    x = torch.cat([draw_images(3, 1, 254), draw_images(3).round(), draw_images(3)]).double()
+    x = supported(likelihood, torch.cat([draw_images(3, 1, 254), draw_images(3).round(), draw_images(3)])).double()
     h = torch.stack([likelihood.initial_features(image) for image in x]).requires_grad_()
     optimizer = torch.optim.Adam([h, *likelihood.parameters()])
     for rate in np.geomspace(0.1, 1e-3, 1000):
@@ -205,19 +234,20 @@ def test_likelihood_broadcasts_over_leading_dimensions(name: str, leading: tuple
     p = likelihood(torch.zeros(*leading, likelihood.features))
     assert (p.batch_shape, p.event_shape) == (leading, EVENT) == (leading, likelihood.event_shape)
     assert p.mean.shape == (*leading, *EVENT)
-    wider = p.expand((3, *leading))
+    wider, x = p.expand((3, *leading)), supported(likelihood, draw_images(1)[0])
     assert wider.batch_shape == (3, *leading)
-    assert wider.sample().shape == wider.log_prob(draw_images(1)[0]).shape + EVENT == (3, *leading, *EVENT)
-    torch.testing.assert_close(wider.log_prob(draw_images(1)[0])[0], p.log_prob(draw_images(1)[0]))
+    assert wider.sample().shape == wider.log_prob(x).shape + EVENT == (3, *leading, *EVENT)
+    torch.testing.assert_close(wider.log_prob(x)[0], p.log_prob(x))
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_support_excludes_invalid_pixels(name: str) -> None:
     support = make(name).support
     outside = [torch.nan]
+    outside += [0.5] if unbounded(make(name)) else []
     outside += [support.lower_bound - 1e-3] if hasattr(support, "lower_bound") else []
     outside += [support.upper_bound + 1e-3] if hasattr(support, "upper_bound") else []
-    if support.is_discrete:
+    if support.is_discrete and not unbounded(make(name)):
         levels = make(name, PIXEL)(torch.zeros(make(name, PIXEL).features)).base_dist.enumerate_support()
         assert support.check(levels).all()
         outside += ((levels[1:] + levels[:-1]) / 2).flatten().tolist()
@@ -226,8 +256,8 @@ def test_support_excludes_invalid_pixels(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_model_passes_validation(name: str) -> None:
-    run = Run(likelihood=name, depth=1, width=8)
-    x = draw_images(5)
+    run = Run(likelihood=name, depth=1, width=8, **SETTINGS.get(name, {}))
+    x = supported(make(name), draw_images(5))
     pair = make_pair(run, EVENT, x.mean(0))
     pair.check(x, beta=0.5)
     assert pair(x, beta=0.5).loss.isfinite().all()
@@ -323,3 +353,20 @@ def test_discretised_logistic_is_accurate_in_the_tails() -> None:
         cut, half = (1 - mpmath.mpf(1) / 255) / mpmath.mpf("0.01"), mpmath.mpf(1) / 510 / mpmath.mpf("0.01")
         expected = float(mpmath.log(1 / (1 + mpmath.exp(-cut - half)) - 1 / (1 + mpmath.exp(-cut + half))))
     assert log_prob.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_negative_binomial_density_is_exact_up_to_rounding(dtype: torch.dtype) -> None:
+    triples = list(product((1e-3, 0.7, 30.0), (1e-4, 1 / 65, 1 / 63, 0.5, 20.0), (0, 1, 7, 400)))
+    mean, dispersion, x = torch.tensor(triples, dtype=dtype).T
+    found = NegativeBinomialDistribution(mean, dispersion).log_prob(x)
+    expected = [_log_negative_binomial(*each) for each in torch.stack([mean, dispersion, x], 1).tolist()]
+    rounding = 2e3 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=dtype), rtol=1e-6, atol=rounding)
+
+
+def _log_negative_binomial(mean: float, dispersion: float, x: float) -> float:
+    with mpmath.workdps(60):
+        r, m = 1 / mpmath.mpf(dispersion), mpmath.mpf(mean)
+        choices = mpmath.loggamma(r + x) - mpmath.loggamma(r) - mpmath.loggamma(x + 1)
+        return float(choices + r * mpmath.log(r / (r + m)) + x * mpmath.log(m / (r + m)))
