@@ -37,7 +37,10 @@ def measured(tree: xr.DataTree) -> dict[str, Table]:
 def plane(tree: xr.DataTree) -> Table | None:
     """Distortion and rate alone, on train and test; None if there are none."""
     declared = (each for each in schema.quantities(tree) if each.group == "rate_distortion" and each.headline)
-    return _table("rate_distortion", tree, columns(declared))
+    table = _table("rate_distortion", tree, columns(declared))
+    if table is not None:
+        table.title = f"{table.title}{_kinds(tree)}"
+    return table
 
 
 def with_columns(title: str, headings: Iterable[str], rows: Iterable[Sequence[str]], keys: int = 0) -> Table:

@@ -30,8 +30,9 @@ from pyrovae.training.trainer import Training
 FEW = 8192
 #: Seconds that trials of steps take, all together.
 TRIAL = 2.0
-#: Of a step on a CPU that was not tried: seconds to compile it, and its time as a share of the uncompiled one.
-COMPILING, COMPILED = 12.0, 0.9
+#: Where compiled steps were not tried: seconds to compile the first job's and each later one's, and the time of a step as
+#: a share of the uncompiled one.
+COMPILING, COMPILED = (11.0, 5.0), 0.7
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class _Estimator:
         self.speeds = Speeds(self.device)
         self._study, self._measure = study, study.measure
         self._folder, self._execution = folder, execution
-        self._measuring = 0.0
+        self._measuring, self._compiled = 0.0, False
 
     def cost(self, planned: PlannedCohort, job: Job, trial: float) -> Cost:
         """What a job takes, from a trial of so many seconds if its speed is unknown."""
@@ -173,7 +174,10 @@ class _Estimator:
     def _tried(self, training: Training, runs: int, size: int, seconds: float, mode: ExecutionMode) -> Speed:
         """The speed of steps of so many runs, from uncompiled ones."""
         each = self._uncompiled(training, runs, size, seconds)
-        return Speed(first=COMPILING, each=COMPILED * each) if mode == "compiled" else Speed(each=each)
+        if mode != "compiled":
+            return Speed(each=each)
+        first, self._compiled = COMPILING[self._compiled], True
+        return Speed(first=first, each=COMPILED * each)
 
     def _uncompiled(self, training: Training, runs: int, size: int, seconds: float) -> float:
         """Seconds of an uncompiled step of so many runs: one after the other if all together would be too much."""

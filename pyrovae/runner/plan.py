@@ -80,17 +80,20 @@ def plan(
     study = check_study(study)
     check_size(study)
     of_settings(study.measure)  # raises InputError if a declaration is wrong
-    cohorts = study.cohorts()
     if folder is None:
-        return [_planned(study, cohort, (Job(cohort),), 0) for cohort in cohorts]
-    left = jobs(Results.create(folder, study, assemble), warn)
-    return [_planned(study, *each) for each in _by_cohort(cohorts, left)]
+        return planned(study, [Job(cohort) for cohort in study.cohorts()])
+    return planned(study, jobs(Results.create(folder, study, assemble), warn))
 
 
-def lines(study: Study, planned: Sequence[PlannedCohort]) -> Iterator[str]:
+def planned(study: Study, left: Sequence[Job]) -> list[PlannedCohort]:
+    """The plan of the cohorts of a study, from what is left to do for them."""
+    return [_planned(study, *each) for each in _by_cohort(study.cohorts(), left)]
+
+
+def lines(study: Study, cohorts: Sequence[PlannedCohort]) -> Iterator[str]:
     """A plan as text."""
     yield f"study {study.name}: {study.description}"
-    for cohort in planned:
+    for cohort in cohorts:
         yield (
             f"{cohort.label}: {progress(cohort)}; {cohort.steps:,} steps; "
             f"{cohort.train_images:,} training and {cohort.test_images:,} test images"
@@ -104,7 +107,7 @@ def lines(study: Study, planned: Sequence[PlannedCohort]) -> Iterator[str]:
                 f"{cohort.bank.refresh:,} steps: "
                 f"{cohort.densities[0]:,} densities a step, {cohort.densities[1]:,} to measure R and log p(x)"
             )
-    if not any(cohort.left for cohort in planned):
+    if not any(cohort.left for cohort in cohorts):
         yield "nothing is left to do"
 
 

@@ -85,7 +85,7 @@ def reevaluate(
         >>> results = run(study, out=tmp_path / "mine", quiet=True)
         >>> results, evaluation = reevaluate(tmp_path / "mine", samples=4)
         >>> evaluation.name, dict(evaluation.tree["information"].sizes)
-        ('samples=4', {'beta': 3, 'seed': 1})
+        ('samples=4', {'beta': 5, 'seed': 1})
     """
     execution = Execution(device, "never", scheduler, quiet)
     here = find_device(device if scheduler is None else "cpu")

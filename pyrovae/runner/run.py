@@ -14,10 +14,10 @@ from pyrovae.errors import InputError
 from pyrovae.runner import reporting
 from pyrovae.runner.cohort import run_job
 from pyrovae.runner.estimate import Cost, estimate
-from pyrovae.runner.jobs import Job, covered
+from pyrovae.runner.jobs import Job, covered, jobs
 from pyrovae.runner.measuring import rehearse
 from pyrovae.runner.open import attach_theory
-from pyrovae.runner.plan import lines, plan
+from pyrovae.runner.plan import lines, plan, planned
 from pyrovae.runner.setup import bytes_of_a_run, check_precision, start
 from pyrovae.runner.speed import Speeds
 from pyrovae.runner.validation import check_study
@@ -80,7 +80,7 @@ def run(
             check_precision(cohort, here)
     with atomic.locked(folder), StudyProgress(timed=scheduler is None, quiet=quiet) as progress:
         results = Results.create(folder, study, assemble)
-        left, expected = _prepared(study, folder, here, execution, progress)
+        left, expected = _prepared(results, here, execution, progress)
         results.save_study()
         memory.keep(folder, study.base.data)
         work = Workload(study, expected, progress)
@@ -100,17 +100,17 @@ def run(
 
 
 def _prepared(
-    study: Study, folder: Path, device: torch.device, execution: Execution, progress: StudyProgress
+    results: Results, device: torch.device, execution: Execution, progress: StudyProgress
 ) -> tuple[list[Job], Callable[[Job], Iterable[Expected]]]:
     """What is left to do, after all checks that need no training, and what each job is expected to take."""
-    planned = plan(study, folder, warnings.warn)
-    for line in lines(study, planned):
+    study, left = results.study, jobs(results, warnings.warn)
+    cohorts = planned(study, left)
+    for line in lines(study, cohorts):
         progress.note(line)
     progress.phase("plan")
-    left = [job for cohort in planned for job in cohort.left]
     costs: Sequence[Cost] = ()
     if left and not execution.quiet:
-        estimated = estimate(study, planned, folder, execution)
+        estimated = estimate(study, cohorts, results.folder, execution)
         costs = estimated.costs
         for line in estimated.lines():
             progress.note(line)

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import TracebackType
@@ -98,9 +98,9 @@ class _Part:
 class Forecast:
     """The time that is left, from the parts of the work that are still to do and the speed of those that are done.
 
-    A part of size e that is done to a share s has e · c · (1 − s) seconds left. The correction of its phase is
-    c = (P + Σ spent) / (P + Σ e s) over its parts, with P = `PATIENCE`; if sizes are no seconds, c is Σ spent / Σ e s
-    over all phases.
+    A part of size e that is done to a share s has e · c · (1 − s) seconds left. If sizes are seconds, the correction of
+    all phases is c₀ = (P + Σ spent) / (P + Σ e s) with P = `PATIENCE`, and that of one phase is
+    c = (P c₀ + Σ spent) / (P + Σ e s) over its parts. If they are not, c is Σ spent / Σ e s over all phases.
 
     Args:
         expected: the parts.
@@ -113,8 +113,8 @@ class Forecast:
         >>> part = forecast.begin("train", "depth 1")
         >>> now = 58.0  # twice as slow as expected
         >>> forecast.advance(part, 28 / 60)
-        >>> forecast.left()
-        74.0
+        >>> round(forecast.left())
+        86
     """
 
     def __init__(
@@ -159,12 +159,16 @@ class Forecast:
         return sum(rest) / max(1, len(running))
 
     def _correction(self, phase: str) -> float | None:
-        parts = [part for part in self._begun if not self._timed or part.phase == phase]
-        spent = sum(part.seen - part.begun for part in parts)
-        sizes = sum(part.size * part.share for part in parts)
-        if self._timed:
-            return (PATIENCE + spent) / (PATIENCE + sizes)
-        return spent / sizes if sizes else None
+        spent, sizes = self._done([part for part in self._begun if part.size])
+        if not self._timed:
+            return spent / sizes if sizes else None
+        of_all = (PATIENCE + spent) / (PATIENCE + sizes)
+        spent, sizes = self._done([part for part in self._begun if part.phase == phase])
+        return (PATIENCE * of_all + spent) / (PATIENCE + sizes)
+
+    def _done(self, parts: Sequence[_Part]) -> tuple[float, float]:
+        """Seconds that were spent on parts, and the size of what was done in them."""
+        return sum(part.seen - part.begun for part in parts), sum(part.size * part.share for part in parts)
 
 
 class StudyProgress:

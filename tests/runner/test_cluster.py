@@ -418,8 +418,11 @@ def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path:
     assert max(reached(tmp_path / "study")) > 100
 
 
-def test_another_worker_continues_when_one_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_another_worker_continues_when_one_leaves(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As at the end of a batch job."""
+    monkeypatch.setattr("pyrovae.system.progress.INTERVAL", 0.0)
     study = LONG.replace(depth=1, checkpoint_every=300)
     with local(1, processes=False) as other:
 

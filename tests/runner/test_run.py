@@ -29,6 +29,7 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small(**settings: Any) -> Study:
     base = {
+        "data": "tetrominoes",
         "seed": [0, 1],
         "depth": 1,
         "width": 8,
@@ -36,9 +37,12 @@ def small(**settings: Any) -> Study:
         "test_images": 128,
         "batch_size": 32,
         "steps": 90,
+        "beta": [0.01, 1, 4],
+        "learning_rate": 1e-3,
+        "learning_rate_schedule": "constant",
     }
     measured = {"measure.images": 128, "measure.particles": 4, "measure.probe": 64, "measure.points": 8}
-    measured |= {"measure.likelihood_images": 16, "measure.reconstructions": 16}
+    measured |= {"measure.outer": 1024, "measure.likelihood_images": 16, "measure.reconstructions": 16}
     return Study.load("quick", **(base | measured | {"checkpoint_every": 40} | settings))
 
 

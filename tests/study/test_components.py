@@ -96,7 +96,9 @@ def test_resolved_study_is_complete_and_resolves_to_itself() -> None:
     resolved = study(prior="mixture(components=7)", **{"network.depth": [1, 3]}).resolved()
     assert resolved.axes["depth"] == (1, 3)
     assert resolved.base.prior == "mixture"
-    assert resolved.base.settings == {"train_ratio": 0.5, "components": 7, "depth": 1, "width": 512}
+    assert resolved.base.settings == {
+        "side": 32, "train_ratio": 0.5, "components": 7, "depth": 1, "width": 512
+    }  # fmt: skip
     assert resolved.resolved() == resolved == Study.of_yaml(resolved.to_yaml())
 
 
@@ -110,7 +112,7 @@ def test_axis_values_keep_only_settings_that_say_more_than_the_name() -> None:
 def test_ambiguous_settings_keep_the_kinds_of_their_components() -> None:
     resolved = study(model="hierarchical", guide="hierarchical", **{"model.level_width": 8}).resolved()
     assert resolved.base.settings == {
-        "train_ratio": 0.5, "depth": 1, "width": 512, "model.level_width": 8, "guide.level_width": 512
+        "side": 32, "train_ratio": 0.5, "depth": 1, "width": 512, "model.level_width": 8, "guide.level_width": 512
     }  # fmt: skip
 
 

@@ -224,7 +224,7 @@ def test_pickles_are_never_loaded(valid: Path, tmp_path: Path) -> None:
 def test_damaged_cache_is_replaced(data: st.DataObject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda _: str(tmp_path))
     factors = tetrominoes.sample_factors()[:2]
-    expected = tetrominoes._images(factors)
+    expected = tetrominoes._images(factors, 32)
     (file,) = tmp_path.glob("images/*.safetensors")
     content = file.read_bytes()
     other = st.tuples(SHAPES, DTYPES).map(lambda each: torch.ones(each[0], dtype=each[1]))
@@ -236,7 +236,7 @@ def test_damaged_cache_is_replaced(data: st.DataObject, monkeypatch: pytest.Monk
         save_file({"images": expected.flip(0)}, file)
     if file.read_bytes() != content:
         with pytest.warns(UserWarning, match="is damaged"):
-            assert torch.equal(tetrominoes._images(factors), expected)
+            assert torch.equal(tetrominoes._images(factors, 32), expected)
 
 
 # Data

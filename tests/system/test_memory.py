@@ -17,6 +17,7 @@ import xarray as xr
 from pyrovae import InputError, Results, Study, open_results, run
 from pyrovae.analysis.report.provenance import provenance
 from pyrovae.build import make_cohort_data
+from pyrovae.runner.estimate import Estimate
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.setup import bytes_of_a_run, start
 from pyrovae.system import memory
@@ -80,6 +81,7 @@ def test_cohort_too_large_for_memory_is_split_before_training(
 
     with monkeypatch.context() as patch:
         patch.setattr(memory, "free_memory", free)
+        patch.setattr("pyrovae.runner.run.estimate", lambda *_: Estimate((), 0.0, None))  # it asks for memory, too
         results = run(STUDY, tmp_path / "study")
     output = capsys.readouterr().out.replace("\n", " ")
     assert "in two halves, because 6 runs in lockstep would take 0.0 GB" in output
