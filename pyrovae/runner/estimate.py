@@ -30,8 +30,8 @@ from pyrovae.training.trainer import Training
 FEW = 8192
 #: Seconds that trials of steps take, all together.
 TRIAL = 2.0
-#: Where compiled steps were not tried: seconds to compile the first job's and each later one's, and the time of a step as
-#: a share of the uncompiled one.
+#: Where compiled steps were not tried: seconds to compile the first job's and each later one's, and the time of a step
+#: as a share of the uncompiled one.
 COMPILING, COMPILED = (11.0, 5.0), 0.7
 
 

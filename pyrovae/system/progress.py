@@ -19,7 +19,7 @@ _LOG = logging.getLogger("pyrovae")
 #: Seconds between lines where there is no terminal.
 INTERVAL = 30.0
 #: Seconds of a phase after which its actual speed counts as much as the expected one.
-PATIENCE = 2.0
+PATIENCE = 15.0
 
 
 class Expected(NamedTuple):
@@ -114,7 +114,7 @@ class Forecast:
         >>> now = 58.0  # twice as slow as expected
         >>> forecast.advance(part, 28 / 60)
         >>> round(forecast.left())
-        86
+        79
     """
 
     def __init__(
