@@ -93,7 +93,7 @@ def test_hovering_over_a_run_shows_it(page: Any) -> None:
         assert shown["prior"] == "standard_normal"
         assert {"beta", "seed", "depth", "I", "G"} <= shown.keys()
         size = page.locator("#run img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
-        assert size == [8 * 32, 2 * 32]
+        assert size == [8 * 16, 2 * 16]
         (row,) = page.locator("#runs tr.hovered").all()
         assert row.get_attribute("data-run") == str(point["run"])
         ring = page.evaluate(
