@@ -14,11 +14,11 @@ from pyrovae.analysis.figures.style import (
     Curve,
     curves,
     draw_floor,
-    error_over_runs,
     legend,
     mean_over_runs,
     theory_curves,
 )
+from pyrovae.analysis.findings.statistics import variance_of_mean
 from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
@@ -88,9 +88,10 @@ def distortion(results: Evaluation, ax: Axes) -> Axes:
 
 
 def _with_errors(results: Evaluation) -> xr.Dataset:
-    """Means over runs in order of β, with their standard errors as ``distortion_error`` and ``rate_error``."""
+    """Means over runs in order of β, and their standard errors, if there are several runs, as ``NAME_error``."""
     data = results.tree["rate_distortion"].to_dataset()
-    errors = error_over_runs(data[["distortion", "rate"]])
+    errors = variance_of_mean(data[["distortion", "rate"]]) ** 0.5
+    errors = errors.where(errors > 0)
     return mean_over_runs(data).assign({f"{name}_error": errors[name] for name in errors}).sortby("beta")
 
 

@@ -62,14 +62,6 @@ def mean_over_runs(data: xr.Dataset) -> xr.Dataset:
     return data.mean(repeated(data), skipna=True)
 
 
-def error_over_runs(data: xr.Dataset) -> xr.Dataset:
-    """Standard errors of `mean_over_runs`; NaN where a setting has a single run."""
-    runs = repeated(data)
-    number = data.notnull().sum(runs)
-    squares = ((data - data.mean(runs)) ** 2).sum(runs)
-    return ((squares / ((number - 1) * number).clip(1)) ** 0.5).where(number > 1)
-
-
 def shown(betas: list[float]) -> list[float]:
     """The β that get a panel: the lowest, the one closest to 1, and the highest.
 

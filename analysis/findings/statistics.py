@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf, isfinite, nan, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
+Data = TypeVar("Data", xr.DataArray, xr.Dataset)
 #: Joint coverage of verdicts, and coverage of each interval.
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
@@ -142,6 +143,18 @@ class Effect:
 def repeated(values: xr.DataArray | xr.Dataset) -> list[str]:
     """The dimensions along which runs are repeated: seeds and training sets."""
     return [dim for dim in REPEATED if dim in values.dims]
+
+
+def variance_of_mean(values: Data) -> Data:
+    """The variance over runs of the mean over seeds and training sets; 0 where a setting has a single run.
+
+    Example:
+        >>> variance_of_mean(xr.DataArray([[1.0, 2.0, 3.0], [4.0, np.nan, np.nan]], dims=["beta", "seed"])).values
+        array([0.33333333, 0.        ])
+    """
+    runs = repeated(values)
+    number = values.notnull().sum(runs)
+    return ((values - values.mean(runs)) ** 2).sum(runs) / ((number - 1) * number).clip(1)
 
 
 def effect(

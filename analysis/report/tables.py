@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis
-from pyrovae.analysis.findings.statistics import repeated
+from pyrovae.analysis.findings.statistics import repeated, variance_of_mean
 from pyrovae.analysis.findings.verdicts import Verdict
 from pyrovae.analysis.report.columns import MISSING, Column, axes, columns, written
 from pyrovae.store import schema
@@ -29,18 +29,13 @@ def measured(tree: xr.DataTree) -> dict[str, Table]:
         group: _table(group, tree, columns(each for each in declared if each.group == group))
         for group in dict.fromkeys(quantity.group for quantity in declared)
     }
-    if (first := tables.get("rate_distortion")) is not None:
-        first.title = f"{first.title}{_kinds(tree)}"
     return {group: table for group, table in tables.items() if table is not None}
 
 
 def plane(tree: xr.DataTree) -> Table | None:
     """Distortion and rate alone, on train and test; None if there are none."""
     declared = (each for each in schema.quantities(tree) if each.group == "rate_distortion" and each.headline)
-    table = _table("rate_distortion", tree, columns(declared))
-    if table is not None:
-        table.title = f"{table.title}{_kinds(tree)}"
-    return table
+    return _table("rate_distortion", tree, columns(declared))
 
 
 def with_columns(title: str, headings: Iterable[str], rows: Iterable[Sequence[str]], keys: int = 0) -> Table:
@@ -102,7 +97,8 @@ def _table(group: str, tree: xr.DataTree, found: list[Column]) -> Table | None:
         if any(text != MISSING for text in cell)
     ]
     headings = [*rows, *(column.heading for column in found)]
-    return with_columns(_title(group, found, marks, data), headings, cells, keys=len(rows))
+    title = _title(group, found, marks, data) + (_kinds(tree) if group == "rate_distortion" else "")
+    return with_columns(title, headings, cells, keys=len(rows))
 
 
 def _texts(
@@ -114,9 +110,7 @@ def _texts(
     mean = values.mean(runs)
     flat: list[Iterable[Any]] = [_flat(mean, frame), repeat(None), _flat(marks, frame)]
     if errors is not None:
-        number = values.notnull().sum(runs)
-        over_runs = ((values - mean) ** 2).sum(runs) / ((number - 1) * number).clip(1)
-        flat[1] = _flat((errors.mean(runs) ** 2 + over_runs) ** 0.5, frame)
+        flat[1] = _flat((errors.mean(runs) ** 2 + variance_of_mean(values)) ** 0.5, frame)
     return [column.written(*cell) for cell in zip(*flat, strict=False)]
 
 

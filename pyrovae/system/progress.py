@@ -189,6 +189,7 @@ class StudyProgress:
         self._started = self._printed = time.monotonic()
         self._now, self._numbers = "", ""
         self._parts: dict[ProgressTask, _Part] = {}
+        self._phase: _Part | None = None
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
@@ -211,8 +212,8 @@ class StudyProgress:
 
     def phase(self, phase: str, label: str = "") -> None:
         """A part of the work begins whose progress is not known until the next one begins."""
-        self._end("")
-        self._parts[ProgressTask(self, label, 1, 0, phase)] = self._begin(phase, label)
+        self._end()
+        self._phase = self._begin(phase, label)
 
     def start(self, label: str, steps: int, done: int = 0, phase: str = "train") -> ProgressTask:
         """Starts a task of ``steps`` steps, ``done`` of which were done earlier; training begins with compilation."""
@@ -254,10 +255,11 @@ class StudyProgress:
             self.note(self._now)
         return self.forecast.begin(phase, label)
 
-    def _end(self, label: str) -> None:
-        """Ends the parts without steps, and those with a label: this process does one thing after the other."""
-        for task, part in self._parts.items():
-            if part.share < 1 and (task.steps == 1 or task.label == label):
+    def _end(self, label: str | None = None) -> None:
+        """Ends the phase without steps, and the tasks with a label, of which one is done after the other."""
+        parts = [part for task, part in self._parts.items() if task.label == label]
+        for part in [self._phase, *parts]:
+            if part is not None and part.share < 1:
                 self.forecast.advance(part, 1.0)
 
     def _beat(self) -> None:

@@ -1,7 +1,6 @@
 """The contract of data sets that need no download: each in `pyrovae.parts` is tested here."""
 
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -9,14 +8,7 @@ import torch
 from pyrovae import InputError, parts
 from pyrovae.data import Source
 
-TABLES = "pyrovae.data.sklearn_tables:"
-DATA = [
-    pytest.param(
-        name, marks=pytest.mark.skipif(path.startswith(TABLES) and not find_spec("sklearn"), reason="an extra")
-    )
-    for name, path in parts.names("data").items()
-    if not path.startswith("pyrovae.data.torchvision_datasets:")
-]
+DATA = [name for name, path in parts.names("data").items() if not path.startswith("pyrovae.data.torchvision_datasets:")]
 
 
 @pytest.mark.parametrize("name", DATA)
