@@ -18,13 +18,13 @@ from pyrovae.training.trainer import Interrupted, Training
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
 #: Seconds after which a hanging command is stopped; not a measure of speed.
 TIMEOUT = 120
-STUDY = Study.of(
+STUDY = Study(
     name="small", data="tetrominoes", train_images=128, test_images=64, depth=[1, 2], width=8, latent_size=2, steps=60,
     batch_size=32, checkpoint_every=20,
     measure={"particles": 4, "reconstructions": 8, "images": 64, "outer": 64, "probe": 32, "points": 8},
 )  # fmt: skip
 #: Two depths, which train separately, with two β each.
-STORED = Study.of(
+STORED = Study(
     name="stored", train_images=64, test_images=32, beta=[0.1, 1], depth=[1, 2], width=4, latent_size=2, steps=12,
     batch_size=16, checkpoint_every=5,
     measure={"images": 32, "outer": 16, "likelihood_images": 8, "particles": 30, "reconstructions": 8, "probe": 8,

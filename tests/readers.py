@@ -38,7 +38,7 @@ from pyrovae.store.layout import RunFolder
 from pyrovae.study import key_of, parse_yaml, shipped
 from pyrovae.system import tensor_file
 
-SMALL = Study.of(
+SMALL = Study(
     name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=6,
     checkpoint_every=3, measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "points": 3},
 ).resolved()  # fmt: skip
@@ -68,7 +68,7 @@ def valid_study() -> Path:
 
 def use_study(study: Study) -> None:
     """Does what every command does with a study first."""
-    assert Study.of(**parse_yaml(study.to_yaml())) == study
+    assert Study(**parse_yaml(study.to_yaml())) == study
     plan(study)
 
 

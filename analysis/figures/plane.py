@@ -90,7 +90,7 @@ def distortion(results: Evaluation, ax: Axes) -> Axes:
 def _with_errors(results: Evaluation) -> xr.Dataset:
     """Means over runs in order of β, and their standard errors, if there are several runs, as ``NAME_error``."""
     data = results.tree["rate_distortion"].to_dataset()
-    errors = variance_of_mean(data[["distortion", "rate"]]) ** 0.5
+    errors = data[["distortion", "rate"]].map(variance_of_mean) ** 0.5
     errors = errors.where(errors > 0)
     return mean_over_runs(data).assign({f"{name}_error": errors[name] for name in errors}).sortby("beta")
 

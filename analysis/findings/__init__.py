@@ -26,7 +26,7 @@ def findings(results: Evaluation) -> Verdicts:
     Example:
         >>> from pyrovae import Study
         >>> from pyrovae.store import schema
-        >>> nothing = schema.empty(Study.of(name="mine", beta=[0.1, 1]))
+        >>> nothing = schema.empty(Study(name="mine", beta=[0.1, 1]))
         >>> verdict, *_ = findings(Evaluation(nothing, tmp_path))
         >>> print(verdict.text, "–", verdict.outcome)
         Lowering β from 1 to 0.1 lowers the test distortion – undecided

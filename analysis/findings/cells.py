@@ -85,13 +85,13 @@ def sources_of_error(study: Study) -> str:
     """What the error of a difference between settings of a study covers.
 
     Example:
-        >>> sources_of_error(Study.of(name="mine", seed=[0, 1, 2]))
+        >>> sources_of_error(Study(name="mine", seed=[0, 1, 2]))
         'images and 3 seeds, for this training set'
-        >>> sources_of_error(Study.of(name="mine", seed=[0, 1, 2], data_seed="seed"))
+        >>> sources_of_error(Study(name="mine", seed=[0, 1, 2], data_seed="seed"))
         'images and 3 seeds with training sets of their own'
-        >>> sources_of_error(Study.of(name="mine", seed=[0, 1], data_seed=[0, 1, 2]))
+        >>> sources_of_error(Study(name="mine", seed=[0, 1], data_seed=[0, 1, 2]))
         'images, 2 seeds and 3 training sets'
-        >>> sources_of_error(Study.of(name="mine"))
+        >>> sources_of_error(Study(name="mine"))
         'images only'
     """
     own = " with training sets of their own" if study.base.data_seed == "seed" else ""

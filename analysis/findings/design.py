@@ -24,13 +24,13 @@ def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
         before: verdicts of the same study with fewer runs, whose variance gives the smallest effect that is found.
 
     Example:
-        >>> for line in prospects(Study.of(name="mine", beta=[0.01, 0.1, 1], seed=[0, 1, 2])):
+        >>> for line in prospects(Study(name="mine", beta=[0.01, 0.1, 1], seed=[0, 1, 2])):
         ...     print(line)
         findings that this study can address, with degrees of freedom over images and 3 seeds, for this training set:
           β 1 → 0.01, test distortion falls: 4
           I at log N, over the range of G, test distortion falls: 4
           β 0.01 → 1, reconstructions are closer to training images: 4
-        >>> print(*prospects(Study.of(name="mine", beta=[0.01, 1])), sep="\\n")
+        >>> print(*prospects(Study(name="mine", beta=[0.01, 1])), sep="\\n")
         one seed decides nothing: the error of a single run is unknown; take several, as in --set seed=[0,1,2]
     """
     study = study.resolved()

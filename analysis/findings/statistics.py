@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf, isfinite, nan, sqrt
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
-Data = TypeVar("Data", xr.DataArray, xr.Dataset)
 #: Joint coverage of verdicts, and coverage of each interval.
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
@@ -145,7 +144,7 @@ def repeated(values: xr.DataArray | xr.Dataset) -> list[str]:
     return [dim for dim in REPEATED if dim in values.dims]
 
 
-def variance_of_mean(values: Data) -> Data:
+def variance_of_mean(values: xr.DataArray) -> xr.DataArray:
     """The variance over runs of the mean over seeds and training sets; 0 where a setting has a single run.
 
     Example:

@@ -53,7 +53,7 @@ def all_runs(trees: Mapping[str, xr.DataTree]) -> AllRuns:
     """The runs of some studies, by their labels; a study without an axis has the value that all its runs share.
 
     Example:
-        >>> mine = schema.empty(Study.of(name="mine", beta=[0.1, 1], depth=[1, 3]))
+        >>> mine = schema.empty(Study(name="mine", beta=[0.1, 1], depth=[1, 3]))
         >>> all_runs({"mine": mine}).varied
         ['beta', 'depth']
     """

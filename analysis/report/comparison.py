@@ -44,8 +44,8 @@ def joined(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
 
     Example:
         >>> from pyrovae import Study
-        >>> one = schema.empty(Study.of(name="one", beta=[0.1, 1]).resolved())
-        >>> two = schema.empty(Study.of(name="two", beta=1, depth=[1, 3]).resolved())
+        >>> one = schema.empty(Study(name="one", beta=[0.1, 1]).resolved())
+        >>> two = schema.empty(Study(name="two", beta=1, depth=[1, 3]).resolved())
         >>> sorted(joined({"one": one, "two": two})["rate_distortion"].sizes.items())
         [('beta', 2), ('depth', 2), ('seed', 1), ('split', 2), ('study', 2)]
     """
@@ -77,7 +77,7 @@ def not_comparable(trees: Mapping[str, xr.DataTree]) -> str:
     Example:
         >>> from pyrovae import Study
         >>> from pyrovae.store import schema
-        >>> one, two = (schema.empty(Study.of(name="mine", train_images=images)) for images in ([256, 4096], 256))
+        >>> one, two = (schema.empty(Study(name="mine", train_images=images)) for images in ([256, 4096], 256))
         >>> not_comparable({"one": one, "two": two})
         'only rows with the same train_images compare: others have different images or likelihoods'
     """

@@ -17,7 +17,7 @@ def frame(tree: xr.DataTree) -> pd.DataFrame:
     Example:
         >>> from pyrovae import Study
         >>> from pyrovae.store import schema
-        >>> mine = frame(schema.empty(Study.of(name="mine", beta=[0.1, 1])))
+        >>> mine = frame(schema.empty(Study(name="mine", beta=[0.1, 1])))
         >>> [*mine.columns[:5]], len(mine)
         (['beta', 'seed', 'status', 'step', 'rate_distortion/distortion/train'], 2)
     """

@@ -21,7 +21,7 @@ def measured(tree: xr.DataTree) -> dict[str, Table]:
 
     Example:
         >>> from pyrovae import Study
-        >>> measured(schema.empty(Study.of(name="mine")))
+        >>> measured(schema.empty(Study(name="mine")))
         {}
     """
     declared = schema.quantities(tree)

@@ -71,7 +71,7 @@ def fit(
     cohort = Cohort((run,))
     check_precision(cohort, here)
     images = CohortData(make_training_data(run)) if data is None else data
-    training, _ = start(Study.of(name="fit").measure, cohort, images.to(here))
+    training, _ = start(Study(name="fit").measure, cohort, images.to(here))
     expected = [Expected("train", "fit", run.steps)]
     with TemporaryDirectory() as folder, StudyProgress(expected, timed=False, quiet=quiet) as progress:
         file, task = Path(folder) / "state.safetensors", progress.start("fit", run.steps)
@@ -131,7 +131,7 @@ class _Saved(BaseModel):
 
 def _run(settings: dict[str, Any]) -> Run:
     """The one run with these settings, checked; a batch has at most all images unless it is set."""
-    study = check_study(Study.of(name="fit", **settings))
+    study = check_study(Study(name="fit", **settings))
     if lists := [axis for axis, values in study.axes.items() if len(values) > 1]:
         raise InputError(f"{lists[0]}: expected one value, got several; for a grid take pyrovae.Study(x, ...).run()")
     (run,) = study.runs()

@@ -50,7 +50,7 @@ class Cohort:
     """Runs that share data, shapes and steps, and train in lockstep.
 
     Example:
-        >>> (cohort,) = Study.of(name="mine", beta=[0.1, 1, 10]).cohorts()
+        >>> (cohort,) = Study(name="mine", beta=[0.1, 1, 10]).cohorts()
         >>> [len(half.runs) for half in cohort.halves()]
         [1, 2]
     """
@@ -119,11 +119,6 @@ class Study(Frozen):
         super().__init__(**(settings if "base" in settings else self._flat(settings)))
 
     @classmethod
-    def of(cls, **settings: Any) -> Self:
-        """The study with these settings."""
-        return cls(**settings)
-
-    @classmethod
     def _flat(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """The fields of the study with flat settings."""
         own = {key: settings.pop(key) for key in _OWN & settings.keys()}
@@ -179,7 +174,7 @@ class Study(Frozen):
             raise InputError(f"expected YAML, got text that does not parse: {error}") from error
         if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
             raise InputError(f"expected 'setting: value' lines, got {type(settings).__name__}")
-        study = cls.of(**_merged({"name": name} | settings, overrides))
+        study = cls(**_merged({"name": name} | settings, overrides))
         if trust is not None:
             check_trust(study.settings(), trust)
         return study
@@ -196,7 +191,7 @@ class Study(Frozen):
             >>> Study.load("quick").replace(depth=1, beta=[0.5, 1]).axes
             {'beta': (0.5, 1.0), 'seed': (0, 1, 2)}
         """
-        return self.of(**_merged(self.settings(), overrides))
+        return type(self)(**_merged(self.settings(), overrides))
 
     def resolved(self) -> Self:
         """The study with all settings of its components written out, under their shortest names.
@@ -207,7 +202,7 @@ class Study(Frozen):
             InputError: a component setting is unknown, ambiguous, out of range, or used by no run.
 
         Example:
-            >>> study = Study.of(name="mine", prior=["vamp", "mixture(components=5)"], network="mlp(depth=2)")
+            >>> study = Study(name="mine", prior=["vamp", "mixture(components=5)"], network="mlp(depth=2)")
             >>> study.resolved().axes["prior"], study.resolved().base.settings["depth"]
             (('vamp', 'mixture(components=5)'), 2)
         """
@@ -222,7 +217,7 @@ class Study(Frozen):
         axes = {names[key]: [self._short(runs, key, value) for value in values] for key, values in self.axes.items()}
         own = {key: getattr(self, key) for key in ("name", "description", "margin", "checkpoint_every")}
         fixed = {key: getattr(self.base, key) for key in Run.model_fields}
-        return self.of(**own, measure=self.measure.model_dump(), **fixed | plain | settings | axes)
+        return type(self)(**own, measure=self.measure.model_dump(), **fixed | plain | settings | axes)
 
     def settings(self) -> dict[str, Any]:
         """All settings, flat, as `of` takes them and as the study file shows them."""
@@ -260,7 +255,7 @@ class Study(Frozen):
         """Where in the grid a run stands, by numbers.
 
         Example:
-            >>> study = Study.of(name="mine", beta=[0.1, 1], depth=[1, 3])
+            >>> study = Study(name="mine", beta=[0.1, 1], depth=[1, 3])
             >>> study.shape(), study.position(study.runs()[-1])
             ((2, 1, 2), (1, 0, 1))
         """

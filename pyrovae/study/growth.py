@@ -12,7 +12,7 @@ def conflicts(before: Study, now: Study) -> list[str]:
     """The settings in which no run of a study can be one of an earlier study, as text.
 
     Example:
-        >>> before = Study.of(name="mine", beta=[0.1, 1], width=64)
+        >>> before = Study(name="mine", beta=[0.1, 1], width=64)
         >>> conflicts(before, before.replace(beta=[0.1, 1, 4], steps=5000, depth=[1, 3]))
         []
         >>> conflicts(before, before.replace(width=128))

@@ -23,7 +23,7 @@ TINY = {"steps": 2, "width": 8, "train_images": 64, "test_images": 64, "batch_si
 
 def results_of(number: int, /, **settings: Any) -> xr.DataTree:
     """Results of a study with random numbers."""
-    found = schema.empty(Study.of(name="mine", **settings))
+    found = schema.empty(Study(name="mine", **settings))
     rng = np.random.default_rng(number)
     for group in ("rate_distortion", "information", "likelihood", "memorisation", "runs", "curves"):
         for name, values in found[group].data_vars.items():
@@ -144,7 +144,7 @@ def test_invalid_comparison_is_refused(
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         Path(name).mkdir()
-        (Path(name) / "study.yaml").write_text(Study.of(name=name).to_yaml())
+        (Path(name) / "study.yaml").write_text(Study(name=name).to_yaml())
     with pytest.raises(InputError, match=message):
         compare(folders, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

@@ -13,7 +13,7 @@ from pyrovae.store import schema
 
 def results_of(**settings: object) -> xr.DataTree:
     """Results of a study with random numbers, over two latent sites."""
-    tree = schema.empty(Study.of(name="mine", **settings))
+    tree = schema.empty(Study(name="mine", **settings))
     rng = np.random.default_rng(0)
     rate = tree["rate_distortion"].to_dataset()["rate"]
     tree["levels"] = xr.DataTree(xr.Dataset({"rate": rate.expand_dims(level=["z", "w"]).copy()}))

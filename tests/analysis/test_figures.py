@@ -234,7 +234,7 @@ def test_only_pictures_that_are_drawn_are_read(curves: InMemory, ax: Axes, monke
 
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_figure_of_no_results_is_empty(name: str, ax: Axes) -> None:
-    study = Study.of(name="empty", beta=[0.1, 1], prior=["vamp", "flow"])
+    study = Study(name="empty", beta=[0.1, 1], prior=["vamp", "flow"])
     assert figures.FIGURES[name](InMemory(empty_results(study)), ax) is ax
     assert not any(each.has_data() for each in ax.figure.axes)
     assert figures.captions()[name].endswith(".")

@@ -45,7 +45,7 @@ def study_of(
     effect: float, noise: float = 1.0, seeds: int = 3, saturated: bool = True, margin: float = 0.01
 ) -> InMemory:
     """Distortions that fall by ``effect`` from β = 1 to 0.1, and from one layer to three; G is larger by 30 nats."""
-    study = Study.of(name="mine", beta=[0.1, 1.0], seed=list(range(seeds)), depth=[1, 3], margin=margin)
+    study = Study(name="mine", beta=[0.1, 1.0], seed=list(range(seeds)), depth=[1, 3], margin=margin)
     falls = xr.DataArray([[-effect, 0.0], [-2 * effect, -effect]], {"depth": [1, 3], "beta": [0.1, 1.0]})
     gap = xr.DataArray([50.0, 20.0], {"beta": [0.1, 1.0]})
     return results(study, 100 + falls, gap, gap * 0 + (LOG_N if saturated else 5.0), noise)
@@ -59,7 +59,7 @@ def study_of_betas(
 ) -> InMemory:
     """Distortion, G, and whether I is saturated at β = 0.1, 1, 2 and 4."""
     betas = [0.1, 1.0, 2.0, 4.0]
-    study = Study.of(name="mine", beta=betas, seed=[0, 1, 2])
+    study = Study(name="mine", beta=betas, seed=[0, 1, 2])
     of_beta = {"beta": betas}
     information = np.where(saturated, LOG_N, 5.0)
     columns = (xr.DataArray(values, of_beta) for values in (distortions, gaps, information))
@@ -283,7 +283,7 @@ def test_run_that_is_not_done_decides_nothing(status: str) -> None:
 
 
 def test_numbers_from_an_earlier_step_are_a_caveat() -> None:
-    tree = schema.empty(Study.of(name="mine", steps=2400, beta=[0.1, 1, 4], seed=[0, 1]))
+    tree = schema.empty(Study(name="mine", steps=2400, beta=[0.1, 1, 4], seed=[0, 1]))
     tree["runs"]["step"][:] = [[1200, 1200], [600, -1], [2400, 2400]]
     tree["runs"]["status"].loc[{"beta": 4.0}] = "done"
     assert caveats(tree) == [

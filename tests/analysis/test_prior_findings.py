@@ -58,7 +58,7 @@ def study_of(
     groups = {"information": information, "rate_distortion": cells, "likelihood": xr.Dataset(bounds)}
     groups["runs"] = xr.Dataset({"status": xr.full_like(known, "done", object)})
     tree = xr.DataTree.from_dict(groups)
-    tree.attrs["study"] = Study.of(name="mine", beta=[1.0], seed=[0, 1, 2], **{axis: values}).to_yaml()
+    tree.attrs["study"] = Study(name="mine", beta=[1.0], seed=[0, 1, 2], **{axis: values}).to_yaml()
     return InMemory(tree, xr.Dataset(images, coords))
 
 

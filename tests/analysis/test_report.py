@@ -238,7 +238,7 @@ def test_report_shows_all_settings(text: str) -> None:
 
 @pytest.mark.parametrize("axis", ["seed", "data_seed"])
 def test_errors_in_a_table_are_those_of_means_over_images_and_runs(axis: str) -> None:
-    study = Study.of(name="mine", beta=1, train_images=64, **{axis: [0, 1, 2]}).resolved()
+    study = Study(name="mine", beta=1, train_images=64, **{axis: [0, 1, 2]}).resolved()
     tree = schema.empty(study)
     data = tree["rate_distortion"].to_dataset()
     places = xr.DataArray([0, 1, 2], dims=axis)

@@ -39,7 +39,7 @@ MEASURE = {
 
 def synthetic_study(runs: int) -> Study:
     """A study in cohorts of `BETAS` times `SEEDS` runs."""
-    return Study.of(
+    return Study(
         name="scale",
         train_images=64,
         test_images=16,

@@ -60,7 +60,7 @@ def lockstep(case: Case) -> Work:
     """A compiled training step of all runs."""
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/random.npz", images=case.images())
-        study = Study.of(
+        study = Study(
             name="benchmark", data=f"{folder}/random.npz", split="random", train_ratio=0.98, depth=case.depth,
             width=case.width, latent_size=LATENT_SIZE, batch_size=BATCH_SIZE, precision=case.precision,
             beta=np.geomspace(0.1, 1, case.runs).tolist(),

@@ -96,7 +96,7 @@ def test_data_seed_that_changes_no_image_is_one_line(settings: dict[str, Any], t
     with pytest.raises(InputError, match="data_seed: expected a study in which it draws other"):
         make_rows(Run(**settings, data_seed=1))
     with pytest.raises(InputError, match="set train_images"):
-        run(Study.of(name="mine", data_seed=[0, 1], **settings), tmp_path / "mine", quiet=True)
+        run(Study(name="mine", data_seed=[0, 1], **settings), tmp_path / "mine", quiet=True)
     assert not list(tmp_path.iterdir())
 
 

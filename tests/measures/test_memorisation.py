@@ -224,7 +224,7 @@ def study_of(effect: float, reliable: bool = True) -> InMemory:
         "runs": xr.Dataset(dict.fromkeys(("status", "distortion_kind"), (dims[2:], status)), inner),
     }
     tree = xr.DataTree.from_dict(groups)
-    tree.attrs["study"] = Study.of(name="mine", beta=[0.1, 1], seed=[0, 1, 2], depth=[1, 3]).to_yaml()
+    tree.attrs["study"] = Study(name="mine", beta=[0.1, 1], seed=[0, 1, 2], depth=[1, 3]).to_yaml()
     return InMemory(tree, xr.Dataset(images, coords))
 
 

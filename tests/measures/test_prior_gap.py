@@ -234,12 +234,12 @@ class OwnPosterior(MeanField):
 )
 def test_conflicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_study(Study.of(name="mine", **settings))
+        check_study(Study(name="mine", **settings))
 
 
 def test_gamma_above_beta_needs_a_refresh_at_each_step() -> None:
-    check_study(Study.of(name="mine", model="gap", beta=0.1, gamma=0.2, refresh=1))
-    check_study(Study.of(name="mine", model="gap", beta=0.1, refresh=9))
+    check_study(Study(name="mine", model="gap", beta=0.1, gamma=0.2, refresh=1))
+    check_study(Study(name="mine", model="gap", beta=0.1, refresh=9))
 
 
 def test_more_pseudo_inputs_than_images_are_refused(images: Tensor) -> None:

@@ -17,7 +17,7 @@ from pyrovae.store.checkpoint import Checkpoint
 from pyrovae.store.layout import RunFolder, moving_checkpoint
 from pyrovae.study import key_of
 
-SMALL = Study.of(
+SMALL = Study(
     name="small", depth=1, width=4, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=4,
     beta=[0.1, 1], seed=[0, 1],
     measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "probe": 4},

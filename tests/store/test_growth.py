@@ -271,7 +271,7 @@ def test_runs_are_found_by_their_settings_in_another_study(folder: Path, trained
     """The folder of a run is valid in every study with such a run."""
     shutil.rmtree(folder / "training", ignore_errors=True)
     (folder / "study.yaml").unlink()
-    mine = Study.of(**{**SMALL.settings(), "name": "mine", "beta": [1.0], "network": "mlp(depth=1)", "depth": None})
+    mine = Study(**{**SMALL.settings(), "name": "mine", "beta": [1.0], "network": "mlp(depth=1)", "depth": None})
     results = trained_to(mine, folder)
     assert trained == []
     assert results.run(beta=1) == Run(**{**SMALL.resolved().runs()[1].model_dump()})

@@ -11,7 +11,7 @@ from pyrovae.study import check_settings, component_settings
 
 
 def study(**settings: Any) -> Study:
-    return Study.of(name="mine", **settings)
+    return Study(name="mine", **settings)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ CANDIDATES = (2, 3, 0.25, 0.75, True, False, "other")
 
 
 def study(**settings: Any) -> Study:
-    return Study.of(name="mine", **settings)
+    return Study(name="mine", **settings)
 
 
 def test_keys_of_this_version_are_the_recorded_ones() -> None:

@@ -18,7 +18,7 @@ SLACK = 16 * 2**20
 @pytest.mark.long
 def test_memory_is_constant_over_many_studies(tmp_path: Path) -> None:
     """Trains, re-evaluates, draws and compares a study PYROVAE_SOAK times."""
-    study = Study.of(
+    study = Study(
         name="soak", depth=[1, 2], width=8, latent_size=2, beta=[0.1, 1], steps=30, batch_size=32, train_images=128,
         test_images=64, measure={"particles": 4, "reconstructions": 8, "images": 64, "outer": 64, "probe": 32},
     )  # fmt: skip

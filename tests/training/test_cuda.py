@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-STUDY = Study.of(
+STUDY = Study(
     name="contract", beta=[0.1, 0.5, 1], seed=[0, 1], depth=2, width=64, latent_size=4, train_images=512,
     test_images=256, batch_size=64, steps=600, checkpoint_every=100,
     measure={"images": 256, "outer": 256, "particles": 16, "reconstructions": 16, "probe": 64, "points": 5},

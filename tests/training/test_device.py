@@ -33,7 +33,7 @@ from pyrovae.training.lockstep import Batch, capture
 from pyrovae.training.modes import candidate_modes
 from pyrovae.training.trainer import Training
 
-STUDY = Study.of(
+STUDY = Study(
     name="device", beta=[0.1, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
     batch_size=16, steps=8,
     measure={"images": 32, "outer": 32, "particles": 4, "reconstructions": 4, "probe": 16, "points": 4,

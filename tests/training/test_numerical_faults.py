@@ -20,7 +20,7 @@ from pyrovae.system import tensor_file
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
-STUDY = Study.of(
+STUDY = Study(
     name="edge", depth=1, width=8, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=30,
     beta=[0.1, 1], checkpoint_every=10,
     measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "points": 5},

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("few_figures")
 
 EVENT = torch.Size([3, 8, 8])
 MLP = "mlp(depth=2, width=32)"
-STUDY = Study.of(
+STUDY = Study(
     name="precise", beta=[0.1, 1], seed=0, depth=1, width=32, latent_size=3, train_images=256, test_images=128,
     steps=200, batch_size=32, precision=["float32", "bfloat16"],
     measure={"images": 128, "outer": 128, "particles": 4, "reconstructions": 4, "probe": 16, "points": 3},
