@@ -27,22 +27,21 @@ def caveats(tree: xr.DataTree) -> list[str]:
 def late_decrease(curves: xr.Dataset, end: int | None = None) -> xr.DataArray:
     """Share of the total decrease of the training loss that came in the last quarter of the steps, for each run.
 
-    (L(¾T) − L(T)) / (L(0) − L(T)), with L the loss on the first training images under fixed noise; NaN if the curve is
-    incomplete or the loss has not decreased.
+    (L(¾T) − L(T)) / (L(0) − L(T)), with L the loss on the first training images under fixed noise, linear between the
+    steps of the curve; NaN if the curve is incomplete or the loss has not decreased.
 
     Args:
-        end: T, the last step; that of the curves by default.
+        end: the latest that T, the last step of the curve, may be.
 
     Example:
-        >>> coords = {"split": ["train"], "step": [0, 10, 75, 100]}
-        >>> late_decrease(xr.Dataset({"loss": (["split", "step"], [[100, 60, 52, 50]])}, coords)).item()
+        >>> coords = {"split": ["train"], "step": [0, 10, 70, 80, 100]}
+        >>> late_decrease(xr.Dataset({"loss": (["split", "step"], [[100, 60, 53, 51, 50]])}, coords)).item()
         0.04
     """
     loss = curves["loss"].sel(split="train", drop=True).sel(step=slice(end))
-    steps = loss["step"].values
-    late = max([steps[0], *steps[steps <= 0.75 * steps[-1]]])
-    first, before, last = (loss.sel(step=step, drop=True) for step in (steps[0], late, steps[-1]))
-    return ((before - last) / (first - last)).where(first > last)
+    first, last = loss["step"].values[[0, -1]]
+    start, before, stop = (loss.interp(step=step).drop_vars("step") for step in (first, 0.75 * last, last))
+    return ((before - stop) / (start - stop)).where(start > stop)
 
 
 def _of_runs(runs: xr.Dataset) -> Iterator[str]:

@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import pyrovae
-from pyrovae import Study
+from pyrovae import Study, open_results
 from pyrovae.cli import main
 from pyrovae.data import Source, torchvision_datasets
 from pyrovae.estimators import Annealing, Optimisation
@@ -34,6 +34,13 @@ BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 #: The first line of a block that is a file, such as "# mine.py", after "#!" if it is a script.
 NAMED = re.compile(r"(?:#!.*\n)?# ([\w-]+\.\w+)\n")
 LINK = re.compile(r"\]\(([^)\s#]+)")
+#: A finding in a terminal.
+FOUND = re.compile(
+    r"(?P<outcome>supported|contradicted|no meaningful difference|undecided) +(?P<comparison>.*) by (?P<effect>[\d.]+)"
+    r" ± (?P<half_width>[\d.]+) .*"
+)
+#: Made by the first command of the README.
+DEFAULT = ROOT / "runs/quick"
 #: Studies that take long, or need real data.
 EXPENSIVE = frozenset(shipped().keys() - {"quick"})
 
@@ -144,6 +151,18 @@ def test_links_of_the_readme_lead_to_files() -> None:
     links = [link for link in LINK.findall(_text(ROOT / "README.md")) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.skipif(not DEFAULT.exists(), reason="needs the default study: pyrovae run")
+def test_readme_tells_what_the_default_study_finds() -> None:
+    """Another kind of CPU may change numbers within their errors, and what can just be decided."""
+    told = [match for line in _text(ROOT / "README.md").splitlines() if (match := FOUND.fullmatch(line))]
+    verdicts = open_results(DEFAULT).findings()
+    for match, verdict in zip(told, verdicts, strict=True):
+        assert verdict.summary.startswith(f"{match['comparison']} by "), match[0]
+        assert verdict.outcome == match["outcome"] or "undecided" in (verdict.outcome, match["outcome"]), match[0]
+        effect, half_width = verdict.contrast.effect, float(match["half_width"])
+        assert abs(abs(effect.estimate) - float(match["effect"])) <= max(half_width, effect.half_width), match[0]
 
 
 def test_files_named_in_contributing_exist() -> None:
