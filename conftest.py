@@ -3,7 +3,9 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
+import helpers
 import pyro
 import pytest
 import torch
@@ -28,17 +30,26 @@ def _global_state() -> tuple[object, ...]:
     return torch.get_default_dtype(), Distribution._validate_args, torch.is_grad_enabled(), params
 
 
-@pytest.fixture
-def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws one figure per study: drawing all of them takes longer than training in most tests."""
-    from pyrovae.analysis import figures
+@pytest.fixture(scope="session", autouse=True)
+def _quick_studies() -> Iterator[None]:
+    """Figures are not drawn, and studies are not tried before they train: both take longer than most of them."""
+    with helpers.no_figures(), mock.patch("pyrovae.runner.estimate.TRIAL", 0.0):
+        yield
 
-    monkeypatch.setattr(figures, "FIGURES", {"rate_distortion": figures.rate_distortion})
+
+@pytest.fixture
+def all_figures() -> Iterator[None]:
+    with helpers.all_figures():
+        yield
+
+
+@pytest.fixture
+def one_figure() -> Iterator[None]:
+    with helpers.one_figure():
+        yield
 
 
 @pytest.fixture(autouse=True)
-def _doctest_setup(request: pytest.FixtureRequest, doctest_namespace: dict[str, object], tmp_path: Path) -> None:
-    """Gives examples a `tmp_path`, and draws few figures in them."""
+def _doctest_setup(doctest_namespace: dict[str, object], tmp_path: Path) -> None:
+    """Gives examples a `tmp_path`."""
     doctest_namespace["tmp_path"] = tmp_path
-    if isinstance(request.node, pytest.DoctestItem):
-        request.getfixturevalue("few_figures")

@@ -10,10 +10,14 @@ from typing import Any
 from unittest import mock
 
 import xarray as xr
+from matplotlib.figure import Figure
 
 from pyrovae import Results, Study, open_results
+from pyrovae.analysis import figures
 from pyrovae.training.trainer import Interrupted, Training
 
+#: What draws the figures of a study, and what writes a figure.
+DRAWN, SAVEFIG = figures.drawn, Figure.savefig
 #: The installed command.
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
 #: Seconds after which a hanging command is stopped; not a measure of speed.
@@ -34,7 +38,10 @@ _COMMANDS = """
 import json, sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
+from unittest import mock
+from pyrovae.analysis import figures
 from pyrovae.cli import main
+mock.patch.object(figures, "drawn", return_value={}).start()
 for arguments in json.loads(sys.argv[1]):
     sys.argv, code = ["pyrovae", *arguments], 0
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
@@ -77,12 +84,29 @@ def no_drawing() -> Iterator[None]:
         yield
 
 
+def _touch(figure: Figure, file: object, **_: object) -> None:
+    if isinstance(file, str | Path):
+        Path(file).touch()
+
+
+@contextmanager
+def no_figures() -> Iterator[None]:
+    """Draws no figures of studies, and leaves other figures empty."""
+    with mock.patch.object(figures, "drawn", return_value={}), mock.patch.object(Figure, "savefig", _touch):
+        yield
+
+
+@contextmanager
+def all_figures() -> Iterator[None]:
+    """Draws figures, as users have them, although tests draw none."""
+    with mock.patch.object(figures, "drawn", DRAWN), mock.patch.object(Figure, "savefig", SAVEFIG):
+        yield
+
+
 @contextmanager
 def one_figure() -> Iterator[None]:
-    """Draws one figure per study: drawing all of them takes longer than training in most tests."""
-    from pyrovae.analysis import figures
-
-    with mock.patch.object(figures, "FIGURES", {"rate_distortion": figures.rate_distortion}):
+    """Draws one figure of each study."""
+    with all_figures(), mock.patch.object(figures, "FIGURES", {"rate_distortion": figures.rate_distortion}):
         yield
 
 
@@ -116,7 +140,7 @@ def contents(folder: Path, pattern: str = "*") -> dict[str, bytes]:
 
 
 def run_commands(*commands: Sequence[str], wrapper: Sequence[str] = ()) -> list[subprocess.CompletedProcess[str]]:
-    """Runs several pyrovae commands in one new process, which imports torch once.
+    """Runs several pyrovae commands in one new process, which imports torch once and draws no figures.
 
     Args:
         wrapper: a program that starts this process, with its arguments.

@@ -70,6 +70,7 @@ def test_table_has_a_row_for_every_cell(trees: dict[str, xr.DataTree]) -> None:
     assert [shown.count(name) for name in trees] == [4, 4, 2]
 
 
+@pytest.mark.usefixtures("all_figures")
 def test_plane_shows_the_curves_of_all_studies(trees: dict[str, xr.DataTree]) -> None:
     drawn = figures.drawn(Comparison(trees))
     assert set(drawn) >= {"rate_distortion", "distortion", "information", "saturation"}
@@ -107,7 +108,7 @@ def test_report_lists_every_run_with_its_study(trees: dict[str, xr.DataTree]) ->
     assert re.findall(r'data-axis="beta" value="(.*?)"', shown) == ["0.1", "1", "2"]
 
 
-@pytest.mark.usefixtures("few_figures")
+@pytest.mark.usefixtures("one_figure")
 def test_compare_command_prints_tables_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for part, settings in (("a/quick", {"depth": 1}), ("b/quick", {"depth": [1, 3]})):

@@ -22,8 +22,6 @@ from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import Annealing, LinearGaussian, Optimisation
 from pyrovae.runner.diagnose import diagnose_run
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 EVENT = torch.Size([1, 2, 3])
 #: Failure rate 2e-5, two-sided.
 TWO_SIDED = 4.27

@@ -252,6 +252,7 @@ def text_of(figure: Figure) -> list[Text]:
     return [text for text in seen if text.get_text().strip() and text.get_visible()]
 
 
+@pytest.mark.usefixtures("all_figures")
 def test_text_does_not_overlap_in_any_figure(curves: InMemory) -> None:
     drawn = figures.drawn(curves)
     assert {"rate_distortion", "saturation", "learning_curves", "pareto_k", "traversals"} <= set(drawn)

@@ -230,6 +230,7 @@ def images_of(ax: Axes) -> np.ndarray:
     return np.asarray(image.get_array())
 
 
+@pytest.mark.usefixtures("all_figures")
 def test_samples_and_latent_plane_show_the_results(tmp_path: Path) -> None:
     study = study_of("prior", PRIORS, [90.0] * 4, [5.0] * 4, [2.0, 3.0, 6.0, 1.0], 0.3)
     assert not panels_of(figures.samples, study)

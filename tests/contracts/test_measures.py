@@ -267,7 +267,6 @@ def test_measure_that_fails_is_one_line_before_training(
     assert not (tmp_path / "study" / "study.yaml").exists()
 
 
-@pytest.mark.usefixtures("few_figures")
 def test_measure_that_fails_afterwards_is_one_line_and_changes_nothing(
     module: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -278,7 +277,6 @@ def test_measure_that_fails_afterwards_is_one_line_and_changes_nothing(
     assert (tmp_path / "results.nc").read_bytes() == before
 
 
-@pytest.mark.usefixtures("few_figures")
 def test_one_file_shows_up_wherever_numbers_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rank_of_means.py").write_text(EFFECTIVE_RANK)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -32,8 +32,6 @@ from pyrovae.study import Cohort, Measure
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 N, EVENT = 300, torch.Size([1, 2, 3])
 LIKELIHOOD = build.make_likelihood(Run(), EVENT)
 

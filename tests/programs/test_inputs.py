@@ -104,7 +104,7 @@ def test_default_of_float64_changes_nothing(prior: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("double")
-def test_weights_of_a_study_are_read_under_a_default_of_float64(tmp_path: Path, few_figures: None) -> None:
+def test_weights_of_a_study_are_read_under_a_default_of_float64(tmp_path: Path) -> None:
     measure = {"images": 4, "outer": 2, "likelihood_images": 2, "particles": 4, "reconstructions": 2, "probe": 2}
     study = Study(X, test=X, steps=1, batch_size=4, measure=measure, **SMALL)
     assert study.run(tmp_path / "mine", quiet=True).pair().generate(1).dtype == torch.float32

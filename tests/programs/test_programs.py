@@ -17,8 +17,6 @@ from pyrovae.errors import UnsupportedError
 from pyrovae.guides import MeanField
 from pyrovae.programs.handlers import Noise
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 EVENT = torch.Size([1, 6, 6])
 
 

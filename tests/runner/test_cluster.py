@@ -38,8 +38,6 @@ from pyrovae.system.execution import Execution
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Interrupted
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 #: Long enough for workers to die during training.
 LONG = STUDY.replace(name="long", steps=300, beta=[0.1, 1], checkpoint_every=20)
 #: Four runs in one cohort.

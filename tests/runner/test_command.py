@@ -24,8 +24,6 @@ from pyrovae.cli import main
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.runner.diagnose import diagnose_run
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 STUDY = """
 name: small
 data: tetrominoes
@@ -311,6 +309,7 @@ def test_diagnose_compares_the_guide_with_exact_posteriors(monkeypatch: pytest.M
     refused(*short, "--select", "beta=1", "--images", "128", expected="images: expected rows of the 128 test images")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_annealing_runs_only_on_request() -> None:
     assert pyrovae("run", "small.yaml", "--set", "steps=2", "--set", "depth=1").returncode == 0
     short = ["evaluate", "runs/small", "--ais", "--temperatures", "5", "--chains", "3"]
@@ -434,15 +433,15 @@ def test_user_components_run_only_if_their_module_is_trusted() -> None:
         assert_refused(
             done, "would run code of the module mine, which is not trusted; if you trust it, add --trust mine"
         )
-    done = installed(*short, *set_each("depth=null", *components), "--trust", "mine", "--out", "components")
-    assert (done.returncode, done.stdout.count("user code runs")) == (0, 1), done.stderr
-    refused("evaluate", "components", "--samples", "2", expected="which is not trusted")
-    shown, evaluated, pair, bare = run_commands(
+    done, shown, evaluated, pair, bare = run_commands(
+        [*short, *set_each("depth=null", *components), "--trust", "mine", "--out", "components"],
         ["show", "components"],
         ["evaluate", "components", "--samples", "2", "--trust", "mine"],
         [*short, *set_each("pair=mine:pair", "depth=null", "width=null"), "--trust", "mine", "--out", "pair"],
         [*short, *set_each("likelihood=mine:Bare"), "--trust", "mine", "--out", "bare"],
     )
+    assert (done.returncode, done.stdout.count("user code runs")) == (0, 1), done.stderr
+    refused("evaluate", "components", "--samples", "2", expected="which is not trusted")
     assert "D test" in shown.stdout
     assert "user code runs" not in shown.stdout
     assert (evaluated.returncode, pair.returncode) == (0, 0), pair.stderr

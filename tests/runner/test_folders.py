@@ -1,9 +1,7 @@
 """Runs are removed, parts of a study merged, and its numbers exported."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -11,7 +9,6 @@ import pytest
 import xarray as xr
 
 from pyrovae import InputError, Study, open_results, run
-from pyrovae.analysis import figures
 from pyrovae.runner.folders import export, merge, remove
 from pyrovae.store.checkpoint import Checkpoint
 from pyrovae.store.layout import RunFolder, moving_checkpoint
@@ -22,12 +19,6 @@ SMALL = Study(
     beta=[0.1, 1], seed=[0, 1],
     measure={"images": 16, "outer": 16, "particles": 4, "reconstructions": 4, "probe": 4},
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_figures() -> Iterator[None]:
-    with mock.patch.object(figures, "FIGURES", {"rate_distortion": figures.rate_distortion}):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,17 +19,11 @@ from pyrovae.training.trainer import Interrupted, Training
 CPU = Execution(device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrovae.runner.reporting.draw", lambda *_: None)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study: two depths, one β and one seed, 60 steps; tests read it."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.runner.reporting.draw", lambda *_: None)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         run(STUDY, folder / "study", device="cpu", quiet=True)
     return folder / "study"

@@ -21,12 +21,6 @@ from pyrovae.runner.remeasure import reevaluate
 from pyrovae.training.trainer import Interrupted, Training
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these studies; tests of the command cover it."""
-    monkeypatch.setattr("pyrovae.runner.reporting.draw", lambda *_: None)
-
-
 def small(**settings: Any) -> Study:
     base = {
         "data": "tetrominoes",

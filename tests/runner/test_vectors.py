@@ -41,6 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return run(study, out=tmp_path_factory.mktemp("vectors") / "study", quiet=True)
 
 
+@pytest.mark.usefixtures("all_figures")
 def test_study_on_vectors_has_numbers_and_a_report(results: Results) -> None:
     for group in ("rate_distortion", "information", "likelihood", "memorisation", "difficulty"):
         data = results.tree[group].to_dataset()

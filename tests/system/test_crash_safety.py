@@ -53,8 +53,6 @@ from pyrovae.system import atomic
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Training
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 
 @dataclass(frozen=True)
 class Phase:

@@ -16,7 +16,6 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 from matplotlib import pyplot
-from matplotlib.figure import Figure
 
 import pyrovae
 from pyrovae import Study, open_results
@@ -96,14 +95,9 @@ def _threads(address: str) -> Iterator[Client]:
         yield client
 
 
-def _touch(figure: Figure, file: object, **_: object) -> None:
-    if isinstance(file, str | Path):
-        Path(file).touch()
-
-
 @pytest.fixture(autouse=True)
 def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, and no tracing, long annealing or figures."""
+    """An empty folder to work in, and neither tracing nor long annealing."""
     folder = tmp_path / "reader"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -118,8 +112,6 @@ def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr("pyrovae.training.trainer.Training._modes", lambda *_: ["sequential"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
     monkeypatch.setattr("pyrovae.runner.cluster.dispatch.connected", _threads)
-    monkeypatch.setattr("pyrovae.analysis.figures.drawn", lambda results: {})
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", _touch)
     yield folder
     pyro.clear_param_store()
     pyplot.close("all")

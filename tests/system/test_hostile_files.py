@@ -26,8 +26,6 @@ from pyrovae.runner.plan import plan
 from pyrovae.study import Measure, Run, files
 from pyrovae.system import tensor_file
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 #: Settings for few examples, the same in every run.
 few = settings(
     max_examples=60,

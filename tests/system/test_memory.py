@@ -24,8 +24,6 @@ from pyrovae.system import memory
 from pyrovae.training.adam import Adam
 from pyrovae.training.lockstep import Batch, Lockstep
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 STUDY = Study(
     name="large", beta=[0.1, 0.5, 1], seed=[0, 1], depth=1, width=8, latent_size=2, train_images=64, test_images=32,
     batch_size=16, steps=50, checkpoint_every=20,

@@ -19,10 +19,7 @@ from pyrovae.system.progress import StudyProgress
 from pyrovae.training import streams
 from pyrovae.training.trainer import Interrupted, Training
 
-pytestmark = [
-    pytest.mark.usefixtures("few_figures"),
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
-]
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 STUDY = Study(

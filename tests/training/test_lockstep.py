@@ -24,8 +24,6 @@ from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.streams import Streams
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 EVENT = torch.Size([1, 5, 5])
 BETAS = (0.1, 1.0, 4.0)
 

@@ -18,8 +18,6 @@ from pyrovae.store.schema import SPLITS
 from pyrovae.study import key_of
 from pyrovae.system import tensor_file
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 STUDY = Study(
     name="edge", depth=1, width=8, latent_size=2, train_images=32, test_images=16, batch_size=8, steps=30,
     beta=[0.1, 1], checkpoint_every=10,

@@ -16,8 +16,6 @@ from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.precision import autocast_layers, matmul_precision
 
-pytestmark = pytest.mark.usefixtures("few_figures")
-
 EVENT = torch.Size([3, 8, 8])
 MLP = "mlp(depth=2, width=32)"
 STUDY = Study(
