@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from pyrovae.system import tensor_file
 
 #: The file in the folder of a study that keeps its data, and the most bytes that are kept.
 FILE, LIMIT = "data.safetensors", 200_000_000
-#: The data known to this process, by name: made here, or read from a file when they are used.
-_KNOWN: dict[str, Callable[[], Source]] = {}
+#: The data known to this process, by name: those in memory, or the file that keeps them, which is read when used.
+_KNOWN: dict[str, Source | Path] = {}
 #: Numbers of channels by which images with channels last are recognised.
 COLOURS = (1, 3)
 _COLUMNS = ("factors", "labels", "published")
@@ -52,7 +51,7 @@ def settings_of(x: Any, test: Any = None) -> dict[str, str]:
         return {"data": str(x)}
     source = source_of(x) if test is None else _joined(source_of(x), source_of(test))
     name = f"{MEMORY}{_checksum(source)}"
-    _KNOWN[name] = lambda: source
+    _KNOWN[name] = source
     return {"data": name} | ({} if source.published is None else {"split": "published"})
 
 
@@ -62,12 +61,15 @@ def find(name: str) -> Source:
     Raises:
         InputError: they are not known to this process.
     """
-    if name not in _KNOWN:
+    known = _KNOWN.get(name)
+    if known is None:
         raise InputError(
             f"data: expected the data in memory of this study, {name}, which are not kept in its folder; give them "
             "with pyrovae.open_results(folder, data=x, test=x_test)"
         )
-    return _KNOWN[name]()
+    if isinstance(known, Path):
+        known = _KNOWN[name] = _read(known, name)
+    return known
 
 
 def keep(folder: Path, name: str) -> None:
@@ -84,12 +86,27 @@ def keep(folder: Path, name: str) -> None:
 
 def attach(folder: Path) -> None:
     """Makes the data that the folder of a study keeps known to this process; they are read when they are used."""
-    file = folder / FILE
+    name = _kept(folder)
+    if name and not isinstance(_KNOWN.get(name), Source):
+        _KNOWN[name] = folder / FILE
+
+
+def check_kept(folder: Path, name: str) -> None:
+    """Raises InputError if the folder of a study does not keep its data in memory, so that workers lack them."""
+    if name.startswith(MEMORY) and _kept(folder) != name:
+        raise InputError(
+            f"data: expected data that the study's folder keeps, from which workers get them, but {folder / FILE} does "
+            f"not hold them (more than {LIMIT // 10**6} MB are not kept); write them to a file that all workers see, "
+            "such as .npy, and give its path"
+        )
+
+
+def _kept(folder: Path) -> str | None:
+    """The name of the data that the folder of a study keeps."""
     with suppress(FileNotFoundError, InputError):  # results can be read without their data
-        facts, _ = tensor_file.load_metadata(file)
-        name = str(facts.get("name"))
-        if facts.get("kept") and name not in _KNOWN:
-            _KNOWN[name] = cache(lambda: _read(file, name))
+        facts, _ = tensor_file.load_metadata(folder / FILE)
+        return str(facts.get("name")) if facts.get("kept") else None
+    return None
 
 
 def source_of(x: Any) -> Source:

@@ -205,6 +205,14 @@ def test_study_is_evaluated_and_grows_from_its_folder_alone(folder: Path, forgot
     assert set(grown.tree["runs/status"].values.flat) == {"done"}
 
 
+def test_data_are_read_from_where_their_study_is_now(folder: Path, forgotten: Callable[[], None]) -> None:
+    """Such as the folder of a worker, which goes after each job."""
+    forgotten()
+    memory.attach(folder)
+    memory.attach(folder := folder.rename(folder.with_name("moved")))
+    assert memory.find(Study.load(folder / "study.yaml").base.data).size == len(X) + 8
+
+
 def test_study_goes_on_only_with_the_same_data(folder: Path) -> None:
     Study(X.numpy(), test=X[:8], beta=[0.1, 1], **SMALL).run(folder, quiet=True)
     with pytest.raises(InputError, match=r"data: memory-\w+ before, memory-\w+ now"):
