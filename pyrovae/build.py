@@ -18,7 +18,7 @@ from pyrovae.data import CohortData, Dataset, Source, as_input, divide, images, 
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
 from pyrovae.guides import Guide
-from pyrovae.networks import Sizes
+from pyrovae.networks import Preceded, Sizes
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.origin import Origin
 from pyrovae.programs.pair import Pair
@@ -145,6 +145,8 @@ def _programs(run: Run, event_shape: torch.Size, mean: Tensor | None, images: Te
     guide_class: Any = parts.resolve("guide", run.component("guide").name)
     sizes = Sizes(event_shape, run.latent_size, guide_class.features(run.latent_size), likelihood.features)
     encoder, decoder = instantiate("network", run, sizes)
+    if (seen := getattr(likelihood, "encoder_input", None)) is not None:
+        encoder = Preceded(seen, encoder)
     guide = instantiate("guide", run, encoder, run.latent_size)
     _check_encodings(run, guide)
     # Bound methods, because a guide inside the model would be one set of weights in two places.

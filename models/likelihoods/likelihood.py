@@ -1,7 +1,7 @@
 """The base class of likelihoods."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -19,10 +19,12 @@ class Likelihood(nn.Module, ABC):
         features: number of features per image, the decoder's output size.
         support: values that a pixel can take.
         per_pixel: number of features per pixel.
+        encoder_input: x → what the encoder sees of it, ``[..., *event_shape]``; None for x itself.
     """
 
     support: constraints.Constraint
     per_pixel = 1
+    encoder_input: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()

@@ -70,6 +70,8 @@ class NegativeBinomialDistribution(dist.TorchDistribution):
 class NegativeBinomial(Likelihood):
     """Independent counts p(x|h) = ∏ᵢ NB(xᵢ; μᵢ, αᵢ) with variance μ + α μ², log μ = h and one learned α per dimension.
 
+    The encoder sees log(1 + x).
+
     Args:
         event_shape: shape of one item.
 
@@ -87,6 +89,7 @@ class NegativeBinomial(Likelihood):
     """
 
     support = constraints.nonnegative_integer
+    encoder_input = staticmethod(torch.log1p)
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__(event_shape)

@@ -1,6 +1,7 @@
 """The Poisson likelihood."""
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -12,6 +13,8 @@ LOG_MEAN_BOUND = 16.0
 
 class Poisson(Likelihood):
     """Independent counts p(x|h) = ∏ᵢ Poisson(xᵢ; λᵢ) with log λ = h.
+
+    The encoder sees log(1 + x).
 
     Args:
         event_shape: shape of one item.
@@ -25,6 +28,7 @@ class Poisson(Likelihood):
     """
 
     support = constraints.nonnegative_integer
+    encoder_input = staticmethod(torch.log1p)
 
     def forward(self, h: Tensor) -> dist.Distribution:
         return dist.Poisson(count_mean(h.unflatten(-1, self.event_shape))).to_event(len(self.event_shape))

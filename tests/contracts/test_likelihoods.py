@@ -263,6 +263,16 @@ def test_model_passes_validation(name: str) -> None:
     assert pair(x, beta=0.5).loss.isfinite().all()
 
 
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_encoder_sees_the_logarithm_of_counts_alone(name: str) -> None:
+    likelihood = make(name)
+    x = 1e6 * supported(likelihood, draw_images(5)) if unbounded(likelihood) else draw_images(5)
+    pair = make_pair(Run(likelihood=name, depth=1, width=8, **SETTINGS.get(name, {})), EVENT)
+    encoder = getattr(pair.guide.encoder, "network", pair.guide.encoder)
+    expected = encoder((1 + x).log() if unbounded(likelihood) else x)
+    torch.testing.assert_close(pair.guide.encoder(x), expected)
+
+
 def _log_continuous_bernoulli(eta: float, x: float) -> float:
     """ηx − log((e^η − 1)/η) from the definition, in 60 digits."""
     with mpmath.workdps(60):
