@@ -50,7 +50,7 @@ class HierarchicalVAE(VAE):
                 z2 = pyro.sample("z2", self.prior())
                 loc, log_scale = self.below(z2).chunk(2, dim=-1)
                 z1 = pyro.sample("z1", dist.Normal(loc, log_scale.exp()).to_event(1))
-            return pyro.sample("x", self.likelihood(self.decoder(z1)), obs=x)
+            return pyro.sample("x", self.observed(z1, x), obs=x)
 
     def __repr__(self) -> str:
         prior: Any = self.prior

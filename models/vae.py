@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyrovae.models.likelihoods.likelihood import Likelihood
 from pyrovae.models.priors import Prior
 
 
@@ -58,7 +59,12 @@ class VAE(PyroModule):
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", prior)
-            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            return pyro.sample("x", self.observed(z, x), obs=x)
+
+    def observed(self, z: Tensor, x: Tensor | None) -> dist.Distribution:
+        """p(x|z), given what the likelihood takes as given of images ``x``, if there are any."""
+        h = self.decoder(z)
+        return self.likelihood.given(h, x) if isinstance(self.likelihood, Likelihood) else self.likelihood(h)
 
     def decode(self, z: Tensor) -> dist.Distribution:
         """p(x|z) at codes ``[..., latent_size]``, with the event shape of an image."""

@@ -98,7 +98,12 @@ def make_cohort_data(runs: Sequence[Run]) -> CohortData:
 
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:
     """The likelihood of a run."""
-    likelihood = instantiate("likelihood", run, event_shape)
+    try:
+        likelihood = instantiate("likelihood", run, event_shape)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"likelihood: '{run.likelihood}': {error}") from error
     for name in ("event_shape", "features", "support", "initial_features", "floor", "distortion_at"):
         if not hasattr(likelihood, name):
             raise InputError(f"likelihood: expected '{run.likelihood}' to have '{name}', as every likelihood has")
