@@ -257,8 +257,10 @@ def _draw(images: Tensor, number: int) -> Tensor:
 
 
 def _images(run: Run, source: Source, train: Tensor, test: Tensor) -> Dataset:
-    factors = None if source.factors is None else (source.factors[train], source.factors[test])
-    images = Dataset(source.load(train), source.load(test), factors=factors, rows=(train, test))
+    factors, labels = (
+        None if column is None else (column[train], column[test]) for column in (source.factors, source.labels)
+    )
+    images = Dataset(source.load(train), source.load(test), factors=factors, rows=(train, test), labels=labels)
     return instantiate("pixels", run, images)
 
 

@@ -27,7 +27,7 @@ COLOURS = (1, 3)
 _COLUMNS = ("factors", "labels", "published")
 
 
-def settings_of(x: Any, test: Any = None) -> dict[str, str]:
+def settings_of(x: Any, test: Any = None, labels: Any = None, factors: Any = None) -> dict[str, str]:
     """The settings by which a run names data, which are then known to this process.
 
     Args:
@@ -35,9 +35,11 @@ def settings_of(x: Any, test: Any = None) -> dict[str, str]:
             torch data set (whose items may have a label) or a `Source`; or the name or the path of a data set.
             uint8 means pixels from 0 to 255, which programs see in [0, 1]; all other numbers are used unscaled.
         test: the test images, in the same form; None for data that a split divides.
+        labels: class of each item, integers ≥ 0, ``[N]``; with ``test``, a pair of those of x and those of ``test``.
+        factors: known factors of variation in [0, 1], ``[N, factors]``; with ``test``, also a pair.
 
     Raises:
-        InputError: they are of another type or shape, or not finite.
+        InputError: they are of another type, shape or length, or not finite.
 
     Example:
         >>> settings_of(torch.zeros(5, 1, 8, 8), test=np.zeros((2, 8, 8)))
@@ -47,9 +49,13 @@ def settings_of(x: Any, test: Any = None) -> dict[str, str]:
     """
     if x is None:
         raise InputError("data: expected training images with the test images, got none")
-    if isinstance(x, str | Path) and test is None:
+    if isinstance(x, str | Path) and test is None and labels is None and factors is None:
         return {"data": str(x)}
-    source = source_of(x) if test is None else _joined(source_of(x), source_of(test))
+    first, *more = (source_of(each) for each in ([x] if test is None else [x, test]))
+    for name, column in {"labels": labels, "factors": factors}.items():
+        if column is not None:
+            first, *more = _with_column((first, *more), name, column)
+    source = _joined(first, *more) if more else first
     name = f"{MEMORY}{_checksum(source)}"
     _KNOWN[name] = source
     return {"data": name} | ({} if source.published is None else {"split": "published"})
@@ -120,6 +126,32 @@ def source_of(x: Any) -> Source:
         x, labels = _items(x)
     values = _images(_tensor(x))
     return Source("memory", len(values), _rows(values), labels=labels)
+
+
+def _with_column(sources: Sequence[Source], name: str, column: Any) -> list[Source]:
+    """Data sets with labels or factors: those of the training images, and those of the test images if there are any."""
+    parts = [column] if len(sources) == 1 else column
+    if len(sources) == 2 and not (isinstance(parts, tuple | list) and len(parts) == 2):
+        raise InputError(f"{name}: expected a pair, those of x and those of test, got {type(column).__name__}")
+    return [_labelled(source, name, _tensor(part)) for source, part in zip(sources, parts, strict=True)]
+
+
+def _labelled(source: Source, name: str, values: Tensor) -> Source:
+    whole = not values.is_floating_point() and values.dtype != torch.bool
+    if name == "labels" and not (values.dim() == 1 and whole and len(values) == source.size and (values >= 0).all()):
+        raise InputError(
+            f"labels: expected integers ≥ 0, one for each of the {source.size:,} items, got {values.dtype} of shape "
+            f"{list(values.shape)}" + (", some below 0" if whole and (values < 0).any() else "")
+        )
+    if name == "labels":
+        return replace(source, labels=values.long())
+    values = values.float()
+    if values.dim() != 2 or len(values) != source.size or not ((values >= 0) & (values <= 1)).all():
+        raise InputError(
+            f"factors: expected numbers in [0, 1], [{source.size}, factors], got shape {list(values.shape)}"
+            + ("" if values.dim() != 2 else f", from {values.min():.4g} to {values.max():.4g}")
+        )
+    return replace(source, factors=values)
 
 
 def _rows(values: Tensor) -> Callable[[Tensor], Tensor]:

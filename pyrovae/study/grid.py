@@ -87,6 +87,7 @@ class Study(Frozen):
     Args:
         data: images or vectors in memory, or the name or the path of a data set, as of `pyrovae.fit`.
         test: the test images, in the same form; without them, the setting ``split`` divides the data.
+        labels, factors: classes and known factors of the items, as of `pyrovae.fit`.
         settings: all others, such as ``name``, which names the folder under runs/.
 
     Raises:
@@ -112,10 +113,14 @@ class Study(Frozen):
     )
     checkpoint_every: Count = Field(1000, ge=1, description="steps between checkpoints: the most that a kill can lose")
 
-    def __init__(self, data: Any = None, /, *, test: Any = None, **settings: Any) -> None:
-        if data is not None or test is not None:
+    def __init__(
+        self, data: Any = None, /, *, test: Any = None, labels: Any = None, factors: Any = None, **settings: Any
+    ) -> None:
+        if any(each is not None for each in (data, test, labels, factors)):
+            if "data" in settings:
+                raise InputError("data: expected data once, got them in memory and by the setting 'data'")
             # Imports go downwards; data are above their names.
-            settings = import_module("pyrovae.data.memory").settings_of(data, test) | settings
+            settings = import_module("pyrovae.data.memory").settings_of(data, test, labels, factors) | settings
         super().__init__(**(settings if "base" in settings else self._flat(settings)))
 
     @classmethod
