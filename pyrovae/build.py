@@ -36,7 +36,9 @@ def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
     limits = run.train_images, run.test_images, run.images_per_class
     train, test = divide(source, mask, *limits, run.training_set, drawable)
     if run.batch_size > len(train):
-        raise InputError(f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}")
+        raise InputError(
+            f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}; set a smaller one"
+        )
     return source, train, test
 
 
@@ -79,7 +81,9 @@ def make_training_data(run: Run) -> Dataset:
     rows = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
     train, test = rows[: run.train_images], rows[:0]
     if run.batch_size > len(train):
-        raise InputError(f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}")
+        raise InputError(
+            f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}; set a smaller one"
+        )
     return _images(run, source, train, test)
 
 

@@ -133,7 +133,7 @@ def _with_column(sources: Sequence[Source], name: str, column: Any) -> list[Sour
     parts = [column] if len(sources) == 1 else column
     if len(sources) == 2 and not (isinstance(parts, tuple | list) and len(parts) == 2):
         raise InputError(f"{name}: expected a pair, those of x and those of test, got {type(column).__name__}")
-    return [_labelled(source, name, _tensor(part)) for source, part in zip(sources, parts, strict=True)]
+    return [_labelled(source, name, _tensor(part, name)) for source, part in zip(sources, parts, strict=True)]
 
 
 def _labelled(source: Source, name: str, values: Tensor) -> Source:
@@ -173,16 +173,18 @@ def _items(data: TorchDataset[Any]) -> tuple[list[Tensor], Tensor | None]:
     return [_tensor(pair[0]) for pair in pairs], torch.tensor([int(each) for each in whole]) if found else None
 
 
-def _tensor(x: Any) -> Tensor:
+def _tensor(x: Any, name: str = "data") -> Tensor:
     """A copy of numbers, so that later changes of the user's do not reach it."""
     try:
         if isinstance(x, list):
-            return torch.stack([_tensor(each) for each in x])
+            return torch.stack([_tensor(each, name) for each in x])
         return x.detach().cpu().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+    except InputError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"data: expected numbers of one shape, as a tensor, an array or a torch data set, got {reason}"
+            f"{name}: expected numbers of one shape, as a tensor, an array or a torch data set, got {reason}"
         ) from None
 
 

@@ -129,6 +129,12 @@ class Study(Frozen):
         own = {key: settings.pop(key) for key in _OWN & settings.keys()}
         measure = _section("measure", own.pop("measure", {}))
         given = {key: settings[key] for key in sorted(settings, key=_order)}
+        for key, value in given.items():
+            if shape := list(getattr(value, "shape", ())):
+                raise InputError(
+                    f"{key}: expected a value, or a list of values for an axis, got an array of shape {shape}; take "
+                    ".tolist(), or put what differs between items, such as an offset, into the columns of x"
+                )
         if isinstance(given.get("steps"), list | tuple):
             raise InputError(
                 "steps: expected one number, got an axis: learning curves show the course of training, and a finished "
@@ -341,7 +347,7 @@ def _axis(key: str, value: Any) -> tuple[Any, ...]:
         raise InputError(f"{key}: expected values along an axis, got null: write the number out")
     valid = tuple(getattr(Run(**{key: each}), key) for each in values)
     if len(set(valid)) < len(valid):
-        raise InputError(f"{key}: expected values that differ, got {list(valid)}")
+        raise InputError(f"{key}: expected values that differ, got {list(valid)!s:.200}")
     return valid
 
 

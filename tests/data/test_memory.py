@@ -132,6 +132,10 @@ def test_labels_of_training_and_test_images_are_joined() -> None:
         ({"labels": torch.arange(3)}, r"labels: expected integers ≥ 0, one for each of the 24 items, .* shape \[3\]"),
         ({"labels": -torch.arange(24)}, "some below 0"),
         ({"labels": torch.rand(24)}, "labels: expected integers ≥ 0"),
+        (
+            {"labels": ["a"] * 24},
+            "^labels: expected numbers of one shape, as a tensor, an array or a torch data set, got",
+        ),
         ({"factors": torch.rand(24)}, r"factors: expected numbers in \[0, 1\], \[24, factors\], got shape \[24\]"),
         ({"factors": 3 * torch.ones(24, 2)}, "from 3 to 3"),
         ({"labels": torch.arange(24), "test": X[:2]}, "labels: expected a pair, those of x and those of test"),
@@ -140,6 +144,18 @@ def test_labels_of_training_and_test_images_are_joined() -> None:
 def test_invalid_labels_and_factors_give_one_line(columns: Any, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         Study(X, **columns)
+
+
+def test_array_as_a_setting_is_one_line() -> None:
+    with pytest.raises(
+        InputError, match=r"^offset: expected a value, or a list .* array of shape \[24\]; take .tolist"
+    ):
+        Study(X, offset=np.ones(24))
+
+
+def test_data_in_memory_outside_the_support_are_called_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="likelihood: 'bernoulli' on data in memory: expected values in"):
+        Study(2 * X + 0.1, **SMALL).run(tmp_path / "mine", quiet=True)
 
 
 def test_data_are_given_once() -> None:
