@@ -60,7 +60,7 @@ class HierarchicalVAE(VAE):
             f"{type(self).__name__}: p(z2) p(z1|z2) p(x|z1)\n"
             f"  z2 ~ {type(prior).__name__} {size}\n"
             f"  z1 ~ Normal(μ(z2), σ(z2)) {size}\n"
-            f"  x ~ {type(likelihood).__name__}(decoder(z1)) {list(likelihood.event_shape)}\n"
+            f"  x ~ {type(likelihood).__name__}(decoder(z1)) {list(likelihood.event_shape)}{self._given}\n"
             f"  (μ, log σ) = {self.below!r}\n"
             f"  decoder = {self.decoder!r}"
         )

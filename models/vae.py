@@ -70,12 +70,18 @@ class VAE(PyroModule):
         """p(x|z) at codes ``[..., latent_size]``, with the event shape of an image."""
         return self.likelihood(self.decoder(z))
 
+    @property
+    def _given(self) -> str:
+        """What p(x|z) is conditional on besides z, for people to read."""
+        name = getattr(getattr(self.likelihood, "support", None), "given", None)
+        return f" given {name}" if name else ""
+
     def __repr__(self) -> str:
         prior: Any = self.prior
         likelihood: Any = self.likelihood
         return (
             f"{type(self).__name__}: p(z) p(x|z)\n"
             f"  z ~ {type(prior).__name__} {list(prior.event_shape)}\n"
-            f"  x ~ {type(likelihood).__name__}(decoder(z)) {list(likelihood.event_shape)}\n"
+            f"  x ~ {type(likelihood).__name__}(decoder(z)) {list(likelihood.event_shape)}{self._given}\n"
             f"  decoder = {self.decoder!r}"
         )

@@ -311,6 +311,7 @@ def test_draws_have_the_offset_of_their_item(name: str) -> None:
     x = torch.cat([torch.tensor([[0.0, 4.0], [1.0, 2.0], [9.0, 0.0]]), OFFSETS.float()], 1)
     pair = make_pair(Run(likelihood=name, offset=True, depth=1, width=8), torch.Size([3]), x.mean(0))
     assert pair.check(x, beta=0.5).distortion_kind == "negative log-probability given the offset"
+    assert "(decoder(z)) [3] given the offset" in repr(pair)
     pair(x).loss.sum().backward()
     assert all(each.grad is not None and (each.grad != 0).any() for each in pair.parameters())
     seen = torch.cat([(1 + x[:, :2]).log(), x[:, 2:].log()], 1)
