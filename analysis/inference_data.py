@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import arviz_base
+import numpy as np
 import pyro
 import torch
 import xarray as xr
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.errors import UnsupportedError
+from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators.likelihood import draws_per_chunk
 from pyrovae.estimators.psis import underflows
 from pyrovae.programs.noise import derive_seed, fork_seed
@@ -41,6 +42,7 @@ def inference_data(
     draws: int = 500,
     predictive: int = 100,
     images: Sequence[Any] | None = None,
+    coords: Mapping[str, Any] | None = None,
     attrs: Mapping[str, Any] | None = None,
     seed: int = 0,
     **values: Any,
@@ -64,11 +66,13 @@ def inference_data(
         draws: draws per image.
         predictive: maximum number of draws with predictive images, which take most of the memory.
         images: names of the images, such as their rows in a data set; by default 0, 1, 2, …
+        coords: further coordinates of the images, with a value for each: ``{"label": labels, "angle": factors[:, 0]}``.
         attrs: attributes of the tree, such as the study, β and the seed; versions are added.
         seed: seed of the draws.
         values: further arguments of the programs. The log weights do not depend on β.
 
     Raises:
+        InputError: a coordinate has no value for each image.
         UnsupportedError: a site has more batch dimensions than the plate over images, or a name that ArviZ reserves.
 
     Source: the schema of InferenceData, Kumar et al. 2019, ArviZ: a unified library for exploratory analysis of
@@ -78,13 +82,18 @@ def inference_data(
         >>> import torch
         >>> from pyrovae import Run, make_pair
         >>> pair = make_pair(Run(depth=1, width=8, latent_size=2), (1, 8, 8))
-        >>> data = inference_data(pair, torch.rand(3, 1, 8, 8), draws=50, attrs={"beta": 1.0})
+        >>> x, coords = torch.rand(3, 1, 8, 8), {"label": [4, 0, 2]}
+        >>> data = inference_data(pair, x, draws=50, coords=coords, attrs={"beta": 1.0})
         >>> dict(data["posterior"]["z"].sizes)
         {'chain': 1, 'draw': 50, 'image': 3, 'latent': 2}
+        >>> data["posterior"]["label"].values
+        array([4, 0, 2])
         >>> sorted(data.children)[:4]
         ['log_likelihood', 'observed_data', 'posterior', 'posterior_predictive']
     """
-    predictive = min(predictive, draws)
+    predictive, known = min(predictive, draws), {name: np.asarray(each) for name, each in (coords or {}).items()}
+    if wrong := [name for name, each in known.items() if each.shape != (len(x),)]:
+        raise InputError(f"coords: expected {len(x)} values of '{wrong[0]}', one an image, got {known[wrong[0]].shape}")
     # Validation rejects grey images under a Bernoulli likelihood, for which log_prob is minus the cross-entropy.
     with (
         torch.no_grad(),
@@ -102,7 +111,10 @@ def inference_data(
         groups[group] = {name: torch.cat([part[name] for part in parts])[None] for name in variables}
     if _arviz_underflows(groups):
         warnings.warn(UNDERFLOW, stacklevel=2)
-    return in_schema(groups, model, dims, images, attrs)
+    along = {name: ("image", each) for name, each in known.items()}
+    return in_schema(groups, model, dims, images, attrs).map_over_datasets(
+        lambda group: group.assign_coords(along) if "image" in group.dims else group
+    )
 
 
 def dimensions(model: poutine.Trace) -> dict[str, list[str]]:

@@ -77,7 +77,7 @@ class GapVAE(VAE):
             gap = marginal.log_prob(z) - self.prior().log_prob(z)
             pyro.factor("gap", -(beta if gamma is None else gamma) * gap)
             pyro.deterministic("rate/gap", gap, event_dim=0)
-            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            return pyro.sample("x", self.observed(z, x), obs=x)
 
     def __repr__(self) -> str:
         return super().__repr__().replace("VAE: p(z) p(x|z)", "VAE: q(z) (p(z)/q(z))^γ p(x|z)")

@@ -50,7 +50,7 @@ class HierarchicalVAE(VAE):
                 z2 = pyro.sample("z2", self.prior())
                 loc, log_scale = self.below(z2).chunk(2, dim=-1)
                 z1 = pyro.sample("z1", dist.Normal(loc, log_scale.exp()).to_event(1))
-            return pyro.sample("x", self.likelihood(self.decoder(z1)), obs=x)
+            return pyro.sample("x", self.observed(z1, x), obs=x)
 
     def __repr__(self) -> str:
         prior: Any = self.prior
@@ -60,7 +60,7 @@ class HierarchicalVAE(VAE):
             f"{type(self).__name__}: p(z2) p(z1|z2) p(x|z1)\n"
             f"  z2 ~ {type(prior).__name__} {size}\n"
             f"  z1 ~ Normal(μ(z2), σ(z2)) {size}\n"
-            f"  x ~ {type(likelihood).__name__}(decoder(z1)) {list(likelihood.event_shape)}\n"
+            f"  x ~ {type(likelihood).__name__}(decoder(z1)) {list(likelihood.event_shape)}{self._given}\n"
             f"  (μ, log σ) = {self.below!r}\n"
             f"  decoder = {self.decoder!r}"
         )

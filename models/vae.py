@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyrovae.models.likelihoods.likelihood import Likelihood
 from pyrovae.models.priors import Prior
 
 
@@ -58,11 +59,22 @@ class VAE(PyroModule):
         with pyro.plate("data", n if x is None else len(x)):
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", prior)
-            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            return pyro.sample("x", self.observed(z, x), obs=x)
+
+    def observed(self, z: Tensor, x: Tensor | None) -> dist.Distribution:
+        """p(x|z), given what the likelihood takes as given of images ``x``, if there are any."""
+        h = self.decoder(z)
+        return self.likelihood.given(h, x) if isinstance(self.likelihood, Likelihood) else self.likelihood(h)
 
     def decode(self, z: Tensor) -> dist.Distribution:
         """p(x|z) at codes ``[..., latent_size]``, with the event shape of an image."""
         return self.likelihood(self.decoder(z))
+
+    @property
+    def _given(self) -> str:
+        """What p(x|z) is conditional on besides z, for people to read."""
+        name = getattr(getattr(self.likelihood, "support", None), "given", None)
+        return f" given {name}" if name else ""
 
     def __repr__(self) -> str:
         prior: Any = self.prior
@@ -70,6 +82,6 @@ class VAE(PyroModule):
         return (
             f"{type(self).__name__}: p(z) p(x|z)\n"
             f"  z ~ {type(prior).__name__} {list(prior.event_shape)}\n"
-            f"  x ~ {type(likelihood).__name__}(decoder(z)) {list(likelihood.event_shape)}\n"
+            f"  x ~ {type(likelihood).__name__}(decoder(z)) {list(likelihood.event_shape)}{self._given}\n"
             f"  decoder = {self.decoder!r}"
         )

@@ -18,7 +18,7 @@ from pyrovae.data import CohortData, Dataset, Source, as_input, divide, images, 
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
 from pyrovae.guides import Guide
-from pyrovae.networks import Sizes
+from pyrovae.networks import Preceded, Sizes
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.origin import Origin
 from pyrovae.programs.pair import Pair
@@ -36,7 +36,9 @@ def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
     limits = run.train_images, run.test_images, run.images_per_class
     train, test = divide(source, mask, *limits, run.training_set, drawable)
     if run.batch_size > len(train):
-        raise InputError(f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}")
+        raise InputError(
+            f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}; set a smaller one"
+        )
     return source, train, test
 
 
@@ -79,7 +81,9 @@ def make_training_data(run: Run) -> Dataset:
     rows = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
     train, test = rows[: run.train_images], rows[:0]
     if run.batch_size > len(train):
-        raise InputError(f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}")
+        raise InputError(
+            f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}; set a smaller one"
+        )
     return _images(run, source, train, test)
 
 
@@ -98,7 +102,12 @@ def make_cohort_data(runs: Sequence[Run]) -> CohortData:
 
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:
     """The likelihood of a run."""
-    likelihood = instantiate("likelihood", run, event_shape)
+    try:
+        likelihood = instantiate("likelihood", run, event_shape)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"likelihood: '{run.likelihood}': {error}") from error
     for name in ("event_shape", "features", "support", "initial_features", "floor", "distortion_at"):
         if not hasattr(likelihood, name):
             raise InputError(f"likelihood: expected '{run.likelihood}' to have '{name}', as every likelihood has")
@@ -145,6 +154,8 @@ def _programs(run: Run, event_shape: torch.Size, mean: Tensor | None, images: Te
     guide_class: Any = parts.resolve("guide", run.component("guide").name)
     sizes = Sizes(event_shape, run.latent_size, guide_class.features(run.latent_size), likelihood.features)
     encoder, decoder = instantiate("network", run, sizes)
+    if (seen := getattr(likelihood, "encoder_input", None)) is not None:
+        encoder = Preceded(seen, encoder)
     guide = instantiate("guide", run, encoder, run.latent_size)
     _check_encodings(run, guide)
     # Bound methods, because a guide inside the model would be one set of weights in two places.
@@ -250,8 +261,10 @@ def _draw(images: Tensor, number: int) -> Tensor:
 
 
 def _images(run: Run, source: Source, train: Tensor, test: Tensor) -> Dataset:
-    factors = None if source.factors is None else (source.factors[train], source.factors[test])
-    images = Dataset(source.load(train), source.load(test), factors=factors, rows=(train, test))
+    factors, labels = (
+        None if column is None else (column[train], column[test]) for column in (source.factors, source.labels)
+    )
+    images = Dataset(source.load(train), source.load(test), factors=factors, rows=(train, test), labels=labels)
     return instantiate("pixels", run, images)
 
 

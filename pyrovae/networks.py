@@ -4,7 +4,7 @@ A network is a function of `Sizes` and its settings that returns an encoder and 
 ``output_bias`` with one entry per feature, it is initialised such that the decoder outputs the mean image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Annotated, NamedTuple
@@ -74,6 +74,31 @@ class MLP(nn.Sequential):
 
     def __repr__(self) -> str:
         return f"MLP({' → '.join(map(str, self.sizes))})"
+
+
+class Preceded(nn.Module):
+    """A network that sees a fixed function of its input, such as log(1 + x) of counts.
+
+    Args:
+        function: one without weights.
+        network: what takes its values.
+
+    Example:
+        >>> import torch
+        >>> Preceded(torch.log1p, MLP((3,), (16,), 4))
+        MLP(3 → 16 → 4) of log1p(x)
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], network: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(self.function(inputs))
+
+    def __repr__(self) -> str:
+        return f"{self.network!r} of {self.function.__name__}(x)"
 
 
 class ConvEncoder(nn.Sequential):

@@ -1,6 +1,7 @@
-"""Predictive checks: do images drawn from a model resemble the data in simple statistics?"""
+"""Predictive checks: do images or vectors drawn from a model resemble the data in simple statistics?"""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -10,6 +11,8 @@ from pyrovae.errors import UnsupportedError
 
 #: Groups of `inference_data` with images.
 GROUPS = ("observed_data", "posterior_predictive", "prior_predictive")
+#: Dimensions of vectors that are checked one by one.
+SHOWN = 5
 
 
 def image_statistics(x: xr.DataArray) -> xr.Dataset:
@@ -50,8 +53,29 @@ def image_statistics(x: xr.DataArray) -> xr.Dataset:
     return xr.Dataset(statistics)
 
 
+def vector_statistics(x: xr.DataArray, dimensions: int | None = None) -> xr.Dataset:
+    """The first values of vectors, x0, x1, …, and their total over all dimensions.
+
+    Whole numbers become integers, whose ties a PIT orders at random.
+
+    Args:
+        x: vectors over the dimension pixel, and any others.
+        dimensions: how many of them the model draws, the first; the rest, such as an offset, is given.
+
+    Example:
+        >>> counts = xr.DataArray([[3.0, 0.0, 2.5], [1.0, 4.0, 0.5]], dims=["image", "pixel"])
+        >>> {name: values.values.tolist() for name, values in vector_statistics(counts, dimensions=2).items()}
+        {'x0': [3, 1], 'x1': [0, 4], 'total': [3, 5]}
+    """
+    x = x.isel(pixel=slice(dimensions))
+    if bool((x == x.round()).all()):
+        x = x.astype(int)
+    first = {f"x{number}": x.isel(pixel=number, drop=True) for number in range(min(SHOWN, x.sizes["pixel"]))}
+    return xr.Dataset({**first, "total": x.sum("pixel")})
+
+
 def predictive_statistics(
-    data: xr.DataTree, statistics: Callable[[xr.DataArray], xr.Dataset] = image_statistics
+    data: xr.DataTree, statistics: Callable[[xr.DataArray], xr.Dataset] | None = None
 ) -> xr.DataTree:
     """Statistics of observed and drawn images, in groups for the predictive checks of arviz_plots.
 
@@ -62,10 +86,11 @@ def predictive_statistics(
 
     Args:
         data: from `inference_data`.
-        statistics: images → numbers per image, by name.
+        statistics: images → numbers per image, by name; by default those of `image_statistics` or `vector_statistics`.
 
     Raises:
-        UnsupportedError: there is not exactly one observed site, or its values are not images with channels.
+        UnsupportedError: there is not exactly one observed site, or its values are neither images with channels nor
+            vectors.
 
     Example:
         >>> import torch
@@ -77,8 +102,14 @@ def predictive_statistics(
         {'chain': 1, 'draw': 20, 'image': 3}
     """
     shapes = [values.dims for values in data["observed_data"].data_vars.values()]
-    if shapes != [("image", *DIMS)]:
-        raise UnsupportedError(f"expected one observed site over image, {', '.join(DIMS)}, got {shapes}")
+    known: dict[Any, Callable[[xr.DataArray], xr.Dataset]] = {
+        ("image", *DIMS): image_statistics,
+        ("image", "pixel"): vector_statistics,
+    }
+    if len(shapes) != 1 or shapes[0] not in known:
+        wanted = f"image, {', '.join(DIMS)}, or image, pixel"
+        raise UnsupportedError(f"expected one observed site over {wanted}, got {shapes}")
+    statistics = statistics or known[shapes[0]]
     groups = {}
     for group in GROUPS:
         (images,) = data[group].data_vars.values()

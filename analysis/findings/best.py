@@ -62,7 +62,7 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
     study = StudyCells.of(results)
     split, _, name = by.partition(" ")
     if name not in SCORES or split not in ("train", "test"):
-        raise InputError(f"by: expected 'test' or 'train' and one of {', '.join(SCORES)}, got {by!r}")
+        raise InputError(f"by: expected 'test' or 'train' and one of {', '.join(SCORES)}, such as 'test D', got {by!r}")
     axes = [str(dim) for dim in study.images.dims if dim not in ("image", "split")]
     for given in (axis, *at):
         if given not in axes:

@@ -53,6 +53,8 @@ def _of_runs(runs: xr.Dataset) -> Iterator[str]:
                 f"the run at {where} diverged at step {run['diverged_at']:,}; "
                 "its numbers are those of its last good checkpoint, and no verdict uses them"
             )
+    if any("given" in kind for kind in runs["distortion_kind"].values.flatten()):
+        yield "D, −ELBO and log p(x) are those of x given its offset, log p(x | offset); draws have the items' offsets"
     yield from sorted(set(runs["skipped"].values.flatten()) - {""})
     if len(set(runs["versions"].values.flatten()) - {""}) > 1:
         yield "not all runs were made by the same code and versions: see 'pyrovae show DIR --provenance'"

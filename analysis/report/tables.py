@@ -154,6 +154,7 @@ def _kinds(tree: xr.DataTree) -> str:
         f"; {symbol} {'is' if (runs[name] == kind).all() else 'is in part'} {text}"
         for symbol, name, kind, text in (
             ("D", "distortion_kind", "cross-entropy", "a cross-entropy, because pixels are grey"),
+            ("D", "distortion_kind", "negative log-probability given the offset", "given the offset of each item"),
             ("R", "rate_kind", "Monte Carlo", "Monte Carlo"),
         )
         if (runs[name] == kind).any()

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.models.likelihoods.likelihood import Likelihood
-from pyrovae.models.likelihoods.poisson import count_mean, initial_log_mean, poisson_distortion
+from pyrovae.models.likelihoods.counts import Counts
 
 #: Bound on |log α|; at e⁻¹⁰ the distribution is a Poisson up to 1e-4 nats for counts of about one.
 LOG_DISPERSION_BOUND = 10.0
@@ -67,14 +66,18 @@ class NegativeBinomialDistribution(dist.TorchDistribution):
             return torch.poisson(torch._standard_gamma(r) * self.dispersion * self.loc)
 
 
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(Counts):
     """Independent counts p(x|h) = ∏ᵢ NB(xᵢ; μᵢ, αᵢ) with variance μ + α μ², log μ = h and one learned α per dimension.
+
+    The encoder sees log(1 + x). The floor is that of the Poisson, at μ = x as α → 0, because a mixture of Poissons
+    gives x no more than the best of them does.
 
     Args:
         event_shape: shape of one item.
+        offset: whether the last dimension of x is the item's offset s > 0, with μ = s eʰ.
 
     Attributes:
-        log_dispersion: the parameter log α, ``[*event_shape]``, initially 0.
+        log_dispersion: the parameter log α, one for each count, initially 0.
 
     Shapes: features ``[..., features]`` → a distribution with event shape ``event_shape``.
 
@@ -86,27 +89,13 @@ class NegativeBinomial(Likelihood):
         tensor([2.], grad_fn=<Unique2Backward0>)
     """
 
-    support = constraints.nonnegative_integer
+    def __init__(self, event_shape: Sequence[int], offset: bool = False) -> None:
+        super().__init__(event_shape, offset)
+        self.log_dispersion = nn.Parameter(torch.zeros(self.counts_shape))
 
-    def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__(event_shape)
-        self.log_dispersion = nn.Parameter(torch.zeros(self.event_shape))
-
-    def forward(self, h: Tensor) -> dist.Distribution:
+    def counts(self, mean: Tensor) -> dist.Distribution:
         dispersion = self.log_dispersion.clamp(-LOG_DISPERSION_BOUND, LOG_DISPERSION_BOUND).exp()
-        mean = count_mean(h.unflatten(-1, self.event_shape))
-        return NegativeBinomialDistribution(mean, dispersion).to_event(len(self.event_shape))
-
-    def initial_features(self, mean: Tensor) -> Tensor:
-        """Features whose mean is that of the items, at least 1e-3."""
-        return initial_log_mean(mean)
-
-    def floor(self, x: Tensor) -> Tensor:
-        """Smallest distortion that any decoder can reach, at μ = x as α → 0, in nats: ``[n, *event_shape] → [n]``.
-
-        This is the floor of the Poisson, because a mixture of Poissons gives x no more than the best of them does.
-        """
-        return poisson_distortion(x, x)
+        return NegativeBinomialDistribution(mean, dispersion)
 
 
 def _log_rising(r: Tensor, x: Tensor) -> Tensor:

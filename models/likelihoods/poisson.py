@@ -2,19 +2,18 @@
 
 import pyro.distributions as dist
 from torch import Tensor
-from torch.distributions import constraints
 
-from pyrovae.models.likelihoods.likelihood import Likelihood
-
-#: Bound on |log λ|; float32 holds every count up to e^16.6.
-LOG_MEAN_BOUND = 16.0
+from pyrovae.models.likelihoods.counts import Counts, poisson_distortion
 
 
-class Poisson(Likelihood):
+class Poisson(Counts):
     """Independent counts p(x|h) = ∏ᵢ Poisson(xᵢ; λᵢ) with log λ = h.
+
+    The encoder sees log(1 + x).
 
     Args:
         event_shape: shape of one item.
+        offset: whether the last dimension of x is the item's offset s > 0, with λ = s eʰ.
 
     Shapes: features ``[..., features]`` → a distribution with event shape ``event_shape``.
 
@@ -22,42 +21,14 @@ class Poisson(Likelihood):
         >>> import torch
         >>> Poisson((4,))(torch.zeros(7, 4)).log_prob(torch.ones(7, 4))
         tensor([-4., -4., -4., -4., -4., -4., -4.])
+        >>> Poisson((2,)).floor(torch.tensor([[0.0, 1.0]]))
+        tensor([1.])
     """
 
-    support = constraints.nonnegative_integer
-
-    def forward(self, h: Tensor) -> dist.Distribution:
-        return dist.Poisson(count_mean(h.unflatten(-1, self.event_shape))).to_event(len(self.event_shape))
-
-    def initial_features(self, mean: Tensor) -> Tensor:
-        """Features whose mean is that of the items, at least 1e-3."""
-        return initial_log_mean(mean)
-
-    def floor(self, x: Tensor) -> Tensor:
-        """Smallest distortion that any decoder can reach, at λ = x, in nats: ``[n, *event_shape] → [n]``.
-
-        Example:
-            >>> import torch
-            >>> Poisson((2,)).floor(torch.tensor([[0.0, 1.0]]))
-            tensor([1.])
-        """
-        return poisson_distortion(x, x)
+    def counts(self, mean: Tensor) -> dist.Distribution:
+        return dist.Poisson(mean)
 
     def distortion_at(self, x: Tensor, mean: Tensor) -> Tensor:
         """−log p(x) under means ``[n, *event_shape]``, in nats: ``[n]``; ∞ where a positive count has mean 0."""
-        return poisson_distortion(x, mean)
-
-
-def poisson_distortion(x: Tensor, mean: Tensor) -> Tensor:
-    """−Σᵢ log Poisson(xᵢ; mᵢ), in nats: counts and means ``[n, *event_shape]`` → ``[n]``."""
-    return -dist.Poisson(mean, validate_args=False).log_prob(x).flatten(1).sum(1)
-
-
-def count_mean(log_mean: Tensor) -> Tensor:
-    """The mean of a count from the decoder's feature."""
-    return log_mean.clamp(-LOG_MEAN_BOUND, LOG_MEAN_BOUND).exp()
-
-
-def initial_log_mean(mean: Tensor) -> Tensor:
-    """The feature of a mean of at least 1e-3."""
-    return mean.flatten().clamp(min=1e-3).log()
+        (counts, s), (mean, mean_s) = self.parts(x), self.parts(mean)
+        return poisson_distortion(counts, s * mean / mean_s)

@@ -75,6 +75,7 @@ class Dataset:
             them afresh, and ``train`` is one fixed binarisation for measuring. None otherwise.
         factors: known factors of variation of train and test, ``[n, factors]`` each, or None.
         rows: rows of train and test in the source, ``[n]`` each, or None.
+        labels: classes of train and test, ``[n]`` each, or None.
     """
 
     train: Tensor
@@ -82,6 +83,7 @@ class Dataset:
     grey: Tensor | None = None
     factors: tuple[Tensor, Tensor] | None = None
     rows: tuple[Tensor, Tensor] | None = None
+    labels: tuple[Tensor, Tensor] | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -112,14 +114,16 @@ class Dataset:
             return None if pair is None else (pair[0][chosen], pair[1])
 
         grey = None if self.grey is None else self.grey[chosen]
-        return Dataset(self.train[chosen], self.test, grey, first(self.factors), first(self.rows))
+        columns = map(first, (self.factors, self.rows, self.labels))
+        return Dataset(self.train[chosen], self.test, grey, *columns)
 
     def to(self, device: torch.device) -> "Dataset":
         def moved(pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
             return None if pair is None else (pair[0].to(device), pair[1].to(device))
 
         grey = None if self.grey is None else self.grey.to(device)
-        return Dataset(self.train.to(device), self.test.to(device), grey, moved(self.factors), moved(self.rows))
+        columns = map(moved, (self.factors, self.rows, self.labels))
+        return Dataset(self.train.to(device), self.test.to(device), grey, *columns)
 
 
 @dataclass(frozen=True)

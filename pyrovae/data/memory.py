@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,14 @@ from pyrovae.system import tensor_file
 
 #: The file in the folder of a study that keeps its data, and the most bytes that are kept.
 FILE, LIMIT = "data.safetensors", 200_000_000
-#: The data known to this process, by name: made here, or read from a file when they are used.
-_KNOWN: dict[str, Callable[[], Source]] = {}
+#: The data known to this process, by name: those in memory, or the file that keeps them, which is read when used.
+_KNOWN: dict[str, Source | Path] = {}
 #: Numbers of channels by which images with channels last are recognised.
 COLOURS = (1, 3)
 _COLUMNS = ("factors", "labels", "published")
 
 
-def settings_of(x: Any, test: Any = None) -> dict[str, str]:
+def settings_of(x: Any, test: Any = None, labels: Any = None, factors: Any = None) -> dict[str, str]:
     """The settings by which a run names data, which are then known to this process.
 
     Args:
@@ -36,9 +35,11 @@ def settings_of(x: Any, test: Any = None) -> dict[str, str]:
             torch data set (whose items may have a label) or a `Source`; or the name or the path of a data set.
             uint8 means pixels from 0 to 255, which programs see in [0, 1]; all other numbers are used unscaled.
         test: the test images, in the same form; None for data that a split divides.
+        labels: class of each item, integers ≥ 0, ``[N]``; with ``test``, a pair of those of x and those of ``test``.
+        factors: known factors of variation in [0, 1], ``[N, factors]``; with ``test``, also a pair.
 
     Raises:
-        InputError: they are of another type or shape, or not finite.
+        InputError: they are of another type, shape or length, or not finite.
 
     Example:
         >>> settings_of(torch.zeros(5, 1, 8, 8), test=np.zeros((2, 8, 8)))
@@ -48,11 +49,15 @@ def settings_of(x: Any, test: Any = None) -> dict[str, str]:
     """
     if x is None:
         raise InputError("data: expected training images with the test images, got none")
-    if isinstance(x, str | Path) and test is None:
+    if isinstance(x, str | Path) and test is None and labels is None and factors is None:
         return {"data": str(x)}
-    source = source_of(x) if test is None else _joined(source_of(x), source_of(test))
+    first, *more = (source_of(each) for each in ([x] if test is None else [x, test]))
+    for name, column in {"labels": labels, "factors": factors}.items():
+        if column is not None:
+            first, *more = _with_column((first, *more), name, column)
+    source = _joined(first, *more) if more else first
     name = f"{MEMORY}{_checksum(source)}"
-    _KNOWN[name] = lambda: source
+    _KNOWN[name] = source
     return {"data": name} | ({} if source.published is None else {"split": "published"})
 
 
@@ -62,12 +67,15 @@ def find(name: str) -> Source:
     Raises:
         InputError: they are not known to this process.
     """
-    if name not in _KNOWN:
+    known = _KNOWN.get(name)
+    if known is None:
         raise InputError(
             f"data: expected the data in memory of this study, {name}, which are not kept in its folder; give them "
             "with pyrovae.open_results(folder, data=x, test=x_test)"
         )
-    return _KNOWN[name]()
+    if isinstance(known, Path):
+        known = _KNOWN[name] = _read(known, name)
+    return known
 
 
 def keep(folder: Path, name: str) -> None:
@@ -84,12 +92,27 @@ def keep(folder: Path, name: str) -> None:
 
 def attach(folder: Path) -> None:
     """Makes the data that the folder of a study keeps known to this process; they are read when they are used."""
-    file = folder / FILE
+    name = _kept(folder)
+    if name and not isinstance(_KNOWN.get(name), Source):
+        _KNOWN[name] = folder / FILE
+
+
+def check_kept(folder: Path, name: str) -> None:
+    """Raises InputError if the folder of a study does not keep its data in memory, so that workers lack them."""
+    if name.startswith(MEMORY) and _kept(folder) != name:
+        raise InputError(
+            f"data: expected data that the study's folder keeps, from which workers get them, but {folder / FILE} does "
+            f"not hold them (more than {LIMIT // 10**6} MB are not kept); write them to a file that all workers see, "
+            "such as .npy, and give its path"
+        )
+
+
+def _kept(folder: Path) -> str | None:
+    """The name of the data that the folder of a study keeps."""
     with suppress(FileNotFoundError, InputError):  # results can be read without their data
-        facts, _ = tensor_file.load_metadata(file)
-        name = str(facts.get("name"))
-        if facts.get("kept") and name not in _KNOWN:
-            _KNOWN[name] = cache(lambda: _read(file, name))
+        facts, _ = tensor_file.load_metadata(folder / FILE)
+        return str(facts.get("name")) if facts.get("kept") else None
+    return None
 
 
 def source_of(x: Any) -> Source:
@@ -103,6 +126,32 @@ def source_of(x: Any) -> Source:
         x, labels = _items(x)
     values = _images(_tensor(x))
     return Source("memory", len(values), _rows(values), labels=labels)
+
+
+def _with_column(sources: Sequence[Source], name: str, column: Any) -> list[Source]:
+    """Data sets with labels or factors: those of the training images, and those of the test images if there are any."""
+    parts = [column] if len(sources) == 1 else column
+    if len(sources) == 2 and not (isinstance(parts, tuple | list) and len(parts) == 2):
+        raise InputError(f"{name}: expected a pair, those of x and those of test, got {type(column).__name__}")
+    return [_labelled(source, name, _tensor(part, name)) for source, part in zip(sources, parts, strict=True)]
+
+
+def _labelled(source: Source, name: str, values: Tensor) -> Source:
+    whole = not values.is_floating_point() and values.dtype != torch.bool
+    if name == "labels" and not (values.dim() == 1 and whole and len(values) == source.size and (values >= 0).all()):
+        raise InputError(
+            f"labels: expected integers ≥ 0, one for each of the {source.size:,} items, got {values.dtype} of shape "
+            f"{list(values.shape)}" + (", some below 0" if whole and (values < 0).any() else "")
+        )
+    if name == "labels":
+        return replace(source, labels=values.long())
+    values = values.float()
+    if values.dim() != 2 or len(values) != source.size or not ((values >= 0) & (values <= 1)).all():
+        raise InputError(
+            f"factors: expected numbers in [0, 1], [{source.size}, factors], got shape {list(values.shape)}"
+            + ("" if values.dim() != 2 else f", from {values.min():.4g} to {values.max():.4g}")
+        )
+    return replace(source, factors=values)
 
 
 def _rows(values: Tensor) -> Callable[[Tensor], Tensor]:
@@ -124,16 +173,18 @@ def _items(data: TorchDataset[Any]) -> tuple[list[Tensor], Tensor | None]:
     return [_tensor(pair[0]) for pair in pairs], torch.tensor([int(each) for each in whole]) if found else None
 
 
-def _tensor(x: Any) -> Tensor:
+def _tensor(x: Any, name: str = "data") -> Tensor:
     """A copy of numbers, so that later changes of the user's do not reach it."""
     try:
         if isinstance(x, list):
-            return torch.stack([_tensor(each) for each in x])
+            return torch.stack([_tensor(each, name) for each in x])
         return x.detach().cpu().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+    except InputError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"data: expected numbers of one shape, as a tensor, an array or a torch data set, got {reason}"
+            f"{name}: expected numbers of one shape, as a tensor, an array or a torch data set, got {reason}"
         ) from None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from pyrovae.estimators import nearest_point
-from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.measure import PER_IMAGE_DIMS, MeasureResult, Quantity, TrainedRun
 
 SPLIT = ("split",)
 QUANTITIES = (
@@ -28,11 +28,12 @@ QUANTITIES = (
         heading="in factors, {split}",
         format=".3g",
     ),
+    Quantity("label", "class of the image", unit="1", dims=PER_IMAGE_DIMS),
 )
 
 
 def measure(run: TrainedRun) -> MeasureResult:
-    """Sizes of the splits, and mean distances to the nearest training image, the same for all runs of a cohort.
+    """Sizes of the splits, classes, and mean distances to the nearest training image, the same for a cohort's runs.
 
     Distances are in pixels and, where they are known, in factors of variation, on the images over which I and G are
     averaged. A training image is not its own neighbour, so train and test coincide if the test images are as close to
@@ -50,4 +51,5 @@ def _difficulty(run: TrainedRun) -> MeasureResult:
             train, test = (points[:outer] for points in space)
             own = torch.arange(len(train), device=train.device)
             distances[name] = nearest_point(train, space[0], own).distance, nearest_point(test, space[0]).distance
-    return MeasureResult(images=(len(data.train), len(data.test)), **distances)
+    label = None if data.labels is None else tuple(each[: run.settings.per_image] for each in data.labels)
+    return MeasureResult(images=(len(data.train), len(data.test)), label=label, **distances)

@@ -65,7 +65,7 @@ def measure(run: TrainedRun) -> MeasureResult:
     """D, R and ELBO = −D − R of each image, with the floor of D and the rate of each latent site."""
     train, test = run.terms
     elbo = tuple(-each.distortion - each.rate for each in run.terms)
-    bits = run.data.event_shape.numel() * math.log(2)
+    bits = getattr(run.likelihood, "dimensions", run.data.event_shape.numel()) * math.log(2)
     return MeasureResult(
         distortion=(train.distortion, test.distortion),
         rate=(train.rate, test.rate),

@@ -116,4 +116,6 @@ def _distortion_kind(model: poutine.Trace) -> str:
     if not all(site["fn"].support.check(site["value"]).all() for site in observed):
         return "cross-entropy"
     discrete = any(site["fn"].support.is_discrete for site in observed)
-    return "negative log-probability" if discrete else "negative log-density"
+    kind = "negative log-probability" if discrete else "negative log-density"
+    given = {name for site in observed if (name := getattr(site["fn"].support, "given", None))}
+    return " ".join([kind, *(f"given {name}" for name in sorted(given))])

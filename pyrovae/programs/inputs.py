@@ -54,8 +54,12 @@ def checked(
 
 def outside(x: Tensor, support: constraints.Constraint) -> str:
     """What was expected and what would fit, for values outside the support of a likelihood."""
+    if explain := getattr(support, "explain", None):
+        return explain(x)
     low, high = float(x.min()), float(x.max())
-    if low >= -ROUNDING and high <= 1 + ROUNDING:
+    if support.is_discrete and bool((x != x.round()).any()):
+        advice = "give whole numbers, or"
+    elif low >= -ROUNDING and high <= 1 + ROUNDING:
         advice = "the excess looks like rounding, which x.clip(0, 1) removes; or"
     elif -1 <= low < 0 and high <= 1:
         advice = "take (x + 1) / 2 if they are from −1 to 1, or"
@@ -65,8 +69,9 @@ def outside(x: Tensor, support: constraints.Constraint) -> str:
         advice = "scale them, or"
     bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
     expected = f"[{bounds[0]:g}, {bounds[1]:g}]" if None not in bounds else str(support)
+    expected = "whole numbers ≥ 0" if support is constraints.nonnegative_integer else f"values in {expected}"
     return (
-        f"expected values in {expected}, the support of the likelihood, got values from {low:.6g} to {high:.6g}; "
+        f"expected {expected}, the support of the likelihood, got values from {low:.6g} to {high:.6g}; "
         f"{advice} take a likelihood of real numbers such as gaussian_shared"
     )
 

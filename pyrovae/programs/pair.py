@@ -237,7 +237,7 @@ class Pair(nn.Module):
 
     @torch.no_grad()
     def generate(self, n: int) -> Tensor:
-        """Images of the model, ``[n, *event_shape]``: E[x|z] at draws z ~ p(z).
+        """Images of the model, ``[n, *event_shape]``: E[x|z] at draws z ~ p(z), and at an offset of 1 if x has one.
 
         Example:
             >>> from pyrovae import Run, make_pair
@@ -246,7 +246,7 @@ class Pair(nn.Module):
         """
         like = next(self.parameters())
         with self.evaluated(), pyro.validation_enabled(False):
-            return _expected(self.simulate(like.new_zeros(n, *self.event_shape)))
+            return _expected(self.simulate(like.new_ones(n, *self.event_shape)))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

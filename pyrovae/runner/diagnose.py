@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis, diagnose
-from pyrovae.analysis.diagnosis.predictive_checks import predictive_statistics
+from pyrovae.analysis.diagnosis.predictive_checks import image_statistics, predictive_statistics, vector_statistics
 from pyrovae.analysis.figures import diagnosis, style
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.build import make_data, user_sources
@@ -189,11 +190,14 @@ def _save(found: Diagnosis, subject: _Subject, folder: Path) -> tuple[Diagnosis,
 
 def _predictive_checks(subject: _Subject) -> xr.DataTree:
     """Statistics of observed and drawn images, a few images at a time, because draws take memory."""
-    chunks = []
+    likelihood = getattr(subject.pair.model, "likelihood", None)
+    vectors = partial(vector_statistics, dimensions=getattr(likelihood, "dimensions", None))
+    statistics, chunks = vectors if subject.split.dim() == 2 else image_statistics, []
     for number, x in enumerate(as_input(subject.split[:CHECKED]).split(CHUNK)):
         rows = range(number * CHUNK, number * CHUNK + len(x))
         seed = derive_seed(subject.run.seed, "predictive checks", number)
-        chunks.append(predictive_statistics(inference_data(subject.pair, x, draws=DRAWS, images=rows, seed=seed)))
+        drawn = inference_data(subject.pair, x, draws=DRAWS, images=rows, seed=seed)
+        chunks.append(predictive_statistics(drawn, statistics))
     groups = {group: [chunk[group].to_dataset() for chunk in chunks] for group in chunks[0].children}
     joined = {group: xr.concat(datasets, "image") for group, datasets in groups.items()}
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=subject.attrs), **joined})

@@ -33,6 +33,8 @@ def fit(
     x: Any,
     *,
     test: Any = None,
+    labels: Any = None,
+    factors: Any = None,
     device: str = "auto",
     compile: Compile = "auto",
     quiet: bool = False,
@@ -46,6 +48,8 @@ def fit(
             torch data set; or the name or the path of a data set. uint8 means pixels from 0 to 255. All are training
             images, unless there is a ``test``, a ``split`` or another setting that divides them.
         test: test images, in the same form, for learning curves.
+        labels, factors: the class of each item, ``[N]``, and known factors of variation in [0, 1], ``[N, factors]``, by
+            which a split may divide the data; with ``test``, pairs of those of x and those of ``test``.
         device, compile, quiet: as in `run`.
         callbacks: called at every point of the learning curves with `Metrics`: step, loss, D and R.
         settings: of the run and its components, such as ``beta=0.5, prior="vamp", depth=3``; a batch has 128 images, or
@@ -66,7 +70,7 @@ def fit(
     """
     Execution(device, compile, None, quiet)
     here = find_device(device)
-    run = _run(memory.settings_of(x, test) | settings)
+    run = _run(memory.settings_of(x, test, labels, factors) | settings)
     data = make_cohort_data([run]) if _DIVIDING & {*settings, *(["split"] if test is not None else [])} else None
     cohort = Cohort((run,))
     check_precision(cohort, here)

@@ -76,8 +76,8 @@ def rehearse(training: Training, settings: Measure) -> None:
 
 def _first_images(data: Dataset, number: int) -> Dataset:
     few = data.with_train(slice(number))
-    factors = None if few.factors is None else (few.factors[0], few.factors[1][:number])
-    return replace(few, test=few.test[:number], factors=factors)
+    factors, labels = (None if each is None else (each[0], each[1][:number]) for each in (few.factors, few.labels))
+    return replace(few, test=few.test[:number], factors=factors, labels=labels)
 
 
 class _Unknown:

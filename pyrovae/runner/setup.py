@@ -6,6 +6,7 @@ from torch import Tensor
 from pyrovae.build import assemble, check_weights, make_likelihood, user_sources
 from pyrovae.data import CohortData, as_input
 from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.parts import MEMORY
 from pyrovae.programs.checks import PairProperties
 from pyrovae.programs.inputs import outside
 from pyrovae.programs.noise import fork_seed
@@ -109,8 +110,9 @@ def _check_support(run: Run, data: CohortData) -> None:
     if run.pair is not None:
         return
     support = make_likelihood(run, data.images.event_shape).support
+    source = "data in memory" if run.data.startswith(MEMORY) else f"'{run.data}'"
     for _, images in data.images.splits():
         for chunk in images.split(4096):
             x = as_input(chunk)
             if not support.check(x).all():
-                raise InputError(f"likelihood: '{run.likelihood}' on '{run.data}': {outside(x, support)}")
+                raise InputError(f"likelihood: '{run.likelihood}' on {source}: {outside(x, support)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pyrovae.data.memory import check_kept
 from pyrovae.errors import InputError, OutOfMemoryError
 from pyrovae.runner.cohort import job_label
 from pyrovae.runner.jobs import Job
@@ -66,6 +67,7 @@ class Workload:
             ) from error
         if not jobs:
             return []
+        check_kept(folder, self.study.base.data)
         with connected(execution.scheduler) as client:
             return Dispatcher(client, self, StudyWork.of(work, self.study, folder, execution)).run(jobs)
 

@@ -57,7 +57,9 @@ class Evaluation:
         self.name = name
 
     def images(self, /, **at: Any) -> xr.Dataset:
-        """The values per image of some runs, ``[*axes, split, image]``; missing where a run has none.
+        """The values per image of some runs, ``[*axes, split, image]``, with its class, ``label``, if data have any.
+
+        They are missing where a run has none.
 
         Args:
             at: a value, or a list of values, along some axes of the grid, such as ``beta=1, depth=[1, 3]``; all of the
@@ -78,7 +80,8 @@ class Evaluation:
                 values[name][cell][:, : known.shape[-1]] = known
         dims = (*map(str, keys.dims), *PER_IMAGE_DIMS)
         variables = {name: (dims, each, self._attributes(name)) for name, each in values.items()}
-        return xr.Dataset(variables, {**keys.coords, "split": list(SPLITS), "image": range(images)})
+        data = xr.Dataset(variables, {**keys.coords, "split": list(SPLITS), "image": range(images)})
+        return data.set_coords("label") if "label" in data else data
 
     def pictures(self, group: str, /, **at: Any) -> xr.Dataset:
         """The pictures of some runs, such as the group "reconstructions"; ``at`` and errors as for `images`.

@@ -87,6 +87,7 @@ class Study(Frozen):
     Args:
         data: images or vectors in memory, or the name or the path of a data set, as of `pyrovae.fit`.
         test: the test images, in the same form; without them, the setting ``split`` divides the data.
+        labels, factors: classes and known factors of the items, as of `pyrovae.fit`.
         settings: all others, such as ``name``, which names the folder under runs/.
 
     Raises:
@@ -112,10 +113,14 @@ class Study(Frozen):
     )
     checkpoint_every: Count = Field(1000, ge=1, description="steps between checkpoints: the most that a kill can lose")
 
-    def __init__(self, data: Any = None, /, *, test: Any = None, **settings: Any) -> None:
-        if data is not None or test is not None:
+    def __init__(
+        self, data: Any = None, /, *, test: Any = None, labels: Any = None, factors: Any = None, **settings: Any
+    ) -> None:
+        if any(each is not None for each in (data, test, labels, factors)):
+            if "data" in settings:
+                raise InputError("data: expected data once, got them in memory and by the setting 'data'")
             # Imports go downwards; data are above their names.
-            settings = import_module("pyrovae.data.memory").settings_of(data, test) | settings
+            settings = import_module("pyrovae.data.memory").settings_of(data, test, labels, factors) | settings
         super().__init__(**(settings if "base" in settings else self._flat(settings)))
 
     @classmethod
@@ -124,6 +129,12 @@ class Study(Frozen):
         own = {key: settings.pop(key) for key in _OWN & settings.keys()}
         measure = _section("measure", own.pop("measure", {}))
         given = {key: settings[key] for key in sorted(settings, key=_order)}
+        for key, value in given.items():
+            if shape := list(getattr(value, "shape", ())):
+                raise InputError(
+                    f"{key}: expected a value, or a list of values for an axis, got an array of shape {shape}; take "
+                    ".tolist(), or put what differs between items, such as an offset, into the columns of x"
+                )
         if isinstance(given.get("steps"), list | tuple):
             raise InputError(
                 "steps: expected one number, got an axis: learning curves show the course of training, and a finished "
@@ -336,7 +347,7 @@ def _axis(key: str, value: Any) -> tuple[Any, ...]:
         raise InputError(f"{key}: expected values along an axis, got null: write the number out")
     valid = tuple(getattr(Run(**{key: each}), key) for each in values)
     if len(set(valid)) < len(valid):
-        raise InputError(f"{key}: expected values that differ, got {list(valid)}")
+        raise InputError(f"{key}: expected values that differ, got {list(valid)!s:.200}")
     return valid
 
 

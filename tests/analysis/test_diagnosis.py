@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ from pyrovae import InputError, Pair, Run, Study, make_pair, run
 from pyrovae.analysis.diagnosis.chains import ChainSettings
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis, caveats, diagnose, latents
 from pyrovae.analysis.diagnosis.exact_posterior import exact_posterior
-from pyrovae.analysis.diagnosis.predictive_checks import image_statistics, predictive_statistics
+from pyrovae.analysis.diagnosis.predictive_checks import (
+    image_statistics,
+    predictive_statistics,
+    vector_statistics,
+)
 from pyrovae.analysis.figures import diagnosis
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.errors import UnsupportedError
@@ -272,6 +277,27 @@ def test_prior_predictive_check_is_uniform_only_for_images_of_the_model(from_mod
             assert distance < limit
     figure = diagnosis.predictive_checks(checks)
     assert [ax.get_title() for ax in figure.axes] == list(checks["observed_data"].data_vars)
+
+
+@pytest.mark.filterwarnings("ignore:log weights or log likelihoods")
+@pytest.mark.parametrize("likelihood", ["gaussian", "poisson", "poisson(offset=true)"])
+def test_vectors_are_checked_by_dimension(likelihood: str) -> None:
+    """The PIT of vectors from the model is uniform, also where counts tie, and not that of others."""
+    pair = make_pair(Run(network="linear", likelihood=likelihood, latent_size=2), torch.Size([4]))
+    with torch.no_grad():
+        torch.manual_seed(0)
+        s = torch.ones(400, 4) + torch.arange(400)[:, None] % 3
+        x = pair.simulate(s).nodes["x"]["value"]
+        x[:, 1] += 2
+    statistics = partial(vector_statistics, dimensions=pair.model.likelihood.dimensions)
+    checks = predictive_statistics(inference_data(pair, x, draws=100, predictive=100), statistics)
+    dimensions = 3 if "offset" in likelihood else 4
+    assert list(checks["observed_data"].data_vars) == [*(f"x{number}" for number in range(dimensions)), "total"]
+    assert (checks["observed_data"]["x0"].dtype.kind == "i") == ("poisson" in likelihood)
+    figure = diagnosis.predictive_checks(checks)
+    deviation = [abs(ax.lines[0].get_ydata()).max() for ax in figure.axes]
+    limit = (np.log(2 / 2e-5) / (2 * 400)) ** 0.5 + 1 / 100
+    assert [each < limit for each in deviation[:3]] == [True, False, True]
 
 
 def test_figures_show_the_diagnosis(pair: Pair, x: Tensor) -> None:

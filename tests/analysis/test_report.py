@@ -229,6 +229,13 @@ def test_training_whose_loss_still_falls_has_not_converged(results: Results) -> 
     assert line.startswith(f"4 of 8 runs had not converged: up to {2 / 7:.1%} of the total loss decrease")
 
 
+def test_densities_given_an_offset_are_labelled(results: Results) -> None:
+    tree = results.tree.copy(deep=True)
+    tree["runs/distortion_kind"][:] = "negative log-probability given the offset"
+    assert [line for line in caveats(tree) if "log p(x | offset)" in line]
+    assert any("D is given the offset" in str(table.title) for table in tables.measured(tree).values())
+
+
 def test_report_shows_all_settings(text: str) -> None:
     settings = dict(re.findall(r"<div><dt>(\w+)</dt><dd>(.*?)</dd>", text))
     assert settings["steps"] == "8"

@@ -18,12 +18,14 @@ from torch.distributions import constraints
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae import Run, build, make_pair, parts
+from pyrovae import InputError, Run, build, fit, make_pair, parts
 from pyrovae.models.likelihoods.continuous_bernoulli import ContinuousBernoulliDistribution
 from pyrovae.models.likelihoods.discretised_logistic import DiscretisedLogisticDistribution
 from pyrovae.models.likelihoods.negative_binomial import NegativeBinomialDistribution
 
 LIKELIHOODS = list(parts.names("likelihood"))
+#: Those that may have an offset.
+COUNTS = ["poisson", "negative_binomial"]
 #: Settings at which a contract is cheap.
 SETTINGS: dict[str, dict[str, Any]] = {"categorical": {"levels": 3}}
 EVENT = torch.Size([1, 2, 3])
@@ -261,6 +263,86 @@ def test_model_passes_validation(name: str) -> None:
     pair = make_pair(run, EVENT, x.mean(0))
     pair.check(x, beta=0.5)
     assert pair(x, beta=0.5).loss.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_encoder_sees_the_logarithm_of_counts_alone(name: str) -> None:
+    likelihood = make(name)
+    x = 1e6 * supported(likelihood, draw_images(5)) if unbounded(likelihood) else draw_images(5)
+    pair = make_pair(Run(likelihood=name, depth=1, width=8, **SETTINGS.get(name, {})), EVENT)
+    encoder = getattr(pair.guide.encoder, "network", pair.guide.encoder)
+    expected = encoder((1 + x).log() if unbounded(likelihood) else x)
+    torch.testing.assert_close(pair.guide.encoder(x), expected)
+
+
+OFFSETS = torch.tensor([[0.5], [1.0], [3.0]], dtype=torch.float64)
+
+
+def make_with_offset(name: str, counts: int) -> Any:
+    return build.make_likelihood(Run(likelihood=name, offset=True), torch.Size([counts + 1])).double()
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_density_given_the_offset_is_that_of_scaled_means(name: str) -> None:
+    with_offset, without = make_with_offset(name, 2), make(name, torch.Size([2])).double()
+    h, counts = torch.randn(3, 2, dtype=torch.float64), torch.tensor([[0.0, 4.0], [1.0, 2.0], [9.0, 0.0]]).double()
+    x = torch.cat([counts, OFFSETS], 1)
+    expected = without(h + OFFSETS.log()).log_prob(counts)
+    for p in (with_offset(h), with_offset.given(h, x), with_offset(h).expand((3,))):
+        torch.testing.assert_close(p.log_prob(x), expected)
+    torch.testing.assert_close(with_offset.floor(x), without.floor(counts))
+    if name == "poisson":
+        torch.testing.assert_close(expected, torch.distributions.Poisson(OFFSETS * h.exp()).log_prob(counts).sum(1))
+        mean = torch.cat([2 * h.exp(), torch.full_like(OFFSETS, 2)], 1)
+        torch.testing.assert_close(with_offset.distortion_at(x, mean), -expected)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_density_given_the_offset_is_normalised(name: str) -> None:
+    counts = torch.arange(2000, dtype=torch.float64)[:, None]
+    for s in OFFSETS:
+        x = torch.cat([counts, s.expand(len(counts), 1)], 1)
+        total = make_with_offset(name, 1)(torch.tensor([1.5], dtype=torch.float64)).log_prob(x).exp().sum()
+        torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_draws_have_the_offset_of_their_item(name: str) -> None:
+    x = torch.cat([torch.tensor([[0.0, 4.0], [1.0, 2.0], [9.0, 0.0]]), OFFSETS.float()], 1)
+    pair = make_pair(Run(likelihood=name, offset=True, depth=1, width=8), torch.Size([3]), x.mean(0))
+    assert pair.check(x, beta=0.5).distortion_kind == "negative log-probability given the offset"
+    assert "(decoder(z)) [3] given the offset" in repr(pair)
+    pair(x).loss.sum().backward()
+    assert all(each.grad is not None and (each.grad != 0).any() for each in pair.parameters())
+    seen = torch.cat([(1 + x[:, :2]).log(), x[:, 2:].log()], 1)
+    torch.testing.assert_close(pair.guide.encoder(x), pair.guide.encoder.network(seen))
+    z = torch.zeros(3, 10)
+    assert torch.equal(pair.reconstruct(x)[:, 2:], x[:, 2:])
+    torch.testing.assert_close(pair.likelihood(x, z).mean, pair.decode(z).mean * x[:, 2:])
+    drawn = pair.simulate(x).nodes["x"]["value"]
+    assert torch.equal(drawn[:, 2:], x[:, 2:])
+    assert torch.equal(pair.generate(2)[:, 2], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        ([[1.0, 2.0, 0.0], [1.0, 2.0, 1.0]], "its offset > 0, .* got an offset of 0; without an offset"),
+        ([[1.0, 2.0, 1.0], [1.0, 2.0, -2.5]], "got an offset of -2.5"),
+        ([[1.0, 2.0, 1.0], [1.0, 0.5, 1.0]], "expected whole numbers ≥ 0.* got values such as 0.5"),
+        ([[1.0, 2.0, np.inf], [1.0, 2.0, 1.0]], r"got NaN or ∞ in 1 of 2 items, first in x\[0\]"),
+        ([[1.0], [2.0]], r"likelihood: 'poisson': offset: expected vectors of counts with the offset .* shape \[1\]"),
+        (np.ones((2, 1, 4, 4)), r"offset: expected vectors of counts .* got items of shape \[1, 4, 4\]"),
+    ],
+)
+def test_missing_or_invalid_offset_is_one_line(x: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        fit(np.array(x), likelihood="poisson", offset=True, steps=1, width=4, quiet=True)
+
+
+def test_no_whole_numbers_are_one_line() -> None:
+    with pytest.raises(InputError, match=r"expected whole numbers ≥ 0.* from 0.5 to 2; give whole numbers, or take a"):
+        fit(np.array([[0.5, 2.0], [1.0, 1.0]]), likelihood="poisson", steps=1, width=4, quiet=True)
 
 
 def _log_continuous_bernoulli(eta: float, x: float) -> float:

@@ -65,8 +65,8 @@ def measure(run: TrainedRun) -> MeasureResult:
 def measured() -> Callable[..., list[Measurements]]:
     """Applies measures to two runs with different β."""
     images = torch.randint(0, 256, (64, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    factors = torch.rand(40, 2), torch.rand(24, 2)
-    data = CohortData(Dataset(images[:40], images[40:], factors=factors))
+    factors, labels = (torch.rand(40, 2), torch.rand(24, 2)), (torch.zeros(40), torch.ones(24))
+    data = CohortData(Dataset(images[:40], images[40:], factors=factors, labels=labels))
     pairs = [make_pair(Run(depth=1, width=8, latent_size=2, seed=seed), EVENT) for seed in (0, 1)]
     lockstep = Lockstep(pairs, {"beta": torch.tensor([0.1, 1.0])})
     streams = Streams([0, 1], images=40, batch_size=8, noise_shapes={"z": torch.Size([2])})

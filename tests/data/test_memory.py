@@ -100,6 +100,69 @@ def test_labels_and_the_given_split_are_carried_along() -> None:
     assert (len(data.train), len(data.test)) == (24, 4)
 
 
+def test_labels_and_factors_reach_splits_results_and_arviz(tmp_path: Path) -> None:
+    labels, factors = torch.arange(24) % 3, torch.linspace(0, 1, 48).reshape(24, 2)
+    study = Study(X, labels=labels.numpy(), factors=factors, split="held_out", held_out=1, **SMALL)
+    results = study.run(tmp_path / "mine", quiet=True)
+    found = results.images(beta=1, seed=0)["distortion"]["label"]
+    assert set(found.sel(split="test").values[:8]) == {1}
+    assert set(found.sel(split="train").values[:8]) == {0, 2}
+    assert results.tree["difficulty/factor_distance"].notnull().all()
+    coords = {"label": labels[:2], "angle": factors[:2, 0]}
+    data = results.pair().to_inference_data(X[:2], draws=2, coords=coords)
+    for group in ("posterior", "prior_predictive", "observed_data"):
+        assert data[group]["label"].values.tolist() == [0, 1]
+        assert data[group]["angle"].dims == ("image",)
+    with pytest.raises(InputError, match="coords: expected 2 values of 'label', one an image"):
+        results.pair().to_inference_data(X[:2], draws=2, coords={"label": labels})
+
+
+def test_labels_of_training_and_test_images_are_joined() -> None:
+    source, _ = loaded(X, test=X[:2], labels=(np.arange(24), [7, 8]), factors=(torch.zeros(24, 1), torch.ones(2, 1)))
+    assert source.labels is not None
+    assert source.factors is not None
+    assert source.labels.tolist() == [*range(24), 7, 8]
+    assert source.factors.flatten().tolist() == [0] * 24 + [1] * 2
+    assert memory.settings_of(X)["data"] != memory.settings_of(X, labels=torch.arange(24))["data"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"labels": torch.arange(3)}, r"labels: expected integers ≥ 0, one for each of the 24 items, .* shape \[3\]"),
+        ({"labels": -torch.arange(24)}, "some below 0"),
+        ({"labels": torch.rand(24)}, "labels: expected integers ≥ 0"),
+        (
+            {"labels": ["a"] * 24},
+            "^labels: expected numbers of one shape, as a tensor, an array or a torch data set, got",
+        ),
+        ({"factors": torch.rand(24)}, r"factors: expected numbers in \[0, 1\], \[24, factors\], got shape \[24\]"),
+        ({"factors": 3 * torch.ones(24, 2)}, "from 3 to 3"),
+        ({"labels": torch.arange(24), "test": X[:2]}, "labels: expected a pair, those of x and those of test"),
+    ],
+)
+def test_invalid_labels_and_factors_give_one_line(columns: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        Study(X, **columns)
+
+
+def test_array_as_a_setting_is_one_line() -> None:
+    with pytest.raises(
+        InputError, match=r"^offset: expected a value, or a list .* array of shape \[24\]; take .tolist"
+    ):
+        Study(X, offset=np.ones(24))
+
+
+def test_data_in_memory_outside_the_support_are_called_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="likelihood: 'bernoulli' on data in memory: expected values in"):
+        Study(2 * X + 0.1, **SMALL).run(tmp_path / "mine", quiet=True)
+
+
+def test_data_are_given_once() -> None:
+    with pytest.raises(InputError, match="data: expected data once"):
+        Study(X, data="mnist")
+
+
 def test_later_changes_of_a_tensor_do_not_reach_the_data() -> None:
     mine = X.clone()
     name = memory.settings_of(mine)["data"]
@@ -203,6 +266,14 @@ def test_study_is_evaluated_and_grows_from_its_folder_alone(folder: Path, forgot
     forgotten()
     grown = Study.load(folder / "study.yaml").replace(beta=[0.1, 1, 4]).run(folder, quiet=True)
     assert set(grown.tree["runs/status"].values.flat) == {"done"}
+
+
+def test_data_are_read_from_where_their_study_is_now(folder: Path, forgotten: Callable[[], None]) -> None:
+    """Such as the folder of a worker, which goes after each job."""
+    forgotten()
+    memory.attach(folder)
+    memory.attach(folder := folder.rename(folder.with_name("moved")))
+    assert memory.find(Study.load(folder / "study.yaml").base.data).size == len(X) + 8
 
 
 def test_study_goes_on_only_with_the_same_data(folder: Path) -> None:

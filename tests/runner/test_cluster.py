@@ -20,10 +20,11 @@ import pytest
 import torch
 import xarray as xr
 from distributed import LocalCluster
-from helpers import STUDY, TIMEOUT, assert_same_results
+from helpers import STUDY, TIMEOUT, assert_same_results, no_drawing
 
-from pyrovae import InputError, open_results, run
+from pyrovae import InputError, Study, open_results, run
 from pyrovae.build import make_cohort_data
+from pyrovae.data import memory as data_in_memory
 from pyrovae.errors import OutOfMemoryError
 from pyrovae.runner.cluster import worker
 from pyrovae.runner.cluster.dispatch import OWN_MEMORY, Dispatcher, memory_for_jobs
@@ -159,6 +160,32 @@ def test_evaluation_on_a_cluster_equals_that_of_one_process(
         for key in results.tree["runs"].to_dataset()["key"].values.flat:
             RunFolder.of(alone, key).record("samples=4").unlink()
     xr.testing.assert_identical(*found)
+
+
+#: Data in memory.
+X = torch.rand(96, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+IN_MEMORY: dict[str, Any] = {
+    "test": X[64:], "width": 4, "latent_size": 2, "steps": 4, "batch_size": 16, "measure": STUDY.measure.model_dump(),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_shared_folder")
+def test_workers_get_data_in_memory(cluster: LocalCluster, tmp_path: Path) -> None:
+    """For training and for evaluations."""
+    with no_drawing():
+        run(Study(X[:64], **IN_MEMORY), tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
+        reevaluate(tmp_path / "study", samples=2, scheduler=cluster.scheduler_address)
+        evaluated = open_results(tmp_path / "study").evaluations["samples=2"]
+    assert evaluated.tree["rate_distortion"].to_dataset()["distortion"].notnull().all()
+
+
+def test_large_data_in_memory_are_refused_with_workers(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_in_memory, "LIMIT", X.nbytes - 1)
+    with pytest.raises(InputError, match="data: expected data that the study's folder keeps"):
+        run(Study(X[:64], **IN_MEMORY), tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
+    assert not list((tmp_path / "study").rglob("weights.safetensors"))
 
 
 def test_jobs_are_split_for_more_workers(cluster: LocalCluster, tmp_path: Path) -> None:
