@@ -8,6 +8,7 @@ from pyrovae.analysis.report import page
 from pyrovae.analysis.report.comparison import Comparison
 from pyrovae.errors import InputError
 from pyrovae.runner.open import open_results
+from pyrovae.store.layout import kept_for
 from pyrovae.store.results import Results, study_in
 from pyrovae.system import atomic
 
@@ -27,7 +28,8 @@ def draw_again(folder: str | Path) -> Path:
     Raises:
         InputError: the folder holds no study, or a file in it is damaged.
     """
-    study_in(Path(folder))  # otherwise the lock would create the folder
+    if not kept_for(folder):
+        study_in(Path(folder))  # otherwise the lock would create the folder
     with atomic.locked(Path(folder)):
         draw(open_results(folder))
     return Path(folder) / REPORT

@@ -46,6 +46,7 @@ def test_wheel_installs_pyrovae_and_nothing_else(wheel: Path) -> None:
     code = {file.relative_to(ROOT) for file in (ROOT / "pyrovae").rglob("*") if file.suffix in (".py", ".yaml")}
     code |= {"pyrovae" / file.relative_to(ROOT) for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")}
     code |= {Path("pyrovae/analysis/report", name) for name in ("report.html", "references.bib")}
+    code |= {"pyrovae" / file.relative_to(ROOT) for file in (ROOT / "analysis/results").glob("*.nc")}
     code -= {Path("pyrovae/analysis/docs/conf.py")}
     assert names == {*map(str, code), "pyrovae/py.typed"}
 
