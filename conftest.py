@@ -30,9 +30,15 @@ def _global_state() -> tuple[object, ...]:
 
 @pytest.fixture
 def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws one figure per study: drawing all of them takes longer than training in most tests."""
-    from pyrovae.analysis import figures
+    """Draws one figure per study: drawing all of them takes longer than training in most tests.
 
+    It draws none without the packages that draw, as on a machine that only trains.
+    """
+    try:
+        from pyrovae.analysis import figures
+    except ModuleNotFoundError:
+        monkeypatch.setattr("pyrovae.runner.reporting.draw", lambda results: None)
+        return
     monkeypatch.setattr(figures, "FIGURES", {"rate_distortion": figures.rate_distortion})
 
 

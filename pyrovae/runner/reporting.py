@@ -1,11 +1,9 @@
 """Figures and reports of studies."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyrovae.analysis import figures
-from pyrovae.analysis.report import page
-from pyrovae.analysis.report.comparison import Comparison
 from pyrovae.errors import InputError
 from pyrovae.runner.open import open_results
 from pyrovae.store.layout import kept_for
@@ -17,7 +15,13 @@ REPORT = "report.html"
 
 
 def draw(results: Results) -> None:
-    """Writes the figures and the report of a study into its folder."""
+    """Writes the figures and the report of a study into its folder; without the packages that draw, it says so."""
+    try:
+        from pyrovae.analysis import figures
+        from pyrovae.analysis.report import page
+    except ModuleNotFoundError as error:
+        warnings.warn(f"no figures and no report are drawn: {error}", stacklevel=2)
+        return
     drawn = figures.save(results, results.folder / "figures")
     page.save({results.folder.resolve().name: results}, drawn, results.folder / REPORT)
 
@@ -57,6 +61,10 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
         >>> list(found), (tmp_path / "both/report.html").exists()
         (['beta-0.1', 'beta-1'], True)
     """
+    from pyrovae.analysis import figures
+    from pyrovae.analysis.report import page
+    from pyrovae.analysis.report.comparison import Comparison
+
     paths = [Path(folder) for folder in folders]
     if len(paths) < 2:
         raise InputError(f"expected the folders of at least two studies, got {', '.join(map(str, paths)) or 'none'}")
