@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
-import helpers
 import pyro
 import pytest
 import torch
@@ -32,20 +33,27 @@ def _global_state() -> tuple[object, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_studies() -> Iterator[None]:
-    """Figures are not drawn, and studies are not tried before they train: both take longer than most of them."""
-    with helpers.no_figures(), mock.patch("pyrovae.runner.estimate.TRIAL", 0.0):
+    """Figures are not drawn, and studies are not tried before they train: both take longer than most of them.
+
+    A machine that only trains lacks the packages that draw.
+    """
+    draws = find_spec("matplotlib") is not None
+    with (
+        import_module("helpers").no_figures() if draws else mock.patch("pyrovae.runner.reporting.draw"),
+        mock.patch("pyrovae.runner.estimate.TRIAL", 0.0),
+    ):
         yield
 
 
 @pytest.fixture
 def all_figures() -> Iterator[None]:
-    with helpers.all_figures():
+    with import_module("helpers").all_figures():
         yield
 
 
 @pytest.fixture
 def one_figure() -> Iterator[None]:
-    with helpers.one_figure():
+    with import_module("helpers").one_figure():
         yield
 
 

@@ -32,6 +32,7 @@ INTERRUPTED = 130
 #: typer names only this error's kinds.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 Folder = Annotated[Path, typer.Argument(help="The folder of a study.")]
+FolderOrName = Annotated[Path, typer.Argument(help="The folder of a study, or the name of one with kept results.")]
 
 
 def _from_current_folder(modules: list[str] | None) -> list[str] | None:
@@ -138,7 +139,7 @@ def run_study(
 
 @app.command()
 def show(
-    folder: Folder,
+    folder: FolderOrName,
     names: Annotated[
         list[str] | None,
         typer.Argument(
@@ -155,13 +156,17 @@ def show(
 ) -> None:
     """Print the findings of a study and its rate–distortion plane.
 
-    Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --all', 'pyrovae show runs/quick information'.
+    Where 'pyrovae studies' says that results are kept, the name of the study shows them, without training anything.
+
+    Examples: 'pyrovae show runs/quick', 'pyrovae show runs/quick --all', 'pyrovae show runs/quick information',
+    'pyrovae show paper-slice'.
     """
     from pyrovae.analysis.report import terminal
     from pyrovae.analysis.report.provenance import provenance as provenance_tables
     from pyrovae.runner.open import open_results
 
     results = open_results(folder)
+    _say_if_kept(folder)
     if provenance:
         terminal.show(provenance_tables(results.tree))
     elif everything or names:
@@ -174,7 +179,7 @@ def show(
 
 
 @app.command()
-def report(folder: Folder) -> None:
+def report(folder: FolderOrName) -> None:
     """Draw the figures and report.html of a study again.
 
     The report is one file that needs no network: findings, an interactive rate–distortion plane, sortable tables,
@@ -184,6 +189,7 @@ def report(folder: Folder) -> None:
     """
     from pyrovae.runner.reporting import draw_again
 
+    _say_if_kept(folder)
     _print(f"report in {draw_again(folder)}")
 
 
@@ -202,6 +208,7 @@ def compare(
     from pyrovae.analysis.report import comparison, tables, terminal
     from pyrovae.runner import reporting
 
+    _say_if_kept(*folders)
     trees = {name: results.tree for name, results in reporting.compare(folders, out).items()}
     terminal.show([comparison.differences(trees)])
     if caution := comparison.not_comparable(trees):
@@ -407,13 +414,14 @@ def merge(
 
 @app.command()
 def export(
-    folder: Folder,
+    folder: FolderOrName,
     to: Annotated[ExportFormat, typer.Option(help="A table of all runs, or the tree of results.")] = ExportFormat.CSV,
     out: Annotated[Path | None, typer.Option(help="The file.", show_default="results.csv and so on in DIR")] = None,
 ) -> None:
     """Write the numbers of a study to one file.
 
-    csv and parquet are tables with one row per run and one column per number; netcdf and zarr are the tree of results.
+    csv and parquet are tables with one row per run and one column per number; netcdf and zarr are the tree of results,
+    with all that findings need.
     parquet and zarr need pyrovae[export].
 
     Example: 'pyrovae export runs/quick --to csv'.
@@ -425,12 +433,14 @@ def export(
 
 @app.command()
 def studies() -> None:
-    """List the studies that ship."""
+    """List the studies that ship, and say for which of them results are kept."""
+    from pyrovae.store.layout import kept
     from pyrovae.study import shipped
 
     listed = shipped()
     for name, description in listed.items():
-        _print(f"{name:{max(map(len, listed))}} {description}")
+        shown = f" Its results are kept: 'pyrovae show {name}'." if name in kept() else ""
+        _print(f"{name:{max(map(len, listed))}} {description}{shown}")
 
 
 @app.command("parts")
@@ -511,6 +521,16 @@ def _report(results: "Results") -> None:
     _print(f"{number} caveats and all tables: pyrovae show {results.folder} --all")
     if (results.folder / REPORT).exists():
         _print(f"report with figures: {results.folder / REPORT}")
+
+
+def _say_if_kept(*folders: Path) -> None:
+    """Says which results are those that are kept with the package."""
+    from pyrovae.store.layout import kept_for
+
+    for folder in filter(kept_for, folders):
+        print(
+            f"pyrovae: {folder}: no folder of this name holds a study, so these are its kept results", file=sys.stderr
+        )
 
 
 def _print(text: str) -> None:

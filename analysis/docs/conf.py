@@ -10,8 +10,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import pyrovae
-from pyrovae import parts
+from pyrovae import open_results, parts
+from pyrovae.analysis.report import paper
 from pyrovae.cli import app as commands
+from pyrovae.store.layout import kept
 from pyrovae.study import Measure, Run, Study
 
 project = "pyrovae"
@@ -46,11 +48,12 @@ def _short_signature(app: Any, what: str, name: str, thing: Any, *_: Any) -> tup
 
 
 def _write_pages(app: Any, config: Any) -> None:
-    """Pages made from code: the settings of a study, and the help of the commands."""
+    """Pages made from code: the settings of a study, the help of the commands, and the findings of kept results."""
     folder = Path(app.srcdir) / "generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "settings.md").write_text("\n".join(_settings()), encoding="utf-8")
+    (folder / "paper.md").write_text("\n".join(_paper()), encoding="utf-8")
     (folder / "commands.md").write_text("\n".join(_commands()), encoding="utf-8")
 
 
@@ -68,6 +71,25 @@ def _settings() -> Iterator[str]:
         yield f"\n### {kind}\n\n| name | settings | |\n|---|---|---|"
         for name in sorted(parts.names(kind)):
             yield f"| `{name}` | {' | '.join(map(_cell, parts.description(kind, name)))} |"
+
+
+def _paper() -> Iterator[str]:
+    yield "# The paper, finding by finding\n"
+    yield (
+        "What the paper found, in our words, and what the [kept results](../results.md) of pyrovae say. OOD is the "
+        "checkerboard split, ID the random one; deep is three hidden layers, shallow one. Effects have intervals of "
+        "95%, and [verdicts](../verdicts.md) hold jointly over all findings of a study. This page is made from kept "
+        "results, which these commands trained:\n"
+    )
+    studies = {name: open_results(name) for name in kept()}
+    for name, results in studies.items():
+        status = results.tree["runs"]["status"].values
+        done = f"{(status == 'done').sum()} of {status.size} runs are done"
+        yield f"- `{name}`: `{results.tree.attrs['command']}`; {done}, at {results.study.base.steps:,} steps."
+    yield "\n| the paper | obtained | shown by |\n|---|---|---|"
+    for text, obtained, command in paper.rows(studies):
+        yield f"| {_cell(text)} | {_cell(obtained)} | {command} |"
+    yield "\nWhich priors help, the paper leaves open: see [priors and the prior gap](../priors.md)."
 
 
 def _cell(text: str) -> str:

@@ -27,16 +27,17 @@ def provenance(tree: xr.DataTree) -> list[Table]:
     """What made the numbers of a study and of its later evaluations, by the runs that trained together.
 
     The key of their cohort, the runs, how and where they were trained, what D and R are, and the process that measured
-    them. A change during training is shown with its step.
+    them. A change during training is shown with its step. Of kept results, also the command that trains them.
     """
     later = tree.children[EVALUATIONS].children if EVALUATIONS in tree.children else {}
     name = f"provenance of {study_of(tree).name}"
     titles = {name: tree, **{f"{name}, evaluated again with {child}": node for child, node in later.items()}}
-    return [_table(title, node["runs"].to_dataset()) for title, node in titles.items()]
+    command = tree.attrs.get("command")
+    return [_table(title, node["runs"].to_dataset(), command) for title, node in titles.items()]
 
 
-def _table(title: str, runs: xr.Dataset) -> Table:
-    table = Table(title=title)
+def _table(title: str, runs: xr.Dataset, command: str | None) -> Table:
+    table = Table(title=title, caption=command)
     known = {heading: fact for heading, fact in FACTS.items() if fact in runs and (runs[fact] != "").any()}
     for heading in ("cohort", "runs", *known, "seconds of training", "code and versions"):
         table.add_column(heading)

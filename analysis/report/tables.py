@@ -2,18 +2,20 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import product, repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from rich.table import Table
 
-from pyrovae.analysis.diagnosis.diagnose import Diagnosis
 from pyrovae.analysis.findings.statistics import repeated, variance_of_mean
 from pyrovae.analysis.findings.verdicts import Verdict
 from pyrovae.analysis.report.columns import MISSING, Column, axes, columns, written
 from pyrovae.store import schema
+
+if TYPE_CHECKING:
+    from pyrovae.analysis.diagnosis.diagnose import Diagnosis
 
 
 def measured(tree: xr.DataTree) -> dict[str, Table]:
@@ -48,7 +50,7 @@ def with_columns(title: str, headings: Iterable[str], rows: Iterable[Sequence[st
     return table
 
 
-def diagnosis(found: Diagnosis) -> Table:
+def diagnosis(found: "Diagnosis") -> Table:
     """A guide compared with the exact posterior of each image.
 
     Chains: the largest R̂ and the smallest effective sample size over latents, and divergences. Guide: k̂ of its

@@ -10,17 +10,19 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from pyrovae.data import Source, vision
 from pyrovae.data.fetch import reason
 from pyrovae.errors import InputError
 from pyrovae.system.memory import check_memory
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _CHANNELS = (1, 3)
 #: What transparent pixels are blended with.
@@ -120,6 +122,8 @@ def _is_grey(file: Path) -> bool:
 
 def _pixels(file: Path, mode: str, background: Background) -> Tensor:
     """The image as uint8 ``[C, H, W]``."""
+    from PIL import Image, ImageOps
+
     with _opened(file) as image:
         if image.width * image.height > _MOST_PIXELS:
             raise InputError(f"{file}: expected at most {_MOST_PIXELS:,} pixels, got {image.width:,}×{image.height:,}")
@@ -135,7 +139,9 @@ def _pixels(file: Path, mode: str, background: Background) -> Tensor:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
+def _opened(file: Path) -> Iterator["Image.Image"]:
+    from PIL import Image, UnidentifiedImageError  # Pillow is only needed for a user's images
+
     try:
         # Not by its path: Pillow would map an uncompressed TIFF into memory, and then turn it wrongly.
         with (

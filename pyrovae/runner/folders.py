@@ -119,7 +119,8 @@ def export(folder: str | Path, to: Format = "csv", out: str | Path | None = None
 
     Args:
         folder: the folder of the study.
-        to: "csv" or "parquet" for the table, "netcdf" or "zarr" for the tree.
+        to: "csv" or "parquet" for the table, "netcdf" or "zarr" for the tree, with values per image that are condensed
+            to as few as findings need.
         out: the file; ``results`` with the suffix of the format, in the folder of the study, by default.
 
     Returns:
@@ -130,13 +131,13 @@ def export(folder: str | Path, to: Format = "csv", out: str | Path | None = None
     """
     if to not in get_args(Format):
         raise InputError(f"to: expected {', '.join(get_args(Format))}, got {to!r}")
-    tree = open_results(folder).tree
+    results = open_results(folder)
     file = Path(folder) / f"results{_SUFFIXES[to]}" if out is None else Path(out)
     writers: dict[str, Callable[[], Any]] = {
-        "csv": lambda: atomic.write(file, frame(tree).to_csv(index=False).encode()),
-        "parquet": lambda: atomic.write(file, frame(tree).to_parquet(index=False)),
-        "netcdf": lambda: schema.save(tree, file),
-        "zarr": lambda: tree.to_zarr(file, mode="w", zarr_format=2),
+        "csv": lambda: atomic.write(file, frame(results.tree).to_csv(index=False).encode()),
+        "parquet": lambda: atomic.write(file, frame(results.tree).to_parquet(index=False)),
+        "netcdf": lambda: schema.save(results.condensed(), file),
+        "zarr": lambda: results.condensed().to_zarr(file, mode="w", zarr_format=2),
     }
     try:
         writers[to]()

@@ -20,6 +20,7 @@ def open_results(folder: str | Path, trust: Collection[str] = (), *, data: Any =
     """Opens the results of a study.
 
     Args:
+        folder: the folder of the study, or the name of a study whose results are kept with the package.
         trust: modules whose code may run, where the study names components of its user's own.
         data, test: the data in memory that the study was made with, if they are too large to be kept in its folder;
             only measuring and training need them.
@@ -28,6 +29,8 @@ def open_results(folder: str | Path, trust: Collection[str] = (), *, data: Any =
         InputError: the folder holds no study, a file in it is damaged, or ``data`` are not those of the study.
 
     Example:
+        >>> open_results("paper-slice").study.base.width
+        512
         >>> open_results("nowhere")
         Traceback (most recent call last):
         pyrovae.errors.InputError: nowhere: expected the folder of a study, but there is no such folder

@@ -1,13 +1,12 @@
 """Figures and reports of studies."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyrovae.analysis import figures
-from pyrovae.analysis.report import page
-from pyrovae.analysis.report.comparison import Comparison
 from pyrovae.errors import InputError
 from pyrovae.runner.open import open_results
+from pyrovae.store.layout import kept_for
 from pyrovae.store.results import Results, study_in
 from pyrovae.system import atomic
 
@@ -16,7 +15,13 @@ REPORT = "report.html"
 
 
 def draw(results: Results) -> None:
-    """Writes the figures and the report of a study into its folder."""
+    """Writes the figures and the report of a study into its folder; without the packages that draw, it says so."""
+    try:
+        from pyrovae.analysis import figures
+        from pyrovae.analysis.report import page
+    except ModuleNotFoundError as error:
+        warnings.warn(f"no figures and no report are drawn: {error}", stacklevel=2)
+        return
     drawn = figures.save(results, results.folder / "figures")
     page.save({results.folder.resolve().name: results}, drawn, results.folder / REPORT)
 
@@ -27,7 +32,8 @@ def draw_again(folder: str | Path) -> Path:
     Raises:
         InputError: the folder holds no study, or a file in it is damaged.
     """
-    study_in(Path(folder))  # otherwise the lock would create the folder
+    if not kept_for(folder):
+        study_in(Path(folder))  # otherwise the lock would create the folder
     with atomic.locked(Path(folder)):
         draw(open_results(folder))
     return Path(folder) / REPORT
@@ -55,6 +61,10 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
         >>> list(found), (tmp_path / "both/report.html").exists()
         (['beta-0.1', 'beta-1'], True)
     """
+    from pyrovae.analysis import figures
+    from pyrovae.analysis.report import page
+    from pyrovae.analysis.report.comparison import Comparison
+
     paths = [Path(folder) for folder in folders]
     if len(paths) < 2:
         raise InputError(f"expected the folders of at least two studies, got {', '.join(map(str, paths)) or 'none'}")

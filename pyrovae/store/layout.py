@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 #: The folders of runs, of moving checkpoints, and of later evaluations.
 RUNS, TRAINING, EVALUATIONS = "runs", "training", "evaluations"
+#: The group of a tree that holds values per image.
+IMAGES = "images"
 #: The log of a study that trains: one line of JSON for each run at each point of its learning curves.
 METRICS = "metrics.jsonl"
 
@@ -61,3 +64,14 @@ def moving_checkpoint(study: Path, cohort: str) -> Path:
 def moving_checkpoints(study: Path) -> list[Path]:
     """The checkpoints of all cohorts at work."""
     return sorted((study / TRAINING).glob("[!.]*.safetensors"))
+
+
+def kept() -> dict[str, Path]:
+    """The results that are installed with the package, without weights, by the name of the study."""
+    folder = Path(str(resources.files("pyrovae.analysis"))) / "results"
+    return {file.stem: file for file in sorted(folder.glob("*.nc"))}
+
+
+def kept_for(study: str | Path) -> Path | None:
+    """The kept results of a name, if no folder of that name holds a study."""
+    return None if (Path(study) / "study.yaml").exists() else kept().get(str(study))

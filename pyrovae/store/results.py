@@ -1,6 +1,7 @@
 """The results of a study: the records of its runs in a folder, and the tree of numbers assembled from them."""
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from html import escape
@@ -21,13 +22,15 @@ from pyrovae.measures.declared import shipped
 from pyrovae.measures.measure import PER_IMAGE_DIMS
 from pyrovae.programs.origin import Origin
 from pyrovae.programs.pair import Pair
-from pyrovae.store import records, schema
+from pyrovae.store import layout, records, schema
 from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch, restore
-from pyrovae.store.layout import EVALUATIONS, RunFolder, settings_files
+from pyrovae.store.condensed import condensed
+from pyrovae.store.layout import EVALUATIONS, IMAGES, RunFolder, settings_files
 from pyrovae.store.records import SPLITS, Record
 from pyrovae.store.schema import Grid
 from pyrovae.study import Measure, Run, Study, check_trust, growth, key_of
-from pyrovae.study.files import to_yaml
+from pyrovae.study.files import shipped_names, to_yaml
+from pyrovae.study.keys import identity
 from pyrovae.system import atomic, memory
 from pyrovae.system.provenance import history
 
@@ -67,8 +70,13 @@ class Evaluation:
 
         Raises:
             InputError: an axis or a value is not in the grid, the values do not fit into memory, or a file is damaged.
+
+        Kept results, which are opened by the name of a study, have fewer values instead, with the same means and the
+        same errors of the means.
         """
         keys = self._select(at)
+        if self.is_kept:
+            return self.tree[IMAGES].to_dataset().sel({axis: keys[axis] for axis in self.tree["runs"].dims})
         found = {cell: records.load_images(file) for cell, file in self._files(keys)}
         names = list(dict.fromkeys(name for each in found.values() for name in each))
         images = max((values.shape[-1] for each in found.values() for values in each.values()), default=0)
@@ -143,6 +151,11 @@ class Evaluation:
         return _above("analysis.figures").plot(self, name, ax)
 
     @property
+    def is_kept(self) -> bool:
+        """Whether these are numbers without weights, opened by the name of the study."""
+        return IMAGES in self.tree.children
+
+    @property
     def measure(self) -> Measure:
         """The settings of the measurement."""
         if "measure" in self.tree.attrs:
@@ -162,9 +175,9 @@ class Evaluation:
         return keys.sel({axis: list(value) if isinstance(value, tuple) else value for axis, value in at.items()})
 
     def _files(self, keys: xr.DataArray) -> Iterator[tuple[tuple[int, ...], Path]]:
-        """The records of some runs, with their places."""
+        """The records of some runs, with their places; none of kept results."""
         for cell, key in np.ndenumerate(keys.values):
-            if key:
+            if key and not self.is_kept:
                 yield cell, RunFolder.of(self.folder, key).record(self.name)
 
     def _attributes(self, name: str) -> dict[str, Any]:
@@ -178,7 +191,8 @@ class Results(Evaluation):
     """The results of a study in its folder.
 
     Attributes:
-        folder: contains study.yaml, runs/ with a folder for each run, results.nc, figures/ and report.html.
+        folder: contains study.yaml, runs/ with a folder for each run, results.nc, figures/ and report.html; of kept
+            results, only the last two, if they are drawn.
         study: the study, with all defaults filled in.
         tree: ``/rate_distortion`` over split and the axes of the grid, ``/levels`` with the rate of each latent site,
             ``/information`` with mutual information and prior gap, ``/likelihood`` with bounds on log p(x),
@@ -188,23 +202,33 @@ class Results(Evaluation):
             ``attrs["units"]`` says otherwise.
     """
 
-    def __init__(self, folder: Path, study: Study, make_pair: MakePair, trust: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        study: Study,
+        make_pair: MakePair,
+        trust: Collection[str] | None = None,
+        kept: xr.DataTree | None = None,
+    ) -> None:
         self.study = study
         self._make_pair = make_pair
         self._trust = trust
         memory_data.attach(folder)
-        super().__init__(_tree(folder, study, trust), folder)
+        super().__init__(_tree(folder, study, trust) if kept is None else kept, folder)
 
     @classmethod
     def open(cls, folder: str | Path, make_pair: MakePair, trust: Collection[str] = ()) -> Self:
-        """Opens the results in a folder.
+        """Opens the results in a folder, or those that are kept under the name of a study.
 
         Args:
             trust: modules whose code may run.
 
         Raises:
-            InputError: the folder contains no study.
+            InputError: the folder contains no study, and no results are kept under this name.
         """
+        if file := layout.kept_for(folder):
+            kept = schema.load(file)
+            return cls(Path(folder), Study.of_yaml(kept.attrs["study"]), make_pair, trust, kept)
         return cls(Path(folder), study_in(Path(folder)), make_pair, trust)
 
     @classmethod
@@ -230,7 +254,8 @@ class Results(Evaluation):
         counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
         axes = "; ".join(f"{axis} {', '.join(map(str, values))}" for axis, values in self.study.axes.items())
         later = "".join(f"\n  evaluation {name}" for name in self.evaluations)
-        return f"Results of '{self.study.name}' in {self.folder}: {counts}\n  {axes}{later}"
+        place = "kept without weights" if self.is_kept else f"in {self.folder}"
+        return f"Results of '{self.study.name}' {place}: {counts}\n  {axes}{later}"
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>{self.table('rate_distortion').to_html(index=False, max_rows=20)}"
@@ -246,6 +271,8 @@ class Results(Evaluation):
             InputError: a setting would change finished runs.
         """
         check_trust(self.study.settings(), self._trust or ())
+        if self.is_kept:
+            raise without_weights(self.folder)
         axes = {
             key: list(dict.fromkeys([*self.study.axes.get(key, [getattr(self.study.base, key, None)]), *value]))
             for key, value in more.items()
@@ -281,6 +308,15 @@ class Results(Evaluation):
         trees = self.tree.children[EVALUATIONS].children if EVALUATIONS in self.tree.children else {}
         return {name: Evaluation(tree, self.folder, name) for name, tree in trees.items()}
 
+    def condensed(self) -> xr.DataTree:
+        """The tree, the command that trains the study, and values per image, condensed to as few as findings need."""
+        tree = self.tree.copy()
+        tree.attrs["command"] = _command(self.study)
+        for name, each in {"": self, **self.evaluations}.items():
+            place = f"{EVALUATIONS}/{name}/{IMAGES}" if name else IMAGES
+            tree[place] = xr.DataTree(condensed(each.images()))
+        return tree
+
     def status(self, run: Run) -> str:
         """Whether a run is "done", "diverged" or "pending"."""
         return str(self.tree["runs"].to_dataset()["status"].values[self.study.position(run)])
@@ -292,8 +328,9 @@ class Results(Evaluation):
             atomic.write(file, self.study.to_yaml().encode())
 
     def refresh(self) -> None:
-        """Reads records that are new or have changed."""
-        self.tree = _tree(self.folder, self.study, self._trust)
+        """Reads records that are new or have changed; kept results do not change."""
+        if not self.is_kept:
+            self.tree = _tree(self.folder, self.study, self._trust)
 
     def save(self) -> None:
         """Writes results.nc.
@@ -333,6 +370,8 @@ class Results(Evaluation):
         try:
             checkpoint = Checkpoint.load(RunFolder.of(self.folder, key).weights)
         except FileNotFoundError:
+            if self.is_kept:
+                raise without_weights(self.folder) from None
             place = self.study.coordinates(run)
             raise InputError(
                 f"{self.folder}: the run at {place} is not trained yet, or its weights are missing"
@@ -354,18 +393,44 @@ def _above(module: str) -> Any:
     return import_module(f"pyrovae.{module}")
 
 
+def without_weights(folder: Path) -> InputError:
+    """The error of what needs the weights of kept results."""
+    return InputError(
+        f"{folder}: expected the folder of a study with weights, got kept results, which have none; "
+        f"'pyrovae run {folder}' trains them into runs/{folder}"
+    )
+
+
 def study_in(folder: Path) -> Study:
     """The study in a folder.
 
     Raises:
         InputError: the folder contains no study.
     """
+    if layout.kept_for(folder):
+        raise without_weights(folder)
     if not (folder / "study.yaml").is_file():
         problem = "it has no study.yaml" if folder.exists() else "there is no such folder"
         raise InputError(f"{folder}: expected the folder of a study, but {problem}")
     if (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: made by pyrovae 0.1; open it with that version, or run the study again elsewhere")
     return Study.load(folder / "study.yaml", trust=None)
+
+
+def _command(study: Study) -> str:
+    """The command that trains a study."""
+    if study.name not in shipped_names():
+        return "pyrovae run study.yaml"
+    mine, shipped = map(_settable, (study, Study.load(study.name)))
+    changed = {key: value for key, value in mine.items() if value != shipped.get(key)}
+    return " ".join([f"pyrovae run {study.name}", *(f"--set '{key}={json.dumps(changed[key])}'" for key in changed)])
+
+
+def _settable(study: Study) -> dict[str, Any]:
+    """The settings of a study, as options of the command name them."""
+    measure = {f"measure.{key}": value for key, value in study.measure.model_dump(mode="json").items()}
+    axes = {axis: list(values) for axis, values in study.axes.items()}
+    return {**identity(study.base), "steps": study.base.steps, **axes, **measure}
 
 
 def measured_with(measure: Measure, sources: str) -> str:

@@ -2,6 +2,7 @@
 
     python -m pip install -c constraints.txt -e '.[bench]'
     python tests/benchmarks/training.py [--rounds N] [--runs R] [--depth 1,3] [--pixels 784,3072]
+    python tests/benchmarks/training.py --pixels 3072 --precision float32,bfloat16 [--profile]
     python tests/benchmarks/training.py --device cuda --runs 60 --depth 3 --pixels 3072 --precision tf32 [--profile]
 
 All contestants train the same VAE on the same images: hidden layers of 512 units, ten latent dimensions, a Bernoulli
@@ -12,7 +13,8 @@ libraries train one; "images/s" counts an image once for each run that trains on
 The arithmetic is the matrix products of a step, computed by `torch.bmm` on the same shapes, and Adam, which moves 28
 bytes per parameter, at the bandwidth of adding two large arrays.
 
-On a GPU, only programs in torch take part. `--profile` prints the operations that take the most time in lockstep.
+On a GPU, only programs in torch take part, and in other precisions than float32 only those that train in them.
+`--profile` prints the operations that take the most time in lockstep.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import product
 
 import competitors
 from cost import seconds
@@ -52,12 +55,14 @@ class Contestant:
         packages: distributions that it needs.
         all_runs: whether it trains all runs of a case rather than one.
         cuda: whether it takes part on a GPU.
+        rounds: whether it trains in other precisions than float32.
     """
 
     epoch: Callable[[Case], Work]
     packages: tuple[str, ...] = ("torch",)
     all_runs: bool = False
     cuda: bool = True
+    rounds: bool = True
 
 
 LOCKSTEP, PRODUCTS, ADAM = "lockstep", "matrix products alone", "Adam at full bandwidth"
@@ -67,9 +72,9 @@ CONTESTANTS = {
     ADAM: Contestant(epochs_of(adam), all_runs=True),
     "plain PyTorch": Contestant(competitors.plain_torch),
     "PyTorch, DataLoader": Contestant(competitors.torch_loader, cuda=False),
-    "NumPyro, jit": Contestant(competitors.numpyro_jit, ("numpyro", "jax"), cuda=False),
+    "NumPyro, jit": Contestant(competitors.numpyro_jit, ("numpyro", "jax"), cuda=False, rounds=False),
     "Pyro, SVI": Contestant(competitors.pyro_svi, ("pyro-ppl",)),
-    "pythae": Contestant(competitors.pythae_trainer, ("pythae",), cuda=False),
+    "pythae": Contestant(competitors.pythae_trainer, ("pythae",), cuda=False, rounds=False),
 }
 
 
@@ -151,16 +156,21 @@ def print_profile(case: Case) -> None:
     print(profiled.key_averages().table(sort_by=f"self_{case.device}_time_total", row_limit=25))
 
 
-def contestants_on(device: str) -> list[str]:
-    """The contestants that take part, after a line for each one that is not installed."""
+def contestants_installed() -> list[str]:
+    """The contestants, after a line for each one that is not installed."""
     names = []
     for name, contestant in CONTESTANTS.items():
         missing = [package for package in contestant.packages if not installed(package)]
         if missing:
             print(f"{name}: skipped, because {missing[0]} is not installed")
-        elif contestant.cuda or device == "cpu":
+        else:
             names.append(name)
     return names
+
+
+def takes_part(name: str, case: Case) -> bool:
+    contestant = CONTESTANTS[name]
+    return (contestant.cuda or case.device == "cpu") and (contestant.rounds or case.precision == "float32")
 
 
 def installed(package: str) -> bool:
@@ -174,7 +184,7 @@ def main() -> None:
     parser.add_argument("--depth", type=integers, default=[1, 3])
     parser.add_argument("--pixels", type=integers, default=[784, 3072])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default="float32")
+    parser.add_argument("--precision", type=words, default=["float32"], help="float32, tf32 or bfloat16, or several")
     parser.add_argument("--profile", action="store_true", help="profile lockstep instead")
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -182,18 +192,21 @@ def main() -> None:
         name, case = options.contestant
         serve(name, Case(**json.loads(case)))
         return
-    names = [] if options.profile else contestants_on(options.device)
-    for pixels in options.pixels:
-        for depth in options.depth:
-            case = Case(pixels, depth, options.runs, device=options.device, precision=options.precision)
-            if options.profile:
-                print_profile(case)
-            else:
-                compare(case, options.rounds, names)
+    names = [] if options.profile else contestants_installed()
+    for pixels, depth, precision in product(options.pixels, options.depth, options.precision):
+        case = Case(pixels, depth, options.runs, device=options.device, precision=precision)
+        if options.profile:
+            print_profile(case)
+        else:
+            compare(case, options.rounds, [name for name in names if takes_part(name, case)])
+
+
+def words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def integers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    return [int(number) for number in words(text)]
 
 
 if __name__ == "__main__":

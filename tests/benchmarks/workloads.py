@@ -66,7 +66,7 @@ def lockstep(case: Case) -> Work:
             beta=np.geomspace(0.1, 1, case.runs).tolist(),
         )  # fmt: skip
         (cohort,) = study.cohorts()
-        training, _ = start(study, cohort, make_cohort_data(cohort.runs).to(torch.device(case.device)))
+        training, _ = start(study.measure, cohort, make_cohort_data(cohort.runs).to(torch.device(case.device)))
     step = training.stepper("always", StudyProgress())
     keep_memory = ExitStack()  # until the process ends
     keep_memory.enter_context(freed_memory_kept())

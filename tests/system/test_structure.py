@@ -46,6 +46,7 @@ def test_wheel_installs_pyrovae_and_nothing_else(wheel: Path) -> None:
     code = {file.relative_to(ROOT) for file in (ROOT / "pyrovae").rglob("*") if file.suffix in (".py", ".yaml")}
     code |= {"pyrovae" / file.relative_to(ROOT) for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")}
     code |= {Path("pyrovae/analysis/report", name) for name in ("report.html", "references.bib")}
+    code |= {"pyrovae" / file.relative_to(ROOT) for file in (ROOT / "analysis/results").glob("*.nc")}
     code -= {Path("pyrovae/analysis/docs/conf.py")}
     assert names == {*map(str, code), "pyrovae/py.typed"}
 
@@ -57,6 +58,19 @@ def test_wheel_runs_a_study_in_an_empty_folder(site: Path, tmp_path: Path) -> No
     printed = _run(sys.executable, "-c", code, *arguments, cwd=tmp_path, env=environment)
     assert printed.startswith(str(site))
     assert (tmp_path / "runs/quick/figures/rate_distortion.png").exists()
+
+
+def test_training_and_measuring_need_no_package_that_draws(tmp_path: Path) -> None:
+    """As on a GPU with the wheels of tests/benchmarks/make_wheels.sh."""
+    missing = ["PIL", "arviz_base", "arviz_plots", "arviz_stats", "jinja2", "matplotlib", "plotly", "torchvision"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); from pyrovae.cli import main; main()"
+    words = ["run", *(word for setting in SMALL for word in ("--set", setting))]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "pyrovae: no figures and no report are drawn: import of matplotlib halted" in done.stderr
+    assert "undecided" in done.stdout
+    assert done.returncode == 0
 
 
 def test_imports_keep_the_contracts(site: Path) -> None:
