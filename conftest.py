@@ -33,13 +33,13 @@ def _global_state() -> tuple[object, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_studies() -> Iterator[None]:
-    """Figures are not drawn, and studies are not tried before they train: both take longer than most of them.
+    """Nothing is drawn, and studies are not tried before they train: both take longer than most of them.
 
     A machine that only trains lacks the packages that draw.
     """
     draws = find_spec("matplotlib") is not None
     with (
-        import_module("helpers").no_figures() if draws else mock.patch("pyrovae.runner.reporting.draw"),
+        import_module("helpers").nothing_drawn() if draws else mock.patch("pyrovae.runner.reporting.draw"),
         mock.patch("pyrovae.runner.estimate.TRIAL", 0.0),
     ):
         yield

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 
 from pyrovae import Results, Study, open_results
 from pyrovae.analysis import figures
+from pyrovae.analysis.report import page
 from pyrovae.training.trainer import Interrupted, Training
 
-#: What draws the figures of a study, and what writes a figure.
-DRAWN, SAVEFIG = figures.drawn, Figure.savefig
+#: What draws the figures of a study, writes a figure, and writes a report.
+DRAWN, SAVEFIG, SAVE_REPORT = figures.drawn, Figure.savefig, page.save
 #: The installed command.
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
 #: Seconds after which a hanging command is stopped; not a measure of speed.
@@ -40,6 +41,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from unittest import mock
 from pyrovae.analysis import figures
+from pyrovae.analysis.report import page
 from pyrovae.cli import main
 mock.patch.object(figures, "drawn", return_value={}).start()
 for arguments in json.loads(sys.argv[1]):
@@ -84,22 +86,31 @@ def no_drawing() -> Iterator[None]:
         yield
 
 
-def _touch(figure: Figure, file: object, **_: object) -> None:
+def _touch(drawn: object, file: object, **_: object) -> None:
     if isinstance(file, str | Path):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).touch()
 
 
 @contextmanager
-def no_figures() -> Iterator[None]:
-    """Draws no figures of studies, and leaves other figures empty."""
-    with mock.patch.object(figures, "drawn", return_value={}), mock.patch.object(Figure, "savefig", _touch):
+def nothing_drawn() -> Iterator[None]:
+    """Draws no figures of studies, and leaves other figures and reports empty."""
+    with (
+        mock.patch.object(figures, "drawn", return_value={}),
+        mock.patch.object(Figure, "savefig", _touch),
+        mock.patch.object(page, "save", lambda results, drawn, file: _touch(results, file)),
+    ):
         yield
 
 
 @contextmanager
 def all_figures() -> Iterator[None]:
-    """Draws figures, as users have them, although tests draw none."""
-    with mock.patch.object(figures, "drawn", DRAWN), mock.patch.object(Figure, "savefig", SAVEFIG):
+    """Draws figures and writes reports, as users have them, although tests draw none."""
+    with (
+        mock.patch.object(figures, "drawn", DRAWN),
+        mock.patch.object(Figure, "savefig", SAVEFIG),
+        mock.patch.object(page, "save", SAVE_REPORT),
+    ):
         yield
 
 

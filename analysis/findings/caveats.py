@@ -1,7 +1,9 @@
 """Caveats: what a reader of a study's numbers has to know."""
 
 from collections.abc import Iterator
+from functools import partial
 
+import numpy as np
 import xarray as xr
 
 from pyrovae.estimators.information import SATURATED
@@ -39,8 +41,12 @@ def late_decrease(curves: xr.Dataset, end: int | None = None) -> xr.DataArray:
         0.04
     """
     loss = curves["loss"].sel(split="train", drop=True).sel(step=slice(end))
-    first, last = loss["step"].values[[0, -1]]
-    start, before, stop = (loss.interp(step=step).drop_vars("step") for step in (first, 0.75 * last, last))
+    steps = loss["step"].values
+
+    def at(step: float) -> xr.DataArray:
+        return xr.apply_ufunc(partial(np.interp, step, steps), loss, input_core_dims=[["step"]], vectorize=True)
+
+    start, before, stop = at(steps[0]), at(0.75 * steps[-1]), at(steps[-1])
     return ((before - stop) / (start - stop)).where(start > stop)
 
 

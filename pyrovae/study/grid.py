@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import import_module
 from itertools import product
 from math import prod
@@ -191,6 +191,7 @@ class Study(Frozen):
         return study
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of_yaml(cls, text: str) -> Self:
         """The study whose `to_yaml` a text is."""
         return cls._of_text(text, "study", None, {})

@@ -300,6 +300,7 @@ def test_diverged_run_is_a_caveat() -> None:
     diverged_at = xr.where(status == "diverged", 1234, -1)
     reason = xr.full_like(status, "the guide has auxiliary sites")
     facts = {"diverged_at": diverged_at, "step": xr.full_like(diverged_at, 4), "skipped": reason, "versions": reason}
+    facts["distortion_kind"] = xr.full_like(status, "negative log-probability")
     study.tree["runs"] = xr.DataTree(xr.Dataset({"status": status, **facts}))
     study.tree["curves"] = xr.DataTree(
         xr.Dataset({"loss": (["split", "step"], [[9.0, 1, 1]])}, {"split": ["train"], "step": [0, 3, 4]})

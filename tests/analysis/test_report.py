@@ -39,9 +39,8 @@ EVIL = "</script><script>alert('1')</script><img src=x onerror=alert(2)>"
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     study = Study.load("quick", **SMALL, beta=[0.1, 1], seed=[0, 1], description=EVIL)
     folder = tmp_path_factory.mktemp("report") / "mine"
-    with one_figure():
+    with pytest.MonkeyPatch.context() as patch, one_figure():
         run(study, out=folder, quiet=True)
-    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyrovae.runner.prior_swap.STEPS", 5)
         return reevaluate(folder, prior="mixture", particles=30)[0]
 
@@ -147,6 +146,7 @@ def test_parts_of_later_evaluations_have_their_names(results: Results, text: str
     assert set(results.evaluations) <= {html.unescape(each) for each in re.findall("<h3>(.*?)</h3>", text)}
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_outdated_evaluation_is_named_without_numbers(tmp_path: Path) -> None:
     study = Study.load("quick", **SMALL, beta=1, depth=1, seed=0)
     run(study, out=tmp_path / "mine", quiet=True)

@@ -474,6 +474,7 @@ def test_user_images_run_end_to_end() -> None:
     np.testing.assert_allclose(bits, -results.tree["rate_distortion/elbo"])
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_folders_of_classes_are_named(working_folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 4), np.uint8)
     for number, image in enumerate(pixels):

@@ -53,6 +53,8 @@ from pyrovae.system import atomic
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Training
 
+pytestmark = pytest.mark.usefixtures("one_figure")
+
 
 @dataclass(frozen=True)
 class Phase:
