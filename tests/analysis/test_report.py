@@ -82,7 +82,7 @@ def facts_of(text: str) -> list[dict[str, dict[str, str]]]:
 
 def test_page_loads_nothing_outside_itself(text: str) -> None:
     asked = Page(text).asked
-    assert sum(each.startswith("data:image/png;base64,") for each in asked) >= 8
+    assert any(each.startswith("data:image/png;base64,") for each in asked)
     assert all(each.startswith(("data:", "#")) for each in asked)
 
 
