@@ -205,12 +205,17 @@ def load(file: Path) -> xr.DataTree:
 
 
 def side_by_side(trees: Mapping[str, xr.DataTree]) -> xr.DataTree:
-    """What the last of some evaluations of a study measured, with an axis ``measured`` of their names."""
+    """What the last of some evaluations measured in another way, with an axis ``measured`` of their names.
+
+    Groups whose numbers are the same in all of them are left out.
+    """
     *_, last = trees.values()
     groups = dict.fromkeys(each.group for each in quantities(last))
     joined = {}
     for group in groups:
         parts = {name: tree[group].to_dataset() for name, tree in trees.items() if group in tree.children}
+        if len(parts) > 1 and all(part.equals(last[group].to_dataset()) for part in parts.values()):
+            continue
         joined[group] = xr.concat(parts.values(), xr.Variable("measured", list(parts)), combine_attrs="override")
     return xr.DataTree.from_dict(joined | {"runs": next(iter(trees.values()))["runs"].to_dataset()})
 
