@@ -278,9 +278,9 @@ def evaluate(
 ) -> None:
     """Re-evaluate a finished study with more samples, other measures or another prior, without retraining.
 
-    The tables show the numbers that changed next to the study's own. Both stay in the results, the new ones under the name of
-    what was asked for, such as /evaluations/prior=vamp; findings and figures (in figures/prior=vamp) use the new
-    numbers. The same command again resumes an interrupted evaluation and measures nothing twice.
+    The tables show the numbers that changed next to the study's own. Both stay in the results, the new ones under the
+    name of what was asked for, such as /evaluations/prior=vamp; findings and figures (in figures/prior=vamp) use the
+    new numbers. The same command again resumes an interrupted evaluation and measures nothing twice.
 
     Examples: 'pyrovae evaluate runs/quick --samples 8 --outer 4096', 'pyrovae evaluate runs/quick --ais', 'pyrovae
     evaluate runs/quick --prior mixture --set prior.components=10', 'pyrovae evaluate runs/quick --measure
