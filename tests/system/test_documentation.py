@@ -157,6 +157,16 @@ def test_readme_tells_what_the_default_study_finds() -> None:
         assert abs(abs(effect.estimate) - float(match["effect"])) <= max(half_width, effect.half_width), match[0]
 
 
+def test_readme_tells_what_the_kept_results_show() -> None:
+    told = re.search(
+        r"with (\S+) nats against (\S+), and .* with (\S+) against (\S+)\.", _text(ROOT / "README.md"), re.DOTALL
+    )
+    assert told is not None
+    data = open_results("paper-slice").tree["rate_distortion"]["distortion"].sel(split="test").mean("seed")
+    numbers = [data.sel(beta=beta, depth=depth).item() for beta in (0.1, 1) for depth in (3, 1)]
+    assert list(told.groups()) == [f"{number:.1f}" for number in numbers]
+
+
 def test_files_named_in_contributing_exist() -> None:
     names = re.findall(r"`([\w.]+/[\w./]*)`", _text(ROOT / "CONTRIBUTING.md"))
     assert len(names) > 20
