@@ -41,7 +41,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from unittest import mock
 from pyrovae.analysis import figures
-from pyrovae.analysis.report import page
 from pyrovae.cli import main
 mock.patch.object(figures, "drawn", return_value={}).start()
 for arguments in json.loads(sys.argv[1]):
