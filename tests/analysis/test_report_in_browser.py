@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from helpers import all_figures
 
 from pyrovae import Study, run
 
@@ -19,7 +20,8 @@ if BROWSER is None:  # of the whole module, as above: where it is asked for by n
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     small = {"steps": 20, "width": 8, "train_images": 64, "test_images": 64, "batch_size": 16}
     folder = tmp_path_factory.mktemp("browser") / "mine"
-    run(Study.load("quick", **small, beta=[0.1, 2, 10], seed=[0, 1]), out=folder, quiet=True)
+    with all_figures():
+        run(Study.load("quick", **small, beta=[0.1, 2, 10], seed=[0, 1]), out=folder, quiet=True)
     return (folder / "report.html").as_uri()
 
 
