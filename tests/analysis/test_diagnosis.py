@@ -51,7 +51,7 @@ def closed_form(pair: Pair, x: Tensor) -> MultivariateNormal:
     return LinearGaussian(torch.eye(6), weight, 0.5).posterior(x.flatten(1) - offset)
 
 
-@pytest.mark.parametrize(("model", "beta"), [("vae", 0.01), ("gap", 2.0)])
+@pytest.mark.parametrize(("model", "beta"), [("vae", 0.01), pytest.param("gap", 2.0, marks=pytest.mark.long)])
 def test_exact_posterior_of_linear_pair_is_the_closed_form(model: str, beta: float, x: Tensor) -> None:
     parts = {"network": "linear", "likelihood": "gaussian", "noise_scale": 0.5, "latent_size": 2, "model": model}
     pair = make_pair(Run(**parts), EVENT)

@@ -133,6 +133,7 @@ def test_workers_need_no_shared_folder(
     assert_same_results(alone, tmp_path / "study")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_shared_folder")
 def test_longer_study_continues_without_a_shared_folder(
     cluster: LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -227,6 +228,7 @@ def long_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "study"
 
 
+@pytest.mark.long
 def test_killed_workers_cost_the_steps_since_their_checkpoints(
     cluster: LocalCluster, long_alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

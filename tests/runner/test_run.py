@@ -56,7 +56,14 @@ def test_runs_agree_across_partitions_into_cohorts(tmp_path: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("settings", [{}, {"prior": "aggregate_subsampled", "components": 20, "refresh": 7}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, marks=pytest.mark.long),
+        {"prior": "aggregate_subsampled", "components": 20, "refresh": 7},
+    ],
+    ids=str,
+)
 def test_resumed_study_equals_the_uninterrupted_one_bitwise(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

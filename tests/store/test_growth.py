@@ -90,8 +90,15 @@ def test_new_runs_are_those_of_a_larger_study(folder: Path, tmp_path: Path) -> N
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("pixels", ["continuous", "dynamic"])
-@pytest.mark.parametrize("prior", ["standard_normal", "aggregate_leave_one_out"])
+@pytest.mark.parametrize(
+    ("prior", "pixels"),
+    [
+        ("standard_normal", "continuous"),
+        ("aggregate_leave_one_out", "dynamic"),
+        pytest.param("standard_normal", "dynamic", marks=pytest.mark.long),
+        pytest.param("aggregate_leave_one_out", "continuous", marks=pytest.mark.long),
+    ],
+)
 def test_training_sets_share_a_cohort_and_change_no_run(prior: str, pixels: str, tmp_path: Path) -> None:
     """Within rounding, each run is that of a study with its own training set alone, and is measured on that."""
     study = SMALL.replace(beta=[0.1, 1], data_seed=[0, 5], prior=prior, pixels=pixels)
@@ -122,9 +129,8 @@ def test_weights_of_other_training_images_are_not_continued(tmp_path: Path, monk
     "settings",
     [
         {},
-        {"learning_rate_schedule": "tail"},
-        {"prior": "aggregate_subsampled", "components": 20, "refresh": 7},
         {"pixels": "dynamic", "learning_rate_schedule": "tail"},
+        pytest.param({"prior": "aggregate_subsampled", "components": 20, "refresh": 7}, marks=pytest.mark.long),
     ],
     ids=str,
 )
