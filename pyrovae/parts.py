@@ -101,6 +101,8 @@ SHIPPED: dict[str, dict[str, str]] = {
         "difficulty": "pyrovae.measures.difficulty:measure",
         "effective_rank": "pyrovae.measures.effective_rank:measure",
         "pictures": "pyrovae.measures.pictures:measure",
+        "generalization_gap": "pyrovae.measures.generalization_gap:measure",
+        "fixed_decoder_curve": "pyrovae.measures.fixed_decoder_curve:measure",
     },
 }
 #: Installed distributions add components here, as ``prior.horseshoe = "their_package.priors:Horseshoe"``.

@@ -1,6 +1,6 @@
 """Figures: pure functions (results, ax) → ax, which draw nothing if there is nothing to show."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pyrovae.analysis.figures.generalization import fixed_decoder_curve, generalization_gap
 from pyrovae.analysis.figures.learning import learning_curves
 from pyrovae.analysis.figures.likelihood import log_likelihood, pareto_k
 from pyrovae.analysis.figures.pictures import latent_plane, pair_plot, reconstructions, samples, traversals
@@ -31,6 +32,8 @@ FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
         information,
         saturation,
         gap_decomposition,
+        generalization_gap,
+        fixed_decoder_curve,
         log_likelihood,
         pareto_k,
         learning_curves,
@@ -64,11 +67,13 @@ def plot(results: Evaluation, name: str, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def drawn(results: Evaluation) -> dict[str, Figure]:
-    """The figures for which a study has results, by name."""
+def drawn(results: Evaluation, names: Collection[str] = FIGURES.keys()) -> dict[str, Figure]:
+    """The figures for which a study has results, by name: all, or those of some names."""
     figures = {}
     with matplotlib.rc_context(STYLE):
         for name, draw in FIGURES.items():
+            if name not in names:
+                continue
             figure = Figure(figsize=SIZE, layout="constrained")
             draw(results, figure.subplots())
             if any(ax.has_data() for ax in figure.axes):
@@ -81,6 +86,6 @@ def captions() -> dict[str, str]:
     return {name: cleandoc(draw.__doc__ or "").split("\n\n")[0] for name, draw in FIGURES.items()}
 
 
-def save(results: Evaluation, folder: Path) -> list[Path]:
-    """Draws the figures for which a study has results, and writes them as PNG and SVG."""
-    return write(drawn(results), folder)
+def save(results: Evaluation, folder: Path, names: Collection[str] = FIGURES.keys()) -> list[Path]:
+    """Draws the figures for which a study has results, as `drawn`, and writes them as PNG and SVG."""
+    return write(drawn(results, names), folder)

@@ -1,6 +1,8 @@
 """Findings about generalization, each tested on the study at hand with an interval and a verdict."""
 
-from pyrovae.analysis.findings import beta, depth, information, memorisation, priors
+import json
+
+from pyrovae.analysis.findings import beta, depth, generalization, information, memorisation, priors
 from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.verdicts import Finding, Verdicts, decide
 from pyrovae.store.results import Evaluation
@@ -12,6 +14,7 @@ FINDINGS: tuple[Finding, ...] = (
     *depth.FINDINGS,
     *information.FINDINGS,
     *memorisation.FINDINGS,
+    *generalization.FINDINGS,
 )
 
 
@@ -21,7 +24,8 @@ def findings(results: Evaluation) -> Verdicts:
     Runs that diverged or are not done are left out; a verdict that rests on one of them is undecided.
 
     Args:
-        results: the results of a study, or of a later evaluation of it.
+        results: the results of a study, or of a later evaluation of it. If this applied some measures only, the
+            findings are those that these decide.
 
     Example:
         >>> from pyrovae import Study
@@ -32,5 +36,7 @@ def findings(results: Evaluation) -> Verdicts:
         Lowering β from 1 to 0.1 lowers the test distortion – undecided
     """
     study = StudyCells.of(results)
-    found = [(finding, contrast) for finding in FINDINGS for contrast in finding.contrasts(study)]
+    only = json.loads(results.tree.attrs.get("only", "[]"))
+    tested = [each for each in FINDINGS if not only or each.measure in only]
+    found = [(finding, contrast) for finding in tested for contrast in finding.contrasts(study)]
     return Verdicts(decide(found, study.sources))

@@ -15,7 +15,7 @@ from pyrovae.store.results import Evaluation
 from pyrovae.study import Study
 
 #: Values per image, and numbers of a run, that findings are tested on.
-PER_IMAGE = ("distortion", "rate", "log_likelihood", "reconstruction_distance")
+PER_IMAGE = ("distortion", "rate", "log_likelihood", "reconstruction_distance", "split_log_likelihood", "inference_gap")
 PER_RUN = ("mutual_information", "log_n", "prior_gap", "prior_gap_se")
 
 
@@ -40,9 +40,7 @@ class StudyCells:
     @classmethod
     def of(cls, results: Evaluation) -> "StudyCells":
         """The cells of the results of a study, or of a later evaluation of it."""
-        runs, information, likelihood = (
-            results.tree[group].to_dataset() for group in ("runs", "information", "likelihood")
-        )
+        runs, information, likelihood = (_group(results, name) for name in ("runs", "information", "likelihood"))
         done, images = runs["status"] == "done", results.images()
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
         images = images.assign({name: missing for name in PER_IMAGE if name not in images})[list(PER_IMAGE)].where(done)
@@ -54,16 +52,16 @@ class StudyCells:
         """The values of an axis in ascending order; empty if the study has no such axis."""
         return sorted(self.images[axis].values.tolist()) if axis in self.images.dims else []
 
-    def along(self, axis: str, split: str = "test", **at: Any) -> Iterator[tuple[str, xr.Dataset]]:
+    def along(self, axis: str, split: str | list[str] = "test", **at: Any) -> Iterator[tuple[str, xr.Dataset]]:
         """Each cell within which only one axis varies, apart from seeds and images, and its name.
 
         Args:
             axis: the axis that varies.
-            split: "test" or "train".
+            split: "test" or "train", or both as a list.
             at: values at which other axes are fixed.
         """
         data = self.images.sel(split=split, drop=True).merge(self.information).sel(at, drop=True)
-        varying = (*REPEATED, "image", axis)
+        varying = (*REPEATED, "split", "image", axis)
         return cells(data, [str(dim) for dim in data["distortion"].dims if dim not in varying])
 
     def contrast(
@@ -79,6 +77,12 @@ class StudyCells:
         """The contrast of settings along an axis: arguments as of `effect`, and terms for the text of the finding."""
         found = effect(values, axis, weights, self.margin)
         return Contrast(where, found, "" if np.isfinite(found.estimate) else UNFINISHED, unit, terms)
+
+
+def _group(results: Evaluation, name: str) -> xr.Dataset:
+    """The numbers of a group; those of the study, if a later evaluation applied other measures only."""
+    tree = results.tree if name in results.tree.children else results.tree.root
+    return tree[name].to_dataset()
 
 
 def sources_of_error(study: Study) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf, isfinite, nan, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
+T = TypeVar("T", float, Array)
 #: Joint coverage of verdicts, and coverage of each interval.
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
@@ -174,6 +175,8 @@ def effect(
     Args:
         values: values per image, over an axis of settings, seeds, perhaps training sets, and images. Images that are
             NaN in all runs are padding; settings of weight zero that have other values that are not finite are ignored.
+            If they have a dimension ``split``, the effect is on the mean of the training images minus that of the test
+            images.
         axis: the axis.
         weights: c_k by setting, which add up to zero; others are zero.
         margin: the size below which a difference has no meaning, as a share of the mean of the values.
@@ -185,19 +188,20 @@ def effect(
     """
     settings = values[axis].values.tolist()
     c = np.array([weights.get(each, 0.0) for each in settings])
-    x = _runs(values, axis)
-    x = x[..., ~np.isnan(x).all((0, 1, 2))]
-    usable = np.asarray(np.isfinite(x).all((1, 2, 3)))
-    if not x.size or not usable[c != 0].all():
+    splits = [values.sel(split=split) for split in ("train", "test")] if "split" in values.dims else [values]
+    samples = [_without_padding(_runs(each, axis)) for each in splits]
+    usable = np.all([np.isfinite(x).all((1, 2, 3)) for x in samples], 0)
+    if not all(x.size for x in samples) or not usable[c != 0].all():
         return Effect()
-    x, c = x[usable], c[usable]
-    per_image = np.tensordot(c, x.mean((1, 2)), 1)
+    c, samples = c[usable], [x[usable] for x in samples]
+    per_image = [np.tensordot(c, x.mean((1, 2)), 1) for x in samples]
+    means = [x.mean(-1) for x in samples]
     return Effect(
-        estimate=float(per_image.mean()),
-        images=float(per_image.var(ddof=1)) / len(per_image),
-        runs=run_variance(x.mean(-1), c, of_family),
-        repeats=max(x.shape[1:3]),
-        margin=margin * abs(float(x.mean())),
+        estimate=_minus([float(each.mean()) for each in per_image]),
+        images=sum(float(each.var(ddof=1)) / len(each) for each in per_image),
+        runs=run_variance(_minus(means), c, of_family),
+        repeats=max(means[0].shape[1:]),
+        margin=margin * abs(float(samples[0].mean())),
         rivals=rivals,
     )
 
@@ -378,6 +382,16 @@ def adjusted(p_values: Sequence[tuple[float, float]]) -> list[tuple[float, float
     found = np.empty_like(flat)
     found[order] = steps
     return [(float(different), float(equivalent)) for different, equivalent in found.reshape(-1, 2)]
+
+
+def _without_padding(x: Array) -> Array:
+    """Without images that are NaN in all runs."""
+    return x[..., ~np.isnan(x).all((0, 1, 2))]
+
+
+def _minus(terms: Sequence[T]) -> T:
+    """The first term, minus the second if there is one."""
+    return terms[0] if len(terms) == 1 else terms[0] - terms[1]
 
 
 def _runs(values: xr.DataArray, axis: str) -> Array:

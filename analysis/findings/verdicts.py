@@ -46,6 +46,7 @@ class Finding:
         compared: what is compared, in a few words with placeholders, before the change.
         contrasts: the cells of a study → the contrasts that should be positive, none if the study cannot test it.
         falls, rises: what a positive and a negative effect mean, in words before "by 3.1 nats".
+        measure: the measure whose numbers decide, if it is not one of every study.
     """
 
     number: int | None
@@ -54,6 +55,7 @@ class Finding:
     contrasts: Callable[["StudyCells"], Iterable[Contrast]]
     falls: str = "test distortion falls"
     rises: str = "test distortion rises"
+    measure: str = ""
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,9 @@ def everything(results: Evaluation, tree: xr.DataTree | None = None) -> Mapping[
         tree: the numbers of the tables, if they are not those of the results.
     """
     numbers = tables.measured(results.tree if tree is None else tree)
-    if "only" in results.tree.attrs:
-        return numbers
     verdicts = tables.verdicts(findings(results))
-    return {"findings": _lines(verdicts), **numbers, "caveats": _lines(caveats(results.tree))}
+    notes = [] if "only" in results.tree.attrs else caveats(results.tree)
+    return {"findings": _lines(verdicts), **numbers, "caveats": _lines(notes)}
 
 
 def show(parts: Iterable[Part]) -> None:

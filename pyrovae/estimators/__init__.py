@@ -3,12 +3,14 @@
 from pyrovae.estimators.annealing import (
     Annealed,
     Annealing,
+    DecoderCurve,
     Sandwich,
     annealed_log_likelihood,
     bidirectional_log_likelihood,
 )
 from pyrovae.estimators.estimate import Estimate, Kind, mean_over_images
-from pyrovae.estimators.inference_gap import InferenceGap, Optimisation, inference_gap
+from pyrovae.estimators.generalization import GeneralizationGap, generalization_gap
+from pyrovae.estimators.inference_gap import InferenceGap, Optimisation, amortised_distortion, inference_gap
 from pyrovae.estimators.information import (
     RateTerms,
     active_units,
@@ -28,8 +30,10 @@ from pyrovae.estimators.psis import Diagnostics, importance_diagnostics, pareto_
 __all__ = [
     "Annealed",
     "Annealing",
+    "DecoderCurve",
     "Diagnostics",
     "Estimate",
+    "GeneralizationGap",
     "ImportanceWeighted",
     "InferenceGap",
     "Kind",
@@ -40,8 +44,10 @@ __all__ = [
     "RateTerms",
     "Sandwich",
     "active_units",
+    "amortised_distortion",
     "annealed_log_likelihood",
     "bidirectional_log_likelihood",
+    "generalization_gap",
     "importance_diagnostics",
     "inference_gap",
     "log_likelihood",

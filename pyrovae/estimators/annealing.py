@@ -62,6 +62,22 @@ class Annealing:
         return torch.linspace(0, 1, self.temperatures + 1, dtype=torch.float64) ** 4
 
 
+class DecoderCurve(NamedTuple):
+    """Rate and distortion of a decoder alone, along an annealing path, in nats per image.
+
+    At the inverse temperature b, the codes follow q_b(z|x) ∝ p(z) p(x|z)^b, which minimises R + b D over all q(z|x).
+    With Z_b(x) = E_p(z)[p(x|z)^b], its rate is KL(q_b ‖ p) = −b D_b − log Z_b.
+
+    Attributes:
+        inverse_temperature: b, ``[T + 1]``.
+        rate, distortion: of each image, ``[T + 1, n]``.
+    """
+
+    inverse_temperature: Tensor
+    rate: Tensor
+    distortion: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Annealed:
     """Lower bounds of log p(x) by annealing, ``[n]`` each.
@@ -70,11 +86,14 @@ class Annealed:
         bound: log of the mean weight over chains, in nats.
         se: standard error over chains by the delta method; too small where a few chains dominate the weights.
         acceptance: mean acceptance probability of the HMC moves.
+        curve: rate and distortion at each temperature. Each pair is one that codes of this decoder reach, since the
+            rate is an upper bound of that of the chains: of KL(q(z_t|x) ‖ p(z)), where q(z_t|x) is what they follow.
     """
 
     bound: Tensor
     se: Tensor
     acceptance: Tensor
+    curve: DecoderCurve
 
     @property
     def estimate(self) -> Estimate:
@@ -84,10 +103,19 @@ class Annealed:
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """Lower and upper bounds of log p(x), ``[n]`` each, in nats."""
+    """Lower and upper bounds of log p(x), ``[n]`` each, in nats.
+
+    Attributes:
+        lower, upper: the bounds.
+        forward: the curve of the chains from the prior, of which the rates are upper bounds.
+        backward: that of the chains from the posterior. At b = 1 its rates are lower bounds, and at lower b too, up to
+            how far chains that come from b = 1 are from q_b.
+    """
 
     lower: Tensor
     upper: Tensor
+    forward: DecoderCurve
+    backward: DecoderCurve
 
     @property
     def gap(self) -> Estimate:
@@ -138,9 +166,9 @@ def annealed_log_likelihood(
     """
     bridge = _Bridge(prior, log_likelihood, x, annealing, stepped)
     schedule, steps = bridge.adapt()
-    log_w, acceptance = bridge.anneal(bridge.from_prior(), schedule, steps)
+    log_w, acceptance, curve = bridge.anneal(bridge.from_prior(), schedule, steps)
     relative = (log_w - _log_mean(log_w)).exp()
-    return Annealed(_log_mean(log_w), relative.std(0) / len(relative) ** 0.5, acceptance)
+    return Annealed(_log_mean(log_w), relative.std(0) / len(relative) ** 0.5, acceptance, curve)
 
 
 def bidirectional_log_likelihood(
@@ -177,9 +205,9 @@ def bidirectional_log_likelihood(
     """
     bridge = _Bridge(prior, log_likelihood, x, annealing, stepped)
     schedule, steps = bridge.adapt()
-    forward, _ = bridge.anneal(bridge.from_prior(), schedule, steps)
-    backward, _ = bridge.anneal(bridge.at(z.expand(annealing.chains, *z.shape)), schedule.flip(0), steps)
-    return Sandwich(_log_mean(forward), -_log_mean(backward))
+    forward = bridge.anneal(bridge.from_prior(), schedule, steps)
+    backward = bridge.anneal(bridge.at(z.expand(annealing.chains, *z.shape)), schedule.flip(0), steps)
+    return Sandwich(_log_mean(forward.log_w), -_log_mean(backward.log_w), forward.curve, backward.curve)
 
 
 class _State(NamedTuple):
@@ -207,6 +235,14 @@ class _Path(NamedTuple):
 
     schedule: Tensor
     steps: Tensor
+
+
+class _Pass(NamedTuple):
+    """Log weights ``[chains, n]`` of chains along a schedule, their mean acceptance ``[n]``, and their curve."""
+
+    log_w: Tensor
+    acceptance: Tensor
+    curve: DecoderCurve
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,8 +295,8 @@ class _Bridge:
         nearest = torch.searchsorted(schedule[1:].contiguous(), adapted[1:]).clamp(max=len(sizes) - 1)
         return _Path(adapted, torch.stack(sizes).exp()[nearest.to(self.x.device)])
 
-    def anneal(self, state: _State, schedule: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Log weights ``[chains, n]`` of chains along a schedule, and their mean acceptance ``[n]``.
+    def anneal(self, state: _State, schedule: Tensor, steps: Tensor) -> _Pass:
+        """One pass of chains along a schedule.
 
         Args:
             schedule: inverse temperatures from 0 to 1 or from 1 to 0; no move is made at the last one.
@@ -269,6 +305,7 @@ class _Bridge:
         temperatures = schedule.tolist()
         forward = temperatures[0] < temperatures[-1]
         log_w = torch.zeros_like(state.log_prior, dtype=torch.float64)
+        log_likelihoods, log_weights = [state.log_likelihood.double().mean(0)], [log_w.mean(0)]
         acceptance = []
         for number, (here, there) in enumerate(pairwise(temperatures), start=1):
             log_w += (there - here) * state.log_likelihood.double()
@@ -276,8 +313,16 @@ class _Bridge:
                 size = steps[number - 1] if forward else steps[-number - 1]
                 state, accepted = self._move(state, there, size)
                 acceptance.append(accepted.mean(0))
+            log_likelihoods.append(state.log_likelihood.double().mean(0))
+            log_weights.append(log_w.mean(0))
             self.stepped()
-        return log_w, torch.stack(acceptance).mean(0) if acceptance else log_w.new_ones(len(self.x))
+        accepted = torch.stack(acceptance).mean(0) if acceptance else log_w.new_ones(len(self.x))
+        # log Z_b is the mean log weight from the prior; on the way back, that of what is left until there.
+        distortion, log_z = -torch.stack(log_likelihoods), torch.stack(log_weights)
+        if not forward:
+            distortion, log_z = distortion.flip(0), (log_z - log_z[-1]).flip(0)
+        b = schedule.sort().values.to(distortion)
+        return _Pass(log_w, accepted, DecoderCurve(b, -b[:, None] * distortion - log_z, distortion))
 
     def _move(self, state: _State, b: float, size: Tensor) -> tuple[_State, Tensor]:
         """One HMC move under p(z) p(x|z)^b: the new state and the acceptance probabilities, 0 where not finite."""

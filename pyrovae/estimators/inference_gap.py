@@ -97,9 +97,10 @@ def inference_gap(
         >>> bool(gap.approximation.abs().max() < 0.1)  # the family contains the posterior
         True
     """
-    best = _optimised(q, prior, log_likelihood, x, optimisation, stepped)
+    best = _optimised(q, prior, log_likelihood, x, 1.0, optimisation, stepped)
     annealed = annealed_log_likelihood(prior, log_likelihood, x, annealing, stepped)
-    guide, optimum = _log_weights([q, best], prior, log_likelihood, x, optimisation.draws)
+    log_p, log_ratios = _terms([q, best], prior, log_likelihood, x, optimisation.draws)
+    guide, optimum = log_p - log_ratios
     return InferenceGap(
         log_likelihood=annealed.bound,
         elbo=guide.mean(0),
@@ -108,6 +109,44 @@ def inference_gap(
         approximation_se=(annealed.se.square() + _se(optimum).square()).sqrt(),
         amortisation_se=_se(optimum - guide),
     )
+
+
+def amortised_distortion(
+    q: Distribution,
+    prior: Distribution,
+    log_likelihood: LogLikelihood,
+    x: Tensor,
+    beta: float = 1.0,
+    *,
+    optimisation: Optimisation = Optimisation(),
+    stepped: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The distortion that each image loses because one encoder serves all: D[q] − D[q̂], ``[n]``, in nats.
+
+    q̂(z|x) minimises D + β R for one image alone, in the family of q and with the decoder frozen. It may also trade
+    distortion for rate, so that the difference can be negative.
+
+    Args:
+        q, prior, log_likelihood, x, optimisation, stepped: as in `inference_gap`.
+        beta: the weight β that the guide was trained with.
+
+    Raises:
+        UnsupportedError: as `inference_gap`.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal
+        >>> prior = Independent(Normal(torch.zeros(1), torch.ones(1)), 1)
+        >>> x = torch.tensor([[0.0], [2.0]])  # x ~ N(z, 1), so that p(z|x) = N(x / 2, 1 / 2)
+        >>> q = Independent(Normal(x / 2 + torch.tensor([[0.0], [-0.5]]), torch.tensor(0.5**0.5)), 1)
+        >>> _ = torch.manual_seed(0)
+        >>> lost = amortised_distortion(q, prior, lambda x, z: Normal(z, 1.0).log_prob(x).sum(1), x)
+        >>> bool((lost - torch.tensor([0.0, (1.5**2 - 1) / 2])).abs().max() < 0.1)
+        True
+    """
+    refined = _optimised(q, prior, log_likelihood, x, beta, optimisation, stepped)
+    log_p, _ = _terms([q, refined], prior, log_likelihood, x, optimisation.draws)
+    return (log_p[1] - log_p[0]).mean(0)
 
 
 def _se(draws: Tensor) -> Tensor:
@@ -121,10 +160,11 @@ def _optimised(
     prior: Distribution,
     log_likelihood: LogLikelihood,
     x: Tensor,
+    beta: float,
     optimisation: Optimisation,
     stepped: Callable[[], None],
 ) -> Distribution:
-    """q* of each image, by gradient descent on D + R in the unconstrained parameters of q."""
+    """q* of each image, by gradient descent on D + β R in the unconstrained parameters of q."""
     values, distribution = unconstrained(q)
     parameters = [value.detach().clone().requires_grad_() for value in values]
     adam = torch.optim.Adam(parameters, lr=LEARNING_RATE)
@@ -134,7 +174,7 @@ def _optimised(
         current = distribution(*parameters)
         z = current.rsample((optimisation.samples,))
         distortion = -log_likelihood(repeated, z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        loss = (distortion + kl(current, prior, z)).mean(0).sum()
+        loss = (distortion + beta * kl(current, prior, z)).mean(0).sum()
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -145,10 +185,10 @@ def _optimised(
 
 
 @torch.no_grad()
-def _log_weights(
+def _terms(
     guides: Sequence[Distribution], prior: Distribution, log_likelihood: LogLikelihood, x: Tensor, draws: int
 ) -> Tensor:
-    """log p(x, z) − log q(z|x) of each guide at the same noise, ``[guides, draws, n]``, in chunks."""
+    """log p(x|z) and log q(z|x) − log p(z) of each guide at the same noise, ``[2, guides, draws, n]``, in chunks."""
     chunks = []
     for count in draws_per_chunk(draws, x):
         repeated = x.expand(count, *x.shape).flatten(0, 1)
@@ -159,6 +199,6 @@ def _log_weights(
         for q in guides:
             z = reparameterize(q.expand((count, len(x))), noise)
             log_p = log_likelihood(repeated, z.flatten(0, 1)).unflatten(0, (count, -1))
-            of_guides.append(log_p - log_ratio(q, prior, z))
-        chunks.append(torch.stack(of_guides))
-    return torch.cat(chunks, 1).double()
+            of_guides.append(torch.stack([log_p, log_ratio(q, prior, z)]))
+        chunks.append(torch.stack(of_guides, 1))
+    return torch.cat(chunks, 2).double()

@@ -22,17 +22,19 @@ class DeclaredMeasure:
         function: trained run → result.
         quantities: what the result contains, in the order of the table's columns.
         cost: settings → the steps of progress that it reports for one run.
+        on_request: whether it is applied only where a study or a command names it.
     """
 
     name: str
     function: Callable[[TrainedRun], MeasureResult]
     quantities: tuple[Quantity, ...]
     cost: Callable[[Measure], int]
+    on_request: bool = False
 
 
 @cache
 def shipped() -> tuple[DeclaredMeasure, ...]:
-    """The measures of every study, those of installed distributions included."""
+    """The measures by their names in a study, those of installed distributions included."""
     return declared(parts.names("measure"))
 
 
@@ -42,7 +44,8 @@ def of_settings(settings: Measure) -> tuple[DeclaredMeasure, ...]:
     Raises:
         InputError: as `declared`.
     """
-    return declared(parts.names("measure"), settings.also)
+    known = declared(parts.names("measure"), settings.also)
+    return tuple(each for each in known if not each.on_request or each.name in settings.also)
 
 
 def declared(names: Iterable[str], further: Iterable[str] = ()) -> tuple[DeclaredMeasure, ...]:
@@ -77,7 +80,8 @@ def _load(name: str) -> DeclaredMeasure:
         )
     group = _group(name, module)
     placed = tuple(replace(each, group=each.group or group) for each in quantities)
-    return DeclaredMeasure(name, function, placed, getattr(module, "cost", _no_steps))
+    on_request = getattr(module, "ON_REQUEST", False)
+    return DeclaredMeasure(name, function, placed, getattr(module, "cost", _no_steps), on_request)
 
 
 def _group(name: str, module: ModuleType) -> str:

@@ -204,6 +204,7 @@ class TrainedRun:
         likelihood: gives the floor, and the distortion at a mean image.
         progress: to be called after each of the steps that ``cost`` announces.
         shared: results of `once`, common to the runs of a cohort.
+        computed: results of `own`, common to the measures of this run.
     """
 
     pair: Pair
@@ -215,6 +216,7 @@ class TrainedRun:
     likelihood: DistortionReference
     progress: Callable[[], None] = lambda: None
     shared: dict[Callable[..., Any], Any] = field(default_factory=dict)
+    computed: dict[Callable[..., Any], Any] = field(default_factory=dict)
 
     @cached_property
     def encodings(self) -> Encodings:
@@ -227,7 +229,21 @@ class TrainedRun:
 
     def once(self, function: Callable[["TrainedRun"], T]) -> T:
         """The result of a function of the data, settings and likelihood, computed once for all runs of a cohort."""
-        if function not in self.shared:
-            self.shared[function] = function(self)
-        result: T = self.shared[function]
+        return self._kept(self.shared, function)
+
+    def own(self, function: Callable[["TrainedRun"], T], steps: int = 0) -> T:
+        """The result of a function of this run, computed once for all measures.
+
+        Args:
+            steps: the steps of progress that the function reports. A measure that finds the result known reports them
+                too, since its ``cost`` announces them.
+        """
+        for _ in range(steps if function in self.computed else 0):
+            self.progress()
+        return self._kept(self.computed, function)
+
+    def _kept(self, results: dict[Callable[..., Any], Any], function: Callable[["TrainedRun"], T]) -> T:
+        if function not in results:
+            results[function] = function(self)
+        result: T = results[function]
         return result

@@ -66,9 +66,10 @@ def rehearse(training: Training, settings: Measure) -> None:
     Raises:
         InputError: a measure raises an error, or returns other quantities than it declares.
     """
-    sizes = ("images", "outer", "likelihood_images", "reconstructions")
+    sizes = ("images", "outer", "likelihood_images", "reconstructions", "gap_images")
     small = {name: min(getattr(settings, name), REHEARSED) for name in sizes} | {
-        "temperatures": min(settings.temperatures, 1)
+        "temperatures": min(settings.temperatures, 1),
+        "gap_temperatures": 1,
     }
     training.data = CohortData(_first_images(training.data.of(0), REHEARSED))
     next(measured_runs(training, settings.model_copy(update=small), of_settings(settings)))

@@ -85,7 +85,7 @@ def reevaluate(
         >>> results = run(study, out=tmp_path / "mine", quiet=True)
         >>> results, evaluation = reevaluate(tmp_path / "mine", samples=4)
         >>> evaluation.name, dict(evaluation.tree["information"].sizes)
-        ('samples=4', {'beta': 5, 'seed': 1})
+        ('samples=4', {'beta': 6, 'seed': 1})
     """
     execution = Execution(device, "never", scheduler, quiet)
     here = find_device(device if scheduler is None else "cpu")
@@ -105,8 +105,8 @@ def reevaluate(
         attach_theory(results)
         results.save()
         evaluation = results.evaluations[(swapped or own).name]  # type: ignore[union-attr]
-        if not measures:
-            figures.save(evaluation, Path(folder) / "figures" / evaluation.name)
+        # A figure of what a measure alone provides has its name.
+        figures.save(evaluation, Path(folder) / "figures" / evaluation.name, measures or figures.FIGURES)
         reporting.draw(results)
         return results, evaluation
 

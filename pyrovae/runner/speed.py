@@ -149,7 +149,7 @@ def measuring_time(training: Training, settings: Measure, images: int) -> float:
     data = training.data.of(0)
     many = len(data.train)
     few = min(many - 1, max(many // SUBSET, settings.most_images))
-    settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1)})
+    settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1), "gap_temperatures": 1})
     seconds = []
     for size in (few, few, many):  # the first one warms up
         training.data = CohortData(data.with_train(slice(size)))

@@ -227,6 +227,10 @@ class Measure(Frozen):
     particles: Count = Field(256, ge=2, description="draws of z per image behind the importance-weighted bound")
     temperatures: Count = Field(0, ge=0, description="steps of annealing from p(z) to p(z|x), a second bound; 0: none")
     chains: Count = Field(8, ge=2, description="chains of annealing per image")
+    gap_images: Count = Field(
+        64, ge=2, description="images of each split behind generalization_gap and fixed_decoder_curve"
+    )
+    gap_temperatures: Count = Field(200, ge=1, description="steps of annealing behind these two")
     reconstructions: Count = Field(256, ge=2, description="images of each split that are reconstructed")
     probe: Count = Field(256, ge=2, description="images of each split behind the learning curves")
     points: Count = Field(16, ge=1, le=1000, description="points of the learning curves for every tenfold of steps")

@@ -177,6 +177,25 @@ def test_number_of_a_run_adds_errors_of_both_settings_over_images() -> None:
 # Which runs and images count
 
 
+def test_effect_on_a_gap_is_that_on_train_minus_test() -> None:
+    """Images of the two splits are separate samples, with as many images as each has; the runs are the same."""
+    draws = np.random.default_rng(0)
+    values = xr.DataArray(
+        draws.normal(size=(2, 3, 1, 2, 6)),
+        dims=("k", "seed", "data_seed", "split", "image"),
+        coords={"k": [0, 1], "split": ["test", "train"]},
+    )
+    values[..., 0, 4:] = nan  # fewer test images
+    found = effect(values, "k", {0: 1.0, 1: -1.0}, 0.01)
+    train, test = (values.sel(split=split) for split in ("train", "test"))
+    alone = [effect(each, "k", {0: 1.0, 1: -1.0}, 0.01) for each in (train, test)]
+    assert found.estimate == pytest.approx(alone[0].estimate - alone[1].estimate)
+    assert found.images == pytest.approx(alone[0].images + alone[1].images)
+    gaps = (train.mean("image") - test.mean("image")).transpose("k", "seed", "data_seed").values
+    assert found.runs == pytest.approx(run_variance(gaps, FIRST_LESS_SECOND))
+    assert isnan(effect(values.where(values.split == "train"), "k", {0: 1.0, 1: -1.0}, 0.01).estimate)
+
+
 def test_images_missing_in_all_runs_are_padding() -> None:
     values = of_runs(np.random.default_rng(0).normal(size=(3, 4)))
     padded = values.pad(image=(0, 5))

@@ -90,8 +90,8 @@ def test_forward_and_backward_weights_are_unbiased(seed: int) -> None:
     x = z + 0.5 * torch.randn(4000, 1)
     bridge = _Bridge(standard(1), lambda x, z: Normal(z, 0.5).log_prob(x).sum(1), x, Annealing(8, 4, 2), lambda: None)
     schedule, steps = bridge.adapt()
-    forward, _ = bridge.anneal(bridge.from_prior(), schedule, steps)
-    backward, _ = bridge.anneal(bridge.at(z.expand(4, -1, -1)), schedule.flip(0), steps)
+    forward, *_ = bridge.anneal(bridge.from_prior(), schedule, steps)
+    backward, *_ = bridge.anneal(bridge.at(z.expand(4, -1, -1)), schedule.flip(0), steps)
     log_p_x = Normal(0.0, 1.25**0.5).log_prob(x[:, 0])
     for ratio in ((forward - log_p_x).exp().mean(0), (backward + log_p_x).exp().mean(0)):
         assert abs(ratio.mean() - 1) < TWO_SIDED * ratio.std() / 4000**0.5

@@ -1,0 +1,77 @@
+"""Figures of where generalization is lost, and of what a decoder could reach with any guide."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, shown
+from pyrovae.analysis.findings.statistics import variance_of_mean
+from pyrovae.store.results import Evaluation
+
+#: Line style of either part of the gap.
+_PARTS = {"decoder_gap": ("decoder", "-"), "guide_gap": ("guide", "--")}
+#: Line styles by β of the decoders whose curves are drawn.
+_LINES = ("-", "--", ":")
+
+
+def generalization_gap(results: Evaluation, ax: Axes) -> Axes:
+    """The parts of decoder (solid) and guide (dashed) in the gap of the ELBO between train and test against β.
+
+    Means over seeds; bars are ± two standard errors over images and runs.
+    """
+    if "generalization_gap" not in results.tree.children:
+        return ax
+    runs = results.tree["generalization_gap"].to_dataset()[[f"{part}{se}" for part in _PARTS for se in ("", "_se")]]
+    over_runs = runs.map(variance_of_mean)
+    data = mean_over_runs(runs)
+    errors = {f"{part}_se": (data[f"{part}_se"] ** 2 + over_runs[part]) ** 0.5 for part in _PARTS}
+    for name, cell, colour, shape in curves(data.assign(errors).sortby("beta"), "decoder_gap"):
+        for part, (label, line) in _PARTS.items():
+            look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4, "elinewidth": 1, "capsize": 2}
+            look["label"] = f"{label} {name}".strip()
+            ax.errorbar(cell.beta, cell[part], 2 * cell[f"{part}_se"], fmt=line + shape, **look)
+    if not ax.has_data():
+        return ax
+    ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
+    ax.set_xscale("log")
+    ax.set_xlabel("β")
+    ax.set_ylabel("part of ELBO train − ELBO test (nats per image)")
+    legend(ax)
+    return ax
+
+
+def fixed_decoder_curve(results: Evaluation, ax: Axes) -> Axes:
+    """Rate and distortion that each decoder alone allows on test images (lines), and what guides reach (markers).
+
+    Lines are by annealing, for the lowest β, the one closest to 1 and the highest, one for each seed. Below its line,
+    no guide gets with this decoder, up to what annealing leaves; a marker above it shows what the guide costs.
+    """
+    decoders = results.pictures("fixed_decoder_curve")
+    if "decoder_rate" not in decoders:
+        return ax
+    betas = shown(decoders.beta.values.tolist())
+    guides = results.tree["fixed_decoder_curve"].to_dataset().sel(split="test", beta=betas, drop=True)
+    for name, guide, colour, shape in curves(mean_over_runs(guides), "guide_rate"):
+        look: dict[str, Any] = {"color": colour, "markersize": 5, "label": f"guide {name}".strip()}
+        ax.plot(guide["guide_rate"], guide["guide_distortion"], shape, **look)
+        place = {str(axis): guide[axis].item() for axis in guide.coords if axis in decoders.dims and axis != "beta"}
+        for beta, line in zip(betas, _LINES, strict=False):
+            label: str | None = ", ".join(filter(None, [f"decoder {name}".strip(), f"β = {beta:g}"]))
+            curve = decoders.sel(place).sel(beta=beta).isel(split=1)
+            for values in zip(*(_by_run(curve[f"decoder_{each}"]) for each in ("rate", "distortion")), strict=True):
+                ax.plot(*values, line, color=colour, linewidth=0.8, label=label)
+                label = None
+    low, high = float(guides["guide_distortion"].min()), float(guides["guide_distortion"].max())
+    ax.set_xlim(0, 1.08 * float(guides["guide_rate"].max()))
+    ax.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
+    ax.set_xlabel("rate R (nats per test image)")
+    ax.set_ylabel("distortion D (nats per test image)")
+    legend(ax)
+    return ax
+
+
+def _by_run(values: xr.DataArray) -> np.ndarray:
+    """Values ``[runs, temperatures]`` of the runs of a setting."""
+    return values.transpose(..., "temperature").values.reshape(-1, values.sizes["temperature"])

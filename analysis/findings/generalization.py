@@ -1,0 +1,74 @@
+"""Findings about where generalization is lost: in the decoder or in the guide."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import xarray as xr
+
+from pyrovae.analysis.findings.cells import StudyCells
+from pyrovae.analysis.findings.verdicts import Contrast, Finding
+from pyrovae.store.records import SPLITS
+
+MEASURE = "generalization_gap"
+#: Values per image of a cell; their mean over training images minus that over test images is a part of the gap.
+Part = Callable[[xr.Dataset], xr.DataArray]
+
+
+def of_decoder(cell: xr.Dataset) -> xr.DataArray:
+    """log p(x)."""
+    return cell["split_log_likelihood"]
+
+
+def of_guide(cell: xr.Dataset) -> xr.DataArray:
+    """ELBO − log p(x)."""
+    return -cell["inference_gap"]
+
+
+def smaller_beta(study: StudyCells, part: Part) -> Iterator[Contrast]:
+    """Part at β = 1 − part at the lowest β, for every other setting of the grid."""
+    betas = study.values("beta")
+    if _is_measured(study) and 1.0 in betas and betas[0] < 1:
+        for where, cell in study.along("beta", split=list(SPLITS)):
+            yield study.contrast(where, part(cell), "beta", {1.0: 1, betas[0]: -1}, low=betas[0])
+
+
+def deeper_network(study: StudyCells, part: Part) -> Iterator[Contrast]:
+    """Part with the most layers − part with the fewest layers, at β = 1."""
+    depths = study.values("depth")
+    if _is_measured(study) and len(depths) > 1 and 1.0 in study.values("beta"):
+        shallow, deep = depths[0], depths[-1]
+        for where, cell in study.along("depth", split=list(SPLITS), beta=1.0):
+            terms = {"shallow": shallow, "deep": deep}
+            yield study.contrast(where, part(cell), "depth", {deep: 1, shallow: -1}, **terms)
+
+
+def _is_measured(study: StudyCells) -> bool:
+    return bool(study.images["inference_gap"].notnull().any())
+
+
+def _findings(name: str, part: Part) -> Iterator[Finding]:
+    changes = {
+        "falls": f"{name}'s part of the generalization gap falls",
+        "rises": f"{name}'s part of the generalization gap rises",
+    }
+    yield Finding(
+        None,
+        f"Lowering β from 1 to {{low:g}} shrinks the {name}'s part of the generalization gap",
+        "β 1 → {low:g}",
+        partial(smaller_beta, part=part),
+        **changes,
+        measure=MEASURE,
+    )
+    yield Finding(
+        None,
+        f"At β = 1, the {name}'s part of the generalization gap is larger with {{deep:g}} layers than "
+        "with {shallow:g}",
+        "{deep:g} layers instead of {shallow:g} at β = 1",
+        partial(deeper_network, part=part),
+        falls=changes["rises"],
+        rises=changes["falls"],
+        measure=MEASURE,
+    )
+
+
+FINDINGS = (*_findings("decoder", of_decoder), *_findings("guide", of_guide))

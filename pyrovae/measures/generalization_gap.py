@@ -1,0 +1,119 @@
+"""Where generalization is lost: the parts of decoder and guide in the gap of the ELBO between train and test."""
+
+from functools import partial
+
+from torch import Tensor
+
+from pyrovae import estimators
+from pyrovae.estimators import Estimate, Optimisation, amortised_distortion
+from pyrovae.measures.annealed import annealed, first_images, log_p
+from pyrovae.measures.annealed import steps as annealing_steps
+from pyrovae.measures.measure import CROSS_ENTROPY, NATS, MeasureResult, Quantity, TrainedRun
+from pyrovae.programs.noise import derive_seed, fork_seed
+from pyrovae.study import Measure
+
+ON_REQUEST = True
+SPLIT = ("split",)
+#: Steps of Adam that refine q(z|x) for one image, draws of z in each, and draws of z for its distortion.
+REFINEMENT = Optimisation(steps=100, samples=4, draws=64)
+QUANTITIES = (
+    Quantity(
+        "elbo_gap",
+        "generalization gap ELBO train − ELBO test, of the images of D and R",
+        unit=NATS,
+        kind="unbiased",
+        heading="ELBO gap",
+        caveats=(CROSS_ENTROPY,),
+    ),
+    Quantity(
+        "decoder_gap",
+        "part of the decoder in the generalization gap: log p(x) of training images minus that of test images",
+        unit=NATS,
+        kind="approximate",
+        heading="decoder's part",
+        caveats=(CROSS_ENTROPY,),
+    ),
+    Quantity(
+        "guide_gap",
+        "part of the guide in the generalization gap: log p(x) − ELBO of test images minus that of training images",
+        unit=NATS,
+        kind="approximate",
+        heading="guide's part",
+    ),
+    Quantity(
+        "split_log_likelihood",
+        "lower bound on log p(x) by annealing",
+        unit=NATS,
+        kind="lower bound",
+        dims=SPLIT,
+        per_image=True,
+        caveats=(CROSS_ENTROPY,),
+    ),
+    Quantity(
+        "inference_gap",
+        "inference gap log p(x) − ELBO, with log p(x) bounded from below by annealing",
+        unit=NATS,
+        kind="lower bound",
+        dims=SPLIT,
+        per_image=True,
+        heading="inference gap {split}",
+    ),
+    Quantity(
+        "amortised_distortion",
+        "distortion minus that of a q(z|x) refined for each image alone at the same β",
+        unit=NATS,
+        kind="approximate",
+        dims=SPLIT,
+        per_image=True,
+        heading="D lost to amortisation, {split}",
+    ),
+    Quantity(
+        "gap_acceptance",
+        "acceptance rate of this annealing",
+        unit="1",
+        kind="exact",
+        dims=SPLIT,
+    ),
+)
+
+
+def cost(settings: Measure) -> int:
+    """Steps of annealing and refinement for one run."""
+    return annealing_steps(settings) + 2 * REFINEMENT.steps
+
+
+def measure(run: TrainedRun) -> MeasureResult:
+    """The parts of decoder and guide, and what a shared encoder costs in distortion, in nats per image.
+
+    Raises:
+        UnsupportedError: the pair has several latent or observed sites, or q(z|x) is of a type that cannot be refined.
+    """
+    of_splits = run.own(annealed, annealing_steps(run.settings))
+    with fork_seed(derive_seed(run.seed, "inference gap")):
+        elbos = [_elbo(run, x) for x in first_images(run)]
+        lost = tuple(_amortised(run, x) for x in first_images(run))
+    gaps = tuple(each.bound - elbo for each, elbo in zip(of_splits, elbos, strict=True))
+    train, test = (-each.distortion - each.rate for each in run.terms)
+    parts = estimators.generalization_gap((train, test), (gaps[0], gaps[1]))
+    errors = [each.double().var().item() / len(each) for each in (train, test)]
+    return MeasureResult(
+        elbo_gap=Estimate(float(train.mean() - test.mean()), sum(errors) ** 0.5, "unbiased"),
+        decoder_gap=parts.decoder,
+        guide_gap=parts.guide,
+        split_log_likelihood=tuple(each.bound for each in of_splits),
+        inference_gap=gaps,
+        amortised_distortion=lost,
+        gap_acceptance=tuple(each.acceptance.double().mean() for each in of_splits),
+    )
+
+
+def _elbo(run: TrainedRun, x: Tensor) -> Tensor:
+    """The ELBO of each image, from the draws behind the importance-weighted bound."""
+    return run.pair.log_weights(x, run.settings.particles, **run.values).double().mean(0)
+
+
+def _amortised(run: TrainedRun, x: Tensor) -> Tensor:
+    q, prior = run.pair.latent(x, **run.values)
+    beta = float(run.values.get("beta", 1.0))
+    log_likelihood = partial(log_p, run)
+    return amortised_distortion(q, prior, log_likelihood, x, beta, optimisation=REFINEMENT, stepped=run.progress)
