@@ -54,7 +54,9 @@ Trust = Annotated[
 ANNEALED, TEMPERATURES = 16, 200
 #: Most images whose exact posteriors are sampled: each takes a minute or two.
 MOST_ROWS = 1000
-STUDY_HELP = "A study that ships (see 'pyrovae studies'), or the path of a YAML file."
+STUDY_HELP = (
+    "A study that ships (see 'pyrovae studies'), the path of a YAML file, or the folder of a study, to go on there."
+)
 
 
 class Device(StrEnum):
@@ -112,7 +114,7 @@ def run_study(
     from pyrovae.study import Study
 
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
-    folder = out or Path("runs") / chosen.name
+    folder = out or (Path(study) if Path(study).is_dir() else Path("runs") / chosen.name)
     from pyrovae.analysis.findings import findings
     from pyrovae.analysis.findings.design import prospects
     from pyrovae.runner.estimate import estimate
@@ -144,8 +146,8 @@ def show(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]…",
-            help="Parts to print: findings, caveats, or a table such as information; unknown names are answered with "
-            "those that there are.",
+            help="Parts to print: findings, best, caveats, or a table such as information; unknown names are answered "
+            "with those that there are.",
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Print all findings, tables and caveats.")] = False,

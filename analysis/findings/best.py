@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import xarray as xr
 
+from pyrovae.analysis.findings.caveats import unconverged
 from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.priors import Score, distortion, negative_log_likelihood, total
 from pyrovae.analysis.findings.statistics import lead
@@ -30,20 +32,26 @@ SCORES: Mapping[str, Score] = {
 
 @dataclass(frozen=True)
 class Best:
-    """The best values along an axis in one cell of the grid.
+    """The best values along an axis in one cell of the grid, a sentence when printed.
 
     Attributes:
         values: the one with the best mean, and those that cannot be distinguished from it, at a joint error of 5%.
         verdict: whether the first leads its closest rival, and by how much.
+        notes: what may change the answer: values at an end of the axis, and runs that had not converged.
     """
 
     axis: str
     by: str
     values: tuple[Any, ...]
     verdict: Verdict
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"{self.axis}: {', '.join(map(str, self.values))} ({self.verdict})"
+        where = f" ({self.verdict.contrast.where})" if self.verdict.contrast.where else ""
+        answer = f"{self.verdict.outcome}: by {self.by}, {self.axis} is best at {' or '.join(map(str, self.values))}"
+        if self.verdict.contrast.note:
+            answer = f"{self.verdict.outcome}: by {self.by}, the best {self.axis} is unknown"
+        return "; ".join([f"{answer}{where}: {self.verdict.words}", *self.notes])
 
 
 def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> list[Best]:
@@ -53,14 +61,14 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
         results: the results of a study, or of a later evaluation of it.
         axis: the axis, such as "prior" or "beta".
         by: "test" or "train", and one of "D", "R", "R + D" and "log p(x)"; the best has the lowest mean or, of
-            log p(x), the highest.
+            log p(x), the highest. The paper compares β by D. R + D is what training with β = 1 minimises.
         at: values at which other axes are fixed.
 
     Raises:
         InputError: the study has no such axis with several values, or ``by`` is unknown.
     """
     study = StudyCells.of(results)
-    split, _, name = by.partition(" ")
+    split, _, name = by.replace("R+D", "R + D").partition(" ")
     if name not in SCORES or split not in ("train", "test"):
         raise InputError(f"by: expected 'test' or 'train' and one of {', '.join(SCORES)}, such as 'test D', got {by!r}")
     axes = [str(dim) for dim in study.images.dims if dim not in ("image", "split")]
@@ -73,7 +81,33 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
         raise InputError("prior: expected the priors that were trained with, got an evaluation with a swapped one")
     found = list(_compared(study, axis, split, name, at))
     verdicts = decide([(finding, contrast) for finding, contrast, _ in found], study.sources)
-    return [Best(axis, by, values, verdict) for verdict, (_, _, values) in zip(verdicts, found, strict=True)]
+    training = [
+        f"{caveat.partition(':')[0]}, so more steps may change this" for caveat in unconverged(results.tree.root)
+    ]
+    answers = []
+    for verdict, (_, contrast, values) in zip(verdicts, found, strict=True):
+        if verdict.outcome != "supported" and "closest" in contrast.terms:
+            values = tuple(dict.fromkeys([*values, contrast.terms["closest"]]))
+        notes = (*([] if contrast.note else _at_an_end(axis, values, study.values(axis))), *training)
+        answers.append(Best(axis, by, values, verdict, notes))
+    return answers
+
+
+def best_settings(results: Evaluation) -> Iterator[list[Best]]:
+    """The best β and the best prior by test D and by test R + D, where the study compares several."""
+    study = StudyCells.of(results)
+    axes = ["beta"] if study.prior_swapped else ["beta", "prior"]
+    for axis, by in product(axes, ("test D", "test R + D")):
+        if len(study.values(axis)) > 1:
+            yield best(results, axis, by)
+
+
+def _at_an_end(axis: str, best: tuple[Any, ...], values: list[Any]) -> Iterator[str]:
+    """A note if one of the best values is the smallest or the largest number that was compared."""
+    if isinstance(values[0], int | float) and len(best) < len(values):
+        for end, name, beyond in ((values[0], "smallest", "smaller"), (values[-1], "largest", "larger")):
+            if end in best:
+                yield f"{end} is the {name} {axis} compared, and {beyond} ones may be better"
 
 
 def _compared(
@@ -81,7 +115,7 @@ def _compared(
 ) -> Iterator[tuple[Finding, Contrast, tuple[Any, ...]]]:
     """For every cell, the lead of the best value, and the values that cannot be distinguished from it."""
     best_of = f"best {axis} by {split} {name}"
-    leads = {"falls": "it leads {closest}", "rises": "it is behind {closest}"}
+    leads = {"falls": "{best} leads {closest}", "rises": "{best} is behind {closest}"}
     finding = Finding(None, f"The {best_of} is {{best}}", best_of, lambda _: (), **leads)
     for where, cell in study.along(axis, split, **at):
         score = SCORES[name](cell)
@@ -89,7 +123,10 @@ def _compared(
         values = measured[axis].values.tolist()
         note = "" if len(values) > 1 else UNFINISHED
         if name == "log p(x)" and cell["loose"].any():
-            note = "k̂ is high in some of the runs, whose bounds may be loose and do not compare"
+            note = (
+                "k̂ is high in some of the runs, whose bounds may be loose and do not compare; more draws may help, by "
+                "the setting measure.particles"
+            )
         if note:
             yield finding, Contrast(where, note=note, terms={"best": "unknown"}), tuple(values)
             continue

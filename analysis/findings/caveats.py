@@ -23,7 +23,7 @@ def caveats(tree: xr.DataTree) -> list[str]:
     of log p(x) that may be loose; saturated mutual information.
     """
     runs = tree["runs"].to_dataset()
-    return [*_of_runs(runs), *_of_missing_steps(tree, runs), *_of_training(tree.root), *_of_measures(tree)]
+    return [*_of_runs(runs), *_of_missing_steps(tree, runs), *unconverged(tree.root), *_of_measures(tree)]
 
 
 def late_decrease(curves: xr.Dataset, end: int | None = None) -> xr.DataArray:
@@ -81,7 +81,8 @@ def _of_missing_steps(tree: xr.DataTree, runs: xr.Dataset) -> Iterator[str]:
         )
 
 
-def _of_training(study: xr.DataTree) -> Iterator[str]:
+def unconverged(study: xr.DataTree) -> Iterator[str]:
+    """The caveat that runs had not converged, if any had not."""
     end = Study.of_yaml(study.attrs["study"]).base.branch_step
     late = late_decrease(study["curves"].to_dataset(), end)
     if number := int((late > CONVERGED).sum()):

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pyrovae.analysis.findings import findings
+from pyrovae.analysis.findings.best import best_settings
 from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.verdicts import Outcome
 from pyrovae.analysis.report import tables
@@ -48,8 +49,15 @@ def everything(results: Evaluation, tree: xr.DataTree | None = None) -> Mapping[
     """
     numbers = tables.measured(results.tree if tree is None else tree)
     verdicts = tables.verdicts(findings(results))
-    notes = [] if "only" in results.tree.attrs else caveats(results.tree)
-    return {"findings": _lines(verdicts), **numbers, "caveats": _lines(notes)}
+    if "only" in results.tree.attrs:
+        return {"findings": _lines(verdicts), **numbers}
+    answers = map(str, chain.from_iterable(best_settings(results)))
+    return {
+        "findings": _lines(verdicts),
+        "best": _lines(answers),
+        **numbers,
+        "caveats": _lines(caveats(results.tree)),
+    }
 
 
 def show(parts: Iterable[Part]) -> None:

@@ -1,6 +1,7 @@
 """Data in memory: tensors, arrays and torch data sets, which a run names by a checksum of what is in them."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +25,8 @@ FILE, LIMIT = "data.safetensors", 200_000_000
 _KNOWN: dict[str, Source | Path] = {}
 #: Numbers of channels by which images with channels last are recognised.
 COLOURS = (1, 3)
+#: Largest standard deviation of a column, relative to 1 and to the smallest, without a warning.
+SCALES = 30
 _COLUMNS = ("factors", "labels", "published")
 
 
@@ -51,7 +54,8 @@ def settings_of(x: Any, test: Any = None, labels: Any = None, factors: Any = Non
         raise InputError("data: expected training images with the test images, got none")
     if isinstance(x, str | Path) and test is None and labels is None and factors is None:
         return {"data": str(x)}
-    first, *more = (source_of(each) for each in ([x] if test is None else [x, test]))
+    given = {"data": x} if test is None else {"data": x, "test": test}
+    first, *more = (source_of(each, name) for name, each in given.items())
     for name, column in {"labels": labels, "factors": factors}.items():
         if column is not None:
             first, *more = _with_column((first, *more), name, column)
@@ -59,6 +63,16 @@ def settings_of(x: Any, test: Any = None, labels: Any = None, factors: Any = Non
     name = f"{MEMORY}{_checksum(source)}"
     _KNOWN[name] = source
     return {"data": name} | ({} if source.published is None else {"split": "published"})
+
+
+def batch_size(settings: Mapping[str, Any], most: int) -> int:
+    """The size of a batch, if it is not set: ``most``, or all training images of data in memory if they are fewer."""
+    source = _KNOWN.get(settings["data"])
+    if not isinstance(source, Source):
+        return most
+    if source.published is not None:
+        return min(most, int(source.published.sum()))
+    return max(1, min(most, int(source.size * settings.get("train_ratio", 0.5))))
 
 
 def find(name: str) -> Source:
@@ -115,8 +129,8 @@ def _kept(folder: Path) -> str | None:
     return None
 
 
-def source_of(x: Any) -> Source:
-    """Data as a data set: arguments and errors as for `settings_of`."""
+def source_of(x: Any, name: str = "data") -> Source:
+    """Data as a data set: arguments and errors as for `settings_of`; ``name`` says in errors which data they are."""
     if isinstance(x, Source):
         return replace(x, images=_rows(x.load(torch.arange(x.size))))
     if isinstance(x, str | Path):
@@ -124,7 +138,11 @@ def source_of(x: Any) -> Source:
     labels = None
     if isinstance(x, TorchDataset):
         x, labels = _items(x)
-    values = _images(_tensor(x))
+    if isinstance(x, tuple):
+        raise InputError(f"{name}: expected images or vectors alone, got {len(x)} things; give labels by labels=y")
+    values = _images(_tensor(x, name), name)
+    if values.dim() == 2 and values.is_floating_point():
+        _warn_of_scales(values, name)
     return Source("memory", len(values), _rows(values), labels=labels)
 
 
@@ -188,7 +206,7 @@ def _tensor(x: Any, name: str = "data") -> Tensor:
         ) from None
 
 
-def _images(x: Tensor) -> Tensor:
+def _images(x: Tensor, name: str) -> Tensor:
     """Images ``[N, C, H, W]`` or vectors ``[N, D]``, uint8 or float32."""
     if x.dim() == 3:
         x = x[:, None]
@@ -196,17 +214,36 @@ def _images(x: Tensor) -> Tensor:
         x = x.movedim(-1, 1).contiguous()
     if x.dim() not in (2, 4) or not x.numel() or x.is_complex():
         raise InputError(
-            "data: expected images [N, H, W], [N, C, H, W] or [N, H, W, C], or vectors [N, D], got "
+            f"{name}: expected images [N, H, W], [N, C, H, W] or [N, H, W, C], or vectors [N, D], got "
             f"{x.dtype} of shape {list(x.shape)}"
+        )
+    if x.dtype == torch.uint8 and x.dim() == 4 and x.max() <= 1:
+        raise InputError(
+            f"{name}: expected uint8 pixels from 0 to 255, got only values up to {int(x.max())}; give a mask as bool "
+            "or as floats"
         )
     values = x if x.dtype == torch.uint8 else x.float()
     if not (finite := values.flatten(1).isfinite().all(1)).all():
         row = int((~finite).nonzero()[0])
         raise InputError(
-            f"data: expected finite numbers, got NaN or ∞ in {int((~finite).sum()):,} of {len(x):,} items, first in "
-            f"x[{row}]; replace these values, or leave the items out"
+            f"{name}: expected finite numbers, got NaN or ∞ in {int((~finite).sum()):,} of {len(x):,} items, first in "
+            f"item {row}; replace these values, or leave the items out"
         )
     return values
+
+
+def _warn_of_scales(values: Tensor, name: str) -> None:
+    """Warns of real numbers that are far from 1 in size, or differ in size between columns."""
+    spread = values.std(0)
+    if len(values) < 2 or (values == values.round()).all(0).any() or not (spread := spread[spread > 0]).numel():
+        return
+    low, high = float(spread.min()), float(spread.max())
+    if high > SCALES * min(low, 1.0):
+        warnings.warn(
+            f"{name}: expected columns with standard deviations near 1, got {low:.3g} to {high:.3g}; standardise them, "
+            "or training sees little but the largest",
+            stacklevel=2,
+        )
 
 
 def is_channels_last(shape: Sequence[int]) -> bool:
@@ -225,7 +262,9 @@ def _joined(train: Source, test: Source) -> Source:
     if (shapes := [list(each["images"].shape[1:]) for each in (first, second)])[0] != shapes[1]:
         raise InputError(f"test: expected items of shape {shapes[0]}, as for training, got {shapes[1]}")
     if (types := [each["images"].dtype for each in (first, second)])[0] != types[1]:
-        raise InputError(f"test: expected {types[0]}, as for training, got {types[1]}")
+        raise InputError(f"test: expected {types[0]}, as for training, got {types[1]}; give both in the same form")
+    if torch.equal(first["images"], second["images"]):
+        raise InputError("test: expected images that are not trained on, got the training images again")
     both = {name: torch.cat([first[name], second[name]]) for name in first.keys() & second.keys()}
     both["published"] = torch.arange(train.size + test.size) < train.size
     return _of_tensors(train.name, both)

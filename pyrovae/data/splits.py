@@ -47,7 +47,7 @@ def held_out(source: Source, held_out: str | None = None) -> Tensor:
         InputError: ``held_out`` is not a comma-separated list of classes of the data set.
     """
     if source.labels is None:
-        raise InputError(f"split: 'held_out' needs classes, and '{source.name}' has none")
+        raise InputError(f"split: 'held_out' needs classes, and '{source.name}' has none; give them by labels=")
     known = source.labels.unique().tolist()
     classes = [int(part) for part in (held_out or "").split(",") if part.strip().isdecimal()]
     if not classes or len(classes) < (held_out or "").count(",") + 1 or not set(classes) <= set(known):

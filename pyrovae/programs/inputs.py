@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -31,8 +32,11 @@ def checked(
         Traceback (most recent call last):
         pyrovae.errors.InputError: x: expected [batch, 1, 8, 8], got [5, 8, 8, 1]: channels last; take x.movedim(-1, 1)
     """
+    if isinstance(x, np.ndarray):
+        x = torch.as_tensor(x, device=like.device)
+        x = x.to(like.dtype) if x.is_floating_point() else x
     if not isinstance(x, Tensor):
-        raise InputError(f"x: expected a tensor, got {type(x).__name__}; take torch.as_tensor(x)")
+        raise InputError(f"x: expected a tensor or an array, got {type(x).__name__}")
     if event_shape is not None and x.shape[1:] != torch.Size(event_shape):
         expected = ", ".join(map(str, event_shape))
         raise InputError(f"x: expected [batch, {expected}], got {list(x.shape)}{_cause(x.shape, event_shape)}")
@@ -57,8 +61,9 @@ def outside(x: Tensor, support: constraints.Constraint) -> str:
     if explain := getattr(support, "explain", None):
         return explain(x)
     low, high = float(x.min()), float(x.max())
-    if support.is_discrete and bool((x != x.round()).any()):
-        advice = "give whole numbers, or"
+    fractions = x[x != x.round()]
+    if support.is_discrete and len(fractions):
+        advice = f"give whole numbers, not such as {float(fractions[0]):.3g}, and offsets with offset=True; or"
     elif low >= -ROUNDING and high <= 1 + ROUNDING:
         advice = "the excess looks like rounding, which x.clip(0, 1) removes; or"
     elif -1 <= low < 0 and high <= 1:

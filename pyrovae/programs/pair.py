@@ -239,11 +239,18 @@ class Pair(nn.Module):
     def generate(self, n: int) -> Tensor:
         """Images of the model, ``[n, *event_shape]``: E[x|z] at draws z ~ p(z), and at an offset of 1 if x has one.
 
+        Draws come from torch's global generator, which ``torch.manual_seed`` seeds.
+
+        Raises:
+            InputError: n is below 1.
+
         Example:
             >>> from pyrovae import Run, make_pair
             >>> make_pair(Run(depth=1, width=8), event_shape=torch.Size([1, 8, 8])).generate(16).shape
             torch.Size([16, 1, 8, 8])
         """
+        if n < 1:
+            raise InputError(f"n: expected at least 1 image, got {n}")
         like = next(self.parameters())
         with self.evaluated(), pyro.validation_enabled(False):
             return _expected(self.simulate(like.new_ones(n, *self.event_shape)))
@@ -256,11 +263,12 @@ class Pair(nn.Module):
             return torch.cat([_expected(self.traces(part)[1]) for part in self._parts(x)])
 
     @torch.no_grad()
-    def terms(self, x: Tensor, **values: float | Tensor) -> Terms:
+    def terms(self, x: Tensor, samples: int = 1, **values: float | Tensor) -> Terms:
         """Distortion, rate and loss of each image, in nats per image, without gradients; errors as for `forward`.
 
         Args:
             x: images, ``[n, *event_shape]``.
+            samples: draws of z per image, over which each of them is a mean.
             values: as in `forward`: by default, β and γ are those that the pair was trained with.
 
         Example:
@@ -271,9 +279,17 @@ class Pair(nn.Module):
             True
         """
         x = self._checked(x)
+        known = {"beta", "gamma", "index"}.union(*(signature(each.forward).parameters for each in self.children()))
+        if unknown := values.keys() - known:
+            raise InputError(f"unknown argument {min(unknown)!r}; valid: samples, {', '.join(sorted(known))}")
         with self.evaluated(), pyro.validation_enabled(False):
-            parts = [self(part, {}, **values) for part in self._parts(x)]
+            parts = [self._mean_terms(part, samples, values) for part in self._parts(x)]
         return tree_map(lambda *each: torch.cat(each), *parts)
+
+    def _mean_terms(self, x: Tensor, samples: int, values: Mapping[str, float | Tensor]) -> Terms:
+        """The terms of images, means over draws of z."""
+        draws = [self(x, {}, **values) for _ in range(samples)]
+        return tree_map(lambda *each: torch.stack(each).mean(0), *draws)
 
     def log_likelihood(self, x: Tensor, particles: int = 1000) -> ImportanceWeighted:
         """Importance-weighted bounds of log p(x) in nats per image, with k̂; errors as for `forward`.

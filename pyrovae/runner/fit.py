@@ -111,6 +111,8 @@ def load(file: str | Path, trust: Collection[str] = ()) -> Pair:
         saved = _Saved.model_validate(facts)
     except FileNotFoundError:
         raise InputError(f"{file}: expected a file that pair.save wrote, but there is no such file") from None
+    except InputError:
+        raise InputError(f"{file}: expected a file that pair.save wrote, got one that is damaged or another") from None
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         raise InputError(f"{file}: expected a file that pair.save wrote, got one without a valid '{place}'") from None
@@ -141,4 +143,6 @@ def _run(settings: dict[str, Any]) -> Run:
     (run,) = study.runs()
     if "batch_size" in settings:
         return run
-    return run.model_copy(update={"batch_size": min(run.batch_size, run.train_images or make_source(run).size)})
+    source = make_source(run)
+    size = source.size if source.published is None else int(source.published.sum())
+    return run.model_copy(update={"batch_size": min(run.batch_size, run.train_images or size)})

@@ -67,9 +67,22 @@ def check_precision(cohort: Cohort, device: torch.device) -> None:
 
 
 def pair_properties(pair: Pair, cohort: Cohort, data: CohortData) -> PairProperties:
-    """Properties of a pair, from the first batch."""
+    """Properties of a pair, from the first batch.
+
+    Raises:
+        InputError: as `Pair.check`, or the data make a component that ships leave its range.
+        ValueError: Pyro found a mistake in a component of the user's.
+    """
     batch = _first_batch(cohort, data)
-    return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
+    try:
+        return pair.check(batch, beta=0.5, gamma=0.25, index=torch.arange(len(batch), device=batch.device))
+    except ValueError as error:
+        if isinstance(error, InputError) or user_sources(cohort.shared):
+            raise
+        raise InputError(
+            f"data: expected values near 1 in size, got up to {float(batch.abs().max()):.3g}, with which the untrained "
+            "networks leave their range; scale the data"
+        ) from error
 
 
 def _first_batch(cohort: Cohort, data: CohortData) -> Tensor:
@@ -111,6 +124,11 @@ def _check_support(run: Run, data: CohortData) -> None:
         return
     support = make_likelihood(run, data.images.event_shape).support
     source = "data in memory" if run.data.startswith(MEMORY) else f"'{run.data}'"
+    if data.images.train.dtype == torch.uint8 and getattr(support, "is_discrete", False):
+        raise InputError(
+            f"likelihood: '{run.likelihood}' on {source}: expected counts, got uint8, which means pixels; give them as "
+            "another type, as by x.astype(int)"
+        )
     for _, images in data.images.splits():
         for chunk in images.split(4096):
             x = as_input(chunk)

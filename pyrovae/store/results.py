@@ -79,13 +79,13 @@ class Evaluation:
             return self.tree[IMAGES].to_dataset().sel({axis: keys[axis] for axis in self.tree["runs"].dims})
         found = {cell: records.load_images(file) for cell, file in self._files(keys)}
         names = list(dict.fromkeys(name for each in found.values() for name in each))
-        images = max((values.shape[-1] for each in found.values() for values in each.values()), default=0)
+        images = max((_extent(values) for each in found.values() for values in each.values()), default=0)
         shape = (*keys.shape, len(SPLITS), images)
         memory.check_memory(8 * len(names) * np.prod(shape, dtype=float), f"the values per image of {keys.size:,} runs")
         values = {name: np.full(shape, np.nan) for name in names}
         for cell, each in found.items():
             for name, known in each.items():
-                values[name][cell][:, : known.shape[-1]] = known
+                values[name][cell][:, : known.shape[-1]] = known[:, :images]
         dims = (*map(str, keys.dims), *PER_IMAGE_DIMS)
         variables = {name: (dims, each, self._attributes(name)) for name, each in values.items()}
         data = xr.Dataset(variables, {**keys.coords, "split": list(SPLITS), "image": range(images)})
@@ -126,6 +126,10 @@ class Evaluation:
             InputError: the study has no such axis with several values, or ``by`` is unknown.
         """
         return _above("analysis.findings.best").best(self, axis, by, **at)
+
+    def caveats(self) -> list[str]:
+        """What a reader of the numbers has to know, one line each, such as runs that had not converged."""
+        return _above("analysis.findings.caveats").caveats(self.tree)
 
     def table(self, group: str | None = None) -> "pd.DataFrame":
         """All numbers, one row for each run; or those of a group such as "rate_distortion".
@@ -273,12 +277,14 @@ class Results(Evaluation):
         check_trust(self.study.settings(), self._trust or ())
         if self.is_kept:
             raise without_weights(self.folder)
+        grown = study_in(self.folder)  # it may have grown since these results were opened
+        known = {**grown.base.model_dump(), **grown.base.settings}
         axes = {
-            key: list(dict.fromkeys([*self.study.axes.get(key, [getattr(self.study.base, key, None)]), *value]))
+            key: list(dict.fromkeys([*grown.axes.get(key, [known[key]] if key in known else []), *value]))
             for key, value in more.items()
             if isinstance(value, list | tuple)
         }
-        study = self.study.replace(**{**more, **axes})
+        study = grown.replace(**{**more, **axes})
         return _above("runner.run").run(study, self.folder, quiet=quiet, device=device)
 
     def swap_prior(self, prior: Any, *, quiet: bool = False, **settings: int) -> Evaluation:
@@ -391,6 +397,12 @@ class Results(Evaluation):
 def _above(module: str) -> Any:
     """A module that is above this one: imports go downwards, and what interprets results is loaded when it is used."""
     return import_module(f"pyrovae.{module}")
+
+
+def _extent(values: NDArray[np.float64]) -> int:
+    """The number of images ``[split, images]`` of which some have a value; all if none has."""
+    known = np.flatnonzero((~np.isnan(values)).any(0))
+    return int(known[-1]) + 1 if len(known) else values.shape[-1]
 
 
 def without_weights(folder: Path) -> InputError:

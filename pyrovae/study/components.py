@@ -1,6 +1,7 @@
 """Which settings belong to which components of a run, read off the signatures of the components."""
 
 from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from inspect import signature
 from typing import Any
@@ -60,9 +61,10 @@ def check_settings(runs: Collection[Run]) -> None:
         unused -= {*takers, *(f"{kind}.{key}" for key, kinds in takers.items() for kind in kinds)}
     if unused:
         known = sorted({*Run.model_fields, *(key for run in _distinct(runs) for key in _takers(run))})
+        close = get_close_matches(min(unused), known, 1)
+        meant = f"; did you mean '{close[0]}'" if close else ""
         raise InputError(
-            f"unknown setting {min(unused)!r:.200}: no component of these runs has it (null unsets it); valid: "
-            f"{', '.join(known)}"
+            f"unknown setting {min(unused)!r:.200}: no component of these runs has it{meant}; valid: {', '.join(known)}"
         )
 
 

@@ -43,18 +43,21 @@ def to_yaml(settings: Any) -> str:
 
 
 def read(source: str | Path) -> tuple[str, str]:
-    """Text of the study that ships under a name or is in a file, and what to call it in a message.
+    """Text of the study that ships under a name, or is in a file or a folder, and what to call it in a message.
 
     Raises:
         InputError: there is no such study or file, or the file cannot be read.
     """
     path = Path(source)
+    if path.is_dir() and (path / "study.yaml").exists():
+        path = path / "study.yaml"
     if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
         return _read_file(path), str(path)
     file = _shipped() / f"{source}.yaml"
     if not file.is_file():
         raise InputError(
-            f"unknown study {str(source)!r:.200}; valid: {', '.join(shipped_names())}, or the path of a .yaml file"
+            f"unknown study {str(source)!r:.200}; valid: {', '.join(shipped_names())}, or the path of a .yaml file or "
+            "of a study's folder"
         )
     return file.read_text(encoding="utf-8"), f"study '{source}'"
 

@@ -120,20 +120,24 @@ class Study(Frozen):
             if "data" in settings:
                 raise InputError("data: expected data once, got them in memory and by the setting 'data'")
             # Imports go downwards; data are above their names.
-            settings = import_module("pyrovae.data.memory").settings_of(data, test, labels, factors) | settings
+            memory = import_module("pyrovae.data.memory")
+            settings = memory.settings_of(data, test, labels, factors) | settings
+            settings.setdefault("batch_size", memory.batch_size(settings, Run().batch_size))
         super().__init__(**(settings if "base" in settings else self._flat(settings)))
+        if data is not None:
+            check_settings(self.runs())
 
     @classmethod
     def _flat(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """The fields of the study with flat settings."""
         own = {key: settings.pop(key) for key in _OWN & settings.keys()}
         measure = _section("measure", own.pop("measure", {}))
-        given = {key: settings[key] for key in sorted(settings, key=_order)}
+        given = {key: _listed(settings[key]) for key in sorted(settings, key=_order)}
         for key, value in given.items():
             if shape := list(getattr(value, "shape", ())):
                 raise InputError(
-                    f"{key}: expected a value, or a list of values for an axis, got an array of shape {shape}; take "
-                    ".tolist(), or put what differs between items, such as an offset, into the columns of x"
+                    f"{key}: expected a value, or a list of values for an axis, got an array of shape {shape}; put "
+                    "what differs between items, such as an offset, into the columns of x"
                 )
         if isinstance(given.get("steps"), list | tuple):
             raise InputError(
@@ -337,6 +341,11 @@ def _order(key: str) -> tuple[int, int, str]:
         fields.index(key) if key in fields else len(fields),
         key,
     )
+
+
+def _listed(value: Any) -> Any:
+    """An array with one dimension as a list."""
+    return value.tolist() if len(getattr(value, "shape", ())) == 1 else value
 
 
 def _axis(key: str, value: Any) -> tuple[Any, ...]:

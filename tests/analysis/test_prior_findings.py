@@ -57,6 +57,8 @@ def study_of(
     bounds = {"log_likelihood": known, "high_pareto_k": known, "annealed_log_likelihood": known.where(False)}
     groups = {"information": information, "rate_distortion": cells, "likelihood": xr.Dataset(bounds)}
     groups["runs"] = xr.Dataset({"status": xr.full_like(known, "done", object)})
+    curve = xr.DataArray([[9.0, 2.0, 2.0]] * 2, {"split": ["train", "test"], "step": [0, 50, 100]})
+    groups["curves"] = xr.Dataset({name: curve * xr.ones_like(known) for name in ("loss", "distortion", "rate")})
     tree = xr.DataTree.from_dict(groups)
     tree.attrs["study"] = Study(name="mine", beta=[1.0], seed=[0, 1, 2], **{axis: values}).to_yaml()
     return InMemory(tree, xr.Dataset(images, coords))
@@ -292,7 +294,22 @@ def test_values_that_cannot_be_told_apart_are_all_best() -> None:
     (found,) = study_of("prior", PRIORS, [90.0, 90.0, 95.0, 90.0], [5, 5, 6, 5], [2.0] * 4, 0.3).best("prior")
     assert set(found.values) == {"flow", "mixture", "vamp"}
     assert found.verdict.outcome == "undecided"
-    assert repr(found).startswith(f"prior: {', '.join(found.values)} (undecided: The best prior by test R + D is ")
+    assert repr(found).startswith(
+        f"undecided: by test R + D, prior is best at {' or '.join(found.values)} (beta 1.0): "
+    )
+    assert f": {found.values[0]} leads " in repr(found)
+
+
+def test_closest_rival_that_makes_no_meaningful_difference_is_among_the_best() -> None:
+    (found,) = study_of("prior", PRIORS[:2], [90.0, 90.3], [5, 5], [2.0, 2.0], 0.001).best("prior")
+    assert (found.verdict.outcome, found.values) == ("no meaningful difference", tuple(PRIORS[:2]))
+
+
+@pytest.mark.parametrize(("means", "note"), [([90, 95, 99], "1 is the smallest depth"), ([95, 90, 99], "")])
+def test_best_value_at_an_end_of_the_axis_says_so(means: list[float], note: str) -> None:
+    (found,) = study_of("depth", [1, 2, 3], means, [5] * 3, [2.0] * 3, 0.3).best("depth", "test D")
+    assert found.notes[:1] == ((f"{note} compared, and smaller ones may be better",) if note else ())
+    assert ("smaller ones may be better" in repr(found)) is bool(note)
 
 
 def test_one_seed_leaves_every_value_among_the_best() -> None:

@@ -1,6 +1,7 @@
 """Data in memory and in tables, and studies of them."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,34 @@ def test_invalid_labels_and_factors_give_one_line(columns: Any, expected: str) -
 
 def test_array_as_a_setting_is_one_line() -> None:
     with pytest.raises(
-        InputError, match=r"^offset: expected a value, or a list .* array of shape \[24\]; take .tolist"
+        InputError, match=r"^offset: expected a value, or a list .* array of shape \[24, 1\]; put what differs"
     ):
-        Study(X, offset=np.ones(24))
+        Study(X, offset=np.ones((24, 1)))
+
+
+def test_array_of_values_is_an_axis() -> None:
+    assert Study(X, beta=np.logspace(-1, 1, 3)).axes["beta"] == (0.1, 1.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("test", "settings", "expected"), [(None, {}, 12), (X[:2] / 2, {}, 24), (None, {"train_ratio": 0.25}, 6)]
+)
+def test_batch_is_no_larger_than_the_training_images(
+    test: Tensor | None, settings: dict[str, Any], expected: int
+) -> None:
+    study = Study(X, test=test, split="random", **settings) if test is None else Study(X, test=test, **settings)
+    assert study.base.batch_size == expected == len(make_data(study.runs()[0]).train)
+    assert Study(X, batch_size=5).base.batch_size == 5
+
+
+@pytest.mark.parametrize(("scales", "warned"), [([1, 1, 50], True), ([100, 100, 100], True), ([1, 2, 5], False)])
+def test_columns_far_from_one_in_size_are_warned_of(scales: list[float], warned: bool) -> None:
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor(scales)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        memory.settings_of(x)
+        memory.settings_of(x.round())  # counts may differ
+    assert [str(each.message).startswith("data: expected columns") for each in caught] == [True] * warned
 
 
 def test_data_in_memory_outside_the_support_are_called_so(tmp_path: Path) -> None:
@@ -183,13 +209,17 @@ def test_equal_data_have_one_name_and_others_another() -> None:
         (X[:, :, None], None, "expected images"),
         (X[:0], None, "expected images"),
         (X + 1j, None, "expected images"),
-        (X.where(X[3, 0, 0, 0] != X, torch.inf), None, r"got NaN or ∞ in 1 of 24 items, first in x\[3\]"),
+        (X.where(X[3, 0, 0, 0] != X, torch.inf), None, r"got NaN or ∞ in 1 of 24 items, first in item 3"),
         (["a", "b"], None, "expected numbers of one shape"),
         (np.array(["a"]), None, "expected numbers of one shape"),
         ({}, None, "expected numbers of one shape"),
         (Endless(), None, "expected a torch data set with a length and items by number, got Endless"),
         (X, X[..., :3], r"test: expected items of shape \[1, 4, 4\], as for training, got \[1, 4, 3\]"),
-        (X, BYTES, "test: expected torch.float32, as for training, got torch.uint8"),
+        (X, BYTES, "test: expected torch.float32, as for training, got torch.uint8; give both"),
+        (X, X.where(X[3, 0, 0, 0] != X, torch.nan), r"^test: .* first in item 3"),
+        (X, X.clone(), "test: expected images that are not trained on"),
+        ((X, torch.arange(24)), None, "data: expected images or vectors alone, got 2 things; give labels by labels="),
+        ((X > 0.5).byte(), None, "data: expected uint8 pixels from 0 to 255, got only values up to 1"),
         ("nowhere", X, "nowhere: expected a folder of images"),
     ],
 )
@@ -231,7 +261,7 @@ def test_npy_file_is_read(tmp_path: Path) -> None:
         ),
         (lambda folder: write_table(folder / "a.csv", label=[-1, 0, 1]), "integers ≥ 0 in column 'label'"),
         (lambda folder: write_table(folder / "a.csv", train=[0, 1, 2]), "true or false in column 'train'"),
-        (lambda folder: write_table(folder / "a.csv", b=[1, np.nan, 3]), r"NaN or ∞ in 1 of 3 items, first in x\[1\]"),
+        (lambda folder: write_table(folder / "a.csv", b=[1, np.nan, 3]), r"NaN or ∞ in 1 of 3 items, first in item 1"),
         (lambda folder: (folder / "a.csv").write_text(""), "expected a table"),
         (lambda folder: (folder / "a.parquet").write_text("nothing"), "expected a table"),
         (lambda folder: (folder / "a.npy").write_text("nothing"), "expected an array written by numpy.save"),

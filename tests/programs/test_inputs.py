@@ -42,13 +42,14 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "integers": ((255 * X).long(), "got int64; .* integers are pixels only as uint8"),
     "NaN": (X.where(X.max() > X, torch.nan), "got NaN or ∞ in 1 images"),
     "another device": (X.to("meta"), "expected images on cpu, as the pair is, got meta"),
-    "an array": (X.numpy(), r"expected a tensor, got ndarray; take torch.as_tensor\(x\)"),
+    "a list": (X.tolist(), "expected a tensor or an array, got list"),
+    "integers in an array": ((255 * X).long().numpy(), "got int64; .* integers are pixels only as uint8"),
 }
 
 
 @pytest.mark.parametrize("use", USES)
 def test_proper_images_and_bytes_are_taken(use: str, pair: Pair) -> None:
-    for x in (X, (255 * X).byte()):
+    for x in (X, (255 * X).byte(), X.double().numpy(), (255 * X).byte().numpy()):
         assert USES[use](pair, x) is not None
 
 
@@ -106,7 +107,7 @@ def test_default_of_float64_changes_nothing(prior: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("double")
 def test_weights_of_a_study_are_read_under_a_default_of_float64(tmp_path: Path) -> None:
     measure = {"images": 4, "outer": 2, "likelihood_images": 2, "particles": 4, "reconstructions": 2, "probe": 2}
-    study = Study(X, test=X, steps=1, batch_size=4, measure=measure, **SMALL)
+    study = Study(X, test=X / 2, steps=1, batch_size=4, measure=measure, **SMALL)
     assert study.run(tmp_path / "mine", quiet=True).pair().generate(1).dtype == torch.float32
 
 
@@ -142,6 +143,7 @@ def test_bias_that_cannot_start_at_the_mean_gives_one_line() -> None:
         (lambda: Study(object()), "expected numbers"),
         (lambda: Study(name="a/b"), "name: "),
         (lambda: Study(base=3), "base: "),
+        (lambda: Study(X, betas=[0.1, 1]), "unknown setting 'betas'.* did you mean 'beta'"),
         (lambda: Study(X, test="nowhere"), "nowhere: expected a folder of images"),
         (lambda: Study(test=X), "data: expected training images with the test images, got none"),
     ],

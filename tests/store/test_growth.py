@@ -281,3 +281,11 @@ def test_runs_are_found_by_their_settings_in_another_study(folder: Path, trained
     results = trained_to(mine, folder)
     assert trained == []
     assert results.run(beta=1) == Run(**{**SMALL.resolved().runs()[1].model_dump()})
+
+
+def test_results_that_were_opened_earlier_grow_what_is_there_now(tmp_path: Path) -> None:
+    earlier = run(SMALL, tmp_path / "study", quiet=True)
+    run(SMALL.replace(beta=[0.1, 1, 4]), tmp_path / "study", quiet=True)
+    assert earlier.grow(seed=[7], quiet=True).study.axes == {"beta": (0.1, 1.0, 4.0), "seed": (0, 7)}
+    with pytest.raises(InputError, match=r"unknown setting 'seeds'.* did you mean 'seed'"):
+        earlier.grow(seeds=[3])
