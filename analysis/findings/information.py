@@ -17,9 +17,9 @@ def past_saturation(study: StudyCells) -> Iterator[Contrast]:
 
     With Ḡ the mean of G over these K values of β, the contrast is Σ_k c_k D_k with
     c_k = −(G_k − Ḡ) (max G − min G) / Σ_j (G_j − Ḡ)². Its error is from these values of β alone: at others, runs may
-    vary more.
+    vary more. A study of one β does not ask the question.
     """
-    for where, cell in study.along("beta"):
+    for where, cell in study.along("beta") if len(study.values("beta")) > 1 else ():
         cell = cell.sortby("beta")
         betas = saturated(cell, "beta")
         gaps = _mean(cell["prior_gap"]).sel(beta=betas)

@@ -13,7 +13,7 @@ from rich.text import Text
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.best import best_settings
 from pyrovae.analysis.findings.caveats import caveats
-from pyrovae.analysis.findings.verdicts import Outcome
+from pyrovae.analysis.findings.verdicts import UNFINISHED, Outcome
 from pyrovae.analysis.report import tables
 from pyrovae.store.results import Evaluation
 
@@ -32,10 +32,13 @@ _STYLES: dict[Outcome, str] = {
 
 
 def summary(results: Evaluation) -> Iterator[Part]:
-    """The findings of a study, a line each, and its rate–distortion plane."""
+    """The findings that a study could test, a line each, and its rate–distortion plane."""
     found = findings(results)
-    width = max((len(each.outcome) for each in found), default=0)
-    lines = [Text.assemble((f"{each.outcome:{width}}", _STYLES[each.outcome]), f"  {each.summary}") for each in found]
+    tested = [each for each in found if each.contrast.note in ("", UNFINISHED)]
+    width = max((len(each.outcome) for each in tested), default=0)
+    lines = [Text.assemble((f"{each.outcome:{width}}", _STYLES[each.outcome]), f"  {each.summary}") for each in tested]
+    if untested := len(found) - len(tested):
+        lines += _lines([f"{untested} more could not be tested: 'pyrovae show {results.folder} findings' says why"])
     yield lines + _lines(tables.joint(found))
     if (plane := tables.plane(results.tree)) is not None:
         yield plane
