@@ -61,6 +61,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "aggregate_leave_one_out": "pyrovae.models.priors.aggregate:leave_one_out",
         "aggregate_subsampled": "pyrovae.models.priors.aggregate:AggregatePosterior.subsampled",
         "diagonal": "pyrovae.models.priors.diagonal:Diagonal",
+        "exemplar": "pyrovae.models.priors.exemplar:Exemplar",
         "flow": "pyrovae.models.priors.flow:Flow",
         "flow_maf": "pyrovae.models.priors.flow:flow_maf",
         "mixture": "pyrovae.models.priors.mixture:Mixture",

@@ -2,6 +2,7 @@
 
 from pyrovae.models.priors.aggregate import AggregatePosterior
 from pyrovae.models.priors.diagonal import Diagonal
+from pyrovae.models.priors.exemplar import Exemplar
 from pyrovae.models.priors.flow import Flow
 from pyrovae.models.priors.mixture import Mixture
 from pyrovae.models.priors.prior import Prior
@@ -9,4 +10,14 @@ from pyrovae.models.priors.standard_normal import StandardNormal
 from pyrovae.models.priors.student_t import StudentT
 from pyrovae.models.priors.vamp import VampPrior
 
-__all__ = ["AggregatePosterior", "Diagonal", "Flow", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
+__all__ = [
+    "AggregatePosterior",
+    "Diagonal",
+    "Exemplar",
+    "Flow",
+    "Mixture",
+    "Prior",
+    "StandardNormal",
+    "StudentT",
+    "VampPrior",
+]

@@ -166,7 +166,7 @@ class BankMixture(TorchDistribution):
         batch_shape: torch.Size = torch.Size(),
     ) -> None:
         self.distribution = distribution
-        self.bank = bank.detach()
+        self.bank = bank
         self.left_out = left_out
         self.own = own
         self.size = size

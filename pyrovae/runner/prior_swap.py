@@ -34,6 +34,11 @@ def with_prior(prior: str, training: Training, task: ProgressTask) -> Lockstep:
             raise InputError(f"prior: expected a model with a separate prior, got the pair '{run.pair}'")
         trained = training.lockstep.pair(number)
         pair = assemble(run.model_copy(update={"prior": prior}), images.shape[1:], images=images).to(images.device)
+        if pair.banks and any(name.startswith("model.prior.") for name, _ in pair.named_parameters()):
+            raise InputError(
+                f"prior: expected one that can be fitted to frozen encodings, got '{prior}', which learns from "
+                "encodings that change; train with it, as in --set prior=…"
+            )
         adopt(pair, trained)
         pair.refresh(images)
         try:
