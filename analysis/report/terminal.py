@@ -39,7 +39,7 @@ def summary(results: Evaluation) -> Iterator[Part]:
     lines = [Text.assemble((f"{each.outcome:{width}}", _STYLES[each.outcome]), f"  {each.summary}") for each in tested]
     if untested := len(found) - len(tested):
         lines += _lines([f"{untested} more could not be tested: 'pyrovae show {results.folder} findings' says why"])
-    yield lines + _lines(tables.joint(found))
+    yield (lines or _lines(str(found).splitlines())) + _lines(tables.joint(found))
     if (plane := tables.plane(results.tree)) is not None:
         yield plane
 

@@ -21,8 +21,8 @@ from pyrovae.store.checkpoint import Checkpoint, load_header
 from pyrovae.store.layout import RunFolder, moving_checkpoints
 from pyrovae.store.records import load_header as load_record_header
 from pyrovae.store.results import Results, study_in
-from pyrovae.study import PER_RUN, Study, key_of
-from pyrovae.study.growth import FREE
+from pyrovae.study import Study, key_of
+from pyrovae.study.growth import FREE, VARIED
 from pyrovae.system import atomic
 
 #: Formats of an export.
@@ -221,7 +221,7 @@ def _union(parts: Sequence[tuple[Path, Study]], prefer: object) -> Study:
     for part, study in others:
         old, new = whole.settings(), study.settings()
         differing = [key for key in {**old, **new} if key not in FREE and old.get(key) != new.get(key)]
-        outer = [key for key in differing if key not in PER_RUN]
+        outer = [key for key in differing if key not in VARIED]
         measured = [f"measure.{key}" for key in old["measure"] if old["measure"][key] != new["measure"][key]]
         if len(outer) > 1 or (measured and prefer is None) or whole.name != study.name:
             names = ["name"] * (whole.name != study.name) + (outer if len(outer) > 1 else []) + measured

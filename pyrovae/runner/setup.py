@@ -124,13 +124,14 @@ def _check_support(run: Run, data: CohortData) -> None:
         return
     support = make_likelihood(run, data.images.event_shape).support
     source = "data in memory" if run.data.startswith(MEMORY) else f"'{run.data}'"
-    if data.images.train.dtype == torch.uint8 and getattr(support, "is_discrete", False):
-        raise InputError(
-            f"likelihood: '{run.likelihood}' on {source}: expected counts, got uint8, which means pixels; give them as "
-            "another type, as by x.astype(int)"
-        )
     for _, images in data.images.splits():
         for chunk in images.split(4096):
             x = as_input(chunk)
-            if not support.check(x).all():
-                raise InputError(f"likelihood: '{run.likelihood}' on {source}: {outside(x, support)}")
+            if support.check(x).all():
+                continue
+            if chunk.dtype == torch.uint8 and support.is_discrete:
+                raise InputError(
+                    f"likelihood: '{run.likelihood}' on {source}: expected counts, got uint8, which means pixels; give "
+                    "them as another type, as by x.astype(int)"
+                )
+            raise InputError(f"likelihood: '{run.likelihood}' on {source}: {outside(x, support)}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyrovae.store.results import Results
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
-PER_RUN = ("beta", "gamma", "seed", "data_seed")
+PER_RUN = ("beta", "gamma", "seed", "data_seed", "learning_rate", "warmup", "cycles")
 #: Settings that are axes of every grid.
 ALWAYS_AXES = ("beta", "seed")
 #: Settings that say which images are train and test, and what becomes of their pixels.
@@ -255,7 +255,7 @@ class Study(Frozen):
         return [run for cohort in self.cohorts() for run in cohort.runs]
 
     def cohorts(self) -> list[Cohort]:
-        """The runs by what they share: one cohort for every combination of the axes other than β and seed."""
+        """The runs by what they share: one cohort for every combination of the axes that are not `PER_RUN`."""
         inner = [key for key in self.axes if key in PER_RUN]
         outer = [key for key in self.axes if key not in PER_RUN]
         return [

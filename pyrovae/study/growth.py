@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from pyrovae.study.grid import PER_RUN, Study
+from pyrovae.study.grid import Study
 
 #: Settings that change no run: names, what is measured and decided, how often a checkpoint is written, how far runs go.
 FREE = ("name", "description", "measure", "margin", "checkpoint_every", "steps")
+#: Settings of which a study may have other values than before.
+VARIED = ("beta", "gamma", "seed", "data_seed")
 
 
 def conflicts(before: Study, now: Study) -> list[str]:
@@ -19,7 +21,7 @@ def conflicts(before: Study, now: Study) -> list[str]:
         ['width: 64 before, 128 now']
     """
     old, new = before.settings(), now.settings()
-    keys = [key for key in old if key in new and key not in (*FREE, *PER_RUN)]
+    keys = [key for key in old if key in new and key not in (*FREE, *VARIED)]
     return [
         f"{key}: {_text(old[key])} before, {_text(new[key])} now"
         for key in keys

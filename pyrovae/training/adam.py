@@ -1,5 +1,7 @@
 """Adam inside the graph of a step, so that each gradient is used while it is in the cache."""
 
+from collections.abc import Sequence
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -22,7 +24,7 @@ class Adam(NamedTuple):
 
     Example:
         >>> params = {"w": torch.tensor([1.0, 2.0])}
-        >>> Adam.of(params).update_(params, {"w": torch.tensor([3.0, -0.5])}, step_sizes(0.1, step=1))
+        >>> Adam.of(params).update_(params, {"w": torch.tensor([3.0, -0.5])}, step_sizes([0.1], step=1))
         >>> params["w"]
         tensor([0.9000, 2.1000])
     """
@@ -39,41 +41,43 @@ class Adam(NamedTuple):
         """Updates parameters and moments in place, by operations that a compiler fuses with the gradients.
 
         Args:
-            params: parameters by name.
+            params: parameters by name, ``[runs, ...]``.
             gradients: gradients by parameter.
-            step_sizes: step size and ε of this step, ``[2]``.
+            step_sizes: step size of each run and ε at this step, ``[runs + 1]``; of one run, for any parameters.
         """
+        sizes, epsilon = step_sizes[:-1], step_sizes[-1]
         for name, gradient in gradients.items():
             mean = self.exp_avg[name].lerp_(gradient, 1 - DECAYS[0])
             square = self.exp_avg_sq[name].mul_(DECAYS[1]).add_((1 - DECAYS[1]) * gradient * gradient)
-            params[name] -= step_sizes[0] * mean / (square.sqrt() + step_sizes[1])
+            params[name] -= sizes.view(-1, *[1] * (mean.dim() - 1)) * mean / (square.sqrt() + epsilon)
 
     def update_fused_(self, params: State, gradients: State, step_sizes: Tensor) -> None:
         """Like `update_` by torch's fused kernel, the fastest one on a CPU without compilation."""
-        learning_rate, epsilon = step_sizes.tolist()
-        weights, means, squares = (
-            [state[name] for name in gradients] for state in (params, self.exp_avg, self.exp_avg_sq)
-        )
-        dense = [gradient.contiguous() for gradient in gradients.values()]  # the kernel ignores strides
+        *sizes, epsilon = step_sizes.tolist()
+        dense = {name: gradient.contiguous() for name, gradient in gradients.items()}  # the kernel ignores strides
         steps = [torch.tensor(torch.inf, device=step_sizes.device)] * len(gradients)  # for no bias correction
-        adam(
-            weights, dense, means, squares, [], steps, fused=True, lr=learning_rate, eps=epsilon,
-            beta1=DECAYS[0], beta2=DECAYS[1], weight_decay=0, amsgrad=False, maximize=False,
-        )  # fmt: skip
+        for size, run in [(sizes[0], slice(None))] if len(set(sizes)) == 1 else list(zip(sizes, count())):
+            weights, grads, means, squares = (
+                [state[name][run] for name in gradients] for state in (params, dense, self.exp_avg, self.exp_avg_sq)
+            )
+            adam(
+                weights, grads, means, squares, [], steps, fused=True, lr=size, eps=epsilon,
+                beta1=DECAYS[0], beta2=DECAYS[1], weight_decay=0, amsgrad=False, maximize=False,
+            )  # fmt: skip
 
 
-def step_sizes(learning_rate: float, step: int) -> Tensor:
-    """Step size and ε that include the bias corrections of step t: α √(1 − β₂ᵗ) / (1 − β₁ᵗ) and ε √(1 − β₂ᵗ).
+def step_sizes(learning_rates: Sequence[float], step: int) -> Tensor:
+    """Step sizes and ε that include the bias corrections of step t: α √(1 − β₂ᵗ) / (1 − β₁ᵗ) and ε √(1 − β₂ᵗ).
 
     Section 2 of Kingma and Ba gives the step size. Inside the graph, both would be computed again for each parameter.
 
     Args:
-        learning_rate: α.
+        learning_rates: α of each run.
         step: t, from 1 on.
 
     Example:
-        >>> step_sizes(0.1, step=1)
+        >>> step_sizes([0.1], step=1)
         tensor([3.1623e-02, 3.1623e-10])
     """
     first, second = (1 - decay**step for decay in DECAYS)
-    return torch.tensor([learning_rate / first, EPSILON]) * second**0.5
+    return torch.tensor([*(each / first for each in learning_rates), EPSILON]) * second**0.5

@@ -296,15 +296,17 @@ class Training:
 
     def _batch(self, step: int) -> Batch:
         images, shared, own_rows = self.data.images, self.cohort.shared, self.streams.index(step)
-        share = shared.beta_share(step)  # also of γ, so that their ratio is constant
-        learning_rate = shared.learning_rate * shared.learning_rate_share(step)
+        runs, share = self.cohort.runs, shared.learning_rate_share(step)
+        warm = torch.tensor([run.beta_share(step) for run in runs])  # also for γ, so that their ratio is constant
+        sizes = step_sizes([run.learning_rate * share for run in runs], step + 1)
+        warm, sizes = to_device(warm, self.data.device), to_device(sizes, self.data.device)
         return Batch(
             images=images.train if images.grey is None else images.grey,
             rows=self.data.gathered(own_rows),
             own_rows=own_rows,
-            values={name: share * value for name, value in self.lockstep.values.items()},
+            values={name: warm * value for name, value in self.lockstep.values.items()},
             noise=self.streams.noise(step),
-            step_sizes=to_device(step_sizes(learning_rate, step + 1), self.data.device),
+            step_sizes=sizes,
             thresholds=None if images.grey is None else self.streams.thresholds(step, images.event_shape),
             keys=self.streams.keys("draws", step) if self.lockstep.mode == "sequential" else (),
         )

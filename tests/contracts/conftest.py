@@ -28,7 +28,7 @@ def assert_trains_in_lockstep() -> Callable[[Sequence[Pair], torch.Size], None]:
         streams = Streams([0, 1], images=20, batch_size=10, noise_shapes=shapes)
         rows, noise, keys = streams.index(0), streams.noise(0), streams.keys("draws", 0)
         lockstep = Lockstep(pairs, values)
-        batch = Batch(images, rows, rows, lockstep.values, noise, step_sizes(0, 1), keys=keys)
+        batch = Batch(images, rows, rows, lockstep.values, noise, step_sizes([0.0], 1), keys=keys)
 
         def gradients(mode: ExecutionMode) -> State:
             adam = Adam.of(lockstep.params)

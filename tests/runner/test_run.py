@@ -1,5 +1,6 @@
 """Studies from end to end, at a small size."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -396,3 +397,19 @@ def test_default_type_of_a_script_changes_nothing(tmp_path: Path) -> None:
         xr.testing.assert_identical(*(tree[group].to_dataset() for tree in trees))
     with fork_seed(0):
         torch.testing.assert_close(before.pair(beta=1)(x).loss, losses, rtol=0, atol=0)
+
+
+def test_learning_rates_and_warmups_share_a_cohort(tmp_path: Path) -> None:
+    """Within rounding, each run is what it is alone, also in its state of Adam and its learning curves."""
+    axes: dict[str, Any] = {"learning_rate": [1e-3, 1e-2], "warmup": [0.0, 0.5]}
+    study = small(beta=1.0, seed=0, steps=20, **axes)
+    assert [len(cohort.runs) for cohort in study.cohorts()] == [4]
+    together = run(study, tmp_path / "together", quiet=True)
+    for number, (rate, warmup) in enumerate(product(*axes.values())):
+        alone = run(study.replace(learning_rate=rate, warmup=warmup), tmp_path / str(number), quiet=True)
+        ours, theirs = together.pair(learning_rate=rate, warmup=warmup).state_dict(), alone.pair().state_dict()
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+        curve = together.tree["curves/loss"].sel(learning_rate=rate, warmup=warmup, drop=True)
+        xr.testing.assert_allclose(curve, alone.tree["curves/loss"], rtol=1e-4)
+    starts = [together.pair(learning_rate=rate, warmup=0.0).state_dict() for rate in axes["learning_rate"]]
+    assert any(not torch.equal(starts[0][name], starts[1][name]) for name in starts[0])

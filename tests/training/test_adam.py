@@ -22,7 +22,7 @@ def test_equals_torchs_adam_up_to_rounding(update_: Callable[..., None], learnin
         gradients = {
             name: torch.randn(each.shape, dtype=each.dtype, generator=generator) for name, each in ours.items()
         }
-        update_(adam, ours, gradients, step_sizes(learning_rate, step).double())
+        update_(adam, ours, gradients, step_sizes([learning_rate], step).double())
         for name, gradient in gradients.items():
             theirs[name].grad = gradient
         optimizer.step()
@@ -37,7 +37,7 @@ def test_overflow_of_a_square_stops_only_its_weight(update_: Callable[..., None]
     params = {"w": torch.zeros(3)}
     adam = Adam.of(params)
     for step, gradient in ((1, [1e30, 1e20, 1.0]), (2, [1.0, 1.0, 1.0])):
-        update_(adam, params, {"w": torch.tensor(gradient)}, step_sizes(0.1, step))
+        update_(adam, params, {"w": torch.tensor(gradient)}, step_sizes([0.1], step))
     assert adam.exp_avg_sq["w"].isfinite().tolist() == [False, True, True]
     assert params["w"][0] == 0
     torch.testing.assert_close(params["w"][1:], torch.tensor([-0.1670, -0.2]), atol=1e-3, rtol=0)
@@ -48,6 +48,25 @@ def test_gradients_may_be_views(update_: Callable[..., None]) -> None:
     params = {"w": torch.zeros(2, 2), "b": torch.zeros(5)}
     gradients = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T, "b": torch.ones(()).expand(5)}
     adam = Adam.of(params)
-    update_(adam, params, gradients, step_sizes(0.1, 1))
+    update_(adam, params, gradients, step_sizes([0.1], 1))
     for name, gradient in gradients.items():
         torch.testing.assert_close(adam.exp_avg[name], 0.1 * gradient)
+
+
+@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
+def test_each_run_has_its_own_step_size(update_: Callable[..., None]) -> None:
+    """Bit for bit, what it is alone."""
+    start = {"w": torch.randn(3, 4, 2), "b": torch.randn(3, 5)}
+    gradients, rates = {name: torch.randn_like(value) for name, value in start.items()}, [0.1, 0.001, 0.1]
+    together = {name: value.clone() for name, value in start.items()}
+    update_(Adam.of(together), together, gradients, step_sizes(rates, 1))
+    for run, rate in enumerate(rates):
+        alone = {name: value[run : run + 1].clone() for name, value in start.items()}
+        update_(
+            Adam.of(alone),
+            alone,
+            {name: each[run : run + 1] for name, each in gradients.items()},
+            step_sizes([rate], 1),
+        )
+        for name, value in alone.items():
+            assert torch.equal(together[name][run], value[0])

@@ -69,7 +69,7 @@ def test_vmapped_terms_equal_those_of_each_pair(pairs: list[Pair], streams: Stre
 def test_vmapped_gradients_equal_sequential_ones(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
     lockstep = lockstep_of(pairs)
     rows, keys = streams.index(0), streams.keys("draws", 0)
-    batch = Batch(images, rows, rows, lockstep.values, streams.noise(0), step_sizes(0, 1), keys=keys)
+    batch = Batch(images, rows, rows, lockstep.values, streams.noise(0), step_sizes([0.0], 1), keys=keys)
     gradients, losses = {}, {}
     for mode in ("vmapped", "sequential"):
         adam = Adam.of(lockstep.params)
@@ -90,7 +90,7 @@ def test_compilation_restores_validation(
 
     monkeypatch.setattr(torch, "compile", compiled)
     lockstep, rows = lockstep_of(pairs), streams.index(0)
-    batch = Batch(images, rows, rows, lockstep.values, streams.noise(0), step_sizes(0, 1))
+    batch = Batch(images, rows, rows, lockstep.values, streams.noise(0), step_sizes([0.0], 1))
     lockstep.stepper("compiled", Adam.of(lockstep.params), batch)(batch)
     assert Distribution._validate_args
 

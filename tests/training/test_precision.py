@@ -99,7 +99,7 @@ def test_bfloat16_steps_equal_float32_steps_up_to_rounding(network: str, guide: 
         images = torch.randint(0, 256, (64, *EVENT), dtype=torch.uint8, generator=draws)
         rows, noise = torch.arange(64).expand(2, 64), {"z": torch.randn(2, 64, 3, generator=draws)}
         adam = Adam.of(lockstep.params)
-        batch = Batch(images, rows, rows, lockstep.values, noise, step_sizes(0, 1), keys=[0, 1])
+        batch = Batch(images, rows, rows, lockstep.values, noise, step_sizes([0.0], 1), keys=[0, 1])
         losses = lockstep.stepper(mode, adam, batch)(batch)  # type: ignore[arg-type]
         assert {each.dtype for each in (losses, *lockstep.params.values(), *adam.exp_avg.values())} == {torch.float32}
         found[precision, mode] = torch.cat([losses, *(each.flatten() for each in adam.exp_avg.values())])
@@ -128,7 +128,7 @@ def test_measures_are_not_rounded(
         lockstep = Lockstep([make_pair(Run(width=8, latent_size=3), EVENT)], {"beta": torch.ones(1)}, each)
         found[each] = lockstep.terms(x, noise, [0])
         rows = torch.arange(8)[None]
-        batch = Batch(x, rows, rows, lockstep.values, noise, step_sizes(0, 1), keys=[0])
+        batch = Batch(x, rows, rows, lockstep.values, noise, step_sizes([0.0], 1), keys=[0])
         lockstep.stepper("sequential", Adam.of(lockstep.params), batch)(batch)
     assert torch.equal(found[precision].loss, found["float32"].loss)
     assert seen == [(False, False)] * 3 + [(precision == "tf32",) * 2]
