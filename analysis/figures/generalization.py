@@ -1,5 +1,6 @@
 """Figures of where generalization is lost, and of what a decoder could reach with any guide."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from pyrovae.store.results import Evaluation
 
 #: Line style of either part of the gap.
 _PARTS = {"decoder_gap": ("decoder", "-"), "guide_gap": ("guide", "--")}
+#: Horizontal distance between the curves, as a factor of β.
+_OFFSET = 1.05
 #: Line styles by β of the decoders whose curves are drawn.
 _LINES = ("-", "--", ":")
 
@@ -27,13 +30,16 @@ def generalization_gap(results: Evaluation, ax: Axes) -> Axes:
     over_runs = runs.map(variance_of_mean)
     data = mean_over_runs(runs)
     errors = {f"{part}_se": (data[f"{part}_se"] ** 2 + over_runs[part]) ** 0.5 for part in _PARTS}
-    for name, cell, colour, shape in curves(data.assign(errors).sortby("beta"), "decoder_gap"):
-        for part, (label, line) in _PARTS.items():
-            look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4, "elinewidth": 1, "capsize": 2}
-            look["label"] = f"{label} {name}".strip()
-            ax.errorbar(cell.beta, cell[part], 2 * cell[f"{part}_se"], fmt=line + shape, **look)
+    drawn = list(product(curves(data.assign(errors).sortby("beta"), "decoder_gap"), _PARTS.items()))
+    for number, ((name, cell, colour, shape), (part, (label, line))) in enumerate(drawn):
+        look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4, "elinewidth": 1, "capsize": 2}
+        beta = cell.beta.values * _OFFSET ** (number - (len(drawn) - 1) / 2)
+        error = 2 * cell[f"{part}_se"].values
+        ax.errorbar(beta, cell[part].values, error, fmt=line + shape, label=f"{label} {name}".strip(), **look)
     if not ax.has_data():
         return ax
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.25 * (high - low))  # for the legend
     ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
     ax.set_xlabel("β")

@@ -71,7 +71,7 @@ def test_figures_show_both(measured: Results) -> None:
     assert list(drawn) == BOTH
     (ax,) = drawn["generalization_gap"].axes
     expected = measured.tree[MEASURE].to_dataset().mean("seed").sel(depth=1)["decoder_gap"]
-    np.testing.assert_allclose(ax.lines[0].get_ydata(orig=False), expected.sortby("beta").values)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), expected.sortby("beta").values)
     (ax,) = drawn["fixed_decoder_curve"].axes
     curves = measured.pictures("fixed_decoder_curve", beta=0.1, depth=1, seed=1).isel(split=1)
     drawn_lines = [line.get_xydata() for line in ax.lines]

@@ -59,6 +59,8 @@ SMALL: dict[str, Any] = {
     "measure.reconstructions": 8,
     "measure.probe": 16,
     "measure.points": 2,
+    "measure.gap_images": 8,
+    "measure.gap_temperatures": 2,
 }
 #: The exceptions: settings that a page varies, or selects a run by.
 VARIED = {"depth": re.compile(r"\bdepth=(3|\$)"), "train_images": re.compile(r"\btrain_images(=|: )\[")}
