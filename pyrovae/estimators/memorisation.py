@@ -67,7 +67,9 @@ def memorising_decoder(z: Tensor, q: Distribution, images: Tensor, own: Tensor |
         perplexity.append(torch.special.entr(w).sum(1).exp())
         x_hat = w.new_zeros(len(w), images[0].numel())
         for at in range(0, len(images), CHUNK_IMAGES):
-            x_hat += w[:, at : at + CHUNK_IMAGES] @ as_input(images[at : at + CHUNK_IMAGES]).double().flatten(1)
+            mixed = w[:, at : at + CHUNK_IMAGES]
+            used = mixed.any(0)  # where codes are far apart, most weights are zero
+            x_hat += mixed[:, used] @ as_input(images[at : at + CHUNK_IMAGES][used]).double().flatten(1)
         image.append(x_hat.unflatten(1, images.shape[1:]))
     return Memorised(torch.cat(image), torch.cat(perplexity))
 
