@@ -28,6 +28,8 @@ from pyrovae.training.trainer import Training
 
 #: Training images in a trial, unless a component holds images or more are measured.
 FEW = 8192
+#: Runs that are measured for a time.
+TIMED = 4
 #: Seconds that trials of steps take, all together.
 TRIAL = 2.0
 #: Where compiled steps were not tried: seconds to compile the first job's and each later one's, and the time of a step
@@ -157,7 +159,9 @@ class _Estimator:
         tried = measuring is None or (kept is None and job.step < job.steps)
         speed = kept or (self._tried(training, runs, size, trial, mode) if job.step < job.steps else Speed(each=1.0))
         if measuring is None:  # one trial stands for all jobs
-            self._measuring = self._measuring or measuring_time(training, self._measure, planned.train_images)
+            if not self._measuring:
+                several, _ = start(self._measure, Cohort((run,) * TIMED), training.data)
+                self._measuring = measuring_time(several, self._measure, planned.train_images)
             measuring = Speed(each=self._measuring)
         steps = job.steps - job.step
         return Cost(

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,20 +144,21 @@ def step_time(training: Training, seconds: float) -> float:
 def measuring_time(training: Training, settings: Measure, images: int) -> float:
     """Seconds that measuring a run with so many training images takes, apart from annealing, from two subsets of them.
 
+    The first run of a cohort computes what all of its runs share, and of the others, the fastest is least disturbed.
+
     Args:
-        training: a training for this purpose alone, which is not continued, with some of the images.
+        training: a training of several runs for this purpose alone, which is not continued, with some of the images.
     """
     data = training.data.of(0)
     many = len(data.train)
     few = min(many - 1, max(many // SUBSET, settings.most_images))
     settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1), "gap_temperatures": 1})
     seconds = []
-    for size in (few, few, many):  # the first one warms up
+    for size in (few, many):
         training.data = CohortData(data.with_train(slice(size)))
-        begun = time.perf_counter()
-        next(measured_runs(training, settings, of_settings(settings)))
-        seconds.append(time.perf_counter() - begun)
-    _, fast, slow = seconds
+        ends = [time.perf_counter() for _ in measured_runs(training, settings, of_settings(settings))]
+        seconds.append(min(after - before for before, after in pairwise(ends)))
+    fast, slow = seconds
     return slow + max(0.0, slow - fast) / (many - few) * (images - many)
 
 
