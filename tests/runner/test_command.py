@@ -224,7 +224,7 @@ def test_show_repeats_what_run_printed() -> None:
     assert "Lowering β from 1 to 0.1" in everything
     (caveat,) = pyrovae("show", "runs/small", "caveats").stdout.splitlines()[:1]
     assert caveat in everything
-    refused("show", "runs/small", "nonsense", expected="unknown part 'nonsense'; valid: findings, rate_distortion, ")
+    refused("show", "runs/small", "nonsense", expected="unknown part 'nonsense'; valid: findings, best, rate_distortion, ")
 
 
 BARE = """
