@@ -224,7 +224,9 @@ def test_show_repeats_what_run_printed() -> None:
     assert "Lowering β from 1 to 0.1" in everything
     (caveat,) = pyrovae("show", "runs/small", "caveats").stdout.splitlines()[:1]
     assert caveat in everything
-    refused("show", "runs/small", "nonsense", expected="unknown part 'nonsense'; valid: findings, best, rate_distortion, ")
+    refused(
+        "show", "runs/small", "nonsense", expected="unknown part 'nonsense'; valid: findings, best, rate_distortion, "
+    )
 
 
 BARE = """
@@ -533,3 +535,14 @@ def test_damaged_files_are_refused_in_one_line() -> None:
     assert f"{cache} is damaged" in done.stderr
     assert done.stderr.count("\n") == 3  # the record, the weights and the images
     assert (open_results("runs/small").tree["runs/status"] == "done").all()
+
+
+def test_study_goes_on_in_its_folder() -> None:
+    assert pyrovae("run", "small.yaml", *set_each("steps=2", "depth=1", "beta=1"), "--out", "here/mine").returncode == 0
+    done = pyrovae("run", "here/mine", "--set", "steps=4")
+    assert done.returncode == 0, done.stderr
+    assert open_results("here/mine").tree["runs/step"].values.tolist() == [[4]]
+    assert not Path("runs").exists()
+    best = pyrovae("show", "here/mine", "best")
+    assert (best.returncode, best.stdout) == (0, "")  # one value of β
+    refused("run", "here", expected="or the path of a .yaml file or of a study's folder")
