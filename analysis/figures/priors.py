@@ -47,7 +47,8 @@ def gap_decomposition(results: Evaluation, ax: Axes) -> Axes:
         _decomposition(cell, axis, panel)
         panel.set_title(where)
         panel.set_ylabel("nats per image")
-    axes[0].legend(fontsize=8)
+    axes[0].set_ylim(top=1.3 * axes[0].get_ylim()[1])  # for the legend
+    axes[0].legend(fontsize=8, loc="upper right", ncols=2)
     return ax
 
 
