@@ -1,6 +1,7 @@
 """Prior swap: another p(z) for a trained pair, fitted to its frozen encodings q(z|x)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from pyrovae.estimators.marginal import device_of
 from pyrovae.measures.encodings import encode
 from pyrovae.programs.distributions import mapped, noise_shape, reparameterize
 from pyrovae.programs.noise import generator
-from pyrovae.programs.pair import Pair
+from pyrovae.programs.pair import Bank, Pair
 from pyrovae.system.progress import ProgressTask
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.precision import matmul_precision
@@ -34,7 +35,8 @@ def with_prior(prior: str, training: Training, task: ProgressTask) -> Lockstep:
             raise InputError(f"prior: expected a model with a separate prior, got the pair '{run.pair}'")
         trained = training.lockstep.pair(number)
         pair = assemble(run.model_copy(update={"prior": prior}), images.shape[1:], images=images).to(images.device)
-        if pair.banks and any(name.startswith("model.prior.") for name, _ in pair.named_parameters()):
+        swapped: Any = pair.model.prior
+        if list(swapped.parameters()) and isinstance(swapped, Bank):
             raise InputError(
                 f"prior: expected one that can be fitted to frozen encodings, got '{prior}', which learns from "
                 "encodings that change; train with it, as in --set prior=…"

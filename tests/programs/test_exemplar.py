@@ -1,7 +1,7 @@
 """The exemplar prior: its density, its bandwidth, and whose codes it learns from."""
 
 import math
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,9 +93,11 @@ def test_scale_becomes_the_bandwidth_with_the_largest_leave_one_out_likelihood()
     assert loss(best.x - 0.1) > loss(best.x) < loss(best.x + 0.1)
 
 
-def test_exemplar_prior_is_not_fitted_afterwards(tmp_path: Any) -> None:
+def test_exemplar_prior_is_not_fitted_afterwards_and_others_are(tmp_path: Path) -> None:
+    """Also where the model itself keeps encodings."""
     settings = {"steps": 2, "width": 4, "depth": 1, "train_images": 64, "test_images": 32, "batch_size": 16}
     measure = {"images": 32, "outer": 16, "likelihood_images": 8, "particles": 30, "reconstructions": 8, "probe": 8}
-    run(Study(name="mine", **settings, measure=measure), tmp_path / "mine", quiet=True)
+    run(Study(name="mine", model="gap", **settings, measure=measure), tmp_path / "mine", quiet=True)
     with pytest.raises(InputError, match="prior: expected one that can be fitted to frozen encodings, got 'exemplar'"):
         reevaluate(tmp_path / "mine", prior="exemplar")
+    assert reevaluate(tmp_path / "mine", prior="diagonal")[1].name == "prior=diagonal"
