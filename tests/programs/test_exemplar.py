@@ -97,7 +97,8 @@ def test_exemplar_prior_is_not_fitted_afterwards_and_others_are(tmp_path: Path) 
     """Also where the model itself keeps encodings."""
     settings = {"steps": 2, "width": 4, "depth": 1, "train_images": 64, "test_images": 32, "batch_size": 16}
     measure = {"images": 32, "outer": 16, "likelihood_images": 8, "particles": 30, "reconstructions": 8, "probe": 8}
-    run(Study(name="mine", model="gap", **settings, measure=measure), tmp_path / "mine", quiet=True)
+    for model in ("vae", "gap"):
+        run(Study(name="mine", model=model, **settings, measure=measure), tmp_path / model, quiet=True)
     with pytest.raises(InputError, match="prior: expected one that can be fitted to frozen encodings, got 'exemplar'"):
-        reevaluate(tmp_path / "mine", prior="exemplar")
-    assert reevaluate(tmp_path / "mine", prior="diagonal")[1].name == "prior=diagonal"
+        reevaluate(tmp_path / "vae", prior="exemplar")
+    assert reevaluate(tmp_path / "gap", prior="diagonal")[1].name == "prior=diagonal"
