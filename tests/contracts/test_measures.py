@@ -30,8 +30,9 @@ from pyrovae.training.streams import Streams
 
 EVENT = torch.Size([1, 4, 4])
 SETTINGS = Measure(
-    images=8, outer=8, likelihood_images=4, particles=30, temperatures=2, chains=2, reconstructions=8, samples=2
-)
+    images=8, outer=8, likelihood_images=4, particles=30, temperatures=2, chains=2, reconstructions=8, samples=2,
+    gap_images=4, gap_temperatures=2,
+)  # fmt: skip
 TINY: dict[str, Any] = {
     **{"steps": 2, "depth": 1, "width": 8, "latent_size": 2, "train_images": 64, "test_images": 32, "batch_size": 16},
     "measure": {"images": 16, "outer": 16, "likelihood_images": 8, "particles": 30, "reconstructions": 8, "probe": 8},

@@ -168,7 +168,9 @@ class Doubled(VAE):
 def measured(pair: Pair, images: Tensor) -> Measurements:
     lockstep = Lockstep([pair], {"beta": torch.ones(1)})
     streams = Streams([0], images=200, batch_size=8, noise_shapes={"z": torch.Size([2])})
-    settings = Measure(images=20, likelihood_images=20, reconstructions=20, particles=30)
+    settings = Measure(
+        images=20, likelihood_images=20, reconstructions=20, particles=30, gap_images=4, gap_temperatures=2
+    )
     data = CohortData(Dataset(images[:200], images[200:]))
     trained: Any = SimpleNamespace(lockstep=lockstep, streams=streams, data=data, cohort=Cohort((Run(),)))
     return next(measured_runs(trained, settings, shipped()))

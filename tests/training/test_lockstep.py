@@ -52,7 +52,8 @@ def evaluated(lockstep: Lockstep, streams: Streams, pixels: Tensor, **settings: 
     trained: Any = SimpleNamespace(
         lockstep=lockstep, streams=streams, data=CohortData(Dataset(pixels[:30], pixels[30:])), cohort=cohort
     )
-    return list(measured_runs(trained, Measure(**settings), shipped()))
+    few = Measure(**settings, gap_images=4, gap_temperatures=2)
+    return list(measured_runs(trained, few, shipped()))
 
 
 def test_vmapped_terms_equal_those_of_each_pair(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
