@@ -36,6 +36,26 @@ def test_parts_add_up_to_the_gap_of_the_elbo(measured: Results) -> None:
     assert (images["inference_gap"].notnull().sum("image") == 8).all()
 
 
+def test_inference_gap_is_what_the_elbo_lacks_of_log_p(measured: Results) -> None:
+    images = measured.images().isel(image=slice(8))
+    elbo = images["split_log_likelihood"] - images["inference_gap"]
+    difference = elbo + images["distortion"] + images["rate"]
+    assert (abs(difference.mean("image")) < 4.27 * difference.std("image", ddof=1) / 8**0.5 + 0.1).all()
+    assert images["inference_gap"].mean("image").max() > 1
+
+
+def test_curves_begin_at_the_prior_and_end_at_the_posterior(measured: Results) -> None:
+    curves = measured.pictures("fixed_decoder_curve")
+    first, last = (curves.isel(temperature=at) for at in (0, -1))
+    assert (first["inverse_temperature"] == 0).all()
+    assert (last["inverse_temperature"] == 1).all()
+    assert (first["decoder_rate"] == 0).all()
+    bound = -(last["decoder_rate"] + last["decoder_distortion"])
+    known = measured.images()["split_log_likelihood"].isel(image=slice(8)).mean("image")
+    # The mean of the log weights of chains is at most the logarithm of their mean.
+    assert (bound.transpose(*known.dims).values <= known.values + 1e-6).all()
+
+
 def test_they_are_measured_only_on_request() -> None:
     assert not {each.name for each in of_settings(STUDY.measure)} & set(BOTH)
     assert not any("generalization gap" in line for line in prospects(STUDY))
