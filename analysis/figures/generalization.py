@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, shown
-from pyrovae.analysis.findings.statistics import variance_of_mean
+from pyrovae.analysis.findings.statistics import error_of_mean
 from pyrovae.store.results import Evaluation
 
 #: Line style of either part of the gap.
@@ -27,10 +27,8 @@ def generalization_gap(results: Evaluation, ax: Axes) -> Axes:
     if "generalization_gap" not in results.tree.children:
         return ax
     runs = results.tree["generalization_gap"].to_dataset()[[f"{part}{se}" for part in _PARTS for se in ("", "_se")]]
-    over_runs = runs.map(variance_of_mean)
-    data = mean_over_runs(runs)
-    errors = {f"{part}_se": (data[f"{part}_se"] ** 2 + over_runs[part]) ** 0.5 for part in _PARTS}
-    drawn = list(product(curves(data.assign(errors).sortby("beta"), "decoder_gap"), _PARTS.items()))
+    errors = {f"{part}_se": error_of_mean(runs[part], runs[f"{part}_se"]) for part in _PARTS}
+    drawn = list(product(curves(mean_over_runs(runs).assign(errors).sortby("beta"), "decoder_gap"), _PARTS.items()))
     for number, ((name, cell, colour, shape), (part, (label, line))) in enumerate(drawn):
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4, "elinewidth": 1, "capsize": 2}
         beta = cell.beta.values * _OFFSET ** (number - (len(drawn) - 1) / 2)
@@ -51,8 +49,8 @@ def generalization_gap(results: Evaluation, ax: Axes) -> Axes:
 def fixed_decoder_curve(results: Evaluation, ax: Axes) -> Axes:
     """Rate and distortion that each decoder alone allows on test images (lines), and what guides reach (markers).
 
-    Lines are by annealing, for the lowest β, the one closest to 1 and the highest, one for each seed. Below its line,
-    no guide gets with this decoder, up to what annealing leaves; a marker above it shows what the guide costs.
+    Lines are by annealing, for the lowest β, the one closest to 1 and the highest, one for each seed. They are upper
+    bounds of the decoder's rate–distortion curve; a marker above its line shows what the guide costs.
     """
     decoders = results.pictures("fixed_decoder_curve")
     if "decoder_rate" not in decoders:

@@ -15,7 +15,9 @@ from pyrovae.store.results import Evaluation
 from pyrovae.study import Study
 
 #: Values per image, and numbers of a run, that findings are tested on.
-PER_IMAGE = ("distortion", "rate", "log_likelihood", "reconstruction_distance", "split_log_likelihood", "inference_gap")
+PER_IMAGE = ("distortion", "rate", "log_likelihood", "reconstruction_distance")
+#: Values per image that only some studies have.
+ON_REQUEST = ("split_log_likelihood", "inference_gap")
 PER_RUN = ("mutual_information", "log_n", "prior_gap", "prior_gap_se")
 
 
@@ -43,7 +45,8 @@ class StudyCells:
         runs, information, likelihood = (_group(results, name) for name in ("runs", "information", "likelihood"))
         done, images = runs["status"] == "done", results.images()
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
-        images = images.assign({name: missing for name in PER_IMAGE if name not in images})[list(PER_IMAGE)].where(done)
+        images = images.assign({name: missing for name in PER_IMAGE if name not in images})
+        images = images[[*PER_IMAGE, *(name for name in ON_REQUEST if name in images)]].where(done)
         information = information[list(PER_RUN)].where(done).assign(loose=is_loose(likelihood))
         study = Study.of_yaml(results.tree.root.attrs["study"])
         return cls(images, information, "prior" in results.tree.attrs, study.margin, sources_of_error(study))

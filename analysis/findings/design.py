@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from pyrovae.analysis.findings import FINDINGS
-from pyrovae.analysis.findings.cells import PER_IMAGE, StudyCells, sources_of_error
+from pyrovae.analysis.findings.cells import ON_REQUEST, PER_IMAGE, StudyCells, sources_of_error
 from pyrovae.analysis.findings.statistics import Effect
 from pyrovae.analysis.findings.verdicts import Contrast, Verdict, rounded
 from pyrovae.measures.declared import of_settings
@@ -73,10 +73,8 @@ def _imagined(study: Study) -> StudyCells:
     draws, shape = np.random.default_rng(0), tuple(len(values) for values in axes.values())
     dims = (*axes, "split", "image")
     measured = {each.name for measure in of_settings(study.measure) for each in measure.quantities}
-    images = {
-        name: (dims, draws.normal(size=(*shape, len(SPLITS), 4)) + (0.0 if name in measured else np.nan))
-        for name in PER_IMAGE
-    }
+    names = [*PER_IMAGE, *(name for name in ON_REQUEST if name in measured)]
+    images = {name: (dims, draws.normal(size=(*shape, len(SPLITS), 4))) for name in names}
     numbers = {name: (tuple(axes), np.ones(shape)) for name in ("mutual_information", "log_n", "prior_gap_se")}
     gaps = {"prior_gap": (tuple(axes), np.arange(float(np.prod(shape))).reshape(shape))}
     loose = {"loose": (tuple(axes), np.zeros(shape, bool))}

@@ -43,7 +43,7 @@ def deeper_network(study: StudyCells, part: Part) -> Iterator[Contrast]:
 
 
 def _is_measured(study: StudyCells) -> bool:
-    return bool(study.images["inference_gap"].notnull().any())
+    return "inference_gap" in study.images
 
 
 def _findings(name: str, part: Part) -> Iterator[Finding]:

@@ -157,6 +157,11 @@ def variance_of_mean(values: xr.DataArray) -> xr.DataArray:
     return ((values - values.mean(runs)) ** 2).sum(runs) / ((number - 1) * number).clip(1)
 
 
+def error_of_mean(values: xr.DataArray, errors: xr.DataArray) -> xr.DataArray:
+    """The standard error of the mean over runs, from that of each run over images and from the variance over runs."""
+    return (errors.mean(repeated(errors)) ** 2 + variance_of_mean(values)) ** 0.5
+
+
 def effect(
     values: xr.DataArray,
     axis: str,

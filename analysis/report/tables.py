@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from rich.table import Table
 
-from pyrovae.analysis.findings.statistics import repeated, variance_of_mean
+from pyrovae.analysis.findings.statistics import error_of_mean, repeated
 from pyrovae.analysis.findings.verdicts import Verdict
 from pyrovae.analysis.report.columns import MISSING, Column, axes, columns, written
 from pyrovae.store import schema
@@ -112,7 +112,7 @@ def _texts(
     mean = values.mean(runs)
     flat: list[Iterable[Any]] = [_flat(mean, frame), repeat(None), _flat(marks, frame)]
     if errors is not None:
-        flat[1] = _flat((errors.mean(runs) ** 2 + variance_of_mean(values)) ** 0.5, frame)
+        flat[1] = _flat(error_of_mean(values, errors), frame)
     return [column.written(*cell) for cell in zip(*flat, strict=False)]
 
 

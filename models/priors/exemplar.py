@@ -6,27 +6,26 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models.priors.aggregate import CHUNK_IMAGES, BankMixture
-from pyrovae.models.priors.prior import Prior
+from pyrovae.models.priors.bank import BankMixture, BankPrior
 from pyrovae.networks import Count
 
 
-class Exemplar(Prior):
+class Exemplar(BankPrior):
     """The exemplar prior p_n(z) = 1/(N−1) Σ_{m≠n} N(z; E[q(z|x_m)], σ² I) with one learned σ (Norouzi et al. 2020).
 
     It is a kernel density estimate of the codes with a bandwidth σ of its own: unlike the aggregate posterior, it can
     be smooth where each q(z|x_m) is narrow. A training image is never its own exemplar, so that σ cannot shrink to
     memorise them; test images have all N exemplars.
 
-    A training step uses M random exemplars, drawn anew at each refresh, and gradients flow into their codes. The mean
-    over them stands for that over all, so that log-densities are a little too low on average. Whatever is measured
-    uses all.
+    A training step uses M random exemplars, resampled at each refresh, and gradients flow into their codes. The mean
+    over these M is used in place of the mean over all N, so log-densities are a little too low on average. Evaluation
+    uses all N.
 
     Args:
         latent_size: number of latent dimensions d.
         encode: images → features, a bound method of the guide's encoder.
         distribution: features → q(z|x), a bound method of the guide.
-        refresh: training steps between draws of the exemplars.
+        refresh: training steps between resampling the exemplars.
         components: number M of exemplars per step.
 
     Attributes:
@@ -54,9 +53,7 @@ class Exemplar(Prior):
         (torch.Size([2]), torch.Size([3]), 1.0)
     """
 
-    bank: Tensor
     exemplars: Tensor
-    rows: Tensor
 
     def __init__(
         self,
@@ -66,15 +63,10 @@ class Exemplar(Prior):
         refresh: Count = 20,
         components: Count = 100,
     ) -> None:
-        super().__init__(latent_size)
-        self.encode = encode
-        self.distribution = distribution
-        self.interval = refresh
+        super().__init__(latent_size, encode, distribution, refresh)
         self.components = components
         self.log_scale = nn.Parameter(torch.zeros(1))
-        self.register_buffer("bank", torch.empty(0))
         self.register_buffer("exemplars", torch.empty(0))
-        self.register_buffer("rows", torch.empty(0, dtype=torch.long))
 
     @property
     def scale(self) -> Tensor:
@@ -83,38 +75,30 @@ class Exemplar(Prior):
 
     @torch.no_grad()
     def refresh(self, images: Callable[[Tensor], Tensor], size: int, generator: torch.Generator | None = None) -> None:
-        """Draws the exemplars of the next steps with a generator; without it, encodes all training images.
+        """Samples the exemplars of the next steps with a generator; without one, encodes all training images.
 
         Args:
             images: rows ``[n]`` → images, ``[n, *event_shape]``.
             size: number of training images N.
-            generator: draws the exemplars.
+            generator: samples the exemplars.
         """
         count = min(self.components, size)
         if generator is None:
-            chunks = torch.arange(size).split(CHUNK_IMAGES[self.bank.device.type])
-            features = torch.cat([self.encode(images(part)) for part in chunks])
-            self.bank = features
+            self.bank = self.encoded(images, torch.arange(size))
         rows = torch.arange(count) if generator is None else torch.randperm(size, generator=generator)[:count]
         self.exemplars = images(rows)
         self.rows = rows.to(self.bank.device)
 
     def forward(self) -> dist.Distribution:
-        self._check_filled()
-        return BankMixture(self._around, self.bank)
+        return BankMixture(self._around, self.filled)
 
     def of(self, x: Tensor, index: Tensor) -> dist.Distribution:
-        self._check_filled()
+        bank, rows = self.filled, torch.arange(len(self.bank), device=self.bank.device)
         if self.training:
-            return BankMixture(self._around, self.encode(self.exemplars), self.rows == index.unsqueeze(-1))
-        rows = torch.arange(len(self.bank), device=self.bank.device)
-        return BankMixture(self._around, self.bank, rows == index.unsqueeze(-1))
+            bank, rows = self.encode(self.exemplars), self.rows
+        return BankMixture(self._around, bank, rows == index.unsqueeze(-1))
 
     def _around(self, features: Tensor) -> dist.Distribution:
         """N(E[q(z|x)], σ² I) of encodings."""
         means = self.distribution(features).mean
         return dist.Normal(means, self.scale.to(means.dtype).expand_as(means)).to_event(1)
-
-    def _check_filled(self) -> None:
-        if not len(self.bank):
-            raise RuntimeError("expected a bank of encodings, but it is empty: call refresh() on training images first")

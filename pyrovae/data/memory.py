@@ -72,7 +72,13 @@ def batch_size(settings: Mapping[str, Any], most: int) -> int:
         return most
     if source.published is not None:
         return min(most, int(source.published.sum()))
-    return max(1, min(most, int(source.size * settings.get("train_ratio", 0.5))))
+    return max(
+        1,
+        min(
+            most,
+            int(source.size * settings.get("train_ratio", parts.settings_of("split", "random")["train_ratio"].default)),
+        ),
+    )
 
 
 def find(name: str) -> Source:

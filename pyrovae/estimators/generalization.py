@@ -4,17 +4,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pyrovae.estimators.estimate import Estimate
+from pyrovae.estimators.estimate import Estimate, Kind
 
 
 class GeneralizationGap(NamedTuple):
-    """Parts of ELBO train − ELBO test, in nats per image.
+    """ELBO train − ELBO test and its parts, in nats per image.
 
     Attributes:
+        elbo: the gap, the sum of both parts.
         decoder: log p(x) of the training images minus that of the test images.
         guide: log p(x) − ELBO of the test images minus that of the training images.
     """
 
+    elbo: Estimate
     decoder: Estimate
     guide: Estimate
 
@@ -41,13 +43,14 @@ def generalization_gap(elbo: tuple[Tensor, Tensor], inference_gap: tuple[Tensor,
         >>> gap = generalization_gap(elbo, (torch.rand(50), torch.rand(50) + 1))
         >>> print(gap.guide)
         0.988 ± 0.055 (approximate)
-        >>> bool(abs(gap.decoder.value + gap.guide.value - (elbo[0].mean() - elbo[1].mean())) < 1e-4)
+        >>> bool(abs(gap.decoder.value + gap.guide.value - gap.elbo.value) < 1e-4)
         True
     """
+    whole = _difference(*(_mean(of, of[:0]) for of in elbo), kind="unbiased")
     guide = _difference(*(_mean(gap, gap[:0]) for gap in inference_gap[::-1]))
     splits = zip(elbo, inference_gap, strict=True)
     decoder = _difference(*(_mean(gap + len(gap) / len(of) * of[: len(gap)], of[len(gap) :]) for of, gap in splits))
-    return GeneralizationGap(decoder, guide)
+    return GeneralizationGap(whole, decoder, guide)
 
 
 def _mean(few: Tensor, others: Tensor) -> tuple[float, float]:
@@ -59,6 +62,6 @@ def _mean(few: Tensor, others: Tensor) -> tuple[float, float]:
     return float(value), float(variance)
 
 
-def _difference(one: tuple[float, float], other: tuple[float, float]) -> Estimate:
+def _difference(one: tuple[float, float], other: tuple[float, float], *, kind: Kind = "approximate") -> Estimate:
     """The difference of two independent means."""
-    return Estimate(one[0] - other[0], (one[1] + other[1]) ** 0.5, "approximate")
+    return Estimate(one[0] - other[0], (one[1] + other[1]) ** 0.5, kind)

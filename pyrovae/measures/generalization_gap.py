@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 from pyrovae import estimators
-from pyrovae.estimators import Estimate, Optimisation, amortised_distortion
+from pyrovae.estimators import Optimisation, amortised_distortion
 from pyrovae.measures.annealed import annealed, first_images, log_p
 from pyrovae.measures.annealed import steps as annealing_steps
 from pyrovae.measures.measure import CROSS_ENTROPY, NATS, MeasureResult, Quantity, TrainedRun
@@ -95,9 +95,8 @@ def measure(run: TrainedRun) -> MeasureResult:
     gaps = tuple(each.bound - elbo for each, elbo in zip(of_splits, elbos, strict=True))
     train, test = (-each.distortion - each.rate for each in run.terms)
     parts = estimators.generalization_gap((train, test), (gaps[0], gaps[1]))
-    errors = [each.double().var().item() / len(each) for each in (train, test)]
     return MeasureResult(
-        elbo_gap=Estimate(float(train.mean() - test.mean()), sum(errors) ** 0.5, "unbiased"),
+        elbo_gap=parts.elbo,
         decoder_gap=parts.decoder,
         guide_gap=parts.guide,
         split_log_likelihood=tuple(each.bound for each in of_splits),

@@ -9,6 +9,7 @@ from pyrovae import estimators
 from pyrovae.data import as_input
 from pyrovae.estimators import Annealing
 from pyrovae.estimators.likelihood import HIGH_K_SHARE
+from pyrovae.measures.annealed import log_p
 from pyrovae.measures.measure import CROSS_ENTROPY, NATS, PER_IMAGE_DIMS, Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.sites import latent_sites, observed_sites
@@ -135,18 +136,14 @@ def _annealed(run: TrainedRun, x: Tensor) -> dict[str, Any]:
     """Bounds by annealing on images, and the gap between both bounds on images simulated from the model."""
     pair, values = run.pair, run.values
     annealing = Annealing(run.settings.temperatures, run.settings.chains)
-    log_p = partial(_log_p, run)
+    log_p_given = partial(log_p, run)
     _, prior = pair.latent(x[:1], **values)
-    annealed = estimators.annealed_log_likelihood(prior, log_p, x, annealing, run.progress)
+    annealed = estimators.annealed_log_likelihood(prior, log_p_given, x, annealing, run.progress)
     generated = pair.simulate(x[:SIMULATED], **values)
     simulated, z = (generated.nodes[site]["value"] for site in (*observed_sites(generated), *latent_sites(generated)))
-    sandwich = estimators.bidirectional_log_likelihood(prior, log_p, simulated, z, annealing, run.progress)
+    sandwich = estimators.bidirectional_log_likelihood(prior, log_p_given, simulated, z, annealing, run.progress)
     return {
         "annealed_log_likelihood": annealed.bound,
         "acceptance": annealed.acceptance.double().mean(),
         "sandwich_gap": sandwich.gap,
     }
-
-
-def _log_p(run: TrainedRun, x: Tensor, z: Tensor) -> Tensor:
-    return run.pair.likelihood(x, z, **run.values).log_prob(x)

@@ -279,9 +279,12 @@ class Pair(nn.Module):
             True
         """
         x = self._checked(x)
-        known = {"beta", "gamma", "index"}.union(*(signature(each.forward).parameters for each in self.children()))
-        if unknown := values.keys() - known:
-            raise InputError(f"unknown argument {min(unknown)!r}; valid: samples, {', '.join(sorted(known))}")
+        both = ((self.model, self.guide), (self.guide, self.model))
+        taken = [_accepted_kwargs(program, partner, values) for program, partner in both]
+        if unknown := values.keys() - {"beta", "gamma", "index"}.union(*taken):
+            raise InputError(
+                f"unknown argument {min(unknown)!r}; valid: samples, beta, gamma, index, and what the programs name"
+            )
         with self.evaluated(), pyro.validation_enabled(False):
             parts = [self._mean_terms(part, samples, values) for part in self._parts(x)]
         return tree_map(lambda *each: torch.cat(each), *parts)

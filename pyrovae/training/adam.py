@@ -1,7 +1,6 @@
 """Adam inside the graph of a step, so that each gradient is used while it is in the cache."""
 
 from collections.abc import Sequence
-from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -56,7 +55,8 @@ class Adam(NamedTuple):
         *sizes, epsilon = step_sizes.tolist()
         dense = {name: gradient.contiguous() for name, gradient in gradients.items()}  # the kernel ignores strides
         steps = [torch.tensor(torch.inf, device=step_sizes.device)] * len(gradients)  # for no bias correction
-        for size, run in [(sizes[0], slice(None))] if len(set(sizes)) == 1 else list(zip(sizes, count())):
+        together = len(set(sizes)) == 1
+        for run, size in [(slice(None), sizes[0])] if together else list(enumerate(sizes)):
             weights, grads, means, squares = (
                 [state[name][run] for name in gradients] for state in (params, dense, self.exp_avg, self.exp_avg_sq)
             )

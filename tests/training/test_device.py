@@ -18,7 +18,7 @@ from pyrovae import InputError, Study, run
 from pyrovae.build import make_cohort_data
 from pyrovae.estimators import likelihood, marginal
 from pyrovae.measures import encodings
-from pyrovae.models.priors import aggregate
+from pyrovae.models.priors import bank
 from pyrovae.programs.noise import derive_seed
 from pyrovae.runner.cohort import measure, run_job
 from pyrovae.runner.jobs import Job
@@ -69,7 +69,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     monkeypatch.setattr(streams, "generator", generator)
     monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
     chunks = (marginal.CHUNK_ELEMENTS, likelihood.CHUNK_ELEMENTS, encodings.ENCODED)
-    for sizes in (*chunks, aggregate.CHUNK_IMAGES, aggregate.CHUNK_PAIRS):
+    for sizes in (*chunks, bank.CHUNK_IMAGES, bank.CHUNK_PAIRS):
         monkeypatch.setitem(sizes, DEVICE.type, sizes["cpu"])
     monkeypatch.setattr(memory, "free_memory", lambda device=None: 2**40)
     return FakeDevice()
