@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
+from pyrovae.runner import estimate, speed
+
 # pytest-xdist starts one process per core; each of them, and each command that it starts, uses one thread.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -40,8 +42,16 @@ def _quick_studies() -> Iterator[None]:
     draws = find_spec("matplotlib") is not None
     with (
         import_module("helpers").nothing_drawn() if draws else mock.patch("pyrovae.runner.reporting.draw"),
-        mock.patch("pyrovae.runner.estimate.TRIAL", 0.0),
+        mock.patch.object(estimate, "step_time", return_value=0.01),
+        mock.patch.object(estimate, "measuring_time", return_value=0.01),
     ):
+        yield
+
+
+@pytest.fixture
+def trials() -> Iterator[None]:
+    """Tries studies before they train, as users do."""
+    with mock.patch.multiple(estimate, step_time=speed.step_time, measuring_time=speed.measuring_time, TRIAL=0.0):
         yield
 
 

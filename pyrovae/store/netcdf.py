@@ -111,17 +111,17 @@ def reading(file: Path, remedy: str) -> Iterator[h5py.File]:
 
 def groups(group: h5py.Group) -> Iterator[tuple[str, xr.Dataset]]:
     """The groups of a file by path, in memory, several times as fast as by xarray."""
-    variables, parts = {}, []
-    for name, item in group.items():
-        if isinstance(item, h5py.Group):
-            parts.append(item)
-        elif not item.attrs.get("NAME", b"").startswith(_NOT_A_VARIABLE.encode()):
-            dims = [dim[0].name.rpartition("/")[2] for dim in item.dims] if not item.is_scale else [name]
+    variables, items = {}, {name: group[name] for name in group}  # items() has None for what it cannot open
+    names = {item: name for name, item in items.items()}  # HDF5 takes long to find the name of an object
+    for name, item in items.items():
+        if isinstance(item, h5py.Dataset) and not item.attrs.get("NAME", b"").startswith(_NOT_A_VARIABLE.encode()):
+            dims = [names[dim[0]] for dim in item.dims] if not item.is_scale else [name]
             values = item.asstr("utf-8")[()] if h5py.check_string_dtype(item.dtype) else item[()]
             variables[name] = xr.Variable(dims, values, attributes(item))
     yield group.name, xr.Dataset(variables, attrs=attributes(group))
-    for part in parts:
-        yield from groups(part)
+    for item in items.values():
+        if isinstance(item, h5py.Group):
+            yield from groups(item)
 
 
 def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:

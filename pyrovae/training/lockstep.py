@@ -29,6 +29,8 @@ from pyrovae.system.execution import ExecutionMode
 from pyrovae.training.adam import Adam, State
 from pyrovae.training.precision import autocast_layers, matmul_precision
 
+#: Traces a function into a plain graph, without computing anything.
+traced = partial(make_fx, tracing_mode="fake", _allow_non_fake_inputs=True)
 #: Gradients by parameter, and the mean loss of each run.
 Gradients = tuple[State, Tensor]
 
@@ -131,7 +133,7 @@ class Lockstep:
 
         graph: Callable[..., Gradients] = self.gradients
         if mode == "vmapped":  # a lambda, because make_fx would count self as an argument
-            graph = make_fx(lambda *states: self.gradients(*states))(self.params, self.buffers, example)
+            graph = traced(lambda *states: self.gradients(*states))(self.params, self.buffers, example)
 
         fused = mode != "compiled" and example.images.device.type == "cpu"
 
@@ -146,7 +148,7 @@ class Lockstep:
             if mode in ("cuda_graph", "compiled"):
                 rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
                 # No guards: all steps have the same shapes, which the kernels check anyway.
-                step = torch.compile(make_fx(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
+                step = torch.compile(traced(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
                 step(*rehearsal)
                 del rehearsal
             bound: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam)

@@ -16,6 +16,8 @@ from pyrovae.study import key_of
 from pyrovae.system.execution import Execution
 from pyrovae.training.trainer import Interrupted, Training
 
+pytestmark = pytest.mark.usefixtures("trials")
+
 CPU = Execution(device="cpu")
 
 

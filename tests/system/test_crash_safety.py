@@ -25,6 +25,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import xarray as xr
+from filelock import FileLock
 from helpers import (
     STUDY,
     TIMEOUT,
@@ -105,9 +106,20 @@ PHASES = {
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For each phase, the folder after it in `PHASE/study`, and its states before each file operation in `PHASE`.
 
-    The parts `first` and `second` are the depths of the grown study.
+    The parts `first` and `second` are the depths of the grown study. All processes that test share one recording, which
+    is not changed.
     """
-    place = tmp_path_factory.mktemp("recording")
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "recording"
+    with FileLock(f"{place}.lock"):
+        if not place.exists():
+            _record(base / "new")
+            (base / "new").rename(place)
+    return place
+
+
+def _record(place: Path) -> None:
+    place.mkdir()
     (place / "small.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch, one_figure():
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
@@ -118,7 +130,6 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for part, depth in (("first", 2), ("second", 1)) if name == "growth" else ():
                 shutil.copytree(place / name / "study", place / part)
                 remove(place / part, depth=depth)
-    return place
 
 
 @pytest.fixture(scope="module")

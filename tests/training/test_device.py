@@ -67,7 +67,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
         return made.manual_seed(derive_seed(seed, stream, block))
 
     monkeypatch.setattr(streams, "generator", generator)
-    monkeypatch.setattr(lockstep, "make_fx", lambda function: lambda *example: function)
+    monkeypatch.setattr(lockstep, "traced", lambda function: lambda *example: function)
     chunks = (marginal.CHUNK_ELEMENTS, likelihood.CHUNK_ELEMENTS, encodings.ENCODED)
     for sizes in (*chunks, bank.CHUNK_IMAGES, bank.CHUNK_PAIRS):
         monkeypatch.setitem(sizes, DEVICE.type, sizes["cpu"])
