@@ -497,7 +497,7 @@ def test_folders_of_classes_are_named(working_folder: Path) -> None:
 
 def test_folder_in_use_is_refused_and_interrupt_saves() -> None:
     folder = Path("runs/small")
-    forever = ("run", "small.yaml", "--set", "steps=1000000")
+    forever = ("run", "small.yaml", "--set", "steps=1000000", "--compile", "never")
     with started(*forever) as first:
         while not any(folder.glob("training/*.safetensors")):
             assert first.poll() is None, first.communicate()[0]
