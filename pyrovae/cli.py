@@ -77,6 +77,12 @@ class ExportFormat(StrEnum):
     ZARR = "zarr"
 
 
+class FigureFormat(StrEnum):
+    PDF = "pdf"
+    PNG = "png"
+    SVG = "svg"
+
+
 class Compile(StrEnum):
     AUTO = "auto"
     ALWAYS = "always"
@@ -193,6 +199,38 @@ def report(folder: FolderOrName) -> None:
 
     _say_if_kept(folder)
     _print(f"report in {draw_again(folder)}")
+
+
+@app.command()
+def figures(
+    folder: FolderOrName,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]…", help="Figures such as rate_distortion; all that have results by default."),
+    ] = None,
+    width: Annotated[
+        float, typer.Option(min=2, max=40, help="Width in inches: 3.3 for a column of a paper, 6.9 for both.")
+    ] = 6.9,
+    formats: Annotated[list[FigureFormat], typer.Option("--format", help="May be given several times.")] = [  # noqa: B006
+        FigureFormat.PDF
+    ],
+    dark: Annotated[bool, typer.Option("--dark", help="Light on dark, for slides.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files.", show_default="DIR/figures/print")] = None,
+) -> None:
+    """Write figures of a study for a paper or a talk.
+
+    Text has 7 to 9 points at the final size, and fonts are embedded. In a figure narrower than 4.5 inches, panels show
+    the β closest to 1 only.
+
+    Examples: 'pyrovae figures runs/quick --width 3.3', 'pyrovae figures paper-slice rate_distortion --format svg'.
+    """
+    from pyrovae.runner.open import open_results
+
+    results = open_results(folder)
+    _say_if_kept(folder)
+    place = out or results.folder / "figures" / "print"
+    files = results.save_figures(place, *(names or ()), width=width, formats=[str(each) for each in formats], dark=dark)
+    _print(f"in {place}: {', '.join(file.name for file in files)}")
 
 
 @app.command()

@@ -97,7 +97,7 @@ def nothing_drawn() -> Iterator[None]:
     with (
         mock.patch.object(figures, "drawn", return_value={}),
         mock.patch.object(Figure, "savefig", _touch),
-        mock.patch.object(page, "save", lambda results, drawn, file: _touch(results, file)),
+        mock.patch.object(page, "save", lambda results, drawn, dark, file: _touch(results, file)),
     ):
         yield
 

@@ -17,12 +17,10 @@ from pyrovae.analysis.figures.pictures import latent_plane, pair_plot, reconstru
 from pyrovae.analysis.figures.plane import distortion, rate_distortion
 from pyrovae.analysis.figures.priors import gap_decomposition
 from pyrovae.analysis.figures.rates import information, saturation
-from pyrovae.analysis.figures.style import STYLE, write
+from pyrovae.analysis.figures.style import FORMATS, WIDTH, OfWidth, content, rc_params, write
 from pyrovae.errors import InputError
 from pyrovae.store.results import Evaluation
 
-#: Size of a figure in inches.
-SIZE = (6.4, 4.8)
 #: All figures by name, in the order of the report.
 FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
     draw.__name__: draw
@@ -57,9 +55,9 @@ def plot(results: Evaluation, name: str, ax: Axes | None = None) -> Axes:
     """
     if name not in FIGURES:
         raise InputError(f"unknown figure {name!r}; valid: {', '.join(FIGURES)}")
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(rc_params()):
         if ax is None:
-            _, ax = pyplot.subplots(figsize=SIZE, layout="constrained")
+            _, ax = pyplot.subplots(layout="constrained")
         FIGURES[name](results, ax)
     figure: Any = ax.figure
     if not any(each.has_data() for each in figure.axes):
@@ -67,14 +65,21 @@ def plot(results: Evaluation, name: str, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def drawn(results: Evaluation, names: Collection[str] = FIGURES.keys()) -> dict[str, Figure]:
-    """The figures for which a study has results, by name: all, or those of some names."""
+def drawn(
+    results: Evaluation, names: Collection[str] = FIGURES.keys(), *, width: float | None = None, dark: bool = False
+) -> dict[str, Figure]:
+    """The figures for which a study has results, by name: all, or those of some names.
+
+    Args:
+        width: of every figure in inches, for a paper; by default, figures with many panels are wider than others.
+        dark: whether to draw light on dark.
+    """
     figures = {}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(rc_params(width or WIDTH, dark=dark)):
         for name, draw in FIGURES.items():
             if name not in names:
                 continue
-            figure = Figure(figsize=SIZE, layout="constrained")
+            figure = (Figure if width is None else OfWidth)(layout="constrained")
             draw(results, figure.subplots())
             if any(ax.has_data() for ax in figure.axes):
                 figures[name] = figure
@@ -82,10 +87,28 @@ def drawn(results: Evaluation, names: Collection[str] = FIGURES.keys()) -> dict[
 
 
 def captions() -> dict[str, str]:
-    """Captions of the figures by name: the first paragraph of each docstring."""
-    return {name: cleandoc(draw.__doc__ or "").split("\n\n")[0] for name, draw in FIGURES.items()}
+    """Captions of the figures by name: their docstrings."""
+    return {name: cleandoc(draw.__doc__ or "") for name, draw in FIGURES.items()}
 
 
 def save(results: Evaluation, folder: Path, names: Collection[str] = FIGURES.keys()) -> list[Path]:
     """Draws the figures for which a study has results, as `drawn`, and writes them as PNG and SVG."""
     return write(drawn(results, names), folder)
+
+
+def dark_pictures(results: Evaluation) -> dict[str, bytes]:
+    """The figures for which a study has results, light on dark, as PNG."""
+    return {name: bytes(content(figure, "png")) for name, figure in drawn(results, dark=True).items()}
+
+
+def save_for_print(
+    results: Evaluation, folder: Path, names: Collection[str], *, formats: Collection[str], width: float, dark: bool
+) -> list[Path]:
+    """Draws figures of some width, as `drawn`, and writes them in some formats; errors as in `Results.save_figures`."""
+    for kind, asked, valid in (("figure", names, FIGURES), ("format", formats, FORMATS)):
+        if unknown := [each for each in asked if each not in valid]:
+            raise InputError(f"unknown {kind} {unknown[0]!r:.200}; valid: {', '.join(valid)}")
+    found = drawn(results, names or FIGURES.keys(), width=width, dark=dark)
+    if missing := [name for name in names if name not in found]:
+        raise InputError(f"{missing[0]}: expected results that the figure could show, got none")
+    return write(found, folder, formats)

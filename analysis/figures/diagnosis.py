@@ -71,7 +71,7 @@ def inference_gap(diagnosis: Diagnosis) -> Figure | None:
     ax.set_xticks(positions, [str(image) for image in gap["image"].values])
     ax.set_xlabel("image")
     ax.set_ylabel("log p(x) − ELBO (nats)")
-    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small")
     return figure
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, shown
+from pyrovae.analysis.figures.style import curves, grey, legend, mean_over_runs, shown
 from pyrovae.analysis.findings.statistics import error_of_mean
 from pyrovae.store.results import Evaluation
 
@@ -38,7 +38,7 @@ def generalization_gap(results: Evaluation, ax: Axes) -> Axes:
         return ax
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.25 * (high - low))  # for the legend
-    ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
+    ax.axhline(0, color=grey(0.5), linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
     ax.set_xlabel("β")
     ax.set_ylabel("part of ELBO train − ELBO test (nats per image)")

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import curves, legend, mean_over_runs
+from pyrovae.analysis.figures.style import bars, curves, grey, legend, with_errors
 from pyrovae.analysis.findings.statistics import repeated
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.store.results import Evaluation
@@ -20,26 +20,28 @@ _OFFSET = 1.08
 def log_likelihood(results: Evaluation, ax: Axes) -> Axes:
     """Bounds of log p(x) of the test images against β, means over seeds.
 
-    The importance-weighted bound is solid. Where k̂ is high for many images, so that the bound may be loose, it is
-    dotted with open markers. The bound from annealing, on the same images, is dashed.
+    The importance-weighted bound is solid, with bars of ± two standard errors over runs. Where k̂ is high for many
+    images, so that the bound may be loose, it is dotted with open markers. The bound from annealing, on the same
+    images, is dashed.
     """
-    runs = results.tree["likelihood"].to_dataset().sortby("beta")
-    data = mean_over_runs(runs).assign(loose=is_loose(runs).any(repeated(runs)))
+    runs = results.tree["likelihood"].to_dataset()
+    data = with_errors(runs, ["log_likelihood"]).assign(loose=is_loose(runs).any(repeated(runs)))
     for name, cell, colour, shape in curves(data, "log_likelihood"):
         bound, loose = cell["log_likelihood"], cell["loose"].values
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
         reliable = bound.where(~loose)
-        ax.plot(cell.beta, bound, ":" + shape, markerfacecolor="white", label=name if loose.all() else None, **look)
+        ax.plot(cell.beta, bound, ":" + shape, markerfacecolor=grey(0), label=name if loose.all() else None, **look)
         ax.plot(cell.beta, reliable, "-" + shape, label=None if loose.all() else name, **look)
+        bars(ax, cell.beta, bound, cell["log_likelihood_bar"], colour)
         if cell["annealed_log_likelihood"].notnull().any():
             ax.plot(cell.beta, cell["annealed_log_likelihood"], "--x", label=f"{name} annealed".strip(), **look)
     if not ax.has_data():
         return ax
     if data["loose"].any():
-        ax.plot([], [], ":o", color="0.3", markerfacecolor="white", label="k̂ high: may be loose")
+        ax.plot([], [], ":o", color=grey(0.7), markerfacecolor=grey(0), label="k̂ high: may be loose")
     ax.set_xscale("log")
     ax.set_xlabel("β")
-    ax.set_ylabel("bound of log p(x) (nats per test image)")
+    ax.set_ylabel("bound of log p(x) (nats per image)")
     ax.ticklabel_format(axis="y", useOffset=False)
     legend(ax)
     return ax
@@ -65,7 +67,7 @@ def pareto_k(results: Evaluation, ax: Axes) -> Axes:
         look: dict[str, Any] = {"color": colour, "elinewidth": 0.8, "capsize": 2, "label": name or None}
         ax.errorbar(beta, median, bars, fmt=shape, **look)
     if (threshold := pareto_k.attrs.get("threshold")) is not None:
-        ax.axhline(threshold, color="0.5", linewidth=0.8, linestyle=":", label=f"unreliable above {threshold:.2f}")
+        ax.axhline(threshold, color=grey(0.5), linewidth=0.8, linestyle=":", label=f"unreliable above {threshold:.2f}")
     ax.set_xscale("log")
     ax.set_xlabel("β")
     ax.set_ylabel("Pareto k̂")

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import COLOURS, first_varying, panels, shown, strip
+from pyrovae.analysis.figures.style import COLOURS, first_varying, grey, panels, shown, strip, visible
 from pyrovae.store.results import Evaluation
 
 Data = TypeVar("Data", xr.DataArray, xr.Dataset)
@@ -37,7 +37,7 @@ def reconstructions(results: Evaluation, ax: Axes) -> Axes:
             for at, (name, label) in enumerate(_ROWS.items(), start=1 + number * len(_ROWS)):
                 text = label if depth is None else f"{label}, depth {depth}"
                 strip(axes[at, column], cell[name], text if column == 0 else "")
-    axes[-1, 0].set_xlabel(fixed, fontsize=8)
+    axes[-1, 0].set_xlabel(fixed, fontsize="small")
     return ax
 
 
@@ -61,7 +61,7 @@ def samples(results: Evaluation, ax: Axes) -> Axes:
         strip(panel, cell, label if column == 0 else "")
         if row == 0 and beta is not None:
             panel.set_title(f"β = {beta:g}")
-    axes[-1, 0].set_xlabel(f"decoded from p(z){f'; {fixed}' if fixed else ''}", fontsize=8)
+    axes[-1, 0].set_xlabel(f"decoded from p(z){f'; {fixed}' if fixed else ''}", fontsize="small")
     return ax
 
 
@@ -83,20 +83,20 @@ def pair_plot(results: Evaluation, ax: Axes) -> Axes:
     look = {"s": 3, "linewidths": 0, "alpha": 0.6, "rasterized": True}
     for row, column in product(range(size), repeat=2):
         panel = axes[row, column]
-        panel.tick_params(labelsize=6)
+        panel.tick_params(labelsize="small")
         if row == column:
             bins = np.histogram_bin_edges(both[:, row], bins=20)
-            panel.hist(data[:, row], bins=bins, color="0.6", label="test")
-            panel.hist(generated[:, row], bins=bins, color=COLOURS[0], histtype="step", label="p(x)")
+            panel.hist(data[:, row], bins=bins, color=grey(0.4), label="test")
+            panel.hist(generated[:, row], bins=bins, color=visible(COLOURS[0]), histtype="step", label="p(x)")
             panel.set_yticks([])
         else:
-            points, colour = (data, "0.4") if column > row else (generated, COLOURS[0])
+            points, colour = (data, grey(0.6)) if column > row else (generated, visible(COLOURS[0]))
             panel.scatter(points[:, column], points[:, row], color=colour, **look)
             panel.set_ylim(both[:, row].min(), both[:, row].max())
         if column == 0:
-            panel.set_ylabel(f"x{row + 1}", fontsize=8)
-    axes[0, 0].legend(fontsize=6)
-    axes[-1, 0].set_xlabel(f"β = {beta:g}{f'; {fixed}' if fixed else ''}", fontsize=8)
+            panel.set_ylabel(f"x{row + 1}", fontsize="small")
+    axes[0, 0].legend(fontsize="small")
+    axes[-1, 0].set_xlabel(f"β = {beta:g}{f'; {fixed}' if fixed else ''}", fontsize="small")
     return ax
 
 
@@ -121,7 +121,7 @@ def traversals(results: Evaluation, ax: Axes) -> Axes:
             panel = axes[number * ranks + rank, column]
             strip(panel, row["traversal"], f"z{row['latent']:.0f}, {row['share']:.0%}")
         axes[number * ranks, column].set_title(f"β = {beta:g}" + ("" if depth is None else f", depth {depth}"))
-    axes[-1, 0].set_xlabel(fixed, fontsize=8)
+    axes[-1, 0].set_xlabel(fixed, fontsize="small")
     return ax
 
 
@@ -147,12 +147,12 @@ def latent_plane(results: Evaluation, ax: Axes) -> Axes:
         panel.pcolormesh(cell["z1"], cell["z2"], shades, cmap="Blues", vmin=0, vmax=1, rasterized=True)
         lines = _relative_density(cell["log_p"].values)
         panel.contour(cell["z1"], cell["z2"], lines, levels=[0.05, 0.2, 0.5, 0.8], colors="#d55e00", linewidths=0.8)
-        panel.tick_params(labelsize=7)
+        panel.tick_params(labelsize="small")
         if row == 0 and axis is not None:
-            panel.set_title(str(value) if axis == "prior" else f"γ = {value:g}", fontsize=8)
+            panel.set_title(str(value) if axis == "prior" else f"γ = {value:g}", fontsize="small")
         if column == 0:
-            panel.set_ylabel(f"β = {beta:g}", fontsize=8)
-    axes[-1, 0].set_xlabel(f"q(z) shaded, p(z) as lines{f'; {fixed}' if fixed else ''}", fontsize=8)
+            panel.set_ylabel(f"β = {beta:g}", fontsize="small")
+    axes[-1, 0].set_xlabel(f"q(z) shaded, p(z) as lines{f'; {fixed}' if fixed else ''}", fontsize="small")
     return ax
 
 

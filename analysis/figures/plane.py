@@ -11,14 +11,16 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from pyrovae.analysis.figures.style import (
+    Colour,
     Curve,
+    bars,
     curves,
     draw_floor,
+    grey,
     legend,
-    mean_over_runs,
     theory_curves,
+    with_errors,
 )
-from pyrovae.analysis.findings.statistics import variance_of_mean
 from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
@@ -32,7 +34,7 @@ class Point(NamedTuple):
 
     position: tuple[float, float]
     label: str
-    colour: str
+    colour: Colour
 
 
 def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
@@ -41,7 +43,7 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     Bars are ± two standard errors over runs. Lines of constant R + D (the negative ELBO) and the floor are in the
     background; test points are labelled with β.
     """
-    data = _with_errors(results)
+    data = with_errors(results.tree["rate_distortion"].to_dataset(), ["distortion", "rate"])
     for curve in curves(data):
         for split in _SPLITS:
             _draw_in_plane(curve, split, ax)
@@ -51,10 +53,10 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     ax.set_ylabel("distortion D (nats per image)")
     draw_floor(ax, data)
     for theory, label in theory_curves(results.tree):
-        ax.plot(theory["rate"], theory["distortion"], color="0.2", linewidth=0.8, label=label, zorder=1)
+        ax.plot(theory["rate"], theory["distortion"], color=grey(0.8), linewidth=0.8, label=label, zorder=1)
     ax.margins(0.08)
     _lines_of_constant_sum(ax)
-    ax.plot([], [], "*", markersize=9, color="0.3", label="β = 1")
+    ax.plot([], [], "*", markersize=9, color=grey(0.7), label="β = 1")
     legend(ax)
     test = list(_points(data, "test"))
     if len(test) <= MAX_LABELS:
@@ -67,18 +69,17 @@ def distortion(results: Evaluation, ax: Axes) -> Axes:
 
     Bars are ± two standard errors over runs.
     """
-    data = _with_errors(results)
+    data = with_errors(results.tree["rate_distortion"].to_dataset(), ["distortion", "rate"])
     for name, cell, colour, shape in curves(data):
         for split, (line, filled) in _SPLITS.items():
-            look: dict[str, Any] = {"color": colour, "markerfacecolor": colour if filled else "white"}
+            look: dict[str, Any] = {"color": colour, "markerfacecolor": colour if filled else grey(0)}
             values = cell["distortion"].sel(split=split)
             ax.plot(cell.beta, values, line + shape, linewidth=1.2, label=f"{name} {split}".strip(), **look)
-            error = 2 * cell["distortion_error"].sel(split=split)
-            ax.errorbar(cell.beta, values, error, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
+            bars(ax, cell.beta, values, cell["distortion_bar"].sel(split=split), colour)
     if not ax.has_data():
         return ax
     for theory, label in theory_curves(results.tree):
-        ax.plot(theory.beta, theory["distortion"], color="0.2", linewidth=0.8, label=label, zorder=1)
+        ax.plot(theory.beta, theory["distortion"], color=grey(0.8), linewidth=0.8, label=label, zorder=1)
     draw_floor(ax, data)
     ax.set_xscale("log")
     ax.set_xlabel("β")
@@ -87,26 +88,18 @@ def distortion(results: Evaluation, ax: Axes) -> Axes:
     return ax
 
 
-def _with_errors(results: Evaluation) -> xr.Dataset:
-    """Means over runs in order of β, and their standard errors, if there are several runs, as ``NAME_error``."""
-    data = results.tree["rate_distortion"].to_dataset()
-    errors = data[["distortion", "rate"]].map(variance_of_mean) ** 0.5
-    errors = errors.where(errors > 0)
-    return mean_over_runs(data).assign({f"{name}_error": errors[name] for name in errors}).sortby("beta")
-
-
 def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
     """A curve on one split, with a star at β = 1."""
     line, filled = _SPLITS[split]
     rate, distortion = (curve.data[each].sel(split=split).values for each in ("rate", "distortion"))
-    look: dict[str, Any] = {"color": curve.colour, "markerfacecolor": curve.colour if filled else "white"}
+    look: dict[str, Any] = {"color": curve.colour, "markerfacecolor": curve.colour if filled else grey(0)}
     star = curve.data.beta.values == 1
     marked = (~star).nonzero()[0].tolist()
     label = f"{curve.name} {split}".strip()
     ax.plot(rate, distortion, line + curve.shape, markevery=marked, linewidth=1.2, label=label, **look)
     ax.plot(rate[star], distortion[star], "*", markersize=12, zorder=3, **look)
-    over_r, over_d = (2 * curve.data[f"{each}_error"].sel(split=split).values for each in ("rate", "distortion"))
-    ax.errorbar(rate, distortion, over_d, over_r, fmt="none", ecolor=curve.colour, elinewidth=1, capsize=2)
+    of_rate, of_distortion = (curve.data[f"{each}_bar"].sel(split=split).values for each in ("rate", "distortion"))
+    bars(ax, rate, distortion, of_distortion, curve.colour, of_rate)
 
 
 def _points(data: xr.Dataset, split: str) -> Iterator[Point]:
@@ -121,8 +114,8 @@ def _points(data: xr.Dataset, split: str) -> Iterator[Point]:
 def _lines_of_constant_sum(ax: Axes) -> None:
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     for total in MaxNLocator(8).tick_values(left + bottom, right + top):
-        ax.plot([left, right], [total - left, total - right], color="0.88", linewidth=0.7, zorder=0)
-    ax.plot([], [], color="0.88", linewidth=0.7, label="R + D constant")
+        ax.plot([left, right], [total - left, total - right], color=grey(0.12), linewidth=0.7, zorder=0)
+    ax.plot([], [], color=grey(0.12), linewidth=0.7, label="R + D constant")
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
 
@@ -140,7 +133,7 @@ def _place_labels(ax: Axes, points: Iterable[Point], obstacles: Iterable[Point])
         style: dict[str, Any] = {"xy": point.position, "textcoords": "offset points", "color": point.colour}
         for radius, angle in product(range(10, 120, 5), range(45, 405, 15)):
             offset = (radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle)))
-            label = ax.annotate(point.label, xytext=offset, ha="center", va="center", fontsize=7.5, **style)
+            label = ax.annotate(point.label, xytext=offset, ha="center", va="center", fontsize="small", **style)
             box = label.get_window_extent().padded(pixels)
             inside = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y1)
             if inside and not any(box.overlaps(other) for other in taken):

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import COLOURS, first_varying, panels
+from pyrovae.analysis.figures.style import COLOURS, first_varying, grey, panels, visible
 from pyrovae.analysis.findings.cells import cells
 from pyrovae.analysis.findings.statistics import REPEATED, repeated
 from pyrovae.store.results import Evaluation
@@ -48,7 +48,7 @@ def gap_decomposition(results: Evaluation, ax: Axes) -> Axes:
         panel.set_title(where)
         panel.set_ylabel("nats per image")
     axes[0].set_ylim(top=1.3 * axes[0].get_ylim()[1])  # for the legend
-    axes[0].legend(fontsize=8, loc="upper right", ncols=2)
+    axes[0].legend(fontsize="small", loc="upper right", ncols=2)
     return ax
 
 
@@ -59,15 +59,15 @@ def _decomposition(cell: xr.Dataset, axis: str, ax: Axes) -> None:
     top = max(_CUT * np.nanmedian([each.sum(0) for each in means.values()]), 1.0)
     positions = np.arange(cell.sizes[axis])
     for shift, (split, (information, gap)) in zip((-0.2, 0.2), means.items(), strict=True):
-        look: dict[str, Any] = {"width": 0.38, "edgecolor": "white", "hatch": "" if split == "train" else "////"}
-        ax.bar(positions + shift, information, color=_INFORMATION, label=f"I {split}", **look)
-        ax.bar(positions + shift, gap, bottom=information, color=_GAP, label=f"G {split}", **look)
+        look: dict[str, Any] = {"width": 0.38, "edgecolor": grey(0), "hatch": "" if split == "train" else "////"}
+        ax.bar(positions + shift, information, color=visible(_INFORMATION), label=f"I {split}", **look)
+        ax.bar(positions + shift, gap, bottom=information, color=visible(_GAP), label=f"G {split}", **look)
         _errors_or_heights(splits[split].sum(0), positions + shift, top, ax)
     if any((each.sum(0) > top).any() for each in means.values()):
         ax.set_ylim(top=top)
     ax.set_ylim(bottom=min(0.0, float(np.nanmin([gap.min() for _, gap in means.values()]))))
     names = [str(value).replace("_", "\n") if axis == "prior" else f"γ = {value:g}" for value in cell[axis].values]
-    ax.set_xticks(positions, names, fontsize=7.5)
+    ax.set_xticks(positions, names, fontsize="small")
 
 
 def _parts(cell: xr.Dataset, axis: str, prefix: str) -> np.ndarray:
@@ -82,8 +82,8 @@ def _errors_or_heights(totals: np.ndarray, positions: np.ndarray, top: float, ax
     cut = heights > top
     if seeds > 1:
         errors = totals.std(0, ddof=1) / seeds**0.5
-        look: dict[str, Any] = {"fmt": "none", "ecolor": "0.2", "elinewidth": 0.8, "capsize": 2}
+        look: dict[str, Any] = {"fmt": "none", "ecolor": grey(0.8), "elinewidth": 0.8, "capsize": 2}
         ax.errorbar(positions[~cut], heights[~cut], errors[~cut], **look)
     for position, height in zip(positions[cut], heights[cut], strict=True):
-        label: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7.5, "bbox": {"color": "white", "pad": 1}}
+        label: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": "small", "bbox": {"color": grey(0), "pad": 1}}
         ax.annotate(f"{height:.0f}", (position, 0.98 * top), **label)

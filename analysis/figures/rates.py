@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
-from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, theory_curves
+from pyrovae.analysis.figures.style import bars, curves, grey, legend, theory_curves, with_errors
 from pyrovae.store.results import Evaluation
 
 #: Symbol and line style of each variable.
@@ -17,7 +17,7 @@ _LOOKS = {"rate": ("R", "-"), "prior_gap": ("G", "--"), "mutual_information": ("
 def information(results: Evaluation, ax: Axes) -> Axes:
     """Rate R, mutual information I and prior gap G of the training set against β, means over seeds, and log N.
 
-    The axis is linear up to 1 nat and logarithmic above.
+    Bars are ± two standard errors over runs. The axis is linear up to 1 nat and logarithmic above.
     """
     data = _training_set(results.tree)
     for name, cell, colour, shape in curves(data):
@@ -26,14 +26,15 @@ def information(results: Evaluation, ax: Axes) -> Axes:
                 label = f"{symbol} {name}".strip()
                 look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4, "label": label}
                 ax.plot(cell.beta, cell[variable], line + shape, **look)
+                bars(ax, cell.beta, cell[variable], cell[f"{variable}_bar"], colour)
     if not ax.has_data():
         return ax
     for theory, once in theory_curves(results.tree):
         for variable in _LOOKS:
-            ax.plot(theory.beta, theory[variable], color="0.2", linewidth=0.8, label=once, zorder=1)
+            ax.plot(theory.beta, theory[variable], color=grey(0.8), linewidth=0.8, label=once, zorder=1)
             once = None
     for limit in np.unique(data["log_n"]):
-        ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
+        ax.axhline(limit, color=grey(0.5), linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
     ax.set_xscale("log")
     ax.set_yscale("symlog", linthresh=1)
     ax.yaxis.set_major_formatter(ScalarFormatter())
@@ -47,19 +48,22 @@ def information(results: Evaluation, ax: Axes) -> Axes:
 def saturation(results: Evaluation, ax: Axes) -> Axes:
     """Mutual information I of the training images against their rate R, means over seeds, one point per β.
 
-    On the diagonal, the rate is all information. Where I has reached log N, the rest of the rate is prior gap.
+    Bars are ± two standard errors over runs. On the diagonal, the rate is all information. Where I has reached log N,
+    the rest of the rate is prior gap.
     """
     data = _training_set(results.tree)
     for curve in curves(data, "mutual_information"):
         look: dict[str, Any] = {"color": curve.colour, "linewidth": 1.2, "label": curve.name or "I"}
-        ax.plot(curve.data["rate"], curve.data["mutual_information"], "-" + curve.shape, **look)
+        rate, information = curve.data["rate"], curve.data["mutual_information"]
+        ax.plot(rate, information, "-" + curve.shape, **look)
+        bars(ax, rate, information, curve.data["mutual_information_bar"], curve.colour, curve.data["rate_bar"])
     if not ax.has_data():
         return ax
     limits = np.unique(data["log_n"].values.round(6))
     for limit in limits[np.isfinite(limits)]:
-        ax.axhline(limit, color="0.5", linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
+        ax.axhline(limit, color=grey(0.5), linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
     top = float(max(np.nanmax(limits), data["mutual_information"].max()))
-    ax.plot([0, top], [0, top], color="0.7", linewidth=0.8, linestyle="--", label="I = R")
+    ax.plot([0, top], [0, top], color=grey(0.3), linewidth=0.8, linestyle="--", label="I = R")
     ax.set_ylim(0, 1.15 * top)
     ax.set_xlabel("rate R of the training images (nats per image)")
     ax.set_ylabel("mutual information I (nats)")
@@ -68,6 +72,6 @@ def saturation(results: Evaluation, ax: Axes) -> Axes:
 
 
 def _training_set(tree: xr.DataTree) -> xr.Dataset:
-    """The group ``information`` with the rate of the training images, means over seeds."""
+    """The group ``information`` with the rate of the training images, means over seeds and their errors."""
     rate = tree["rate_distortion"].to_dataset()["rate"].sel(split="train", drop=True)
-    return mean_over_runs(tree["information"].to_dataset().assign(rate=rate)).sortby("beta")
+    return with_errors(tree["information"].to_dataset().assign(rate=rate), list(_LOOKS))

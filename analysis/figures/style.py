@@ -1,6 +1,6 @@
 """Elements that all figures share: curves, reference lines, legends, panels, and writing to files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from io import BytesIO
 from itertools import cycle, product
 from pathlib import Path
@@ -10,30 +10,94 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from pyrovae.analysis.findings.statistics import repeated
+from pyrovae.analysis.findings.statistics import repeated, variance_of_mean
 from pyrovae.system import atomic
 
+#: Red, green and blue from 0 to 1.
+Colour = tuple[float, float, float]
 # Okabe and Ito's colours, which colour-blind readers can distinguish; in grey, the shapes differ.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 # One more shape than colours, so that their combinations distinguish 42 curves.
 SHAPES = ("o", "s", "^", "D", "v", "P", "X")
-#: Maximum number of entries of a legend inside the axes, and of one to the right of them.
-INSIDE, OUTSIDE = 10, 24
+#: Maximum number of entries of a legend.
+MOST_ENTRIES = 24
 #: Maximum number of β with a panel of their own.
 MAX_BETAS = 3
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "pyrovae",
-}
-# Without a date, equal figures are equal files.
-_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}}
+#: Width of a figure in inches unless it has panels.
+WIDTH = 6.4
+#: Below this width in inches, text is smaller, and there is less of it.
+NARROW = 4.5
+#: The formats in which figures are written, with metadata without a date, so that equal figures are equal files.
+FORMATS: Mapping[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+#: Formats of the figures that each study has.
+OF_STUDIES = ("png", "svg")
+_BACKGROUND, _TEXT = "#14181d", "#e4e8ec"
+_BACKGROUNDS, _TEXTS = (
+    ("figure.facecolor", "axes.facecolor"),
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"),
+)
+_DARK = dict.fromkeys(_BACKGROUNDS, _BACKGROUND) | dict.fromkeys(_TEXTS, _TEXT)
+
+
+def rc_params(width: float = WIDTH, *, dark: bool = False) -> dict[str, Any]:
+    """Matplotlib's settings for a figure of some width in inches, whose text has 7 to 9 points.
+
+    Example:
+        >>> rc_params(3.3)["font.size"], rc_params(6.9)["font.size"]
+        (8.4, 9.0)
+    """
+    settings = {
+        "figure.figsize": (width, (0.85 if width < NARROW else 0.75) * width),
+        "font.size": 8.4 if width < NARROW else 9.0,
+        "axes.titlesize": "medium",
+        "legend.fontsize": "small",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "pyrovae",
+        "pdf.fonttype": 42,  # TrueType, which publishers ask for
+    }
+    return settings | (_DARK if dark else {})
+
+
+def grey(share: float) -> Colour:
+    """The background, mixed with a share of the colour of text.
+
+    Example:
+        >>> grey(0.0), grey(0.5)
+        ((1.0, 1.0, 1.0), (0.5, 0.5, 0.5))
+    """
+    background, text = (to_rgb(matplotlib.rcParams[name]) for name in ("axes.facecolor", "text.color"))
+    return _mixed(background, text, share)
+
+
+def visible(colour: str) -> Colour:
+    """A colour, lighter on a dark background.
+
+    Example:
+        >>> visible("#ff0000")
+        (1.0, 0.0, 0.0)
+    """
+    return _mixed(to_rgb(colour), (1.0, 1.0, 1.0), 0.0 if sum(grey(0)) > 1.5 else 0.35)
+
+
+def _mixed(one: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = ((1 - share) * a + share * b for a, b in zip(one, other, strict=True))
+    return red, green, blue
+
+
+class OfWidth(Figure):
+    """A figure that stays as wide as it is made: of a new size, it takes the proportions."""
+
+    def set_size_inches(self, w: Any, h: float | None = None, forward: bool = True) -> None:
+        width, height = w if h is None else (w, h)
+        own = self.get_figwidth()
+        super().set_size_inches(own, own / width * height, forward)
 
 
 class Curve(NamedTuple):
@@ -41,14 +105,14 @@ class Curve(NamedTuple):
 
     name: str
     data: xr.Dataset
-    colour: str
+    colour: Colour
     shape: str
 
 
 def curves(data: xr.Dataset, variable: str = "rate") -> Iterator[Curve]:
     """One curve over β for every combination of the other axes that has numbers, named by the axes that vary."""
     axes = [str(dim) for dim in data[variable].dims if dim not in ("split", "step", "beta")]
-    looks = zip(cycle(COLOURS), cycle(SHAPES), strict=False)
+    looks = zip(cycle(map(visible, COLOURS)), cycle(SHAPES), strict=False)
     for values in product(*(data[dim].values.tolist() for dim in axes)):
         place = dict(zip(axes, values, strict=True))
         cell = data.sel(place).dropna("beta", how="all")  # a β at which only some numbers are missing stays, as a gap
@@ -62,18 +126,30 @@ def mean_over_runs(data: xr.Dataset) -> xr.Dataset:
     return data.mean(repeated(data), skipna=True)
 
 
+def with_errors(runs: xr.Dataset, names: list[str]) -> xr.Dataset:
+    """Means over runs in order of β, and bars of ± two standard errors, ``NAME_bar``, where there are several runs."""
+    errors = {f"{name}_bar": 2 * variance_of_mean(runs[name]) ** 0.5 for name in names}
+    return mean_over_runs(runs).assign({name: bar.where(bar > 0) for name, bar in errors.items()}).sortby("beta")
+
+
+def bars(ax: Axes, x: Any, y: Any, of_y: Any, colour: Colour, of_x: Any = None) -> None:
+    """Error bars at points."""
+    ax.errorbar(x, y, of_y, of_x, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
+
+
 def shown(betas: list[float]) -> list[float]:
-    """The β that get a panel: the lowest, the one closest to 1, and the highest.
+    """The β that get a panel: the lowest, the one closest to 1, and the highest; in a narrow figure, one of them.
 
     Example:
         >>> shown([0.01, 0.1, 0.9, 3, 5])
         [0.01, 0.9, 5]
     """
     betas = sorted(betas)
-    if len(betas) <= MAX_BETAS:
+    most = 1 if matplotlib.rcParams["figure.figsize"][0] < NARROW else MAX_BETAS
+    if len(betas) <= most:
         return betas
-    middle = min(betas[1:-1], key=lambda beta: abs(np.log(beta)))
-    return [betas[0], middle, betas[-1]]
+    middle = min(betas[1:-1] or betas, key=lambda beta: abs(np.log(beta)))
+    return [middle] if most == 1 else [betas[0], middle, betas[-1]]
 
 
 def theory_curves(tree: xr.DataTree) -> Iterator[tuple[xr.Dataset, str | None]]:
@@ -88,21 +164,27 @@ def draw_floor(ax: Axes, data: xr.Dataset) -> None:
     floors = np.unique(data["floor"].sel(split="test").values.round(6))
     for number, floor in enumerate(floors[np.isfinite(floors)]):
         label = None if number else "floor (test)"
-        ax.axhline(floor, color="0.5", linewidth=0.8, linestyle=":", label=label)
+        ax.axhline(floor, color=grey(0.5), linewidth=0.8, linestyle=":", label=label)
 
 
 def legend(ax: Axes) -> None:
-    """A legend inside the axes, to the right of them if it has many entries, or none if it has too many."""
-    entries = len(ax.get_legend_handles_labels()[1])
-    if not entries:
+    """A legend below a figure that contains nothing else, in which case it gets higher, or else where it covers least.
+
+    There is none if it would have too many entries.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    figure: Any = ax.figure
+    if not 0 < len(labels) <= MOST_ENTRIES:
         return
-    if entries <= INSIDE:
-        ax.legend(loc="best", fontsize=8)
-    elif entries <= OUTSIDE:
-        figure: Any = ax.figure
-        if _exclusive(ax):
-            figure.set_figwidth(1.5 * figure.get_figwidth())
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    if not (_alone(ax) and isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine)):
+        ax.legend(loc="best")
+        return
+    points = matplotlib.rcParams["font.size"]
+    entry = points * (0.5 * max(map(len, labels)) + 4)  # the text, the line before it, and a space
+    columns = max(1, min(len(labels), int(72 * figure.get_figwidth() / entry)))
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + rows * 1.3 * points / 72)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def panels(ax: Axes, rows: int, columns: int, size: tuple[float, float], **shared: Any) -> np.ndarray:
@@ -119,7 +201,7 @@ def panels(ax: Axes, rows: int, columns: int, size: tuple[float, float], **share
     grid = ax.get_subplotspec()
     if grid is None:
         raise ValueError("ax: expected axes that subplots() made, got axes that were placed by hand")
-    if _exclusive(ax):
+    if _alone(ax):
         figure.set_size_inches(size)
     ax.spines[:].set_visible(False)
     ax.set_xticks([])
@@ -131,9 +213,10 @@ def strip(ax: Axes, images: xr.DataArray, label: str) -> None:
     """A row of images with a label to its left."""
     row = np.concatenate(list(images.transpose("sample", "row", "column", "channel").values), axis=1)
     ax.imshow(row.squeeze(-1) if row.shape[-1] == 1 else row, cmap="gray", vmin=0, vmax=255)
+    ax.spines[:].set_visible(False)
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
 
 
 def first_varying(tree: xr.DataTree, names: list[str]) -> str | None:
@@ -142,20 +225,26 @@ def first_varying(tree: xr.DataTree, names: list[str]) -> str | None:
     return next((name for name in names if sizes.get(name, 1) > 1), None)
 
 
-def write(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
-    """Writes figures as PNG and SVG under their names, and skips those that are None."""
+def write(figures: Mapping[str, Figure | None], folder: Path, formats: Collection[str] = OF_STUDIES) -> list[Path]:
+    """Writes figures under their names in some formats, and skips those that are None."""
     written = []
-    with matplotlib.rc_context(STYLE):
-        for (name, drawn), suffix in product(figures.items(), ("png", "svg")):
-            if drawn is not None:
-                content = BytesIO()
-                drawn.savefig(content, format=suffix, dpi=150, metadata=_METADATA[suffix])
-                written.append(folder / f"{name}.{suffix}")
-                atomic.write(written[-1], content.getbuffer())
+    for (name, drawn), suffix in product(figures.items(), formats):
+        if drawn is not None:
+            written.append(folder / f"{name}.{suffix}")
+            atomic.write(written[-1], content(drawn, suffix))
     return written
 
 
-def _exclusive(ax: Axes) -> bool:
-    """Whether the figure contains no other axes."""
+def content(figure: Figure, suffix: str) -> memoryview:
+    """The content of a file with a figure."""
+    file = BytesIO()
+    with matplotlib.rc_context(rc_params()):
+        figure.savefig(file, format=suffix, dpi=150, metadata=FORMATS[suffix])
+    return file.getbuffer()
+
+
+def _alone(ax: Axes) -> bool:
+    """Whether the figure contains no other axes than these and panels that replace them."""
     figure: Any = ax.figure
-    return figure.axes == [ax]
+    grids = [each.get_subplotspec() for each in figure.axes]
+    return None not in grids and len({grid.get_topmost_subplotspec() for grid in grids}) == 1

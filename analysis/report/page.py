@@ -71,17 +71,18 @@ class Sheet:
         return cls(str(table.title or ""), [str(column.header) for column in table.columns], rows)
 
 
-def save(results: Mapping[str, Results], drawn: Sequence[Path], file: Path) -> None:
+def save(results: Mapping[str, Results], drawn: Sequence[Path], dark: Mapping[str, bytes], file: Path) -> None:
     """Writes the page to a file."""
-    atomic.write(file, page(results, drawn).encode())
+    atomic.write(file, page(results, drawn, dark).encode())
 
 
-def page(results: Mapping[str, Results], drawn: Sequence[Path]) -> str:
+def page(results: Mapping[str, Results], drawn: Sequence[Path], dark: Mapping[str, bytes]) -> str:
     """The report of some studies as one HTML page.
 
     Args:
         results: of each study, by its label.
         drawn: files of figures, as `figures.save` returns them; PNG files are shown.
+        dark: the same figures for a dark screen, as `figures.dark_pictures` returns them.
     """
     one = len(results) == 1
     trees = {name: each.tree for name, each in results.items()}
@@ -107,7 +108,7 @@ def page(results: Mapping[str, Results], drawn: Sequence[Path]) -> str:
         pictured=PICTURED if len(runs.frame) > PICTURED else 0,
         parts=[part for name, each in results.items() for part in _parts(each, "" if one else name)],
         figures=[
-            (file.stem.replace("_", " "), captions[file.stem], _data_uri(file.read_bytes()))
+            (file.stem.replace("_", " "), captions[file.stem], _data_uri(file.read_bytes()), _data_uri(dark[file.stem]))
             for file in drawn
             if file.suffix == ".png"
         ],

@@ -23,7 +23,7 @@ def draw(results: Results) -> None:
         warnings.warn(f"no figures and no report are drawn: {error}", stacklevel=2)
         return
     drawn = figures.save(results, results.folder / "figures")
-    page.save({results.folder.resolve().name: results}, drawn, results.folder / REPORT)
+    page.save({results.folder.resolve().name: results}, drawn, figures.dark_pictures(results), results.folder / REPORT)
 
 
 def draw_again(folder: str | Path) -> Path:
@@ -78,5 +78,5 @@ def compare(folders: Sequence[str | Path], out: str | Path = "runs/comparison") 
     labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
     found = {label: open_results(path) for label, path in zip(labels, paths, strict=True)}
     together = Comparison({label: each.tree for label, each in found.items()})
-    page.save(found, figures.save(together, Path(out)), Path(out) / REPORT)
+    page.save(found, figures.save(together, Path(out)), figures.dark_pictures(together), Path(out) / REPORT)
     return found

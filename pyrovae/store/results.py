@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -153,6 +153,29 @@ class Evaluation:
             InputError: there is no such figure, or nothing that it could show.
         """
         return _above("analysis.figures").plot(self, name, ax)
+
+    def save_figures(
+        self, out: str | Path, *names: str, width: float = 6.9, formats: Sequence[str] = ("pdf",), dark: bool = False
+    ) -> list[Path]:
+        """Writes figures for a paper or a talk: text of 7 to 9 points at their final size, and embedded fonts.
+
+        Args:
+            out: the folder.
+            names: of the figures; by default, all for which there are results.
+            width: in inches; a narrow figure has a panel for one β only.
+            formats: "pdf", "png" or "svg".
+            dark: whether to draw light on dark.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: there is no such figure or format, or nothing that it could show.
+        """
+        files: list[Path] = _above("analysis.figures").save_for_print(
+            self, Path(out), names, formats=formats, width=width, dark=dark
+        )
+        return files
 
     @property
     def is_kept(self) -> bool:

@@ -101,7 +101,7 @@ def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree])
 
 
 def test_report_lists_every_run_with_its_study(trees: dict[str, xr.DataTree]) -> None:
-    shown = page.page({name: InMemory(tree) for name, tree in trees.items()}, [])
+    shown = page.page({name: InMemory(tree) for name, tree in trees.items()}, [], {})
     assert shown.count("data-run=") == 4 + 8 + 2
     assert all(f'data-axis="study" value="{name}"' in shown for name in trees)
     assert "the studies differ in train_ratio" in shown

@@ -93,7 +93,7 @@ def test_text_of_a_study_is_escaped(text: str) -> None:
 
 
 def test_name_of_a_folder_is_escaped(results: Results) -> None:
-    plain, evil = (Page(page.page({"a": results, name: results}, [])) for name in ("b", EVIL))
+    plain, evil = (Page(page.page({"a": results, name: results}, [], {})) for name in ("b", EVIL))
     assert evil.tags == plain.tags
 
 
@@ -210,7 +210,7 @@ def test_every_external_data_set_is_cited() -> None:
 
 def test_large_reports_have_no_pictures(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "PICTURED", 7)
-    shown = page.page({"mine": results}, [])
+    shown = page.page({"mine": results}, [], {})
     assert not any(fact["picture"] for fact in facts_of(shown))
     assert "Reconstructions are shown only in reports of up to 7 runs" in " ".join(shown.split())
 

@@ -298,7 +298,7 @@ def test_one_file_shows_up_wherever_numbers_do(tmp_path: Path, monkeypatch: pyte
     run(plain, out=tmp_path / "without", quiet=True)
     without = open_results(tmp_path / "without")
     trees = {"with": read, "without": without.tree}
-    shown = page.page({"with": results, "without": without}, [])
+    shown = page.page({"with": results, "without": without}, [], {})
     assert shown.count("<dt>rank of means</dt><dd>effective rank of the posterior means") == 1
     for value in ranks.values.flat:
         assert f"<td>{value:.2f}</td>" in shown
