@@ -18,6 +18,7 @@ from pyrovae.analysis.figures.style import (
     draw_floor,
     grey,
     legend,
+    readable,
     theory_curves,
     with_errors,
 )
@@ -130,7 +131,7 @@ def _place_labels(ax: Axes, points: Iterable[Point], obstacles: Iterable[Point])
     if legend := ax.get_legend():
         taken.append(legend.get_window_extent())
     for point in points:
-        style: dict[str, Any] = {"xy": point.position, "textcoords": "offset points", "color": point.colour}
+        style: dict[str, Any] = {"xy": point.position, "textcoords": "offset points", "color": readable(point.colour)}
         for radius, angle in product(range(10, 120, 5), range(45, 405, 15)):
             offset = (radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle)))
             label = ax.annotate(point.label, xytext=offset, ha="center", va="center", fontsize="small", **style)

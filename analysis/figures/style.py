@@ -86,6 +86,11 @@ def visible(colour: str) -> Colour:
     return _mixed(to_rgb(colour), (1.0, 1.0, 1.0), 0.0 if sum(grey(0)) > 1.5 else 0.35)
 
 
+def readable(colour: Colour) -> Colour:
+    """A colour in which text has enough contrast with the background."""
+    return _mixed(colour, to_rgb(matplotlib.rcParams["text.color"]), 0.45)
+
+
 def _mixed(one: Colour, other: Colour, share: float) -> Colour:
     red, green, blue = ((1 - share) * a + share * b for a, b in zip(one, other, strict=True))
     return red, green, blue

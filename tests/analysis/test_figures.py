@@ -1,4 +1,5 @@
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,10 +7,11 @@ import pytest
 import xarray as xr
 from helpers import InMemory
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from pyrovae import Study
+from pyrovae import InputError, Study
 from pyrovae.analysis import figures
 from pyrovae.store.schema import empty as empty_results
 
@@ -118,7 +120,7 @@ def test_theory_is_drawn_in_the_plane(tree: xr.DataTree, ax: Axes) -> None:
     np.testing.assert_allclose(drawn["theory (population)"], [[20, 50], [10, 60], [1, 90]])
 
 
-def test_many_curves_have_distinct_looks_and_an_outer_legend(tree: xr.DataTree, ax: Axes) -> None:
+def test_many_curves_have_distinct_looks_and_a_legend_below_them(tree: xr.DataTree, ax: Axes) -> None:
     widths = [16, 64, 256, 1024]
     many = [tree["rate_distortion"].to_dataset().assign(distortion=lambda d, w=w: d["distortion"] + w) for w in widths]
     cells = xr.concat(many, xr.Variable("width", widths))
@@ -130,10 +132,10 @@ def test_many_curves_have_distinct_looks_and_an_outer_legend(tree: xr.DataTree, 
         if "width" in str(line.get_label())
     }
     assert len(looks) == len(set(looks.values())) == 16
-    legend = ax.get_legend()
-    assert legend is not None
-    assert legend.get_window_extent().x0 >= ax.bbox.x1
-    assert legend.get_window_extent().x1 <= ax.figure.bbox.x1
+    (legend,) = ax.figure.legends
+    assert legend.get_window_extent().y1 <= ax.xaxis.label.get_window_extent().y0
+    assert ax.figure.bbox.containsx(legend.get_window_extent().x0)
+    assert ax.figure.bbox.containsx(legend.get_window_extent().x1)
 
 
 def test_each_distinct_floor_is_drawn(tree: xr.DataTree, ax: Axes) -> None:
@@ -242,7 +244,7 @@ def test_figure_of_no_results_is_empty(name: str, ax: Axes) -> None:
 
 def text_of(figure: Figure) -> list[Text]:
     """All visible text."""
-    seen = []
+    seen = [text for legend in figure.legends for text in legend.get_texts()]
     for ax in figure.axes:
         for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
             ticks = [*zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)]
@@ -253,8 +255,10 @@ def text_of(figure: Figure) -> list[Text]:
 
 
 @pytest.mark.usefixtures("all_figures")
-def test_text_does_not_overlap_in_any_figure(curves: InMemory) -> None:
-    drawn = figures.drawn(curves)
+@pytest.mark.parametrize("width", [None, 3.3, 6.9])
+def test_text_does_not_overlap_in_any_figure(width: float | None, curves: InMemory) -> None:
+    """Nor does it leave the figure, and it is neither small nor large."""
+    drawn = figures.drawn(curves, width=width)
     assert {"rate_distortion", "saturation", "learning_curves", "pareto_k", "traversals"} <= set(drawn)
     for name, figure in drawn.items():
         figure.draw_without_rendering()
@@ -262,5 +266,57 @@ def test_text_does_not_overlap_in_any_figure(curves: InMemory) -> None:
         assert len(boxes) > 5
         for (one, first), (other, second) in combinations(boxes, 2):
             assert not first.overlaps(second), f"{name}: '{one}' over '{other}'"
+        for one, first in boxes:
             assert figure.bbox.x0 <= first.x0, f"{name}: '{one}'"
             assert first.x1 <= figure.bbox.x1, f"{name}: '{one}'"
+        assert {
+            text.get_text(): text.get_fontsize() for text in text_of(figure) if not 6.9 < text.get_fontsize() < 9.1
+        } == {}
+        assert width in (None, figure.get_figwidth())
+
+
+@pytest.mark.usefixtures("all_figures")
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_has_contrast(dark: bool, curves: InMemory) -> None:
+    """At least 4.5 : 1, as level AA of the Web Content Accessibility Guidelines asks for."""
+    for name, figure in figures.drawn(curves, dark=dark).items():
+        background = luminance(figure.get_facecolor())
+        assert (background < 0.05) == dark
+        for text in text_of(figure):
+            low, high = sorted([background, luminance(text.get_color())])
+            assert (high + 0.05) / (low + 0.05) >= 4.5, f"{name}: '{text.get_text()}' in {text.get_color()}"
+
+
+def luminance(colour: Any) -> float:
+    """Relative luminance of a colour in sRGB."""
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in to_rgb(colour)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_legend_of_a_drawing_in_a_larger_figure_is_inside_its_axes(curves: InMemory) -> None:
+    left, right = Figure(layout="constrained").subplots(1, 2)
+    figures.distortion(curves, left)
+    figures.distortion(curves, right)
+    assert not left.figure.legends
+    assert left.get_legend() is not None
+    assert right.get_legend() is not None
+
+
+@pytest.mark.usefixtures("all_figures")
+def test_figures_for_print_have_their_width_and_fonts(curves: InMemory, tmp_path: Path) -> None:
+    (file,) = curves.save_figures(tmp_path, "rate_distortion", width=3.3)
+    assert file == tmp_path / "rate_distortion.pdf"
+    content = file.read_bytes()
+    assert b"/MediaBox [ 0 0 237.6 " in content
+    assert b"/FontFile2" in content  # TrueType
+    assert b"/Type3" not in content
+    several = curves.save_figures(tmp_path, formats=["svg", "png"])
+    assert {file.suffix for file in several} == {".svg", ".png"}
+    assert {file.stem for file in several} == figures.drawn(curves).keys()
+    for names, formats, expected in (
+        (["nonsense"], ["pdf"], "unknown figure 'nonsense'; valid: rate_distortion, "),
+        (["pair_plot"], ["pdf"], "pair_plot: expected results that the figure could show, got none"),
+        ([], ["gif"], "unknown format 'gif'; valid: png, svg, pdf"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            curves.save_figures(tmp_path, *names, formats=formats)

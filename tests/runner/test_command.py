@@ -180,6 +180,8 @@ def test_bad_setting_is_refused_in_one_line(setting: str, expected: str) -> None
         (["diagnose", "nowhere", "--split", "all"], "'all' is not one of"),
         (["show"], "Missing argument"),
         (["show", "nowhere"], "nowhere: expected the folder of a study"),
+        (["figures", "paper-slice", "--format", "gif"], "'gif' is not one of"),
+        (["figures", "paper-slice", "--width", "1"], "'--width': Input should be greater than or equal to 2"),
     ],
 )
 def test_bad_command_is_refused_in_one_line(arguments: list[str], expected: str) -> None:
@@ -211,6 +213,7 @@ def test_studies_and_version_are_listed() -> None:
     assert pyrovae("--version").stdout.startswith("pyrovae ")
 
 
+@pytest.mark.usefixtures("all_figures")
 def test_show_repeats_what_run_printed() -> None:
     done = installed("run", "small.yaml", *set_each("steps=20", "depth=1"))
     assert done.returncode == 0, done.stderr
@@ -220,6 +223,11 @@ def test_show_repeats_what_run_printed() -> None:
     assert "undecided  β 1 → 0.1: test distortion " in shown
     assert "report with figures: runs/small/report.html" in shown
     assert done.stdout.endswith(shown)
+    drawn = pyrovae(
+        "figures", "runs/small", "distortion", "--width", "3.3", "--format", "pdf", "--format", "svg", "--dark"
+    )
+    assert drawn.stdout == "in runs/small/figures/print: distortion.pdf, distortion.svg\n"
+    assert Path("runs/small/figures/print/distortion.pdf").exists()
     everything = pyrovae("show", "runs/small", "--all").stdout
     assert "Lowering β from 1 to 0.1" in everything
     (caveat,) = pyrovae("show", "runs/small", "caveats").stdout.splitlines()[:1]
