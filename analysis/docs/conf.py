@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import pyrovae
 from pyrovae import open_results, parts
+from pyrovae.analysis.figures import captions
 from pyrovae.analysis.report import paper
 from pyrovae.cli import app as commands
 from pyrovae.store.layout import kept
@@ -37,6 +38,32 @@ nitpick_ignore_regex = [
 ]
 
 
+#: For each figure a picture, the folder that it is from, and the command that made the folder.
+QUICK = "pyrovae run"
+ALSO = "pyrovae run quick --set 'measure.also=[generalization_gap,fixed_decoder_curve]' --out runs/gaps"
+PLANE = (
+    "pyrovae run quick --set latent_size=2 --set depth=1 --set beta=[0.1,1] --set seed=0"
+    " --set prior=[standard_normal,vamp] --set train_images=4096 --set test_images=512 --set steps=1500 --out runs/plane"
+)
+GALLERY = {
+    "rate_distortion": ("quick", "runs/quick", QUICK),
+    "distortion": ("distortion", "runs/quick", QUICK),
+    "information": ("information", "runs/quick", QUICK),
+    "saturation": ("saturation", "runs/quick", QUICK),
+    "gap_decomposition": ("gap-decomposition", "runs/priors", "pyrovae run priors"),
+    "generalization_gap": ("generalization-gap", "runs/gaps", ALSO),
+    "fixed_decoder_curve": ("fixed-decoder-curve", "runs/gaps", ALSO),
+    "log_likelihood": ("log-likelihood", "runs/quick", QUICK),
+    "pareto_k": ("pareto-k", "runs/quick", QUICK),
+    "learning_curves": ("learning-curves", "runs/quick", QUICK),
+    "reconstructions": ("reconstructions", "runs/quick", QUICK),
+    "samples": ("samples", "runs/quick", QUICK),
+    "pair_plot": ("pair-plot", "runs/linear", "pyrovae run linear"),
+    "traversals": ("traversals", "runs/quick", QUICK),
+    "latent_plane": ("latent-plane", "runs/plane", PLANE),
+}
+
+
 def setup(app: Any) -> None:
     app.connect("config-inited", _write_pages)
     app.connect("autodoc-process-signature", _short_signature)
@@ -48,12 +75,13 @@ def _short_signature(app: Any, what: str, name: str, thing: Any, *_: Any) -> tup
 
 
 def _write_pages(app: Any, config: Any) -> None:
-    """Pages made from code: the settings of a study, the help of the commands, and the findings of kept results."""
+    """Pages made from code: the settings, the help of the commands, the findings of kept results, and the figures."""
     folder = Path(app.srcdir) / "generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "settings.md").write_text("\n".join(_settings()), encoding="utf-8")
     (folder / "paper.md").write_text("\n".join(_paper()), encoding="utf-8")
+    (folder / "gallery.md").write_text("\n".join(_gallery()), encoding="utf-8")
     (folder / "commands.md").write_text("\n".join(_commands()), encoding="utf-8")
 
 
@@ -90,6 +118,22 @@ def _paper() -> Iterator[str]:
     for text, obtained, command in paper.rows(studies):
         yield f"| {_cell(text)} | {_cell(obtained)} | {command} |"
     yield "\nWhich priors help, the paper leaves open: see [priors and the prior gap](../priors.md)."
+
+
+def _gallery() -> Iterator[str]:
+    yield "# Gallery\n"
+    yield (
+        "Every figure that a study can have, with the commands and the lines of Python that make it. `pyrovae run` draws "
+        "them into the folder `figures` and into the report. For a paper, `pyrovae figures` writes PDF files of any width, "
+        "with text of 7 to 9 points and embedded fonts; `--dark` draws light on dark, for slides. In Python, `plot` takes "
+        "`ax=`, your own axes. In all figures, a colour is a setting of the study, train is open and dashed, and test "
+        "is filled and solid. Shapes and line styles carry what colours do, for readers who cannot tell them apart."
+    )
+    for name, caption in captions().items():
+        picture, folder, command = GALLERY[name]
+        yield f"\n## {name.replace('_', ' ').capitalize()}\n\n![{name}](../{picture}.png)\n\n{_cell(caption)}\n"
+        yield f"```sh\n{command}\npyrovae figures {folder} {name} --width 3.3\n```\n"
+        yield f'```python\nimport pyrovae\n\nresults = pyrovae.open_results("{folder}")\nresults.plot("{name}")\n```'
 
 
 def _cell(text: str) -> str:

@@ -12,6 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pyrovae.analysis.findings.statistics import repeated, variance_of_mean
@@ -184,11 +185,11 @@ def legend(ax: Axes) -> None:
     if not (_alone(ax) and isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine)):
         ax.legend(loc="best")
         return
-    points = matplotlib.rcParams["font.size"]
-    entry = points * (0.5 * max(map(len, labels)) + 4)  # the text, the line before it, and a space
+    points = FontProperties(size=matplotlib.rcParams["legend.fontsize"]).get_size_in_points()
+    entry = points * (0.52 * max(map(len, labels)) + 4)  # the text, the line before it, and a space
     columns = max(1, min(len(labels), int(72 * figure.get_figwidth() / entry)))
     rows = -(-len(labels) // columns)
-    figure.set_figheight(figure.get_figheight() + rows * 1.3 * points / 72)
+    figure.set_figheight(figure.get_figheight() + rows * 1.5 * points / 72)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
