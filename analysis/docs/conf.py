@@ -42,8 +42,8 @@ nitpick_ignore_regex = [
 QUICK = "pyrovae run"
 ALSO = "pyrovae run quick --set 'measure.also=[generalization_gap,fixed_decoder_curve]' --out runs/gaps"
 PLANE = (
-    "pyrovae run quick --set latent_size=2 --set depth=1 --set beta=[0.1,1] --set seed=0"
-    " --set prior=[standard_normal,vamp] --set train_images=4096 --set test_images=512 --set steps=1500 --out runs/plane"
+    "pyrovae run quick --set latent_size=2 --set depth=1 --set beta=[0.1,1] --set seed=0 --set steps=1500 "
+    "--set prior=[standard_normal,vamp] --set train_images=4096 --set test_images=512 --out runs/plane"
 )
 GALLERY = {
     "rate_distortion": ("quick", "runs/quick", QUICK),
@@ -123,11 +123,12 @@ def _paper() -> Iterator[str]:
 def _gallery() -> Iterator[str]:
     yield "# Gallery\n"
     yield (
-        "Every figure that a study can have, with the commands and the lines of Python that make it. `pyrovae run` draws "
-        "them into the folder `figures` and into the report. For a paper, `pyrovae figures` writes PDF files of any width, "
-        "with text of 7 to 9 points and embedded fonts; `--dark` draws light on dark, for slides. In Python, `plot` takes "
-        "`ax=`, your own axes. In all figures, a colour is a setting of the study, train is open and dashed, and test "
-        "is filled and solid. Shapes and line styles carry what colours do, for readers who cannot tell them apart."
+        "Every figure that a study can have, with the commands and the lines of Python that make it. `pyrovae run` "
+        "draws them into the folder `figures` and into the report. For a paper, `pyrovae figures` writes PDF files of "
+        "any width, with text of 7 to 9 points and embedded fonts; `--dark` draws light on dark, for slides. In "
+        "Python, `plot` takes `ax=`, your own axes. In all figures, a colour is a setting of the study, train is "
+        "dashed, and test is solid. Shapes and line styles carry what colours do, for readers who cannot tell them "
+        "apart.\n"
     )
     for name, caption in captions().items():
         picture, folder, command = GALLERY[name]

@@ -17,7 +17,7 @@ from pyrovae.analysis.figures.pictures import latent_plane, pair_plot, reconstru
 from pyrovae.analysis.figures.plane import distortion, rate_distortion
 from pyrovae.analysis.figures.priors import gap_decomposition
 from pyrovae.analysis.figures.rates import information, saturation
-from pyrovae.analysis.figures.style import FORMATS, WIDTH, OfWidth, content, rc_params, write
+from pyrovae.analysis.figures.style import FORMATS, WIDTH, content, rc_params, write
 from pyrovae.errors import InputError
 from pyrovae.store.results import Evaluation
 
@@ -79,7 +79,7 @@ def drawn(
         for name, draw in FIGURES.items():
             if name not in names:
                 continue
-            figure = (Figure if width is None else OfWidth)(layout="constrained")
+            figure = (Figure if width is None else _OfWidth)(layout="constrained")
             draw(results, figure.subplots())
             if any(ax.has_data() for ax in figure.axes):
                 figures[name] = figure
@@ -112,3 +112,12 @@ def save_for_print(
     if missing := [name for name in names if name not in found]:
         raise InputError(f"{missing[0]}: expected results that the figure could show, got none")
     return write(found, folder, formats)
+
+
+class _OfWidth(Figure):
+    """A figure that stays as wide as it is made: of a new size, it takes the proportions."""
+
+    def set_size_inches(self, w: Any, h: float | None = None, forward: bool = True) -> None:
+        width, height = w if h is None else (w, h)
+        own = self.get_figwidth()
+        super().set_size_inches(own, own / width * height, forward)

@@ -97,15 +97,6 @@ def _mixed(one: Colour, other: Colour, share: float) -> Colour:
     return red, green, blue
 
 
-class OfWidth(Figure):
-    """A figure that stays as wide as it is made: of a new size, it takes the proportions."""
-
-    def set_size_inches(self, w: Any, h: float | None = None, forward: bool = True) -> None:
-        width, height = w if h is None else (w, h)
-        own = self.get_figwidth()
-        super().set_size_inches(own, own / width * height, forward)
-
-
 class Curve(NamedTuple):
     """The results along β at one combination of the other axes, and their look."""
 
