@@ -193,7 +193,7 @@ def _follow(page: Path, plan: frozenset[str] = frozenset()) -> None:
     Args:
         plan: studies that are only planned; code that needs their results is skipped.
     """
-    whole, not_run = _text(page), {"text", "{toctree}", "{eval-rst}"}
+    whole, not_run = _text(page), {"text", "{toctree}", "{eval-rst}", "{glossary}"}
     names: dict[str, Any] = {"__name__": "__main__"}
     settings = {key: value for key, value in SMALL.items() if key not in VARIED or not VARIED[key].search(whole)}
     blocks = BLOCK.findall(whole)
