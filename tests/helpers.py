@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,15 @@ def _touch(drawn: object, file: object, **_: object) -> None:
         Path(file).touch()
 
 
+def _empty(results: object, names: Collection[str] = (), **_: object) -> dict[str, Figure]:
+    return {name: Figure() for name in names} if isinstance(names, tuple) else {}
+
+
 @contextmanager
 def nothing_drawn() -> Iterator[None]:
-    """Draws no figures of studies, and leaves other figures and reports empty."""
+    """Draws no figures of studies, and leaves those asked for by name, other figures and reports empty."""
     with (
-        mock.patch.object(figures, "drawn", return_value={}),
+        mock.patch.object(figures, "drawn", _empty),
         mock.patch.object(Figure, "savefig", _touch),
         mock.patch.object(page, "save", lambda results, drawn, dark, file: _touch(results, file)),
     ):
