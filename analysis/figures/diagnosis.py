@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from pyrovae.analysis.diagnosis.diagnose import Diagnosis, latents
-from pyrovae.analysis.figures.style import COLOURS
+from pyrovae.analysis.figures.colours import COLOURS
 
 #: Maximum number of images and latents in the figure of marginals.
 MAX_IMAGES, MAX_LATENTS = 6, 8

@@ -7,7 +7,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import curves, grey, legend, mean_over_runs, shown
+from pyrovae.analysis.figures.colours import grey
+from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, shown
 from pyrovae.analysis.findings.statistics import error_of_mean
 from pyrovae.store.results import Evaluation
 

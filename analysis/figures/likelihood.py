@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import bars, curves, grey, legend, with_errors
+from pyrovae.analysis.figures.colours import grey
+from pyrovae.analysis.figures.style import bars, curves, legend, with_errors
 from pyrovae.analysis.findings.statistics import repeated
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.store.results import Evaluation

@@ -7,7 +7,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import COLOURS, first_varying, grey, panels, shown, strip, visible
+from pyrovae.analysis.figures.colours import COLOURS, grey, visible
+from pyrovae.analysis.figures.style import first_varying, panels, shown, strip
 from pyrovae.store.results import Evaluation
 
 Data = TypeVar("Data", xr.DataArray, xr.Dataset)

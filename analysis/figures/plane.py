@@ -10,18 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from pyrovae.analysis.figures.style import (
-    Colour,
-    Curve,
-    bars,
-    curves,
-    draw_floor,
-    grey,
-    legend,
-    readable,
-    theory_curves,
-    with_errors,
-)
+from pyrovae.analysis.figures.colours import Colour, grey, readable
+from pyrovae.analysis.figures.style import Curve, bars, curves, draw_floor, legend, theory_curves, with_errors
 from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.

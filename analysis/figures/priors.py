@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from pyrovae.analysis.figures.style import COLOURS, first_varying, grey, panels, visible
+from pyrovae.analysis.figures.colours import COLOURS, grey, visible
+from pyrovae.analysis.figures.style import first_varying, panels
 from pyrovae.analysis.findings.cells import cells
 from pyrovae.analysis.findings.statistics import REPEATED, repeated
 from pyrovae.store.results import Evaluation

@@ -7,7 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
-from pyrovae.analysis.figures.style import bars, curves, grey, legend, theory_curves, with_errors
+from pyrovae.analysis.figures.colours import grey
+from pyrovae.analysis.figures.style import bars, curves, legend, theory_curves, with_errors
 from pyrovae.store.results import Evaluation
 
 #: Symbol and line style of each variable.

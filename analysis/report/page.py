@@ -19,7 +19,7 @@ from PIL import Image
 from rich.table import Table
 
 from pyrovae.analysis import figures
-from pyrovae.analysis.figures.style import COLOURS
+from pyrovae.analysis.figures.colours import COLOURS
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.statistics import REPEATED
