@@ -80,7 +80,7 @@ def _write_pages(app: Any, config: Any) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "settings.md").write_text("\n".join(_settings()), encoding="utf-8")
-    (folder / "paper.md").write_text("\n".join(_paper()), encoding="utf-8")
+    (folder / "paper.md").write_text("\n".join(_paper(folder)), encoding="utf-8")
     (folder / "gallery.md").write_text("\n".join(_gallery()), encoding="utf-8")
     (folder / "commands.md").write_text("\n".join(_commands()), encoding="utf-8")
 
@@ -101,7 +101,7 @@ def _settings() -> Iterator[str]:
             yield f"| `{name}` | {' | '.join(map(_cell, parts.description(kind, name)))} |"
 
 
-def _paper() -> Iterator[str]:
+def _paper(folder: Path) -> Iterator[str]:
     yield "# The paper, finding by finding\n"
     yield (
         "What the paper found, in our words, and what the [kept results](../results.md) of pyrovae say. OOD is the "
@@ -114,6 +114,9 @@ def _paper() -> Iterator[str]:
         status = results.tree["runs"]["status"].values
         done = f"{(status == 'done').sum()} of {status.size} runs are done"
         yield f"- `{name}`: `{results.tree.attrs['command']}`; {done}, at {results.study.base.steps:,} steps."
+    for name, results in studies.items():
+        (picture,) = results.save_figures(folder / name, "rate_distortion", width=6.4, formats=["png"])
+        yield f"\n![The rate–distortion plane of {name}]({picture.relative_to(folder)})"
     yield "\n| the paper | obtained | shown by |\n|---|---|---|"
     for text, obtained, command in paper.rows(studies):
         yield f"| {_cell(text)} | {_cell(obtained)} | {command} |"

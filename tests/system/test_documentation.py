@@ -164,8 +164,12 @@ def test_readme_tells_what_the_kept_results_show() -> None:
     told = re.search(r"with ([\d.]+) nats against ([\d.]+), and .*? with ([\d.]+) against ([\d.]+)\. ", text)
     assert told is not None
     data = open_results("paper-slice").tree["rate_distortion"]["distortion"].sel(split="test").mean("seed")
-    numbers = [data.sel(beta=beta, depth=depth).item() for beta in (0.1, 1) for depth in (3, 1)]
+    numbers = [data.sel(beta=beta, depth=depth).item() for beta in (0.01, 1) for depth in (3, 1)]
     assert list(told.groups()) == [f"{number:.1f}" for number in numbers]
+    effects = re.findall(r"[\d.]+ ± [\d.]*\d", text[told.start() : text.index("The intervals are")])
+    assert len(effects) == 5
+    summaries = " ".join(verdict.summary for verdict in open_results("paper-slice").findings())
+    assert [each for each in effects if each not in summaries] == []
 
 
 def test_files_named_in_contributing_exist() -> None:
