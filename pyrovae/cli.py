@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -386,7 +387,7 @@ def diagnose(
     Examples: 'pyrovae diagnose runs/quick --select beta=1,depth=3', 'pyrovae diagnose runs/quick --select
     beta=0.01,depth=1,seed=2 --images 0,3,17 --draws 500'.
     """
-    chosen = dict(_setting(each, "--select") for each in select.split(",") if each)
+    chosen = _selected(select)
     rows = _rows(images)
     from pyrovae.analysis.report import tables, terminal
     from pyrovae.runner.diagnose import diagnose_run
@@ -427,7 +428,7 @@ def remove(
     """
     from pyrovae.runner.folders import remove as removed
 
-    keys = removed(folder, **dict(_setting(each, "--select") for each in select.split(",") if each))
+    keys = removed(folder, **_selected(select))
     _print(f"{len(keys)} runs removed from {folder}")
 
 
@@ -529,11 +530,17 @@ def _setting(text: str, option: str = "--set") -> tuple[str, Any]:
     from pyrovae.study import parse_yaml
 
     try:
-        return key.strip(), parse_yaml(value)
+        return key.strip(), parse_yaml(value, comments=False)
     except ValueError as error:
         raise InputError(
             f"{option} {key}: expected a value such as 3, 0.1 or [0.1, 1], got '{value:.200}': {error}"
         ) from None
+
+
+def _selected(text: str) -> dict[str, Any]:
+    """Values along axes, as in beta=1,depth=3; commas in brackets and quotes do not separate them."""
+    parts = re.findall(r"""(?:[^,"'(\[]|"[^"]*"|'[^']*'|\([^)]*\)|\[[^]]*\])+""", text)
+    return dict(_setting(part, "--select") for part in parts)
 
 
 def _rows(text: str) -> list[int]:

@@ -120,7 +120,7 @@ _FILES = {
     ".csv": "pyrovae.data.tables:from_table",
     ".parquet": "pyrovae.data.tables:from_table",
 }
-_LABEL = re.compile(r"([\w.:]+)\((\w+=[^,()]+(?:, *\w+=[^,()]+)*)\)")
+_LABEL = re.compile(r"([^()]+)\((\w+=[^,()]+(?:, *\w+=[^,()]+)*)\)")
 
 
 class Component(NamedTuple):
@@ -173,6 +173,8 @@ def parse(text: str) -> Component:
         Component(name='mixture', settings={'components': 10})
         >>> parse("standard_normal").settings
         {}
+        >>> parse("/photos/my cats(background=black)").name
+        '/photos/my cats'
     """
     match = _LABEL.fullmatch(text)
     if match is None:

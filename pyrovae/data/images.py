@@ -149,6 +149,8 @@ def _opened(file: Path) -> Iterator["Image.Image"]:
             file.open("rb") as opened,
             Image.open(opened, formats=_FORMATS) as image,
         ):
+            if image.format in ("PNG", "TIFF", "WEBP") and (frames := getattr(image, "n_frames", 1)) > 1:
+                raise InputError(f"{file}: expected one image, got {frames} frames; save each to a file of its own")
             yield image
     except InputError:
         raise

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
@@ -199,10 +200,14 @@ def _items(data: TorchDataset[Any]) -> tuple[list[Tensor], Tensor | None]:
 
 def _tensor(x: Any, name: str = "data") -> Tensor:
     """A copy of numbers, so that later changes of the user's do not reach it."""
+    if np.ma.is_masked(x):
+        raise InputError(
+            f"{name}: expected numbers without gaps, got an array with {np.ma.count_masked(x):,} masked ones"
+        )
     try:
         if isinstance(x, list):
             return torch.stack([_tensor(each, name) for each in x])
-        return x.detach().cpu().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+        return x.detach().cpu().clone() if isinstance(x, Tensor) else torch.from_numpy(_native(np.array(x)))
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
@@ -210,6 +215,11 @@ def _tensor(x: Any, name: str = "data") -> Tensor:
         raise InputError(
             f"{name}: expected numbers of one shape, as a tensor, an array or a torch data set, got {reason}"
         ) from None
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """An array in the byte order of this machine."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _images(x: Tensor, name: str) -> Tensor:

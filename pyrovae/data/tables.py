@@ -1,5 +1,6 @@
 """A user's own numbers: an ``.npy`` file of an array, or a table in a CSV or Parquet file."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def from_table(path: str | Path) -> Source:
     """
     path = _file(path)
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _csv(path)
     except ImportError as error:
         raise InputError(f"{path}: Parquet needs a package, got {error}; pip install 'pyrovae[export]'") from error
     except (OSError, ValueError) as error:
@@ -69,6 +70,38 @@ def from_table(path: str | Path) -> Source:
         raise InputError(f"{path}: expected columns of numbers, got none")
     source = memory.source_of(numbers.to_numpy(np.float64))
     return _named(path, replace(source, labels=labels, published=published))
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    """The table in a CSV file, without what pandas guesses: an index, and names for columns that have none.
+
+    Raises:
+        ValueError: rows have more fields than the header, or the header is no row of names.
+    """
+    with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+        try:
+            table = pd.read_csv(path, index_col=False, skipinitialspace=True)
+        except pd.errors.ParserWarning:
+            raise ValueError(
+                "rows with more fields than the header; separate fields by commas, and decimals by points"
+            ) from None
+    names = [str(name) for name in table.columns]
+    if unnamed := [name for name in names if name.startswith("Unnamed: ")]:
+        raise ValueError(
+            f"no name for column {unnamed[0].removeprefix('Unnamed: ')}; if it is the index of a data frame, write it "
+            "with to_csv(index=False)"
+        )
+    if all(map(_is_number, names)):
+        raise ValueError(f"the numbers {', '.join(names[:5])} in the header, where the names of columns belong")
+    return table
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _column(path: Path, table: pd.DataFrame, name: str, kinds: str) -> Tensor | None:

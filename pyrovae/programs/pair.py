@@ -153,8 +153,9 @@ class Pair(nn.Module):
             images: training images as in a data set, ``[N, *event_shape]``.
             generator: during training, draws the images that the next steps need; without it all are encoded.
         """
-        for bank in self.banks:
-            bank.refresh(lambda rows: as_input(images[rows.to(images.device)]), len(images), generator)
+        with self.evaluated():  # encodings neither depend on dropout nor change running statistics
+            for bank in self.banks:
+                bank.refresh(lambda rows: as_input(images[rows.to(images.device)]), len(images), generator)
 
     def latent(self, x: Tensor, **values: Any) -> tuple[Distribution, Distribution]:
         """q(z|x) at the latent site of images ``[batch, *event_shape]``, batch shape [batch], and p(z).

@@ -178,7 +178,8 @@ class _Copy:
         files = [each.folder.weights for each in (self, other)]
         if not all(file.exists() for file in files):
             return False
-        one, two = (Checkpoint.load(file).groups["params"] for file in files)
+        groups = [Checkpoint.load(file).groups for file in files]
+        one, two = (each["params"] | each.get("buffers", {}) for each in groups)
         return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
     def into(self, target: RunFolder) -> None:

@@ -1,5 +1,7 @@
 """Sets up the training of a cohort, with all checks that need its images and pairs."""
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def start(measure: Measure, cohort: Cohort, data: CohortData) -> tuple[Training,
     _check_support(shared, data)
     check_weights(shared, data.images.event_shape)
     pairs = _pairs(cohort, data)
-    pair = pairs[0]
+    pair = deepcopy(pairs[0])  # the checks would change buffers, such as the running statistics of batch norm
     properties = pair_properties(pair, cohort, data)
     needed = len(cohort.runs) * bytes_of_a_run(pair, cohort, data)
     memory.check_memory(needed, f"{len(cohort.runs)} runs in lockstep", device, share=MEMORY_SHARE)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from html import escape
@@ -30,7 +31,6 @@ from pyrovae.store.records import SPLITS, Record
 from pyrovae.store.schema import Grid
 from pyrovae.study import Measure, Run, Study, check_trust, growth, key_of
 from pyrovae.study.files import shipped_names, to_yaml
-from pyrovae.study.keys import identity
 from pyrovae.system import atomic, memory
 from pyrovae.system.provenance import history
 
@@ -457,15 +457,16 @@ def _command(study: Study) -> str:
     if study.name not in shipped_names():
         return "pyrovae run study.yaml"
     mine, shipped = map(_settable, (study, Study.load(study.name)))
-    changed = {key: value for key, value in mine.items() if value != shipped.get(key)}
-    return " ".join([f"pyrovae run {study.name}", *(f"--set '{key}={json.dumps(changed[key])}'" for key in changed)])
+    changed = {key: mine.get(key) for key in mine | shipped if mine.get(key) != shipped.get(key)}
+    options = (f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in changed.items())
+    return " ".join([f"pyrovae run {study.name}", *options])
 
 
 def _settable(study: Study) -> dict[str, Any]:
     """The settings of a study, as options of the command name them."""
-    measure = {f"measure.{key}": value for key, value in study.measure.model_dump(mode="json").items()}
-    axes = {axis: list(values) for axis, values in study.axes.items()}
-    return {**identity(study.base), "steps": study.base.steps, **axes, **measure}
+    settings = study.resolved().settings()
+    measure = {f"measure.{key}": value for key, value in settings.pop("measure").items()}
+    return {key: value for key, value in settings.items() if key not in ("name", "description")} | measure
 
 
 def measured_with(measure: Measure, sources: str) -> str:

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, AliasToken, SafeConstructor, ScalarNode, YAMLError
+from ruamel.yaml import YAML, AliasToken, SafeConstructor, ScalarNode, StreamEndToken, YAMLError
 
 from pyrovae.errors import InputError
 
@@ -15,7 +15,7 @@ MAX_CHARACTERS = 1_000_000
 MAX_DIGITS = 100
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, *, comments: bool = True) -> Any:
     """The plain values in a text; references are refused, because nested ones grow without bound.
 
     Raises:
@@ -26,8 +26,12 @@ def parse_yaml(text: str) -> Any:
         {'beta': [0.001, 1]}
     """
     try:
-        if any(isinstance(token, AliasToken) for token in _yaml().scan(text)):
+        tokens = list(_yaml().scan(text))
+        if any(isinstance(token, AliasToken) for token in tokens):
             raise ValueError("references (*name) are not supported")
+        end = max((token.end_mark.index for token in tokens if not isinstance(token, StreamEndToken)), default=0)
+        if not comments and (rest := text[end:].strip()):
+            raise ValueError(f"'{rest:.50}' would be a comment; put the value in double quotes")
         return _yaml().load(text)
     except YAMLError as error:
         raise ValueError(" ".join(str(getattr(error, "problem", error)).split())) from error

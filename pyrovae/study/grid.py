@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from pydantic import Field
 
 from pyrovae import parts
@@ -344,8 +345,20 @@ def _order(key: str) -> tuple[int, int, str]:
 
 
 def _listed(value: Any) -> Any:
-    """An array with one dimension as a list."""
-    return value.tolist() if len(getattr(value, "shape", ())) == 1 else value
+    """Arrays of up to one dimension as plain numbers, those of float32 as the shortest number that they stand for.
+
+    Example:
+        >>> _listed(np.array([0.1, 3.0], np.float32)), _listed([np.int64(3), "a"])
+        ([0.1, 3.0], [3, 'a'])
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(map(_listed, value))
+    if getattr(value, "ndim", 2) > 1:
+        return value
+    array = np.asarray(value)
+    short = array.dtype in (np.float16, np.float32)
+    plain = [float(str(each)) for each in array.ravel()] if short else array.ravel().tolist()
+    return plain if array.ndim else plain[0]
 
 
 def _axis(key: str, value: Any) -> tuple[Any, ...]:

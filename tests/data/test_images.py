@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tiny_mnist import error_line, write_files
 
+from pyrovae import InputError
 from pyrovae.build import make_source
 from pyrovae.data import vision
 from pyrovae.data.images import from_folder, from_npz
@@ -142,6 +143,14 @@ def test_higher_8_of_16_bits_are_kept(tmp_path: Path) -> None:
     assert loaded(tmp_path / "rgb") == [expected, expected, [[255, 255, 254], [254, 127, 0]]]
     write_files(tmp_path / "rgba", {"1.png": png(6, np.stack([DEEP, DEEP, DEEP, np.full_like(DEEP, 65535)], -1))})
     assert loaded(tmp_path / "rgba") == [expected] * 3
+
+
+def test_file_of_several_frames_is_refused(tmp_path: Path) -> None:
+    first, second = (Image.new("L", (4, 4), grey) for grey in (0, 200))
+    for number in range(2):
+        first.save(tmp_path / f"{number}.tiff", save_all=True, append_images=[second])
+    with pytest.raises(InputError, match=r"0\.tiff: expected one image, got 2 frames"):
+        make_source(Run(data=str(tmp_path)))
 
 
 def test_labels_are_in_the_order_of_numbers(tmp_path: Path) -> None:

@@ -156,6 +156,10 @@ def test_array_as_a_setting_is_one_line() -> None:
 
 def test_array_of_values_is_an_axis() -> None:
     assert Study(X, beta=np.logspace(-1, 1, 3)).axes["beta"] == (0.1, 1.0, 10.0)
+    short = np.array([0.1, 0.3], np.float32)
+    for values in (short, torch.tensor(short), list(short), tuple(torch.tensor(short))):
+        assert Study(X, beta=values).axes["beta"] == (0.1, 0.3)
+    assert Study(X, beta=short[0], seed=np.int64(3)).base.beta == 0.1
 
 
 @pytest.mark.parametrize(
@@ -221,6 +225,12 @@ def test_equal_data_have_one_name_and_others_another() -> None:
         ((X, torch.arange(24)), None, "data: expected images or vectors alone, got 2 things; give labels by labels="),
         ((X > 0.5).byte(), None, "data: expected uint8 pixels from 0 to 255, got only values up to 1"),
         ("nowhere", X, "nowhere: expected a folder of images"),
+        (
+            np.ma.masked_less(X.numpy(), 0.2),
+            None,
+            "data: expected numbers without gaps, got an array with [0-9]+ masked",
+        ),
+        (X, np.ma.masked_less(X.numpy(), 0.2), "test: expected numbers without gaps"),
     ],
 )
 def test_invalid_data_give_one_line(x: Any, test: Any, expected: str) -> None:
@@ -247,6 +257,18 @@ def test_table_is_vectors_with_labels_and_split(name: str, tmp_path: Path) -> No
     assert (source.labels.tolist(), source.published.tolist()) == ([2, 0, 1], [True, True, False])
 
 
+def test_numbers_in_another_byte_order_are_read() -> None:
+    assert torch.equal(memory.source_of(X.numpy().astype(">f4")).load(torch.arange(24)), X)
+
+
+def test_spaces_and_commas_at_the_ends_of_a_table_mean_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("a, b, label\n1, 2, 0\n3, 4, 1\n5,6,1\n", encoding="utf-8")
+    source = make_source(Run(data=str(tmp_path / "mine.csv")))
+    assert source.load(torch.arange(3)).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1, 1]
+
+
 def test_npy_file_is_read(tmp_path: Path) -> None:
     np.save(tmp_path / "mine.npy", BYTES[:, 0].numpy())
     assert torch.equal(make_source(Run(data=str(tmp_path / "mine.npy"))).load(torch.arange(24)), BYTES)
@@ -263,6 +285,16 @@ def test_npy_file_is_read(tmp_path: Path) -> None:
         (lambda folder: write_table(folder / "a.csv", train=[0, 1, 2]), "true or false in column 'train'"),
         (lambda folder: write_table(folder / "a.csv", b=[1, np.nan, 3]), r"NaN or ∞ in 1 of 3 items, first in item 1"),
         (lambda folder: (folder / "a.csv").write_text(""), "expected a table"),
+        (
+            lambda folder: (folder / "a.csv").write_text("a;b\n1,5;2,5\n3,5;4,5\n"),
+            "rows with more fields than the header",
+        ),
+        (
+            lambda folder: (folder / "a.csv").write_text("a,b\n10,1,2\n20,4,5\n"),
+            "rows with more fields than the header",
+        ),
+        (lambda folder: (folder / "a.csv").write_text(",a\n0,1\n1,2\n"), r"no name for column 0; .*index=False"),
+        (lambda folder: (folder / "a.csv").write_text("1.5,2\n3,4\n5,6\n"), "the numbers 1.5, 2 in the header"),
         (lambda folder: (folder / "a.parquet").write_text("nothing"), "expected a table"),
         (lambda folder: (folder / "a.npy").write_text("nothing"), "expected an array written by numpy.save"),
         (lambda folder: np.savez(folder / "a.npz", x=1) or (folder / "a.npz").rename(folder / "a.npy"), "call it .npz"),

@@ -177,6 +177,12 @@ def test_bad_setting_is_refused_in_one_line(setting: str, expected: str) -> None
         (["diagnose", "nowhere"], "nowhere: expected the folder of a study"),
         (["diagnose", "nowhere", "--images", "0;3"], "--images: expected rows such as 0:3 or 0,3,17, got '0;3'"),
         (["diagnose", "nowhere", "--select", "beta"], "--select: expected KEY=VALUE, got 'beta'"),
+        (["run", "--set", "data=cats #2"], "--set data: expected a value such as"),
+        (["remove", "nowhere", "--select", 'held_out="0,9",beta'], "--select: expected KEY=VALUE, got 'beta'"),
+        (
+            ["remove", "nowhere", "--select", "prior=mixture(components=2,a=b),[x"],
+            "--select: expected KEY=VALUE, got 'x'",
+        ),
         (["diagnose", "nowhere", "--split", "all"], "'all' is not one of"),
         (["show"], "Missing argument"),
         (["show", "nowhere"], "nowhere: expected the folder of a study"),

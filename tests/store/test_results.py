@@ -1,5 +1,6 @@
 """Results are what the records of the runs say, whatever happened to the files of the study."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,14 @@ from helpers import STORED, contents, stopped_after
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from pyrovae import InputError, open_results, run
+from pyrovae import InputError, Study, open_results, run
 from pyrovae.measures.measure import PER_IMAGE_DIMS
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.store import records, schema
 from pyrovae.store.checkpoint import Checkpoint
 from pyrovae.store.layout import RunFolder
-from pyrovae.study import Run, key_of
+from pyrovae.store.results import _command
+from pyrovae.study import Run, key_of, parse_yaml
 
 EVALUATION = "samples=2"
 
@@ -377,3 +379,22 @@ def test_swapped_prior_is_an_evaluation_of_the_results(folder: Path, monkeypatch
     swapped = results.swap_prior({"name": "mixture", "components": 2}, quiet=True)
     assert swapped.name == "prior=mixture(components=2)"
     assert swapped.name in results.evaluations
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"split": "random", "depth": 1},
+        {"network": "linear", "depth": None, "width": None, "beta": [0.1, 2]},
+        {"model": "gap", "gamma": 0.01, "steps": 7, "measure.images": 64, "margin": 0.02},
+        {"prior": ["vamp", "mixture(components=5)"], "precision": "bfloat16"},
+    ],
+)
+def test_command_of_a_study_has_its_settings(settings: dict[str, Any]) -> None:
+    """Also those that are defaults of a run, but not of the study."""
+    study = Study.load("quick", **settings).resolved()
+    words = shlex.split(_command(study))
+    assert words[:3] == ["pyrovae", "run", "quick"]
+    options = [word.partition("=") for word in words[4::2]]
+    again = Study.load("quick", **{key: parse_yaml(value) for key, _, value in options})
+    assert again.resolved().settings() == study.settings()

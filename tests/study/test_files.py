@@ -75,3 +75,11 @@ def test_leading_zeros_of_a_number_mean_nothing() -> None:
 def test_number_too_long_to_be_shown_is_one_line() -> None:
     with pytest.raises(InputError, match=r"seed: expected a number below 2\^1000, got one of 16,610 bits"):
         Study.load("quick", seed=10**5000)
+
+
+def test_value_in_a_command_has_no_comment() -> None:
+    with pytest.raises(ValueError, match="'#2' would be a comment; put the value in double quotes"):
+        files.parse_yaml("cats #2", comments=False)
+    assert files.parse_yaml('"cats #2"', comments=False) == "cats #2"
+    assert files.parse_yaml("cats#2", comments=False) == "cats#2"
+    assert files.parse_yaml("beta: 1 # the usual") == {"beta": 1}
