@@ -457,7 +457,9 @@ def merge(
 def export(
     folder: FolderOrName,
     to: Annotated[ExportFormat, typer.Option(help="A table of all runs, or the tree of results.")] = ExportFormat.CSV,
-    out: Annotated[Path | None, typer.Option(help="The file.", show_default="results.csv and so on in DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file.", show_default="results.csv, export.nc and so on in DIR")
+    ] = None,
 ) -> None:
     """Write the numbers of a study to one file.
 
@@ -607,7 +609,8 @@ def _interrupt(*_: object) -> None:
 
 
 def _insist() -> None:
-    if sys._current_exceptions().get(threading.main_thread().ident or 0) is None:
+    handled = sys._current_exceptions().get(threading.main_thread().ident or 0)
+    if handled in (None, (None, None, None)):  # until Python 3.11, a thread that handles none has three of them
         os.kill(os.getpid(), signal.SIGINT)
 
 

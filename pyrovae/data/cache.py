@@ -36,7 +36,7 @@ def _read(path: Path, shape: torch.Size) -> Tensor | None:
     try:
         groups, _ = tensor_file.load(path)
         images = groups["images"]["all"]
-    except FileNotFoundError:
+    except OSError:  # there is none, or the folder cannot be read
         return None
     except (InputError, KeyError):
         images = None

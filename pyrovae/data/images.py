@@ -19,6 +19,7 @@ from torch import Tensor
 from pyrovae.data import Source, vision
 from pyrovae.data.fetch import reason
 from pyrovae.errors import InputError
+from pyrovae.system.atomic import check_name
 from pyrovae.system.memory import check_memory
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def image_files(folder: Path) -> list[Path]:
     """The images in a folder and its subfolders, sorted by path.
 
     Raises:
-        InputError: there is no such folder, or it has no images.
+        InputError: there is no such folder, it has no images, or the name of a subfolder is not UTF-8.
     """
     endings = vision.datasets().folder.IMG_EXTENSIONS
     if not folder.is_dir():
@@ -89,6 +90,8 @@ def image_files(folder: Path) -> list[Path]:
     images = [file for file in files if file.suffix.lower() in endings]
     if not images:
         raise InputError(f"{folder}: expected images ({', '.join(endings)}), got none among {len(files)} files")
+    for place in {place for file in images for place in file.relative_to(folder).parents}:
+        check_name(folder / place)
     links = dict.fromkeys(filter(Path.is_symlink, images))
     if not links:
         return images

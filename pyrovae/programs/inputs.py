@@ -76,7 +76,7 @@ def outside(x: Tensor, support: constraints.Constraint) -> str:
     expected = f"[{bounds[0]:g}, {bounds[1]:g}]" if None not in bounds else str(support)
     expected = "whole numbers ≥ 0" if support is constraints.nonnegative_integer else f"values in {expected}"
     return (
-        f"expected {expected}, the support of the likelihood, got values from {low:.6g} to {high:.6g}; "
+        f"expected {expected}, the support of the likelihood, got values from {low:.9g} to {high:.9g}; "
         f"{advice} take a likelihood of real numbers such as gaussian_shared"
     )
 

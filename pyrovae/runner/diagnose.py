@@ -174,9 +174,8 @@ def _save(found: Diagnosis, subject: _Subject, folder: Path) -> tuple[Diagnosis,
         for group in ("prior_predictive", "posterior_predictive"):
             drawn[group] = diagnosis.predictive_checks(checks, group)
     with atomic.exclusive(folder / ".locks" / "diagnosis", lambda: True):
-        for left in folder.glob(".diagnosis*.part"):  # of a killed process
-            shutil.rmtree(left, ignore_errors=True)
         partial = folder / ".diagnosis.part"
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process
         partial.mkdir()
         try:
             for name, tree in trees.items():

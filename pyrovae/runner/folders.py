@@ -121,18 +121,25 @@ def export(folder: str | Path, to: Format = "csv", out: str | Path | None = None
         folder: the folder of the study.
         to: "csv" or "parquet" for the table, "netcdf" or "zarr" for the tree, with values per image that are condensed
             to as few as findings need.
-        out: the file; ``results`` with the suffix of the format, in the folder of the study, by default.
+        out: the file; ``export`` for a tree and ``results`` for a table, with the suffix of the format, in the folder
+            of the study, by default.
 
     Returns:
         The file.
 
     Raises:
-        InputError: the format is unknown, or a package that it needs is missing.
+        InputError: the format is unknown, a package that it needs is missing, or the file would replace something else
+            than an earlier export.
     """
     if to not in get_args(Format):
         raise InputError(f"to: expected {', '.join(get_args(Format))}, got {to!r}")
     results = open_results(folder)
-    file = Path(folder) / f"results{_SUFFIXES[to]}" if out is None else Path(out)
+    stem = "export" if to in ("netcdf", "zarr") else "results"
+    file = Path(folder) / f"{stem}{_SUFFIXES[to]}" if out is None else Path(out)
+    if file.resolve() == (results.folder / "results.nc").resolve():
+        raise InputError(f"{file}: expected another file than that of the study's own results")
+    if file.is_dir() and not (file / ".zgroup").exists():
+        raise InputError(f"{file}: expected a new file, or an earlier export, got a folder of other files")
     writers: dict[str, Callable[[], Any]] = {
         "csv": lambda: atomic.write(file, frame(results.tree).to_csv(index=False).encode()),
         "parquet": lambda: atomic.write(file, frame(results.tree).to_parquet(index=False)),

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, AliasToken, SafeConstructor, ScalarNode, StreamEndToken, YAMLError
+from ruamel.yaml import YAML, AliasToken, DirectiveToken, SafeConstructor, ScalarNode, StreamEndToken, YAMLError
 
 from pyrovae.errors import InputError
 
@@ -29,6 +29,8 @@ def parse_yaml(text: str, *, comments: bool = True) -> Any:
         tokens = list(_yaml().scan(text))
         if any(isinstance(token, AliasToken) for token in tokens):
             raise ValueError("references (*name) are not supported")
+        if any(isinstance(token, DirectiveToken) for token in tokens):
+            raise ValueError("directives (%YAML, %TAG) are not supported")
         end = max((token.end_mark.index for token in tokens if not isinstance(token, StreamEndToken)), default=0)
         if not comments and (rest := text[end:].strip()):
             raise ValueError(f"'{rest:.50}' would be a comment; put the value in double quotes")
@@ -37,6 +39,8 @@ def parse_yaml(text: str, *, comments: bool = True) -> Any:
         raise ValueError(" ".join(str(getattr(error, "problem", error)).split())) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except (IndexError, KeyError) as error:
+        raise ValueError(f"a value does not have the type of its tag ({error})") from error
 
 
 def to_yaml(settings: Any) -> str:

@@ -80,11 +80,11 @@ def locked(folder: Path) -> Iterator[None]:
         holder_file.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
         for partial in folder.rglob(partial_path(Path("*")).name):
             if not partial.parent.name.startswith("."):  # a diagnosis may be writing there
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+                shutil.rmtree(partial) if partial.is_dir() and not partial.is_symlink() else partial.unlink()
     except filelock.Timeout:
         raise InputError(f"{folder}: expected a free folder, but it is in use by {_describe_holder(folder)}") from None
     except OSError as error:
-        raise InputError(f"{folder}: expected a writable folder, got: {error.strerror}") from error
+        raise InputError(f"{folder}: expected a writable folder, got: {error.strerror or error}") from error
     with lock:
         try:
             yield

@@ -21,6 +21,9 @@ from pyrovae.system.memory import check_memory
 #: Version of the layout of these files.
 FORMAT = 2
 
+#: Most bytes of a header, as safetensors has it.
+MAX_HEADER = 100_000_000
+
 
 def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> str:
     """Writes tensors by group and name, and metadata that JSON can represent; returns their checksum.
@@ -76,6 +79,8 @@ def load_metadata(path: Path) -> tuple[dict[str, Any], str]:
         (size,) = struct.unpack("<Q", file.read(8))
         if size > path.stat().st_size:
             raise ValueError("it is truncated")
+        if size > MAX_HEADER:
+            raise ValueError(f"its header has {size:,} bytes")
         checksum, _, text = _facts(file.read(size))
         return json.loads(text), checksum
 

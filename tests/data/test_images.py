@@ -198,6 +198,10 @@ def _truncated_image(folder: Path) -> None:
         (lambda folder: None, ("expected a folder", "no such folder")),
         (lambda folder: folder.touch(), ("expected a folder", "a file")),
         (lambda folder: write_files(folder, {"notes.txt": b""}), ("expected images", ".webp", "none among 1 files")),
+        (
+            lambda folder: [save(folder / name / "1.png") for name in ("a", "b\udce9")],
+            ("mine/b", "expected the name of a folder in UTF-8"),
+        ),
         (_of_two_sizes, ("one size", "5×4", "a/1.png", "6×4", "b/2.png")),
         (_truncated_image, ("2.png", "expected a readable image")),
         (

@@ -33,6 +33,7 @@ USES: dict[str, Callable[[Pair, Any], object]] = {
 MISTAKES: dict[str, tuple[Any, str]] = {
     "times 255": (255 * X, r"expected values in \[0, 1\], .* 255 or give them as uint8, or .* gaussian_shared"),
     "from −1 to 1": (2 * X - 1, r"take \(x \+ 1\) / 2 if they are from −1 to 1"),
+    "one rounded value": (X.clamp(max=0.5).index_fill(0, torch.tensor([0]), 1.0000001), r"to 1\.00000012; .*rounding"),
     "rounding": (X.clamp(min=0.5) / X.clamp(min=0.5).amax() * 1.0001, r"looks like rounding"),
     "far outside": (X - 500, "scale them, or take a likelihood of real numbers"),
     "channels last": (X.movedim(1, -1), r"got \[6, 4, 4, 3\]: channels last; take x.movedim\(-1, 1\)"),

@@ -20,7 +20,7 @@ from helpers import COMMAND, TIMEOUT, assert_refused, run_commands
 from PIL import Image
 
 from pyrovae import InputError, open_results
-from pyrovae.cli import main
+from pyrovae.cli import _insist, main
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.runner.diagnose import diagnose_run
 
@@ -524,6 +524,18 @@ def test_folder_in_use_is_refused_and_interrupt_saves() -> None:
     with started(*forever) as again:
         assert again.stdout is not None
         assert any("continues from step" in line for line in again.stdout)
+
+
+def test_swallowed_interrupt_comes_again() -> None:
+    """But not while one is handled."""
+    with mock.patch("os.kill") as kill:
+        _insist()
+        kill.assert_called_once_with(os.getpid(), signal.SIGINT)
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            _insist()
+        assert kill.call_count == 1
 
 
 def test_damaged_files_are_refused_in_one_line() -> None:

@@ -187,6 +187,21 @@ def test_the_exported_tree_is_that_of_the_results(finished: Path, tmp_path: Path
         )
 
 
+def test_an_export_replaces_nothing_but_an_earlier_one(finished: Path, tmp_path: Path) -> None:
+    own = (finished / "results.nc").read_bytes()
+    assert export(finished, "netcdf") == finished / "export.nc"
+    with pytest.raises(InputError, match="expected another file than that of the study's own results"):
+        export(finished, "netcdf", finished / "results.nc")
+    assert (finished / "results.nc").read_bytes() == own
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").touch()
+    with pytest.raises(InputError, match="got a folder of other files"):
+        export(finished, "zarr", tmp_path / "mine")
+    assert (tmp_path / "mine/thesis.txt").exists()
+    for _ in range(2):
+        assert export(finished, "zarr") == finished / "export.zarr"
+
+
 def test_an_unknown_format_is_refused(finished: Path) -> None:
     with pytest.raises(InputError, match="to: expected csv, parquet, netcdf, zarr, got 'xlsx'"):
         export(finished, "xlsx")  # type: ignore[arg-type]

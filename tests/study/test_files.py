@@ -33,6 +33,9 @@ def test_values_are_read_as_yaml_1_2(text: str, value: Any) -> None:
         ("!!python/object/apply:os.system [ls]", "constructor"),
         ("a: [1", "expected"),
         ("\0", "character"),
+        ("%YAML 1.1\n---\nsteps: 010", "directives"),
+        ("seed: !!int ''", "the type of its tag"),
+        ("seed: !!bool 3", "the type of its tag"),
     ],
 )
 def test_text_that_is_not_plain_yaml_is_refused_in_one_line(text: str, problem: str) -> None:

@@ -535,6 +535,18 @@ def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
             os.killpg(first.pid, signal.SIGKILL)
 
 
+def test_partial_file_that_is_a_link_is_removed_alone(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "study"
+    for each in (elsewhere, folder):
+        each.mkdir()
+    (elsewhere / "file").touch()
+    link = atomic.partial_path(folder / "link")
+    link.symlink_to(elsewhere)
+    with atomic.locked(folder):
+        assert not link.is_symlink()
+    assert (elsewhere / "file").exists()
+
+
 def test_lock_works_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on file systems that lack it; filelock falls back to the existence of the lock file."""
 

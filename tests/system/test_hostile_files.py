@@ -23,6 +23,7 @@ from pyrovae.cli import _setting
 from pyrovae.data import cache, images, tetrominoes
 from pyrovae.data.torchvision_datasets import _idx
 from pyrovae.runner.plan import plan
+from pyrovae.store.checkpoint import load_header
 from pyrovae.study import Measure, Run, files
 from pyrovae.system import tensor_file
 
@@ -199,6 +200,15 @@ def test_weights_with_other_content_are_used_or_refused(data: st.DataObject, val
 
 
 @pytest.mark.filterwarnings("ignore:.*the file is damaged")
+def test_header_of_weights_larger_than_memory_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    with file.open("wb") as opened:
+        opened.write((10**11).to_bytes(8, "little"))
+        opened.truncate(2 * 10**11)  # takes no space on the disk
+    with pytest.raises(InputError, match=r"the file is damaged \(its header has 100,000,000,000 bytes\)"):
+        load_header(file)
+
+
 def test_pickles_are_never_loaded(valid: Path, tmp_path: Path) -> None:
     class Escape:
         def __reduce__(self) -> Any:
@@ -215,6 +225,13 @@ def test_pickles_are_never_loaded(valid: Path, tmp_path: Path) -> None:
                     lambda: images.from_npz(folder / "images.npz"), lambda: images.from_npz(folder / "objects.npz")):  # noqa: B023  # fmt: skip
             unless_refused(use)
     assert not (tmp_path / "escaped").exists()
+
+
+def test_cache_that_cannot_be_used_costs_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda _: str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="file"):
+        assert len(tetrominoes._images(tetrominoes.sample_factors()[:2], 32)) == 2
 
 
 @few
