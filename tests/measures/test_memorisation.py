@@ -10,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 from helpers import InMemory
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
@@ -273,7 +274,7 @@ def test_loose_bound_is_marked_in_table_and_figure() -> None:
     np.testing.assert_allclose(lines["depth 3"].get_ydata(), [np.nan, bounds[1]])
     assert "k̂ high: may be loose" in lines
     whole = next(line for line in ax.lines if line.get_linestyle() == ":" and len(line.get_xdata()) == 2)
-    assert whole.get_markerfacecolor() == "white"
+    assert to_rgb(whole.get_markerfacecolor()) == to_rgb("white")
     ax = Figure().subplots()
     figures.log_likelihood(study_of(0.0), ax)
     assert "k̂ high: may be loose" not in [line.get_label() for line in ax.lines]
