@@ -199,7 +199,6 @@ def test_weights_with_other_content_are_used_or_refused(data: st.DataObject, val
         unless_refused(lambda: run(STUDY, folder, quiet=True))
 
 
-@pytest.mark.filterwarnings("ignore:.*the file is damaged")
 def test_header_of_weights_larger_than_memory_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     with file.open("wb") as opened:
@@ -209,6 +208,7 @@ def test_header_of_weights_larger_than_memory_is_refused(tmp_path: Path) -> None
         load_header(file)
 
 
+@pytest.mark.filterwarnings("ignore:.*the file is damaged")
 def test_pickles_are_never_loaded(valid: Path, tmp_path: Path) -> None:
     class Escape:
         def __reduce__(self) -> Any:
