@@ -38,29 +38,23 @@ nitpick_ignore_regex = [
 ]
 
 
-#: For each figure a picture, the folder that it is from, and the command that made the folder.
-QUICK = "pyrovae run"
-ALSO = "pyrovae run quick --set 'measure.also=[generalization_gap,fixed_decoder_curve]' --out runs/gaps"
-PLANE = (
-    "pyrovae run quick --set latent_size=2 --set depth=1 --set beta=[0.1,1] --set seed=0 --set steps=1500 "
-    "--set prior=[standard_normal,vamp] --set train_images=4096 --set test_images=512 --out runs/plane"
-)
-GALLERY = {
-    "rate_distortion": ("quick", "runs/quick", QUICK),
-    "distortion": ("distortion", "runs/quick", QUICK),
-    "information": ("information", "runs/quick", QUICK),
-    "saturation": ("saturation", "runs/quick", QUICK),
-    "gap_decomposition": ("gap-decomposition", "runs/priors", "pyrovae run priors"),
-    "generalization_gap": ("generalization-gap", "runs/gaps", ALSO),
-    "fixed_decoder_curve": ("fixed-decoder-curve", "runs/gaps", ALSO),
-    "log_likelihood": ("log-likelihood", "runs/quick", QUICK),
-    "pareto_k": ("pareto-k", "runs/quick", QUICK),
-    "learning_curves": ("learning-curves", "runs/quick", QUICK),
-    "reconstructions": ("reconstructions", "runs/quick", QUICK),
-    "samples": ("samples", "runs/quick", QUICK),
-    "pair_plot": ("pair-plot", "runs/linear", "pyrovae run linear"),
-    "traversals": ("traversals", "runs/quick", QUICK),
-    "latent_plane": ("latent-plane", "runs/plane", PLANE),
+#: The study of a figure in the gallery, if it is not the default one: its folder, and the command that made it.
+OTHER_STUDIES = {
+    "gap_decomposition": ("runs/priors", "pyrovae run priors"),
+    **dict.fromkeys(
+        ("generalization_gap", "fixed_decoder_curve"),
+        (
+            "runs/gaps",
+            "pyrovae run quick --set 'measure.also=[generalization_gap,fixed_decoder_curve]' "
+            "--set measure.gap_images=256 --out runs/gaps",
+        ),
+    ),
+    "pair_plot": ("runs/linear", "pyrovae run linear"),
+    "latent_plane": (
+        "runs/plane",
+        "pyrovae run quick --set latent_size=2 --set depth=1 --set beta=[0.1,1] --set seed=0 --set steps=1500 "
+        "--set prior=[standard_normal,vamp] --set train_images=4096 --set test_images=1024 --out runs/plane",
+    ),
 }
 
 
@@ -134,8 +128,9 @@ def _gallery() -> Iterator[str]:
         "apart.\n"
     )
     for name, caption in captions().items():
-        picture, folder, command = GALLERY[name]
-        yield f"\n## {name.replace('_', ' ').capitalize()}\n\n![{name}](../{picture}.png)\n\n{_cell(caption)}\n"
+        folder, command = OTHER_STUDIES.get(name, ("runs/quick", "pyrovae run"))
+        picture = f"![{name}](../{name.replace('_', '-')}.png)"
+        yield f"\n## {name.replace('_', ' ').capitalize()}\n\n{picture}\n\n{_cell(caption)}\n"
         yield f"```sh\n{command}\npyrovae figures {folder} {name} --width 3.3\n```\n"
         yield f'```python\nimport pyrovae\n\nresults = pyrovae.open_results("{folder}")\nresults.plot("{name}")\n```'
 

@@ -115,7 +115,7 @@ def save_for_print(
 
 
 class _OfWidth(Figure):
-    """A figure that stays as wide as it is made: of a new size, it takes the proportions."""
+    """A figure that keeps its width: a new size changes its proportions alone."""
 
     def set_size_inches(self, w: Any, h: float | None = None, forward: bool = True) -> None:
         width, height = w if h is None else (w, h)

@@ -124,10 +124,7 @@ def draw_floor(ax: Axes, data: xr.Dataset) -> None:
 
 
 def legend(ax: Axes) -> None:
-    """A legend below a figure that contains nothing else, in which case it gets higher, or else where it covers least.
-
-    There is none if it would have too many entries.
-    """
+    """Adds a legend below the axes, or inside them if the figure contains other axes; none if it would be too long."""
     handles, labels = ax.get_legend_handles_labels()
     figure: Any = ax.figure
     if not 0 < len(labels) <= MOST_ENTRIES:

@@ -201,9 +201,7 @@ def _items(data: TorchDataset[Any]) -> tuple[list[Tensor], Tensor | None]:
 def _tensor(x: Any, name: str = "data") -> Tensor:
     """A copy of numbers, so that later changes of the user's do not reach it."""
     if np.ma.is_masked(x):
-        raise InputError(
-            f"{name}: expected numbers without gaps, got an array with {np.ma.count_masked(x):,} masked ones"
-        )
+        raise InputError(f"{name}: expected numbers without gaps, got {np.ma.count_masked(x):,} masked ones")
     try:
         if isinstance(x, list):
             return torch.stack([_tensor(each, name) for each in x])

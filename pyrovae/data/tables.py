@@ -91,17 +91,9 @@ def _csv(path: Path) -> pd.DataFrame:
             f"no name for column {unnamed[0].removeprefix('Unnamed: ')}; if it is the index of a data frame, write it "
             "with to_csv(index=False)"
         )
-    if all(map(_is_number, names)):
+    if pd.to_numeric(pd.Series(names), errors="coerce").notna().all():
         raise ValueError(f"the numbers {', '.join(names[:5])} in the header, where the names of columns belong")
     return table
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _column(path: Path, table: pd.DataFrame, name: str, kinds: str) -> Tensor | None:

@@ -228,7 +228,7 @@ def test_equal_data_have_one_name_and_others_another() -> None:
         (
             np.ma.masked_less(X.numpy(), 0.2),
             None,
-            "data: expected numbers without gaps, got an array with [0-9]+ masked",
+            "data: expected numbers without gaps, got [0-9]+ masked ones",
         ),
         (X, np.ma.masked_less(X.numpy(), 0.2), "test: expected numbers without gaps"),
     ],

@@ -148,25 +148,25 @@ def test_links_of_the_readme_lead_to_files() -> None:
 
 
 @pytest.mark.skipif(not DEFAULT.exists(), reason="needs the default study: pyrovae run")
-def test_readme_tells_what_the_default_study_finds() -> None:
+def test_readme_states_what_the_default_study_finds() -> None:
     """Another kind of CPU may change numbers within their errors, and what can just be decided."""
-    told = [match for line in _text(ROOT / "README.md").splitlines() if (match := FOUND.fullmatch(line))]
+    stated = [match for line in _text(ROOT / "README.md").splitlines() if (match := FOUND.fullmatch(line))]
     verdicts = open_results(DEFAULT).findings()
-    for match, verdict in zip(told, verdicts, strict=True):
+    for match, verdict in zip(stated, verdicts, strict=True):
         assert verdict.summary.startswith(f"{match['comparison']} by "), match[0]
         assert verdict.outcome == match["outcome"] or "undecided" in (verdict.outcome, match["outcome"]), match[0]
         effect, half_width = verdict.contrast.effect, float(match["half_width"])
         assert abs(abs(effect.estimate) - float(match["effect"])) <= max(half_width, effect.half_width), match[0]
 
 
-def test_readme_tells_what_the_kept_results_show() -> None:
+def test_readme_states_what_the_kept_results_show() -> None:
     text = " ".join(_text(ROOT / "README.md").split())
-    told = re.search(r"with ([\d.]+) nats against ([\d.]+), and .*? with ([\d.]+) against ([\d.]+)\. ", text)
-    assert told is not None
+    stated = re.search(r"with ([\d.]+) nats against ([\d.]+), and .*? with ([\d.]+) against ([\d.]+)\. ", text)
+    assert stated is not None
     data = open_results("paper-slice").tree["rate_distortion"]["distortion"].sel(split="test").mean("seed")
     numbers = [data.sel(beta=beta, depth=depth).item() for beta in (0.01, 1) for depth in (3, 1)]
-    assert list(told.groups()) == [f"{number:.1f}" for number in numbers]
-    effects = re.findall(r"[\d.]+ ± [\d.]*\d", text[told.start() : text.index("The intervals are")])
+    assert list(stated.groups()) == [f"{number:.1f}" for number in numbers]
+    effects = re.findall(r"[\d.]+ ± [\d.]*\d", text[stated.start() : text.index("The intervals are")])
     assert len(effects) == 5
     summaries = " ".join(verdict.summary for verdict in open_results("paper-slice").findings())
     assert [each for each in effects if each not in summaries] == []
