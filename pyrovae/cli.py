@@ -632,12 +632,22 @@ def _main() -> int:
         return 2
     except typer.Abort:
         return INTERRUPTED
-    except (InputError, OSError) as error:
-        if "PYROVAE_DEBUG" in os.environ:
+    except Exception as error:
+        expected = isinstance(error, InputError | OSError)
+        if "PYROVAE_DEBUG" in os.environ or not (expected or _out_of_memory(error)):
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join((str(error) if expected else f"out of memory: {error}".partition("\n")[0]).split())
         print("pyrovae: " + "".join(each if each.isprintable() else "?" for each in text), file=sys.stderr)
         return 2
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, perhaps before torch was imported."""
+    if isinstance(error, MemoryError) or "failed to map segment" in str(error):
+        return True
+    from pyrovae.system.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +30,8 @@ _CHANNELS = (1, 3)
 Background = Literal["white", "black"]
 #: Formats that are read, whatever the ending of a file: Pillow has readers that start other programs.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: A set of images without a lighter pixel than this is probably a mask.
+DARK = 32
 #: Most pixels of an image.
 _MOST_PIXELS = 2**26
 #: Optional arrays of an ``.npz`` file: NumPy kinds, number of dimensions, and a description for messages.
@@ -92,12 +94,10 @@ def image_files(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: expected images ({', '.join(endings)}), got none among {len(files)} files")
     for place in {place for file in images for place in file.relative_to(folder).parents}:
         check_name(folder / place)
-    links = dict.fromkeys(filter(Path.is_symlink, images))
-    if not links:
-        return images
-    unique = {file.resolve(): file for file in images if file not in links}
-    for link in links:  # one counts only where nothing else leads to the file
-        unique.setdefault(link.resolve(), link)
+    unique = dict[tuple[int, int], Path]()
+    for file in sorted(images, key=Path.is_symlink):  # a link counts only where nothing else leads to the file
+        found = file.stat()
+        unique.setdefault((found.st_dev, found.st_ino), file)
     return sorted(unique.values())
 
 
@@ -132,8 +132,14 @@ def _pixels(file: Path, mode: str, background: Background) -> Tensor:
             raise InputError(f"{file}: expected at most {_MOST_PIXELS:,} pixels, got {image.width:,}×{image.height:,}")
         check_memory(16 * image.width * image.height, f"{file}: the image")  # as RGBA, blended, and as an array
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip; in colour, it keeps the higher 8 itself
-            upright = Image.fromarray((np.array(upright) >> 8).astype(np.uint8))
+        transparent = upright.info.get("transparency")
+        if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip
+            values = np.array(upright)
+            upright = Image.fromarray((values >> 8).astype(np.uint8))
+            if transparent is not None:
+                upright.putalpha(Image.fromarray(np.uint8(255) * (values != transparent)))
+        elif isinstance(transparent, tuple) and max(transparent) > 255:  # 16 bits, of which Pillow keeps the higher 8
+            upright.info["transparency"] = tuple(channel >> 8 for channel in transparent)
         if upright.has_transparency_data:
             canvas = Image.new("RGBA", upright.size, background)
             upright = Image.alpha_composite(canvas, upright.convert("RGBA"))
@@ -171,6 +177,8 @@ def _folder_labels(folder: Path, files: list[Path]) -> tuple[Tensor, tuple[str, 
     """The label of each image, and the folder of each label; None if there is only one folder."""
     places = [file.parent.relative_to(folder).as_posix() for file in files]
     classes = sorted(set(places), key=_natural)
+    with suppress(ValueError):
+        classes.sort(key=float)
     if len(classes) == 1:
         return None, None
     return torch.tensor([classes.index(place) for place in places]), tuple(classes)
@@ -182,13 +190,18 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 
 
 def _check_levels(folder: Path, levels: list[int]) -> None:
-    """Raises InputError if pixels are a mask of 0 and 1, and warns of images with hardly any grey levels."""
+    """Raises InputError if pixels are a mask of 0 and 1, and warns of other masks and of hardly any grey levels."""
     found = " and ".join(map(str, levels))
     if levels[-1] <= 1:
         raise InputError(f"{folder}: expected pixels from 0 to 255, got only {found}; multiply masks by 255")
     if len(levels) < 3:
         warnings.warn(
             f"{folder}: expected several grey levels, got only {found}; unless they are binary, look at them",
+            stacklevel=3,
+        )
+    elif levels[-1] < DARK:
+        warnings.warn(
+            f"{folder}: expected pixels from 0 to 255, got none above {levels[-1]}; are these labels of a mask?",
             stacklevel=3,
         )
 

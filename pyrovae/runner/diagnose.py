@@ -1,6 +1,5 @@
 """Diagnoses the guide of a trained run: exact posteriors, inference gap and predictive checks."""
 
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -173,9 +172,9 @@ def _save(found: Diagnosis, subject: _Subject, folder: Path) -> tuple[Diagnosis,
         trees["checks"] = checks
         for group in ("prior_predictive", "posterior_predictive"):
             drawn[group] = diagnosis.predictive_checks(checks, group)
-    with atomic.exclusive(folder / ".locks" / "diagnosis", lambda: True):
+    with atomic.exclusive(folder / ".locks" / "diagnosis", lambda _: True):
         partial = folder / ".diagnosis.part"
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+        atomic.remove(partial)  # of a killed process
         partial.mkdir()
         try:
             for name, tree in trees.items():
@@ -184,7 +183,7 @@ def _save(found: Diagnosis, subject: _Subject, folder: Path) -> tuple[Diagnosis,
             targets = (folder / f"diagnosis_{number}" for number in count(1))
             return found, partial.rename(next(target for target in targets if not target.exists()))
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            atomic.remove(partial)
 
 
 def _predictive_checks(subject: _Subject) -> xr.DataTree:

@@ -160,7 +160,8 @@ class _Estimator:
         speed = kept or (self._tried(training, runs, size, trial, mode) if job.step < job.steps else Speed(each=1.0))
         if measuring is None:  # one trial stands for all jobs
             if not self._measuring:
-                several, _ = start(self._measure, Cohort((run,) * TIMED), training.data)
+                runs_timed = TIMED if self._fit(TIMED, size) else 1
+                several, _ = start(self._measure, Cohort((run,) * runs_timed), training.data)
                 self._measuring = measuring_time(several, self._measure, planned.train_images)
             measuring = Speed(each=self._measuring)
         steps = job.steps - job.step
@@ -186,10 +187,14 @@ class _Estimator:
     def _uncompiled(self, training: Training, runs: int, size: int, seconds: float) -> float:
         """Seconds of an uncompiled step of so many runs: one after the other if all together would be too much."""
         alone = step_time(training, seconds / 2)
-        if runs == 1 or runs * alone > seconds or runs * size > MEMORY_SHARE * free_memory(self.device):
+        if runs == 1 or runs * alone > seconds or not self._fit(runs, size):
             return runs * alone
         together, _ = start(self._measure, Cohort(training.cohort.runs * runs), training.data)
         return step_time(together, seconds / 2)
+
+    def _fit(self, runs: int, size: int) -> bool:
+        """Whether so many runs fit into memory."""
+        return runs * size <= MEMORY_SHARE * free_memory(self.device)
 
 
 def _mode(job: Job, folder: Path, device: torch.device, compile: Compile) -> ExecutionMode:

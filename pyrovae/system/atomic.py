@@ -12,7 +12,7 @@ import filelock
 
 from pyrovae.errors import InputError
 
-#: File in the folder of a study that names the process that has locked it.
+#: End of the name of a file that names the process that has a lock.
 _HOLDER = ".holder"
 
 
@@ -76,13 +76,14 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
         holder_file = folder / _HOLDER
-        holder_file.unlink(missing_ok=True)  # it may be a link
-        holder_file.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+        _name_holder(holder_file)
         for partial in folder.rglob(partial_path(Path("*")).name):
             if not partial.parent.name.startswith("."):  # a diagnosis may be writing there
-                shutil.rmtree(partial) if partial.is_dir() and not partial.is_symlink() else partial.unlink()
+                remove(partial)
     except filelock.Timeout:
-        raise InputError(f"{folder}: expected a free folder, but it is in use by {_describe_holder(folder)}") from None
+        raise InputError(
+            f"{folder}: expected a free folder, but it is in use by {_described(folder / _HOLDER)}"
+        ) from None
     except OSError as error:
         raise InputError(f"{folder}: expected a writable folder, got: {error.strerror or error}") from error
     with lock:
@@ -90,6 +91,11 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             holder_file.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it exists; of a link, the link alone."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def check_name(folder: Path) -> None:
@@ -103,23 +109,28 @@ def check_name(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(lock: Path, wait: Callable[[], bool]) -> Iterator[bool]:
+def exclusive(lock: Path, wait: Callable[[str], bool]) -> Iterator[bool]:
     """Waits for a lock that is shared by all processes on this machine and on others that see the folder.
 
     Args:
         lock: the lock file.
-        wait: polled while another process has the lock; False stops waiting.
+        wait: called with the name of the process that has the lock, again and again until this one has it; False
+            stops waiting.
 
     Yields:
         Whether this process has the lock.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
+    holder_file = lock.with_name(f"{lock.name}{_HOLDER}")
     try:
-        acquired = filelock.FileLock(lock).acquire(poll_interval=0.2, cancel_check=lambda: not wait())
+        acquired = filelock.FileLock(lock).acquire(
+            poll_interval=0.2, cancel_check=lambda: not wait(_described(holder_file))
+        )
     except filelock.Timeout:
         yield False
         return
     with acquired:
+        _name_holder(holder_file)
         yield True
 
 
@@ -134,10 +145,16 @@ def holder(folder: Path) -> str:
         return ""
 
 
-def _describe_holder(folder: Path) -> str:
-    """The holder for a message; text of another form is not quoted."""
+def _name_holder(file: Path) -> None:
+    """Names this process in a file."""
+    file.unlink(missing_ok=True)  # it may be a link
+    file.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+
+
+def _described(holder_file: Path) -> str:
+    """The process that a file names, for a message; text of another form is not quoted."""
     try:
-        with (folder / _HOLDER).open(encoding="utf-8") as file:
+        with holder_file.open(encoding="utf-8") as file:
             match = re.fullmatch(r"(\d{1,9}) ([\w.-]{1,64})", file.read(100))
     except (OSError, UnicodeDecodeError):
         match = None

@@ -243,11 +243,15 @@ class StudyProgress:
         """Prints a line, above the bar if there is one."""
         _LOG.info(text)
         self._printed = time.monotonic()
-        self._console.print(text, markup=False)
+        self._console.print(self._printable(text), markup=False)
 
     def stop_requested(self) -> bool:
         """Never: signals stop this process."""
         return False
+
+    def _printable(self, text: str) -> str:
+        """A text with ? for what the encoding of the terminal lacks."""
+        return text.encode(self._console.encoding, "replace").decode(self._console.encoding)
 
     def _begin(self, phase: str, label: str) -> _Part:
         self._now, self._numbers = f"{phase} {label}".strip(), ""
@@ -279,8 +283,8 @@ class StudyProgress:
         line.add_column(width=16)
         line.add_column(width=21, no_wrap=True)
         line.add_column(no_wrap=True, overflow="ellipsis")
-        line.add_row(bar, self._time_left(), self._now)
-        return Group(line, Text(self._numbers, no_wrap=True, overflow="ellipsis"))
+        line.add_row(bar, self._time_left(), self._printable(self._now))
+        return Group(line, Text(self._printable(self._numbers), no_wrap=True, overflow="ellipsis"))
 
 
 def duration(seconds: float) -> str:

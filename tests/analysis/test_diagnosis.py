@@ -334,6 +334,7 @@ def test_diagnosis_uses_the_requested_run_and_images(folder: Path) -> None:
     assert not list(folder.rglob("*.part"))
     assert not (out / "killed").exists()
     assert {"beta": 0.1, "seed": 4, "split": "train", "study": "quick"}.items() <= found.summary.attrs.items()
+    (folder / ".diagnosis.part").touch()
     again, next_out = diagnose_run(folder, {"beta": 0.1, "seed": 2}, [5], **work)
     assert (out.name, next_out.name, again.summary.attrs["seed"]) == ("diagnosis_1", "diagnosis_2", 2)
     assert not np.allclose(found.guide["observed_data"]["x"][0], again.guide["observed_data"]["x"][0])

@@ -74,12 +74,13 @@ def loaded(path: Path, **settings: Any) -> list[Any]:
     return image
 
 
-def png(colour_type: int, pixels: np.ndarray) -> bytes:
+def png(colour_type: int, pixels: np.ndarray, transparent: bytes = b"") -> bytes:
     """A PNG file of 16 bits per channel, ``[height, width, channels]``, which Pillow cannot write."""
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks[1:1] = [(b"tRNS", transparent)] if transparent else []
     packed = [
         struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
     ]
@@ -145,6 +146,14 @@ def test_higher_8_of_16_bits_are_kept(tmp_path: Path) -> None:
     assert loaded(tmp_path / "rgba") == [expected] * 3
 
 
+def test_transparent_value_of_16_bits_is_blended(tmp_path: Path) -> None:
+    value = struct.pack(">H", 33023)
+    write_files(tmp_path / "grey", {"1.png": png(0, DEEP[..., None], value)})
+    assert loaded(tmp_path / "grey", background="white") == [[[0, 0, 1], [1, 255, 255]]]
+    write_files(tmp_path / "rgb", {"1.png": png(2, np.stack([DEEP] * 3, -1), 3 * value)})
+    assert loaded(tmp_path / "rgb", background="black") == [[[0, 0, 1], [1, 0, 255]]] * 3
+
+
 def test_file_of_several_frames_is_refused(tmp_path: Path) -> None:
     first, second = (Image.new("L", (4, 4), grey) for grey in (0, 200))
     for number in range(2):
@@ -164,6 +173,18 @@ def test_labels_are_in_the_order_of_numbers(tmp_path: Path) -> None:
     assert source.classes == ("2", "9", "10")
 
 
+def test_folders_named_by_any_numbers_are_labels_in_their_order(tmp_path: Path) -> None:
+    for level, name in enumerate(("0.5", "-1", "0.25", "10", "-2"), 100):
+        save(tmp_path / name / "1.png", colour=level)
+    assert from_folder(tmp_path).classes == ("-2", "-1", "0.25", "0.5", "10")
+
+
+def test_labels_of_a_mask_are_announced(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).save(tmp_path / "1.png")
+    with pytest.warns(UserWarning, match="none above 19; are these labels of a mask"):
+        from_folder(tmp_path)
+
+
 def test_file_is_one_image_whatever_links_lead_to_it(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     for name in ("b", "c"):
@@ -174,6 +195,7 @@ def test_file_is_one_image_whatever_links_lead_to_it(tmp_path: Path) -> None:
         (folder / link).symlink_to(target)
     (folder / "b" / "d.png").symlink_to(tmp_path / "other.png")
     (tmp_path / "linked").symlink_to(folder)
+    (folder / "b" / "e.png").hardlink_to(folder / "b" / "b.png")
     for each in (folder, tmp_path / "linked"):
         source = from_folder(each)
         assert (source.size, source.classes) == (3, ("b", "c"))

@@ -1,6 +1,7 @@
 """Studies on a cluster of worker processes on this machine: their results, and lost workers."""
 
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -291,7 +292,7 @@ def test_runs_are_never_trained_by_two_workers_at_once(tmp_path: Path, capfd: py
     threading.Timer(3, lock.release).start()
     with local(1, processes=False) as other:
         run(study, tmp_path / "study", scheduler=other.scheduler_address)
-    assert capfd.readouterr().out.count("waits for another worker that still works on it") == 1
+    assert capfd.readouterr().out.count("waits for another process, which still works on it") == 1
     assert facts(tmp_path / "study", "status") == {"done"}
 
 
@@ -299,9 +300,10 @@ def test_worker_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
     job, work = Job(STUDY.cohorts()[0]), StudyWork.of(run_job, STUDY, tmp_path, Execution())
     progress = mock.Mock(stop_requested=lambda: True)
     lock = tmp_path / ".locks" / job.cohort.key
-    with atomic.exclusive(lock, lambda: False), ThreadPoolExecutor() as pool, pytest.raises(Interrupted):
+    with atomic.exclusive(lock, lambda _: False), ThreadPoolExecutor() as pool, pytest.raises(Interrupted):
         pool.submit(work._work, job, tmp_path, progress).result()
     progress.note.assert_called_once()
+    assert f"waits for process {os.getpid()} on {platform.node()}, which still works" in str(progress.note.call_args)
 
 
 def test_busy_worker_does_the_job_later(tmp_path: Path) -> None:

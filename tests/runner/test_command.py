@@ -277,6 +277,22 @@ def test_command_needs_no_home_and_no_known_backend() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "pyrovae: out of memory:"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "pyrovae: out of memory: libtorch.so"),
+        (RuntimeError("CPUAllocator: can't allocate memory\nTrace Shapes:"), "pyrovae: out of memory: CPUAllocator"),
+    ],
+)
+def test_too_little_memory_is_one_line(error: Exception, line: str) -> None:
+    with mock.patch("pyrovae.study.Study.load", side_effect=error):
+        done = pyrovae("run", "small.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert (done.stderr.count("\n"), "Trace Shapes" in done.stderr) == (1, False)
+
+
+@pytest.mark.parametrize(
     "encoding", ["ascii", *(pytest.param(each, marks=pytest.mark.long) for each in ("latin-1", "cp1252"))]
 )
 def test_characters_that_a_terminal_lacks_are_replaced(encoding: str) -> None:

@@ -209,6 +209,20 @@ def test_trial_of_slow_or_large_cohorts_has_a_single_run(
     assert found.costs[0].training == pytest.approx(60 * 3 * seconds)
 
 
+def test_measuring_is_tried_with_as_many_runs_as_fit(
+    tmp_path: Path, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measuring_time(training: Training, *_: object) -> float:
+        tried.append(len(training.lockstep))
+        return 1.0
+
+    monkeypatch.setattr(estimating, "measuring_time", measuring_time)
+    for free in (2**40, 2**20):
+        monkeypatch.setattr(estimating, "free_memory", lambda device, free=free: free)
+        estimated(STUDY.replace(depth=1, seed=0), tmp_path / "new")
+    assert tried == [1, estimating.TIMED, 1, 1]
+
+
 def test_run_keeps_the_speeds_that_plan_uses(tmp_path: Path, tried: list[int]) -> None:
     run(STUDY, tmp_path / "study", device="cpu", quiet=True)
 

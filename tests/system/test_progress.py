@@ -1,5 +1,6 @@
 """Progress of a study without a terminal, and the time that is left."""
 
+import io
 import json
 from pathlib import Path
 
@@ -89,6 +90,14 @@ def test_lines_name_each_part_and_then_what_is_done(
     assert (first, last) == ("compile beta 1", "done")
     assert "train beta 1" in lines
     assert any(line.startswith("train beta 1: 145 of 200 steps; loss 3.0; about ") for line in lines)
+
+
+def test_lines_show_a_question_mark_for_what_the_encoding_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252", write_through=True))
+    with StudyProgress() as progress:
+        progress.start("β 1 – 3", 10).update(10)
+    assert written.getvalue().decode("cp1252").splitlines()[0] == "compile ? 1 – 3"
 
 
 def test_quiet_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,11 +147,12 @@ class StudyWork:
 
     def _work(self, job: Job, folder: Path, progress: ProgressReporter) -> None:
         """Does a job in a folder, once no worker is left that does it, such as one that was cut off and replaced."""
-        waits = iter([f"{self._label(job)}: waits for another worker that still works on it"])
+        noted = set[str]()
 
-        def wait() -> bool:
-            for note in waits:  # once
-                progress.note(note)
+        def wait(holder: str) -> bool:
+            if holder not in noted:
+                noted.add(holder)
+                progress.note(f"{self._label(job)}: waits for {holder}, which still works on it; if it hangs, stop it")
             return not progress.stop_requested()
 
         with atomic.exclusive(folder / ".locks" / job.cohort.key, wait) as acquired:
