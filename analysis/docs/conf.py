@@ -1,11 +1,15 @@
 """Builds the documentation: sphinx-build -W --keep-going -n -b html analysis/docs build/docs."""
 
+import re
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from pydantic import BaseModel
+from sphinx import addnodes
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -18,11 +22,12 @@ from pyrovae.store.layout import kept
 from pyrovae.study import Measure, Run, Study
 
 project = "pyrovae"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_design"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "pyrovae"
 html_show_copyright = False
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
@@ -58,14 +63,64 @@ OTHER_STUDIES = {
 }
 
 
+#: Words in which a term of the glossary appears in running text. The others are its entries without their symbols.
+WORDS = {
+    "distortion D": r"distortions?",
+    "rate R": r"rate",
+    "inference marginal q(z)": r"inference marginal|aggregate posterior",
+    "mutual information I": r"mutual information",
+    "saturated": r"saturat(?:ed|es|ion)",
+    "prior gap G": r"prior gap",
+    "run": r"runs",
+    "training set": r"training sets?",
+    "cohort": r"cohorts?",
+    "axis": r"axis|axes",
+    "finding": r"findings?",
+    "verdict": r"verdicts?",
+    "record": r"records",
+}
+
+
 def setup(app: Any) -> None:
     app.connect("config-inited", _write_pages)
+    app.connect("doctree-read", _link_terms)
     app.connect("autodoc-process-signature", _short_signature)
 
 
 def _short_signature(app: Any, what: str, name: str, thing: Any, *_: Any) -> tuple[str, str] | None:
     """The fields of a settings class have a table of their own."""
     return ("(**settings)", "") if isinstance(thing, type) and issubclass(thing, BaseModel) else None
+
+
+def _link_terms(app: Any, tree: nodes.document) -> None:
+    """Links the first use of each term in the text of a page to the glossary."""
+    page = app.env.docname
+    if page in ("index", "glossary") or page.startswith("generated/pyrovae"):
+        return
+    left = {
+        term: re.compile(rf"(?<![\w/-])(?:{WORDS.get(term, re.escape(term))})(?![\w/=-])")
+        for term in _terms(app.srcdir)
+    }
+    for text in list(tree.findall(nodes.Text)):
+        if not isinstance(text.parent, nodes.paragraph | nodes.entry | nodes.emphasis):
+            continue
+        found = {term: match for term, pattern in left.items() if (match := pattern.search(text))}
+        parts, done = [], 0
+        for term, match in sorted(found.items(), key=lambda each: each[1].start()):
+            if match.start() >= done:
+                link = addnodes.pending_xref("", refdomain="std", reftype="term", reftarget=term, refdoc=page)
+                link += nodes.inline("", match[0], classes=["term"])
+                parts += [nodes.Text(text[done : match.start()]), link]
+                done = match.end()
+                del left[term]
+        if parts:
+            text.parent.replace(text, [*parts, nodes.Text(text[done:])])
+
+
+def _terms(folder: Path) -> list[str]:
+    """The terms of the glossary."""
+    lines = (Path(folder) / "glossary.md").read_text(encoding="utf-8").splitlines()
+    return [term for term, text in pairwise(lines) if text.startswith("  ") and not term.startswith(" ")]
 
 
 def _write_pages(app: Any, config: Any) -> None:
@@ -83,10 +138,16 @@ def _settings() -> Iterator[str]:
     yield "# Settings of a study\n"
     yield "For a study file, or for `--set`. A list makes a setting of a run or of a component an axis of the grid."
     for title, model, prefix in (("Run", Run, ""), ("Measures", Measure, "measure."), ("Study", Study, "")):
-        yield f"\n## {title}\n\n| setting | default | |\n|---|---|---|"
+        schemas = model.model_json_schema()["properties"]
+        yield f"\n## {title}\n\n| setting | valid values | default | |\n|---|---|---|---|"
         for name, field in model.model_fields.items():
             if name not in ("base", "axes", "measure"):
-                yield f"| `{prefix}{name}` | {_default(field)} | {_cell(field.description or '')} |"
+                valid = (
+                    f"a component, see [{name}](#{name})"
+                    if name in filter(parts.names, parts.SHIPPED)
+                    else _valid(schemas[name])
+                )
+                yield f"| `{prefix}{name}` | {valid} | {_default(field)} | {_cell(field.description or '')} |"
     yield "\n## Components\n"
     yield "As `pyrovae parts` lists them."
     for kind in filter(parts.names, parts.SHIPPED):
@@ -138,6 +199,21 @@ def _gallery() -> Iterator[str]:
 def _cell(text: str) -> str:
     """Text in a table of Markdown."""
     return "".join(f"\\{each}" if each in "|*_[]<>^~" else each for each in text)
+
+
+def _valid(schema: dict[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        return " or ".join(map(_valid, schema["anyOf"]))
+    if values := schema.get("enum", [schema["const"]] if "const" in schema else []):
+        return ", ".join(f"`{value}`" for value in values)
+    kind = {"null": "`null`", "string": "text", "array": "a list of text"}.get(schema["type"], schema["type"])
+    limits = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+    return ", ".join([kind, *(f"{sign} {_bound(schema[name])}" for name, sign in limits if name in schema)])
+
+
+def _bound(value: float) -> str:
+    return {10**9: "10⁹", 10**30: "10³⁰", 2**63: "2⁶³"}.get(int(value), f"{value:g}")
 
 
 def _default(field: Any) -> str:
