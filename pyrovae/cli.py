@@ -252,7 +252,7 @@ def compare(
     _say_if_kept(*folders)
     trees = {name: results.tree for name, results in reporting.compare(folders, out).items()}
     terminal.show([comparison.differences(trees)])
-    if caution := comparison.not_comparable(trees):
+    for caution in comparison.cautions(trees):
         _print(caution)
     terminal.show(tables.measured(comparison.joined(trees)).values())
     for name, tree in trees.items():

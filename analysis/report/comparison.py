@@ -1,6 +1,7 @@
 """Comparison of several studies: their numbers in one tree, and the settings in which they differ."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pyrovae.study import DATA_SETTINGS, Study
 
 #: Settings that decide what D and R mean.
 _MEANING = (*DATA_SETTINGS, "likelihood", "noise_scale")
+#: The name of a package or module in the versions of a run, and the checksum of its source.
+_SOURCE = re.compile(r"([\w.]+)(?: [\w.+]+)? \(source (\w+)\)")
 
 
 class Comparison(Evaluation):
@@ -71,16 +74,30 @@ def differences(trees: Mapping[str, xr.DataTree]) -> Table:
     return table
 
 
-def not_comparable(trees: Mapping[str, xr.DataTree]) -> str:
-    """Why D and R of some studies do not compare; empty if they do.
+def cautions(trees: Mapping[str, xr.DataTree]) -> Iterator[str]:
+    """Why D and R of some studies may not compare.
+
+    Code matters where its source differs: that of pyrovae, or of a module of the user's own that several studies use.
 
     Example:
         >>> from pyrovae import Study
         >>> from pyrovae.store import schema
         >>> one, two = (schema.empty(Study(name="mine", train_images=images)) for images in ([256, 4096], 256))
-        >>> not_comparable({"one": one, "two": two})
-        'only rows with the same train_images compare: others have different images or likelihoods'
+        >>> list(cautions({"one": one, "two": two}))
+        ['only rows with the same train_images compare: others have different images or likelihoods']
     """
+    if different := _different_data(trees):
+        yield different
+    sources: dict[str, set[str]] = {}
+    for tree in trees.values():
+        for name, source in _SOURCE.findall(_provenance(tree, "versions")):
+            sources.setdefault(name, set()).add(source)
+    if changed := [name for name, each in sources.items() if len(each) > 1]:
+        yield f"the code of {' and '.join(changed)} changed between these runs, which may be why numbers differ"
+
+
+def _different_data(trees: Mapping[str, xr.DataTree]) -> str:
+    """Why D and R of some studies do not compare; empty if they do."""
     values = {name: [_values(study_of(tree), name) for tree in trees.values()] for name in _MEANING}
     different = [name for name, each in values.items() if not set.intersection(*each)]
     if different:

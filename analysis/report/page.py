@@ -26,7 +26,7 @@ from pyrovae.analysis.findings.statistics import REPEATED
 from pyrovae.analysis.report import tables
 from pyrovae.analysis.report.all_runs import AllRuns, all_runs, study_of
 from pyrovae.analysis.report.columns import columns, written
-from pyrovae.analysis.report.comparison import differences, joined, not_comparable
+from pyrovae.analysis.report.comparison import cautions, differences, joined
 from pyrovae.analysis.report.export import csv
 from pyrovae.analysis.report.provenance import provenance
 from pyrovae.analysis.report.references import bibtex
@@ -97,7 +97,7 @@ def page(results: Mapping[str, Results], drawn: Sequence[Path], dark: Mapping[st
         version=metadata.version("pyrovae"),
         studies=studies,
         set_up=_set_up(*studies.values()) if one else Sheet.of(differences(trees)),
-        caution="" if one else not_comparable(trees),
+        cautions=[] if one else list(cautions(trees)),
         plane=_plane(runs).to_html(full_html=False, include_plotlyjs=True, div_id="plane", config=_CONFIG),
         axes={axis: _values(runs.frame[axis]) for axis in runs.varied},
         all_runs=_sheet(runs),

@@ -152,14 +152,15 @@ def _title(group: str, found: list[Column], marks: dict[str, xr.DataArray], data
 def _kinds(tree: xr.DataTree) -> str:
     """What D and R are, where D is not a negative log-likelihood or R not in closed form."""
     runs = tree["runs"].to_dataset()
+    kinds = {name: set(runs[name].to_series().dropna()) - {""} for name in ("distortion_kind", "rate_kind")}
     known = [
-        f"; {symbol} {'is' if (runs[name] == kind).all() else 'is in part'} {text}"
+        f"; {symbol} {'is' if kinds[name] == {kind} else 'is in part'} {text}"
         for symbol, name, kind, text in (
             ("D", "distortion_kind", "cross-entropy", "a cross-entropy, because pixels are grey"),
             ("D", "distortion_kind", "negative log-probability given the offset", "given the offset of each item"),
             ("R", "rate_kind", "Monte Carlo", "Monte Carlo"),
         )
-        if (runs[name] == kind).any()
+        if kind in kinds[name]
     ]
     return "".join(known)
 

@@ -103,7 +103,7 @@ def bytes_of_a_run(pair: Pair, cohort: Cohort, data: CohortData) -> int:
     def count(tensor: Tensor) -> Tensor:
         nonlocal saved
         saved += tensor.nbytes
-        return tensor
+        return tensor.detach()  # a graph that holds its own results would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), fork_seed(0):
         pair(x, index=torch.arange(len(x), device=x.device))

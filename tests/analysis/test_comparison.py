@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pyrovae import Study, run
 from pyrovae.analysis import figures
 from pyrovae.analysis.report import page, tables
-from pyrovae.analysis.report.comparison import Comparison, differences, joined, not_comparable
+from pyrovae.analysis.report.comparison import Comparison, cautions, differences, joined
 from pyrovae.cli import app
 from pyrovae.errors import InputError
 from pyrovae.runner.reporting import compare
@@ -90,14 +90,40 @@ def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree])
         "beta": ["0.1, 1", "2, 1", "1"],
         "seed": ["0", "0, 1", "0"],
     }
-    assert not_comparable(trees).endswith("the studies differ in train_ratio")
-    assert not_comparable({"deep": trees["deep"], "other": results_of(3, beta=1, prior="vamp")}) == ""
+    (caution,) = cautions(trees)
+    assert caution.endswith("the studies differ in train_ratio")
+    assert list(cautions({"deep": trees["deep"], "other": results_of(3, beta=1, prior="vamp")})) == []
     some = results_of(4, train_ratio=[0.1, 0.5], split="cropped")
-    assert not_comparable({"one": some, "two": some.copy()}) == ""
-    caution = not_comparable({"one": some, "two": results_of(5, train_ratio=0.5, split=["cropped", "random"])})
+    assert list(cautions({"one": some, "two": some.copy()})) == []
+    (caution,) = cautions({"one": some, "two": results_of(5, train_ratio=0.5, split=["cropped", "random"])})
     assert caution.startswith("only rows with the same split and train_ratio compare")
     trees["ratios"]["runs"]["versions"][:] = "pyrovae 9"
     assert ["versions", "", "", "pyrovae 9"] in rows(differences(trees))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "changed"),
+    [
+        ("pyrovae 0.1.0 (source aa), torch 2, mine (source cc)", "pyrovae 0.1.0 (source aa), torch 3", ""),
+        ("pyrovae 0.1.0 (source aa), mine (source cc)", "pyrovae 0.1.0 (source aa), mine (source cc)", ""),
+        ("pyrovae 0.1.0 (source aa)", "pyrovae 0.1.0 (source bb)", "the code of pyrovae changed"),
+        ("pyrovae 1 (source aa), my.own (source c)", "pyrovae 1 (source aa), my.own (source d)", "of my.own changed"),
+    ],
+)
+def test_comparison_warns_of_changed_code_alone(one: str, other: str, changed: str) -> None:
+    trees = {"one": results_of(1, beta=1), "other": results_of(2, beta=1)}
+    for tree, versions in zip(trees.values(), (one, other), strict=True):
+        tree["runs"]["versions"][:] = versions
+    found = list(cautions(trees))
+    assert [changed in each for each in found] == [True] * bool(changed)
+
+
+def test_cells_without_runs_have_no_kind_of_distortion(trees: dict[str, xr.DataTree]) -> None:
+    for tree in trees.values():
+        tree["runs"]["distortion_kind"][:] = "cross-entropy"
+    titles = [str(table.title) for table in tables.measured(joined(trees)).values()]
+    assert any("D is a cross-entropy" in title for title in titles)
+    assert not any("in part" in title for title in titles)
 
 
 def test_report_lists_every_run_with_its_study(trees: dict[str, xr.DataTree]) -> None:

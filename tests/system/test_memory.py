@@ -1,8 +1,10 @@
 """Cohorts that do not fit into memory are split before or during training, with the same results."""
 
+import gc
 import resource
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,6 +68,18 @@ def _memory_of(runs: int) -> int:
     data = make_cohort_data(cohort.runs)
     training, _ = start(STUDY.measure, cohort, data)
     return runs * bytes_of_a_run(training.lockstep.pair(0), cohort, data)
+
+
+def test_counting_the_bytes_of_a_run_frees_its_pair() -> None:
+    cohort = STUDY.cohorts()[0]
+    data = make_cohort_data(cohort.runs)
+    training, _ = start(STUDY.measure, cohort, data)
+    pair = training.lockstep.pair(0)
+    weights = [weakref.ref(each) for each in pair.parameters()]
+    assert bytes_of_a_run(pair, cohort, data) > 0
+    del pair
+    gc.collect()
+    assert [each() for each in weights] == [None] * len(weights)
 
 
 def test_cohort_too_large_for_memory_is_split_before_training(
