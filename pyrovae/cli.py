@@ -56,7 +56,7 @@ ANNEALED, TEMPERATURES = 16, 200
 #: Most images whose exact posteriors are sampled: each takes a minute or two.
 MOST_ROWS = 1000
 STUDY_HELP = (
-    "A study that ships (see 'pyrovae studies'), the path of a YAML file, or the folder of a study, to go on there."
+    "A study that ships (see 'pyrovae studies'), the path of a YAML file, or the folder of a study, to continue it."
 )
 
 
@@ -438,7 +438,7 @@ def merge(
     out: Annotated[Path, typer.Option(help="Folder of the whole study; a study that is there is one of the parts.")],
     prefer: Annotated[
         Path | None,
-        typer.Option(help="The part to take a run from where others have another version of it, trained as far."),
+        typer.Option(help="The part to prefer where parts hold different versions of a run with equally many steps."),
     ] = None,
 ) -> None:
     """Merge parts of one study that were trained on several machines.
@@ -519,7 +519,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     if debug:
         os.environ["PYROVAE_DEBUG"] = "1"

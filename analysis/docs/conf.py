@@ -22,12 +22,13 @@ from pyrovae.store.layout import kept
 from pyrovae.study import Measure, Run, Study
 
 project = "pyrovae"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_design"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_design"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "pyrovae"
 html_show_copyright = False
 myst_enable_extensions = ["colon_fence"]
+nb_execution_mode = "off"  # notebooks are committed with their outputs
 myst_heading_anchors = 3
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
@@ -124,10 +125,12 @@ def _terms(folder: Path) -> list[str]:
 
 
 def _write_pages(app: Any, config: Any) -> None:
-    """Pages made from code: the settings, the help of the commands, the findings of kept results, and the figures."""
+    """Pages made from code: settings, commands, findings of kept results, and figures; and the notebooks."""
     folder = Path(app.srcdir) / "generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    for notebook in (Path(app.srcdir).parent / "notebooks").glob("*.ipynb"):
+        shutil.copy(notebook, folder)
     (folder / "settings.md").write_text("\n".join(_settings()), encoding="utf-8")
     (folder / "paper.md").write_text("\n".join(_paper(folder)), encoding="utf-8")
     (folder / "gallery.md").write_text("\n".join(_gallery()), encoding="utf-8")

@@ -55,6 +55,7 @@ def plot(results: Evaluation, name: str, ax: Axes | None = None) -> Axes:
     """
     if name not in FIGURES:
         raise InputError(f"unknown figure {name!r}; valid: {', '.join(FIGURES)}")
+    pyplot.draw_if_interactive()  # loads the backend, which makes a notebook interactive; the block would reset that
     with matplotlib.rc_context(rc_params()):
         if ax is None:
             _, ax = pyplot.subplots(layout="constrained")

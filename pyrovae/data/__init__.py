@@ -72,7 +72,7 @@ class Dataset:
     Attributes:
         train, test: images ``[n, *event_shape]``, uint8 or float32; a single pair may be trained without test images.
         grey: under dynamic binarisation, the grey training images, uint8 in the order of ``train``; each step binarises
-            them afresh, and ``train`` is one fixed binarisation for measuring. None otherwise.
+            them with new noise, and ``train`` is one fixed binarisation for measuring. None otherwise.
         factors: known factors of variation of train and test, ``[n, factors]`` each, or None.
         rows: rows of train and test in the source, ``[n]`` each, or None.
         labels: classes of train and test, ``[n]`` each, or None.

@@ -1,4 +1,4 @@
-"""Treatment of grey pixels: unchanged, binarised once, or binarised afresh at every training step."""
+"""Treatment of grey pixels: unchanged, binarised once, or binarised with new noise at every training step."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def static(data: Dataset) -> Dataset:
 
 
 def dynamic(data: Dataset) -> Dataset:
-    """Training images binarised afresh at every step; measurements use the static binarisation.
+    """Training images binarised with new noise at every step; measurements use the static binarisation.
 
     Raises:
         InputError: the images are not uint8.

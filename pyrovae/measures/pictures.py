@@ -44,7 +44,7 @@ QUANTITIES = (
 
 
 def measure(run: TrainedRun) -> MeasureResult:
-    """Those pictures that the pair and its latent space allow."""
+    """Samples, reconstructions and traversals, as far as the pair supports them."""
     pictures: dict[str, Any] = dict.fromkeys(each.name for each in QUANTITIES)
     for picture in (samples, vectors, traversals, latent_plane):
         with suppress(UnsupportedError):

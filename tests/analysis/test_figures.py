@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,31 @@ def tree() -> xr.DataTree:
 @pytest.fixture
 def ax() -> Axes:
     return Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained").subplots()
+
+
+#: A backend that makes matplotlib interactive when it is loaded, as that of notebooks.
+BACKEND = """
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg as FigureCanvas
+matplotlib.interactive(True)
+"""
+PLOT = """
+import matplotlib, numpy, xarray
+from pyrovae.analysis import figures
+from helpers import InMemory
+figures.FIGURES = {"any": lambda results, ax: ax.plot([0, 1])}
+figures.plot(InMemory(xarray.DataTree()), "any")
+print(matplotlib.is_interactive())
+"""
+
+
+def test_first_figure_leaves_a_notebook_interactive(tmp_path: Path) -> None:
+    """Otherwise, it would show no further ones."""
+    (tmp_path / "notebook_backend.py").write_text(BACKEND, encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1]), *sys.path])
+    variables = {**os.environ, "MPLBACKEND": "module://notebook_backend", "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", PLOT], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_plane_shows_the_results(tree: xr.DataTree, ax: Axes) -> None:
