@@ -29,7 +29,7 @@ def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
         ...     print(line)
         findings that this study can address, with degrees of freedom over images and 3 seeds, for this training set:
           β 1 → 0.01, test distortion falls: 4
-          I at log N, over the range of G, test distortion falls: 4
+          G grows while I stays at log N, test distortion falls: 4
           β 0.01 → 1, reconstructions are closer to training images: 4
         >>> print(*prospects(Study(name="mine", beta=[0.01, 1])), sep="\\n")
         one seed decides nothing: the error of a single run is unknown; take several, as in --set seed=[0,1,2]

@@ -91,7 +91,7 @@ FINDINGS = (
     Finding(
         7,
         "After I has reached log N{at}, test distortion keeps falling as G grows{by}",
-        "I at log N{at}, over the range of G",
+        "G grows while I stays at log N{at}",
         past_saturation,
     ),
     Finding(

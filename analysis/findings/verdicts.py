@@ -103,7 +103,7 @@ class Verdict:
         if not self.contrast.effect.is_known:
             return f"{place}: {self._change}; one seed decides nothing"
         needed = self.contrast.effect.seeds_needed(self.tests) if self.outcome == "undecided" else None
-        return f"{place}: {self._change}{f'; about {needed} seeds would be enough' if needed else ''}"
+        return f"{place}: {self._change}{f'; about {needed} seeds in all would be enough' if needed else ''}"
 
     @property
     def words(self) -> str:
@@ -117,10 +117,10 @@ class Verdict:
         if self.outcome != "undecided":
             return said
         needed = effect.seeds_needed(self.tests)
-        seeds = f"about {needed} seeds" if needed else f"over {MOST_SEEDS} seeds, or more images,"
+        seeds = f"about {needed} seeds in all" if needed else f"over {MOST_SEEDS} seeds, or more images,"
         return (
-            f"{said}; {rounded(effect.detectable(self.tests))} {unit} could have been found, and {seeds} would be "
-            "enough for this effect"
+            f"{said}; {rounded(effect.detectable(self.tests))} {unit} or more could have been detected, and {seeds} "
+            "would be enough for this effect"
         )
 
     @property

@@ -109,7 +109,8 @@ def test_undecided_effect_says_what_would_decide_it() -> None:
     assert verdict.outcome == "undecided"
     assert needed is not None
     assert (
-        f"; {effect.detectable(5):.1f} nats could have been found, and about {needed} seeds would be" in verdict.words
+        f"; {effect.detectable(5):.1f} nats or more could have been detected, and about {needed} seeds in all would be"
+        in verdict.words
     )
 
 
