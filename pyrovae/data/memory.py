@@ -150,7 +150,8 @@ def source_of(x: Any, name: str = "data") -> Source:
     values = _images(_tensor(x, name), name)
     if values.dim() == 2 and values.is_floating_point():
         _warn_of_scales(values, name)
-    return Source("memory", len(values), _rows(values), labels=labels)
+    source = Source("memory", len(values), _rows(values))
+    return source if labels is None else _labelled(source, "labels", labels)
 
 
 def _with_column(sources: Sequence[Source], name: str, column: Any) -> list[Source]:

@@ -127,6 +127,11 @@ def test_labels_of_training_and_test_images_are_joined() -> None:
     assert memory.settings_of(X)["data"] != memory.settings_of(X, labels=torch.arange(24))["data"]
 
 
+def test_labels_of_a_torch_data_set_are_checked() -> None:
+    with pytest.raises(InputError, match="labels: expected integers ≥ 0, .*, some below 0"):
+        memory.settings_of(TensorDataset(X, torch.arange(24) - 1))
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
