@@ -8,8 +8,8 @@ import xarray as xr
 
 from pyrovae.analysis.findings import FINDINGS
 from pyrovae.analysis.findings.cells import ON_REQUEST, PER_IMAGE, StudyCells, sources_of_error
-from pyrovae.analysis.findings.statistics import Effect
-from pyrovae.analysis.findings.verdicts import Contrast, Verdict, rounded
+from pyrovae.analysis.findings.statistics import Effect, Variance
+from pyrovae.analysis.findings.verdicts import Verdict, rounded
 from pyrovae.measures.declared import of_settings
 from pyrovae.store.records import SPLITS
 from pyrovae.study import Study
@@ -46,11 +46,13 @@ def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
     earlier = {(each.finding, each.contrast.where): each.contrast for each in before}
     lines: dict[str, list[str]] = {}
     for finding, contrast in planned:
-        terms = {**contrast.terms, **_UNKNOWN}
-        text = f"{finding.compared}, {finding.falls}: {contrast.effect.runs.df:g}".format(**terms)
+        terms, effect = {**contrast.terms, **_UNKNOWN}, contrast.effect
         known = earlier.get((finding, contrast.where))
-        sizes = lines.setdefault(text, [])
-        sizes.append("" if known is None else _detectable(contrast.effect, known, len(planned)))
+        if known is not None and known.effect.is_known:
+            effect = _expected(effect, known.effect)
+        text = f"{finding.compared}, {finding.falls}: {effect.runs.df:.3g}".format(**terms)
+        size = f"{rounded(effect.detectable(len(planned)))} {contrast.unit}"
+        lines.setdefault(text, []).append("" if effect is contrast.effect else size)
     yield f"findings that this study can address, with degrees of freedom over {sources_of_error(study)}:"
     for text, sizes in lines.items():
         each = f" in each of {len(sizes)} settings" if len(sizes) > 1 else ""
@@ -58,13 +60,11 @@ def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
         yield f"  {text}{each}{f'; effects of {smallest} would be found' if smallest else ''}"
 
 
-def _detectable(planned: Effect, before: Contrast, tests: int) -> str:
-    """The smallest size of a planned effect that would be found, from the variance between earlier runs."""
-    if not before.effect.is_known:
-        return ""
-    value = before.effect.runs.value * before.effect.repeats / planned.repeats
-    effect = replace(planned, images=before.effect.images, runs=planned.runs._replace(value=value))
-    return f"{rounded(effect.detectable(tests))} {before.unit}"
+def _expected(planned: Effect, before: Effect) -> Effect:
+    """A planned effect with the variance between earlier runs, of which more seeds give more degrees of freedom."""
+    value = before.runs.value * before.repeats / planned.repeats
+    df = before.runs.df * (planned.repeats - 1) / (before.repeats - 1)
+    return replace(planned, images=before.images, runs=Variance(value, df))
 
 
 def _imagined(study: Study) -> StudyCells:

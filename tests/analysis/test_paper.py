@@ -1,9 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
 from helpers import InMemory
 
-from pyrovae import Study
+from pyrovae import Study, open_results
+from pyrovae.analysis.findings.design import prospects
 from pyrovae.analysis.report.paper import PAPER, UNTESTED, crossings, rows
 from pyrovae.store import schema
 
@@ -42,3 +45,17 @@ def test_crossing_is_the_step_after_the_last_one_behind() -> None:
     assert never.startswith("β = 1: from step 1,000 on")
     (never,) = crossings(xr.DataArray(values, coords, list(coords)).isel(step=slice(None, 4)))
     assert never.startswith("β = 1: not within 1,000 steps")
+
+
+def test_plan_of_a_finished_study_expects_what_its_verdicts_say() -> None:
+    """Degrees of freedom are those of the β at which I is saturated, and so the same effects would be found."""
+    kept = open_results("paper-slice")
+    lines = list(prospects(kept.study, kept.findings()))
+    for verdict in kept.findings():
+        if verdict.outcome == "undecided":
+            size = re.search(r"; ([\d.]+ \w+) or more could have been detected", verdict.words)
+            assert size is not None
+            assert any(f"effects of {size[1]} would be found" in line for line in lines)
+    grows = [line for line in lines if "G grows" in line]
+    found = [verdict for verdict in kept.findings() if verdict.finding.number == 7]
+    assert [f": {verdict.contrast.effect.runs.df:g}" in " ".join(grows) for verdict in found] == [True, True]

@@ -128,7 +128,7 @@ def test_labels_of_training_and_test_images_are_joined() -> None:
 
 
 def test_labels_of_a_torch_data_set_are_checked() -> None:
-    with pytest.raises(InputError, match="labels: expected integers ≥ 0, .*, some below 0"):
+    with pytest.raises(InputError, match=r"labels: expected integers ≥ 0, .*, some below 0"):
         memory.settings_of(TensorDataset(X, torch.arange(24) - 1))
 
 
