@@ -20,7 +20,7 @@ def caveats(tree: xr.DataTree) -> list[str]:
     """The caveats of a study, or of a later evaluation of it, one line each.
 
     Runs that diverged; what is not measured, and why; runs that are not done; training that had not converged; bounds
-    of log p(x) that may be loose; saturated mutual information.
+    of log p(x) that may be loose; saturated mutual information; test images that are training images, too.
     """
     runs = tree["runs"].to_dataset()
     return [*_of_runs(runs), *_of_missing_steps(tree, runs), *unconverged(tree.root), *_of_measures(tree)]
@@ -106,6 +106,9 @@ def _of_measures(tree: xr.DataTree) -> Iterator[str]:
             f"I is within {SATURATED} nats of log N in {number} of {_count(codes['mutual_information'])} runs: it is "
             "saturated, and only shows that the encodings of the training images hardly overlap"
         )
+    copies = tree["difficulty"].to_dataset().get("copies") if "difficulty" in tree else None
+    if copies is not None and (share := float(copies.sel(split="test").max())) > 0:
+        yield f"{100 * share:.3g}% of the test images are also training images: their numbers are not those of unseen ones"
 
 
 def _count(values: xr.DataArray) -> int:

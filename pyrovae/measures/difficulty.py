@@ -28,12 +28,13 @@ QUANTITIES = (
         heading="in factors, {split}",
         format=".3g",
     ),
+    Quantity("copies", "share of images that equal a (other) training image", unit="1", dims=SPLIT),
     Quantity("label", "class of the image", unit="1", dims=PER_IMAGE_DIMS),
 )
 
 
 def measure(run: TrainedRun) -> MeasureResult:
-    """Sizes of the splits, classes, and mean distances to the nearest training image, the same for a cohort's runs.
+    """Sizes of the splits, classes, distances to the nearest training image, and copies, the same for a cohort's runs.
 
     Distances are in pixels and, where they are known, in factors of variation, on the images over which I and G are
     averaged. A training image is not its own neighbour, so train and test coincide if the test images are as close to
@@ -51,5 +52,6 @@ def _difficulty(run: TrainedRun) -> MeasureResult:
             train, test = (points[:outer] for points in space)
             own = torch.arange(len(train), device=train.device)
             distances[name] = nearest_point(train, space[0], own).distance, nearest_point(test, space[0]).distance
+    copies = tuple((distance == 0).double().mean() for distance in distances["pixel_distance"])
     label = None if data.labels is None else tuple(each[: run.settings.per_image] for each in data.labels)
-    return MeasureResult(images=(len(data.train), len(data.test)), label=label, **distances)
+    return MeasureResult(images=(len(data.train), len(data.test)), copies=copies, label=label, **distances)

@@ -327,6 +327,11 @@ def folder(made: Results, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made.folder, tmp_path / "mine"))
 
 
+def test_test_images_among_the_training_images_are_a_caveat(made: Results) -> None:
+    (line,) = [each for each in made.caveats() if "also training images" in each]
+    assert line.startswith("100% of the test images")
+
+
 def test_study_is_evaluated_and_grows_from_its_folder_alone(folder: Path, forgotten: Callable[[], None]) -> None:
     forgotten()
     reevaluate(folder, samples=2)

@@ -229,3 +229,10 @@ def test_distances_are_larger_for_a_harder_split(source: Source) -> None:
     # The test images' factors are those of the first training images.
     seen, unseen = far["factor_distance"]
     assert unseen.max() == 0 < seen.mean()
+
+
+def test_copies_are_images_that_another_training_image_equals() -> None:
+    train = torch.rand(40, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    train[7] = train[3]
+    found = difficulty(Dataset(train, torch.cat([train[:1], 2 + train[:3]])))
+    assert [float(each) for each in found["copies"]] == [2 / 40, 1 / 4]
