@@ -108,7 +108,7 @@ def _of_measures(tree: xr.DataTree) -> Iterator[str]:
         )
     copies = tree["difficulty"].to_dataset().get("copies") if "difficulty" in tree else None
     if copies is not None and (share := float(copies.sel(split="test").max())) > 0:
-        yield f"{100 * share:.3g}% of the test images are also training images: their numbers are not those of unseen ones"
+        yield f"{100 * share:.3g}% of the test images are also training images, so they are not unseen"
 
 
 def _count(values: xr.DataArray) -> int:
