@@ -42,7 +42,12 @@ PICTURED = 500
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 #: Grid lines that are visible on white and on black.
 _FAINT = "rgba(128, 128, 128, 0.3)"
-_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "sendChartToCloud"],
+    "plotlyServerURL": "",
+}
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def planned(study: Study, left: Sequence[Job]) -> list[PlannedCohort]:
 
 def lines(study: Study, cohorts: Sequence[PlannedCohort]) -> Iterator[str]:
     """A plan as text."""
-    yield f"study {study.name}" + (f": {study.description}" if study.description else "")
+    yield f"study {study.name}" + (f": {about}" if (about := study.about()) else "")
     for cohort in cohorts:
         yield (
             f"{cohort.label}: {progress(cohort)}; {cohort.steps:,} steps; "

@@ -456,17 +456,8 @@ def _command(study: Study) -> str:
     """The command that trains a study."""
     if study.name not in shipped_names():
         return "pyrovae run study.yaml"
-    mine, shipped = map(_settable, (study, Study.load(study.name)))
-    changed = {key: mine.get(key) for key in mine | shipped if mine.get(key) != shipped.get(key)}
-    options = (f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in changed.items())
+    options = (f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in study.changes().items())
     return " ".join([f"pyrovae run {study.name}", *options])
-
-
-def _settable(study: Study) -> dict[str, Any]:
-    """The settings of a study, as options of the command name them."""
-    settings = study.resolved().settings()
-    measure = {f"measure.{key}": value for key, value in settings.pop("measure").items()}
-    return {key: value for key, value in settings.items() if key not in ("name", "description")} | measure
 
 
 def measured_with(measure: Measure, sources: str) -> str:

@@ -1,6 +1,7 @@
 """A study: the grid of its runs, the cohorts that train together, and its file."""
 
 import difflib
+import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -285,6 +286,32 @@ class Study(Frozen):
     def dimensions(self) -> dict[str, list[Any]]:
         """The axes of the grid by their names in the results."""
         return {DIMENSIONS.get(key, key): list(values) for key, values in self.axes.items()}
+
+    def changes(self) -> dict[str, Any]:
+        """The settings, as the command names them, in which it differs from the study of its name that ships."""
+        if self.name not in files.shipped_names():
+            return {}
+        mine, shipped = (each._options() for each in (self, Study.load(self.name)))
+        return {key: mine.get(key) for key in mine | shipped if mine.get(key) != shipped.get(key)}
+
+    def _options(self) -> dict[str, Any]:
+        """All settings, as options of the command name them."""
+        settings = self.resolved().settings()
+        measure = {f"measure.{key}": value for key, value in settings.pop("measure").items()}
+        return {key: value for key, value in settings.items() if key not in ("name", "description")} | measure
+
+    def about(self) -> str:
+        """The description and, if it is that of the study of its name that ships, what is changed in this one.
+
+        Example:
+            >>> print(Study.load("quick", depth=1, steps=100).about())  # doctest: +ELLIPSIS
+            The paper's question ... Changed here: steps = 100, depth = 1.
+        """
+        if self.name not in files.shipped_names() or self.description != Study.load(self.name).description:
+            return self.description
+        changed = {key: value for key, value in self.changes().items() if not key.startswith("measure.")}
+        values = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
+        return f"{self.description} Changed here: {values}." if changed else self.description
 
     def _combinations(self, axes: list[str]) -> Iterator[dict[str, Any]]:
         for values in product(*(self.axes[key] for key in axes)):

@@ -166,6 +166,12 @@ CONTRAST = """(element) => {
 }"""
 
 
+def test_no_button_of_the_plane_sends_it_anywhere(page: Any) -> None:
+    titles = page.eval_on_selector_all(".modebar-btn", "all => all.map((each) => each.dataset.title)")
+    moves = ["Zoom", "Pan", "Zoom in", "Zoom out", "Autoscale", "Reset axes"]
+    assert titles == ["Download plot as a PNG", *moves]
+
+
 def test_page_meets_the_guidelines_for_accessible_content(page: Any) -> None:
     """WCAG 2.1 AA, as far as a tool can check it."""
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
