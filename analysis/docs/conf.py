@@ -133,6 +133,7 @@ def _write_pages(app: Any, config: Any) -> None:
         shutil.copy(notebook, folder)
     (folder / "settings.md").write_text("\n".join(_settings()), encoding="utf-8")
     (folder / "paper.md").write_text("\n".join(_paper(folder)), encoding="utf-8")
+    (folder / "which-prior.md").write_text("\n".join(_which_prior(folder)), encoding="utf-8")
     (folder / "gallery.md").write_text("\n".join(_gallery()), encoding="utf-8")
     (folder / "commands.md").write_text("\n".join(_commands()), encoding="utf-8")
 
@@ -167,7 +168,7 @@ def _paper(folder: Path) -> Iterator[str]:
         "95%, and [verdicts](../verdicts.md) hold jointly over all findings of a study. This page is made from kept "
         "results, which these commands trained:\n"
     )
-    studies = {name: open_results(name) for name in kept()}
+    studies = {name: open_results(name) for name in kept() if name.startswith("paper")}
     for name, results in studies.items():
         status = results.tree["runs"]["status"].values
         done = f"{(status == 'done').sum()} of {status.size} runs are done"
@@ -179,6 +180,26 @@ def _paper(folder: Path) -> Iterator[str]:
     for text, obtained, command in paper.rows(studies):
         yield f"| {_cell(text)} | {_cell(obtained)} | {command} |"
     yield "\nWhich priors help, the paper leaves open: see [priors and the prior gap](../priors.md)."
+
+
+def _which_prior(folder: Path) -> Iterator[str]:
+    yield "# Which prior generalizes: all results\n"
+    yield (
+        "The study of priors behind [the summary](../priors.md#which-prior-generalizes-best), from its kept results. "
+        "`pyrovae run which-prior` trains it, in about an hour on two cores.\n"
+    )
+    results = open_results("which-prior")
+    for name in ("gap_decomposition", "rate_distortion"):
+        (picture,) = results.save_figures(folder / "which-prior", name, width=6.9, formats=["png"])
+        yield f"![{name}]({picture.relative_to(folder)})\n"
+    for words in (["show", "which-prior"], ["show", "which-prior", "best"], ["show", "which-prior", "information"]):
+        yield f"```sh\npyrovae {' '.join(words)}\n```\n\n```text\n{_printed(*words)}\n```\n"
+
+
+def _printed(*words: str) -> str:
+    """What a command prints."""
+    shown = CliRunner().invoke(commands, words, prog_name="pyrovae", env={"COLUMNS": "100", "NO_COLOR": "1"})
+    return "\n".join(line.rstrip() for line in shown.output.strip().splitlines())
 
 
 def _gallery() -> Iterator[str]:
@@ -227,9 +248,6 @@ def _default(field: Any) -> str:
 
 def _commands() -> Iterator[str]:
     yield "# The command line\n"
-    runner = CliRunner()
     for name in ["", *get_command(commands).commands]:  # type: ignore[attr-defined]
         words = [*([name] if name else []), "--help"]
-        shown = runner.invoke(commands, words, prog_name="pyrovae", env={"COLUMNS": "100", "NO_COLOR": "1"})
-        lines = (line.rstrip() for line in shown.output.strip().splitlines())
-        yield "\n".join([f"\n## {' '.join(['pyrovae', *words[:-1]])}\n", "```text", *lines, "```"])
+        yield f"\n## {' '.join(['pyrovae', *words[:-1]])}\n\n```text\n{_printed(*words)}\n```"

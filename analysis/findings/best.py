@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from math import isfinite
 from typing import Any
 
 import xarray as xr
@@ -133,4 +134,5 @@ def _compared(
         leading = lead(measured, axis, study.margin)
         tied = leading.tied if leading.effect.is_known else [each for each in values if each != leading.best]
         terms = {"best": leading.best, "closest": leading.closest}
-        yield finding, Contrast(where, leading.effect, terms=terms), (leading.best, *tied)
+        note = "" if isfinite(leading.effect.estimate) else UNFINISHED
+        yield finding, Contrast(where, leading.effect, note, terms=terms), (leading.best, *tied)

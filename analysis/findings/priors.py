@@ -9,7 +9,7 @@ import xarray as xr
 
 from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.information import only_gap_grows
-from pyrovae.analysis.findings.statistics import Effect, effect, effect_of_numbers, lead
+from pyrovae.analysis.findings.statistics import Effect, compared, effect, effect_of_numbers, lead
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast, Finding, rounded
 
 #: A number per seed and image of a cell that is lower for better settings.
@@ -54,7 +54,8 @@ def best_against_reference(study: StudyCells) -> Iterator[Contrast]:
         best = lead(total(cell), "prior", study.margin).best
         reference = "standard_normal" if "standard_normal" in names else names[0]
         if best != reference:
-            found = effect(total(cell), "prior", {reference: 1, best: -1}, study.margin, len(names) - 1)
+            scores = compared(total(cell), "prior", reference, best)
+            found = effect(scores, "prior", {reference: 1, best: -1}, study.margin, len(names) - 1)
             terms = {"reference": reference, "best": best, "changes": _changes(cell, reference, best)}
             yield Contrast(where, found, _note(found), terms=terms)
 

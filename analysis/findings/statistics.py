@@ -23,6 +23,8 @@ T = TypeVar("T", float, Array)
 #: Joint coverage of verdicts, and coverage of each interval.
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
+#: Variances are similar unless a test rejects that at this level.
+SIMILAR = 0.01
 #: The probability with which a detectable effect is found.
 POWER = 0.8
 #: Most seeds that are recommended.
@@ -306,8 +308,9 @@ class Lead(NamedTuple):
 def lead(score: xr.DataArray, axis: str, margin: float) -> Lead:
     """Multiple comparisons with the best (Hsu 1984): the setting with the lowest mean score, and what it beats.
 
-    The variance over runs is that of all settings, which has the most degrees of freedom. Of two settings, the better
-    one leads by their difference, with a test on both sides.
+    The variance over runs is that of all settings, which has the most degrees of freedom, if it is similar for all of
+    them, and else that of the differences of two (`compared`). Of two settings, the better one leads by their
+    difference, with a test on both sides.
 
     Args:
         score: values per image as in `effect`, of which lower ones are better.
@@ -317,10 +320,32 @@ def lead(score: xr.DataArray, axis: str, margin: float) -> Lead:
     best = names[int(np.nanargmin(means))]
     others = [name for name in names if name != best]
     rivals = len(others) if len(others) > 1 else 0
-    found = {name: effect(score, axis, {name: 1.0, best: -1.0}, margin, rivals, of_family=True) for name in others}
+    found = {
+        name: effect(compared(score, axis, name, best), axis, {name: 1.0, best: -1.0}, margin, rivals, of_family=True)
+        for name in others
+    }
     closest = min(others, key=lambda name: (isfinite(found[name].estimate), found[name].low))
     tied = [name for name in others if not found[name].low > 0]
     return Lead(best, closest, tied, found[closest])
+
+
+def compared(score: xr.DataArray, axis: str, *settings: Any) -> xr.DataArray:
+    """The values of all settings if their variances over runs are similar, by Bartlett's test; else of these alone.
+
+    The residuals of two settings are half the differences between them, with S − 1 degrees of freedom.
+
+    Example:
+        >>> same = np.random.default_rng(0).normal(size=(3, 5, 1))
+        >>> score = xr.DataArray(same, {"prior": ["a", "b", "c"]}, ["prior", "seed", "image"])
+        >>> other = score * xr.DataArray([1, 1, 1000], dims="prior")
+        >>> compared(score, "prior", "a", "b").sizes["prior"], compared(other, "prior", "a", "b").sizes["prior"]
+        (3, 2)
+    """
+    means = _runs(score, axis).mean(-1)
+    runs = means[np.isfinite(means).all((1, 2))].reshape(-1, means[0].size)
+    if len(runs) < 3 or not np.ptp(runs, 1).all():
+        return score
+    return score if stats.bartlett(*runs).pvalue > SIMILAR else score.sel({axis: list(settings)})
 
 
 @lru_cache(maxsize=4096)

@@ -312,6 +312,15 @@ def test_best_value_at_an_end_of_the_axis_says_so(means: list[float], note: str)
     assert ("smaller ones may be better" in repr(found)) is bool(note)
 
 
+def test_missing_run_leaves_the_best_unknown() -> None:
+    study = study_of("prior", PRIORS, *SUMS["vamp"], [2.0] * 4, 0.3)
+    images = study.images().copy(deep=True)
+    images["distortion"][{"prior": 1, "seed": 0}] = np.nan
+    (found,) = InMemory(study.tree, images).best("prior")
+    assert found.verdict.outcome == "undecided"
+    assert "the best prior is unknown" in repr(found)
+
+
 def test_one_seed_leaves_every_value_among_the_best() -> None:
     many = study_of("prior", PRIORS, *SUMS["vamp"], [2.0] * 4, 0.3)
     one = InMemory(many.tree.sel(seed=[0]), many.images().sel(seed=[0]))

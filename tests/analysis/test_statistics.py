@@ -21,6 +21,7 @@ from pyrovae.analysis.findings.statistics import (
     Variance,
     adjusted,
     combined,
+    compared,
     critical_value,
     effect,
     effect_of_numbers,
@@ -302,6 +303,21 @@ def test_better_of_two_settings_is_tested_on_both_sides() -> None:
     assert found.effect.estimate == pytest.approx(abs(np.subtract(*means).mean()))
     assert found.effect.p_different == pytest.approx(stats.ttest_rel(*means).pvalue, rel=1e-6)
     assert found.effect.p_equivalent < 1
+
+
+def test_setting_that_varies_far_more_does_not_hide_the_others() -> None:
+    """Then, each lead has the variance of its own differences between seeds."""
+    rng = np.random.default_rng(0)
+    means = np.array([[10.0], [13], [14], [20]]) + rng.normal(size=(4, 5)) * np.array([[0.3], [0.3], [0.3], [90]])
+    means[3] += 300 - means[3].mean()
+    found = lead(of_runs(means), "k", 0.01)
+    assert (found.best, found.closest, found.tied) == (0, 1, [])
+    assert found.effect.runs.df == 4
+    second = effect(compared(of_runs(means), "k", 0, 1), "k", {1: 1.0, 0: -1.0}, 0.01, 3, of_family=True)
+    assert second.runs.value == pytest.approx((means[1] - means[0]).var(ddof=1) / 5)
+    assert second.runs.df == 4
+    similar = of_runs(means[:3])
+    assert compared(similar, "k", 0, 1) is similar
 
 
 def test_closest_rival_of_one_run_is_the_one_with_the_smallest_lead() -> None:

@@ -172,6 +172,16 @@ def test_readme_states_what_the_kept_results_show() -> None:
     assert [each for each in effects if each not in summaries] == []
 
 
+def test_page_on_priors_states_what_the_kept_results_show(capsys: pytest.CaptureFixture[str]) -> None:
+    text = _text(ROOT / "analysis/docs/priors.md")
+    stated = re.findall(r"[\d.]+ ± [\d.]*\d", text[text.index("### Three layers") : text.index("## VampPrior on")])
+    with mock.patch.object(sys, "argv", ["pyrovae", "show", "which-prior"]), pytest.raises(SystemExit):
+        main()
+    shown = capsys.readouterr().out
+    assert len(stated) == 9
+    assert [each for each in stated if each not in shown] == []
+
+
 def test_files_named_in_contributing_exist() -> None:
     names = re.findall(r"`([\w.]+/[\w./]*)`", _text(ROOT / "CONTRIBUTING.md"))
     assert len(names) > 20
