@@ -133,7 +133,7 @@ def _write_pages(app: Any, config: Any) -> None:
         shutil.copy(notebook, folder)
     (folder / "settings.md").write_text("\n".join(_settings()), encoding="utf-8")
     (folder / "paper.md").write_text("\n".join(_paper(folder)), encoding="utf-8")
-    (folder / "which-prior.md").write_text("\n".join(_which_prior(folder)), encoding="utf-8")
+    (folder / "which-prior.md").write_text("\n".join(_which_prior()), encoding="utf-8")
     (folder / "gallery.md").write_text("\n".join(_gallery()), encoding="utf-8")
     (folder / "commands.md").write_text("\n".join(_commands()), encoding="utf-8")
 
@@ -182,16 +182,12 @@ def _paper(folder: Path) -> Iterator[str]:
     yield "\nWhich priors help, the paper leaves open: see [priors and the prior gap](../priors.md)."
 
 
-def _which_prior(folder: Path) -> Iterator[str]:
+def _which_prior() -> Iterator[str]:
     yield "# Which prior generalizes: all results\n"
     yield (
         "The study of priors behind [the summary](../priors.md#which-prior-generalizes-best), from its kept results. "
         "`pyrovae run which-prior` trains it, in about an hour on two cores.\n"
     )
-    results = open_results("which-prior")
-    for name in ("gap_decomposition", "rate_distortion"):
-        (picture,) = results.save_figures(folder / "which-prior", name, width=6.9, formats=["png"])
-        yield f"![{name}]({picture.relative_to(folder)})\n"
     for words in (["show", "which-prior"], ["show", "which-prior", "best"], ["show", "which-prior", "information"]):
         yield f"```sh\npyrovae {' '.join(words)}\n```\n\n```text\n{_printed(*words)}\n```\n"
 
@@ -199,7 +195,7 @@ def _which_prior(folder: Path) -> Iterator[str]:
 def _printed(*words: str) -> str:
     """What a command prints."""
     shown = CliRunner().invoke(commands, words, prog_name="pyrovae", env={"COLUMNS": "100", "NO_COLOR": "1"})
-    return "\n".join(line.rstrip() for line in shown.output.strip().splitlines())
+    return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
 
 
 def _gallery() -> Iterator[str]:

@@ -16,6 +16,8 @@ from pyrovae.store.results import Evaluation
 _INFORMATION, _GAP = COLOURS[0], COLOURS[4]
 #: Bars more than this many times as high as the median bar are cut off and labelled with their height.
 _CUT = 3.0
+#: With more bars than this in a panel, their names stand upright.
+MANY = 6
 #: Maximum number of panels.
 MAX_PANELS = 12
 
@@ -68,7 +70,7 @@ def _decomposition(cell: xr.Dataset, axis: str, ax: Axes) -> None:
         ax.set_ylim(top=top)
     ax.set_ylim(bottom=min(0.0, float(np.nanmin([gap.min() for _, gap in means.values()]))))
     names = [str(value).replace("_", "\n") if axis == "prior" else f"γ = {value:g}" for value in cell[axis].values]
-    ax.set_xticks(positions, names, fontsize="small")
+    ax.set_xticks(positions, names, fontsize="small", rotation=90 if len(names) > MANY else 0)
 
 
 def _parts(cell: xr.Dataset, axis: str, prefix: str) -> np.ndarray:

@@ -100,4 +100,10 @@ def _columns(quantity: Quantity) -> Iterator[Column]:
 
 
 def _written(value: float, form: str) -> str:
-    return format(value, form if abs(value) < LARGE else ".3g")
+    """A number in a format, without a negative zero.
+
+    Example:
+        >>> _written(-0.001, ".2f"), _written(-0.001, ".0%"), _written(3, ",.0f"), _written(1e9, ".2f")
+        ('0.00', '0%', '3', '1e+09')
+    """
+    return format(float(value), f"z{form if abs(value) < LARGE else '.3g'}")
