@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "analysis/docs/howto-pair.md"
 HEADER, _, *ROWS = [
     [cell.strip(" `") for cell in line.strip("|").split("|")]
     for line in re.findall(
-        r"^\|.*\|$", PAGE.read_text(encoding="utf-8").split("## What of Pyro works")[1], re.MULTILINE
+        r"^\|.*\|$", PAGE.read_text(encoding="utf-8").split("## Priors and Pyro's inference tools")[1], re.MULTILINE
     )
 ]
 CELLS = [(prior, use) for prior, *cells in ROWS for use, cell in zip(HEADER[1:], cells, strict=True) if cell == "✓"]
