@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -16,6 +17,10 @@ from pyrovae import Results, Study, open_results
 from pyrovae.analysis import figures
 from pyrovae.analysis.report import page
 from pyrovae.training.trainer import Interrupted, Training
+
+#: The default study, which the first command of the README trains in a checkout.
+DEFAULT = Path(__file__).parents[1] / "runs/quick"
+needs_default_study = pytest.mark.skipif(not DEFAULT.exists(), reason="needs the default study: pyrovae run")
 
 #: What draws the figures of a study, writes a figure, and writes a report.
 DRAWN, SAVEFIG, SAVE_REPORT = figures.drawn, Figure.savefig, page.save

@@ -186,7 +186,7 @@ def _which_prior() -> Iterator[str]:
     yield "# Which prior generalizes: all results\n"
     yield (
         "The study of priors behind [the summary](../priors.md#which-prior-generalizes-best), from its kept results. "
-        "`pyrovae run which-prior` trains it, in about an hour on two cores.\n"
+        "`pyrovae run which-prior` trains it, in about an hour on two cores by its plan.\n"
     )
     for words in (["show", "which-prior"], ["show", "which-prior", "best"], ["show", "which-prior", "information"]):
         yield f"```sh\npyrovae {' '.join(words)}\n```\n\n```text\n{_printed(*words)}\n```\n"

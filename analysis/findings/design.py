@@ -1,14 +1,12 @@
 """What a study could find, before it has run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
 from pyrovae.analysis.findings import FINDINGS
 from pyrovae.analysis.findings.cells import ON_REQUEST, PER_IMAGE, StudyCells, sources_of_error
-from pyrovae.analysis.findings.statistics import Effect, Variance
 from pyrovae.analysis.findings.verdicts import Verdict, rounded
 from pyrovae.measures.declared import of_settings
 from pyrovae.store.records import SPLITS
@@ -46,25 +44,18 @@ def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
     earlier = {(each.finding, each.contrast.where): each.contrast for each in before}
     lines: dict[str, list[str]] = {}
     for finding, contrast in planned:
-        terms, effect = {**contrast.terms, **_UNKNOWN}, contrast.effect
+        terms, effect, size = {**contrast.terms, **_UNKNOWN}, contrast.effect, ""
         known = earlier.get((finding, contrast.where))
         if known is not None and known.effect.is_known:
-            effect = _expected(effect, known.effect)
+            effect = known.effect.with_repeats(effect.repeats)
+            size = f"{rounded(effect.detectable(len(planned)))} {contrast.unit}"
         text = f"{finding.compared}, {finding.falls}: {effect.runs.df:.3g}".format(**terms)
-        size = f"{rounded(effect.detectable(len(planned)))} {contrast.unit}"
-        lines.setdefault(text, []).append("" if effect is contrast.effect else size)
+        lines.setdefault(text, []).append(size)
     yield f"findings that this study can address, with degrees of freedom over {sources_of_error(study)}:"
     for text, sizes in lines.items():
         each = f" in each of {len(sizes)} settings" if len(sizes) > 1 else ""
         smallest = ", ".join(filter(None, sizes))
         yield f"  {text}{each}{f'; effects of {smallest} would be found' if smallest else ''}"
-
-
-def _expected(planned: Effect, before: Effect) -> Effect:
-    """A planned effect with the variance between earlier runs, of which more seeds give more degrees of freedom."""
-    value = before.runs.value * before.repeats / planned.repeats
-    df = before.runs.df * (planned.repeats - 1) / (before.repeats - 1)
-    return replace(planned, images=before.images, runs=Variance(value, df))
 
 
 def _imagined(study: Study) -> StudyCells:

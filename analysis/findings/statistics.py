@@ -135,11 +135,14 @@ class Effect:
     def seeds_needed(self, tests: int) -> int | None:
         """Seeds with which an effect of this size would be found; None if more than `MOST_SEEDS`, or more images."""
         for seeds in range(self.repeats, MOST_SEEDS + 1):
-            df = self.runs.df * (seeds - 1) / max(1, self.repeats - 1)
-            runs = Variance(self.runs.value * self.repeats / seeds, df)
-            if replace(self, runs=runs, repeats=seeds).detectable(tests) <= abs(self.estimate):
+            if self.with_repeats(seeds).detectable(tests) <= abs(self.estimate):
                 return seeds
         return None
+
+    def with_repeats(self, repeats: int) -> "Effect":
+        """The effect as it would be with so many seeds: less variance over runs, and more degrees of freedom."""
+        df = self.runs.df * (repeats - 1) / max(1, self.repeats - 1)
+        return replace(self, runs=Variance(self.runs.value * self.repeats / repeats, df), repeats=repeats)
 
 
 def repeated(values: xr.DataArray | xr.Dataset) -> list[str]:

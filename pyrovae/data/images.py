@@ -31,7 +31,7 @@ Background = Literal["white", "black"]
 #: Formats that are read, whatever the ending of a file: Pillow has readers that start other programs.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 #: A set of images without a lighter pixel than this is probably a mask.
-DARK = 32
+_DARK = 32
 #: Most pixels of an image.
 _MOST_PIXELS = 2**26
 #: Optional arrays of an ``.npz`` file: NumPy kinds, number of dimensions, and a description for messages.
@@ -177,7 +177,7 @@ def _folder_labels(folder: Path, files: list[Path]) -> tuple[Tensor, tuple[str, 
     """The label of each image, and the folder of each label; None if there is only one folder."""
     places = [file.parent.relative_to(folder).as_posix() for file in files]
     classes = sorted(set(places), key=_natural)
-    with suppress(ValueError):
+    with suppress(ValueError):  # unless all are numbers, perhaps negative or decimal
         classes.sort(key=float)
     if len(classes) == 1:
         return None, None
@@ -199,7 +199,7 @@ def _check_levels(folder: Path, levels: list[int]) -> None:
             f"{folder}: expected several grey levels, got only {found}; unless they are binary, look at them",
             stacklevel=3,
         )
-    elif levels[-1] < DARK:
+    elif levels[-1] < _DARK:
         warnings.warn(
             f"{folder}: expected pixels from 0 to 255, got none above {levels[-1]}; are these labels of a mask?",
             stacklevel=3,

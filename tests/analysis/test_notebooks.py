@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import DEFAULT, needs_default_study
 
 from pyrovae import open_results
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "analysis/notebooks").glob("*.ipynb"))
-#: Made by the first command of the README.
-DEFAULT = ROOT / "runs/quick"
 #: A verdict, as it is printed.
 VERDICT = re.compile(
     r"^(?:supported|contradicted|undecided|no meaningful difference): (?P<finding>.+): "
@@ -68,9 +67,8 @@ def test_outputs_come_from_the_code(file: Path) -> None:
     assert file.stat().st_size < 400_000
 
 
+@needs_default_study
 def test_findings_of_the_reading_notebook_are_those_of_the_default_study() -> None:
-    if not DEFAULT.exists():
-        pytest.skip("needs the default study, which 'pyrovae run' trains")
     shown, now = (
         {without_numbers(each["finding"]): each for each in VERDICT.finditer(text)}
         for text in (

@@ -15,6 +15,7 @@ import pyro
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from helpers import DEFAULT, needs_default_study
 from matplotlib import pyplot
 
 import pyrovae
@@ -38,8 +39,6 @@ FOUND = re.compile(
     r"(?P<outcome>supported|contradicted|no meaningful difference|undecided) +(?P<comparison>.*) by (?P<effect>[\d.]+)"
     r" ± (?P<half_width>[\d.]+) .*"
 )
-#: Made by the first command of the README.
-DEFAULT = ROOT / "runs/quick"
 #: Studies that take long, or need real data.
 EXPENSIVE = frozenset(shipped().keys() - {"quick"})
 
@@ -147,7 +146,7 @@ def test_links_of_the_readme_lead_to_files() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.skipif(not DEFAULT.exists(), reason="needs the default study: pyrovae run")
+@needs_default_study
 def test_readme_states_what_the_default_study_finds() -> None:
     """Another kind of CPU may change numbers within their errors, and what can just be decided."""
     stated = [match for line in _text(ROOT / "README.md").splitlines() if (match := FOUND.fullmatch(line))]
