@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
+from numpy.typing import ArrayLike
 
 from pyrovae.analysis.figures.colours import Colour, grey, readable
 from pyrovae.analysis.figures.style import Curve, bars, curves, draw_floor, legend, theory_curves, with_errors
@@ -16,6 +17,8 @@ from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
 MAX_LABELS = 60
+#: A rate is one of most rates up to this times the median, and far above them from the square of this times the median.
+FAR = 4.0
 #: Line style of either split, and whether its markers are filled.
 _SPLITS = {"train": ("--", False), "test": ("-", True)}
 
@@ -32,7 +35,7 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     """The rate–distortion plane: train (open, dashed) and test (filled, solid), β = 1 as a star, means over seeds.
 
     Bars are ± two standard errors over runs. Lines of constant R + D (the negative ELBO) and the floor are in the
-    background; test points are labelled with β.
+    background; test points are labelled with β. If some rates are far above the others, the axis is logarithmic there.
     """
     data = with_errors(results.tree["rate_distortion"].to_dataset(), ["distortion", "rate"])
     for curve in curves(data):
@@ -40,7 +43,7 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
             _draw_in_plane(curve, split, ax)
     if not ax.has_data():
         return ax
-    ax.set_xlabel("rate R (nats per image)")
+    _scale_of_rates(ax, data["rate"].values)
     ax.set_ylabel("distortion D (nats per image)")
     draw_floor(ax, data)
     for theory, label in theory_curves(results.tree):
@@ -102,10 +105,41 @@ def _points(data: xr.Dataset, split: str) -> Iterator[Point]:
                 yield Point((r, d), f"{beta:g}", curve.colour)
 
 
+def far_rate(rates: ArrayLike) -> float | None:
+    """A limit just above most rates, if some are far above it, else None.
+
+    Example:
+        >>> far_rate([10.0, 12.0, 14.0]), far_rate([10.0, 12.0, 14.0, 9000.0])
+        (None, 15.4)
+    """
+    values = np.asarray(rates, dtype=float)
+    finite = values[np.isfinite(values)]
+    if not finite.size or finite.max() <= FAR**2 * np.median(finite):
+        return None
+    return round(1.1 * float(finite[finite <= FAR * np.median(finite)].max()), 1)
+
+
+def _scale_of_rates(ax: Axes, rates: np.ndarray) -> None:
+    """Labels the axis of rates, and makes it logarithmic where only outliers are."""
+    label = "rate R (nats per image)"
+    if far := far_rate(rates):
+        ax.set_xscale("symlog", linthresh=far, linscale=4)
+        ax.set_xlim(0, 2 * float(np.nanmax(rates)))
+        ticks = np.append(MaxNLocator(4).tick_values(0, far)[:-1], 10.0 ** np.arange(2, np.log10(np.nanmax(rates))))
+        ax.set_xticks(ticks[(ticks < far) | (ticks > 1.5 * far)])
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        ax.axvline(far, color=grey(0.3), linewidth=0.8)
+        label += f"; logarithmic above {far:.0f}"
+    ax.set_xlabel(label)
+
+
 def _lines_of_constant_sum(ax: Axes) -> None:
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    for total in MaxNLocator(8).tick_values(left + bottom, right + top):
-        ax.plot([left, right], [total - left, total - right], color=grey(0.12), linewidth=0.7, zorder=0)
+    linear = ax.get_xscale() == "linear"
+    farthest = right if linear else ax.xaxis.get_transform().linthresh
+    rates = np.array([left, farthest])
+    for total in MaxNLocator(8).tick_values(left + bottom, farthest + top):
+        ax.plot(rates, total - rates, color=grey(0.12), linewidth=0.7, zorder=0)
     ax.plot([], [], color=grey(0.12), linewidth=0.7, label="R + D constant")
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)

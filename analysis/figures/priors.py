@@ -51,7 +51,7 @@ def gap_decomposition(results: Evaluation, ax: Axes) -> Axes:
         panel.set_title(where)
         panel.set_ylabel("nats per image")
     axes[0].set_ylim(top=1.3 * axes[0].get_ylim()[1])  # for the legend
-    axes[0].legend(fontsize="small", loc="upper right", ncols=2)
+    axes[0].legend(fontsize="small", loc="upper right", ncols=2, frameon=True, framealpha=1, edgecolor="none")
     return ax
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from pyrovae.analysis import figures
 from pyrovae.analysis.figures.colours import COLOURS
+from pyrovae.analysis.figures.plane import far_rate
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.caveats import caveats
 from pyrovae.analysis.findings.statistics import REPEATED
@@ -154,11 +155,15 @@ def _plane(runs: AllRuns) -> go.Figure:
     ring = {"size": 18, "symbol": "circle-open", "color": "rgb(128, 128, 128)", "line": {"width": 2}}
     figure.add_scatter(x=[], y=[], mode="markers", marker=ring, hoverinfo="skip", showlegend=False, name="selected")
     axis = {"gridcolor": _FAINT, "linecolor": _FAINT, "zeroline": False}
+    far = far_rate(runs.frame[["R train", "R test"]])
+    beyond = (
+        {"title": f"rate R (nats per image); some are above {far:.0f}: double-click", "range": [0, far]} if far else {}
+    )
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
-        xaxis={"title": "rate R (nats per image)", **axis},
+        xaxis={"title": "rate R (nats per image)", **axis, **beyond},
         yaxis={"title": "distortion D (nats per image)", **axis},
         margin={"l": 60, "r": 10, "t": 10, "b": 50},
         height=520,

@@ -89,6 +89,18 @@ def test_plane_shows_the_results(tree: xr.DataTree, ax: Axes) -> None:
         np.testing.assert_allclose(drawn[f"depth {depth} {split}"], expected)
 
 
+def test_plane_is_readable_with_a_rate_far_above_the_others(tree: xr.DataTree, ax: Axes) -> None:
+    far = {"beta": 0.1, "depth": 3, "split": "test"}
+    tree["/rate_distortion"]["rate"].loc[far] = 300_000
+    figures.rate_distortion(InMemory(tree), ax)
+    others = tree["/rate_distortion"]["rate"].where(lambda rate: rate < 1_000)
+    ends = ax.transData.transform([(others.min(), 0), (others.max(), 0)])
+    left, right = ax.transAxes.inverted().transform(ends)[:, 0]
+    assert "logarithmic above" in ax.get_xlabel()
+    assert right - left > 0.2
+    assert ax.get_xlim()[1] > 300_000
+
+
 def test_labels_are_at_test_points_and_do_not_overlap(tree: xr.DataTree, ax: Axes) -> None:
     figures.rate_distortion(InMemory(tree), ax)
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]
