@@ -147,8 +147,7 @@ class Lockstep:
             warnings.filterwarnings("ignore", "TensorFloat32")
             if mode in ("cuda_graph", "compiled"):
                 rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
-                # No guards: all steps have the same shapes, which the kernels check anyway.
-                step = torch.compile(traced(step)(*rehearsal), options={"guard_filter_fn": skip_all_guards_unsafe})
+                step = torch.compile(traced(step)(*rehearsal), options=compiler_options())
                 step(*rehearsal)
                 del rehearsal
             bound: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam)
@@ -218,6 +217,17 @@ class Lockstep:
             with fork_seed(key):
                 results.append(function(run))
         return tree_map(lambda *parts: torch.stack(parts), *results)
+
+
+def compiler_options() -> dict[str, Any]:
+    """Options of torch's compiler."""
+    return {
+        # All steps have the same shapes, which the kernels check anyway.
+        "guard_filter_fn": skip_all_guards_unsafe,
+        # Not to compile and load a test program for each instruction set that the CPU has, in six seconds. Compilers
+        # know all of them but AMX, which GCC has from version 11 on.
+        "cpp.vec_isa_ok": None if torch.cpu._is_amx_tile_supported() else True,
+    }
 
 
 def capture(step: Callable[[Batch], Tensor], example: Batch) -> Callable[[Batch], Tensor]:

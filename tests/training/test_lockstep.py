@@ -10,6 +10,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor_config
+from torch._inductor import cpu_vec_isa
 from torch.distributions import Distribution
 
 from pyrovae import Pair, Run, Study, make_pair, run
@@ -21,7 +23,7 @@ from pyrovae.programs.terms import Terms
 from pyrovae.runner.measuring import measured_runs
 from pyrovae.study import Cohort, Measure
 from pyrovae.training.adam import Adam, step_sizes
-from pyrovae.training.lockstep import Batch, Lockstep
+from pyrovae.training.lockstep import Batch, Lockstep, compiler_options
 from pyrovae.training.streams import Streams
 
 EVENT = torch.Size([1, 5, 5])
@@ -94,6 +96,19 @@ def test_compilation_restores_validation(
     batch = Batch(images, rows, rows, lockstep.values, streams.noise(0), step_sizes([0.0], 1))
     lockstep.stepper("compiled", Adam.of(lockstep.params), batch)(batch)
     assert Distribution._validate_args
+
+
+@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="the compiler may not know AMX, so torch checks")
+def test_compiler_is_not_tried_on_each_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_build(isa: Any, code: str) -> bool:
+        assert code != cpu_vec_isa.VecISA._avx_code
+        return True
+
+    monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", check_build)
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    options = {name: value for name, value in compiler_options().items() if name.startswith("cpp.")}
+    with inductor_config.patch(options):
+        assert cpu_vec_isa.pick_vec_isa()
 
 
 def test_evaluation_does_not_change_weights(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
