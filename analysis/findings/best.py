@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from pyrovae.analysis.findings.caveats import unconverged
-from pyrovae.analysis.findings.cells import StudyCells
+from pyrovae.analysis.findings.cells import StudyCells, without_diverged
 from pyrovae.analysis.findings.priors import Score, distortion, negative_log_likelihood, total
 from pyrovae.analysis.findings.statistics import lead
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast, Finding, Verdict, decide
@@ -38,7 +38,8 @@ class Best:
     Attributes:
         values: the one with the best mean, and those that cannot be distinguished from it, at a joint error of 5%.
         verdict: whether the first leads its closest rival, and by how much.
-        notes: what may change the answer: values at an end of the axis, and runs that had not converged.
+        notes: what may change the answer: values left out because a run diverged, values at an end of the axis,
+            and runs that had not converged.
     """
 
     axis: str
@@ -81,15 +82,16 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
     if axis == "prior" and study.prior_swapped:
         raise InputError("prior: expected the priors that were trained with, got an evaluation with a swapped one")
     found = list(_compared(study, axis, split, name, at))
-    verdicts = decide([(finding, contrast) for finding, contrast, _ in found], study.sources)
+    verdicts = decide([(finding, contrast) for finding, contrast, *_ in found], study.sources)
     training = [
         f"{caveat.partition(':')[0]}, so more steps may change this" for caveat in unconverged(results.tree.root)
     ]
     answers = []
-    for verdict, (_, contrast, values) in zip(verdicts, found, strict=True):
+    for verdict, (_, contrast, values, left_out) in zip(verdicts, found, strict=True):
         if verdict.outcome != "supported" and "closest" in contrast.terms:
             values = tuple(dict.fromkeys([*values, contrast.terms["closest"]]))
-        notes = (*([] if contrast.note else _at_an_end(axis, values, study.values(axis))), *training)
+        ends = [] if contrast.note else _at_an_end(axis, values, study.values(axis))
+        notes = (*([left_out] if left_out else []), *ends, *training)
         answers.append(Best(axis, by, values, verdict, notes))
     return answers
 
@@ -113,12 +115,13 @@ def _at_an_end(axis: str, best: tuple[Any, ...], values: list[Any]) -> Iterator[
 
 def _compared(
     study: StudyCells, axis: str, split: str, name: str, at: Mapping[str, Any]
-) -> Iterator[tuple[Finding, Contrast, tuple[Any, ...]]]:
-    """For every cell, the lead of the best value, and the values that cannot be distinguished from it."""
+) -> Iterator[tuple[Finding, Contrast, tuple[Any, ...], str]]:
+    """For every cell, the lead of the best value, the values that cannot be told from it, and those left out."""
     best_of = f"best {axis} by {split} {name}"
     leads = {"falls": "{best} leads {closest}", "rises": "{best} is behind {closest}"}
     finding = Finding(None, f"The {best_of} is {{best}}", best_of, lambda _: (), **leads)
     for where, cell in study.along(axis, split, **at):
+        cell, left_out = without_diverged(cell, axis)
         score = SCORES[name](cell)
         measured = score.sel({axis: score.dropna(axis, how="all")[axis]})
         values = measured[axis].values.tolist()
@@ -129,10 +132,10 @@ def _compared(
                 "the setting measure.particles"
             )
         if note:
-            yield finding, Contrast(where, note=note, terms={"best": "unknown"}), tuple(values)
+            yield finding, Contrast(where, note=note, terms={"best": "unknown"}), tuple(values), left_out
             continue
         leading = lead(measured, axis, study.margin)
         tied = leading.tied if leading.effect.is_known else [each for each in values if each != leading.best]
         terms = {"best": leading.best, "closest": leading.closest}
         note = "" if isfinite(leading.effect.estimate) else UNFINISHED
-        yield finding, Contrast(where, leading.effect, note, terms=terms), (leading.best, *tied)
+        yield finding, Contrast(where, leading.effect, note, terms=terms), (leading.best, *tied), left_out

@@ -27,7 +27,8 @@ class StudyCells:
 
     Attributes:
         images: values per image, over split, image and the axes of the grid.
-        information: mutual information and prior gap per run, and ``loose``, whether the bound of log p(x) may be.
+        information: mutual information and prior gap per run; ``loose``, whether the bound of log p(x) may be; and
+            ``diverged``, whether training has.
         prior_swapped: whether the prior was replaced after training, so that the axis ``prior`` names the old one.
         margin: the size below which a difference has no meaning, as a share of the mean.
         sources: what errors cover.
@@ -47,7 +48,8 @@ class StudyCells:
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
         images = images.assign({name: missing for name in PER_IMAGE if name not in images})
         images = images[[*PER_IMAGE, *(name for name in ON_REQUEST if name in images)]].where(done)
-        information = information[list(PER_RUN)].where(done).assign(loose=is_loose(likelihood))
+        information = information[list(PER_RUN)].where(done)
+        information = information.assign(loose=is_loose(likelihood), diverged=runs["status"] == "diverged")
         study = Study.of_yaml(results.tree.root.attrs["study"])
         return cls(images, information, "prior" in results.tree.attrs, study.margin, sources_of_error(study))
 
@@ -80,6 +82,15 @@ class StudyCells:
         """The contrast of settings along an axis: arguments as of `effect`, and terms for the text of the finding."""
         found = effect(values, axis, weights, self.margin)
         return Contrast(where, found, "" if np.isfinite(found.estimate) else UNFINISHED, unit, terms)
+
+
+def without_diverged(cell: xr.Dataset, axis: str) -> tuple[xr.Dataset, str]:
+    """The settings along an axis of which no run has diverged, if there are two, and a clause that names the others."""
+    diverged = cell["diverged"].any([dim for dim in cell["diverged"].dims if dim != axis])
+    if not diverged.any() or (~diverged).sum() < 2:
+        return cell, ""
+    names = ", ".join(map(str, cell[axis].values[diverged]))
+    return cell.sel({axis: ~diverged}), f"without {names}, of which a run diverged"
 
 
 def _group(results: Evaluation, name: str) -> xr.Dataset:

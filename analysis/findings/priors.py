@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyrovae.analysis.findings.cells import StudyCells
+from pyrovae.analysis.findings.cells import StudyCells, without_diverged
 from pyrovae.analysis.findings.information import only_gap_grows
 from pyrovae.analysis.findings.statistics import Effect, compared, effect, effect_of_numbers, lead
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast, Finding, rounded
@@ -33,13 +33,14 @@ def negative_log_likelihood(cell: xr.Dataset) -> xr.DataArray:
 
 def best_prior(study: StudyCells, score: Score) -> Iterator[Contrast]:
     """Lead of the prior with the lowest mean score on the test images, for every other setting of the grid."""
-    for where, cell in _compared_priors(study):
+    for where, cell, left_out in _compared_priors(study):
         if note := _not_comparable(score, cell):
             yield Contrast(where, note=note, terms={"count": cell.sizes["prior"], "found": ""})
             continue
         found = lead(score(cell), "prior", study.margin)
         shown = f"cannot tell it from {', '.join(found.tied)}" if found.tied else "puts it ahead of every other prior"
-        named = f" is {found.best}; this comparison alone {shown}"
+        named = f", {left_out}," if left_out else ""
+        named = f"{named} is {found.best}; this comparison alone {shown}"
         terms = {"count": cell.sizes["prior"], "found": named, "best": found.best, "closest": found.closest}
         yield Contrast(where, found.effect, _note(found.effect), terms=terms)
 
@@ -49,7 +50,7 @@ def best_against_reference(study: StudyCells) -> Iterator[Contrast]:
 
     The reference is the standard normal or, without one, the first prior of the study.
     """
-    for where, cell in _compared_priors(study):
+    for where, cell, _ in _compared_priors(study):
         names = cell.prior.values.tolist()
         best = lead(total(cell), "prior", study.margin).best
         reference = "standard_normal" if "standard_normal" in names else names[0]
@@ -77,13 +78,16 @@ def smaller_gamma(study: StudyCells, score: Score, only_unsaturated: bool = Fals
                     yield study.contrast(where, score(cell), "gamma", {high: 1, low: -1}, low=low, high=high)
 
 
-def _compared_priors(study: StudyCells) -> Iterator[tuple[str, xr.Dataset]]:
-    """Cells with at least two priors that were measured. There are none if the prior was swapped after training."""
+def _compared_priors(study: StudyCells) -> Iterator[tuple[str, xr.Dataset, str]]:
+    """Cells with at least two priors that were measured, and which priors are left out.
+
+    There are none if the prior was swapped after training.
+    """
     if len(study.values("prior")) > 1 and not study.prior_swapped:
         for where, cell in study.along("prior"):
             measured = cell.sel(prior=total(cell).dropna("prior", how="all").prior)
             if len(measured.prior) > 1:
-                yield where, measured
+                yield where, *without_diverged(measured, "prior")
 
 
 def _changes(cell: xr.Dataset, reference: str, best: str) -> str:

@@ -3,6 +3,7 @@
     python -m pip install -c constraints.txt -e '.[bench]'
     python tests/benchmarks/training.py [--rounds N] [--runs R] [--depth 1,3] [--pixels 784,3072]
     python tests/benchmarks/training.py --pixels 3072 --precision float32,bfloat16 [--profile]
+    python tests/benchmarks/training.py --products
     python tests/benchmarks/training.py --device cuda --runs 60 --depth 3 --pixels 3072 --precision tf32 [--profile]
 
 All contestants train the same VAE on the same images: hidden layers of 512 units, ten latent dimensions, a Bernoulli
@@ -10,8 +11,9 @@ likelihood, batches of 128, Adam at 1e-3. Each has its own process and trains fo
 times within a round, reported as the median and the range over rounds. Lockstep trains all runs at once, the other
 libraries train one; "images/s" counts an image once for each run that trains on it.
 
-The arithmetic is the matrix products of a step, computed by `torch.bmm` on the same shapes, and Adam, which moves 28
-bytes per parameter, at the bandwidth of adding two large arrays.
+The arithmetic is the matrix products of a step on the same shapes and strides, each in the fastest of several ways, and
+Adam, which moves 28 bytes per parameter, at the bandwidth of adding two large arrays. `--products` prints the speed of
+every way.
 
 On a GPU, only programs in torch take part, and in other precisions than float32 only those that train in them.
 `--profile` prints the operations that take the most time in lockstep.
@@ -31,7 +33,9 @@ from itertools import product
 import competitors
 from cost import seconds
 from torch.profiler import profile
-from workloads import BATCH_SIZE, STEPS, Case, Work, adam, lockstep, matrix_products
+from workloads import BATCH_SIZE, PRODUCTS, STEPS, Case, Work, adam, lockstep, matrix_products, operands, timed
+
+from pyrovae.training.precision import matmul_precision
 
 #: With large pages, as in the command `pyrovae`.
 ENVIRONMENT = os.environ | {"THP_MEM_ALLOC_ENABLE": "1"}
@@ -65,10 +69,10 @@ class Contestant:
     rounds: bool = True
 
 
-LOCKSTEP, PRODUCTS, ADAM = "lockstep", "matrix products alone", "Adam at full bandwidth"
+LOCKSTEP, ARITHMETIC, ADAM = "lockstep", "matrix products alone", "Adam at full bandwidth"
 CONTESTANTS = {
     LOCKSTEP: Contestant(epochs_of(lockstep), ("torch", "pyro-ppl"), all_runs=True),
-    PRODUCTS: Contestant(epochs_of(matrix_products), all_runs=True),
+    ARITHMETIC: Contestant(epochs_of(matrix_products), all_runs=True),
     ADAM: Contestant(epochs_of(adam), all_runs=True),
     "plain PyTorch": Contestant(competitors.plain_torch),
     "PyTorch, DataLoader": Contestant(competitors.torch_loader, cuda=False),
@@ -124,7 +128,7 @@ def compare(case: Case, rounds: int, names: Sequence[str]) -> None:
     )
     for name in names:
         print(row(name, case, times))
-    arithmetic = [sum(both) for both in zip(times[PRODUCTS], times[ADAM], strict=True)]
+    arithmetic = [sum(both) for both in zip(times[ARITHMETIC], times[ADAM], strict=True)]
     share, low, high = spread(alone / ours for alone, ours in zip(arithmetic, times[LOCKSTEP], strict=True))
     print(f"  lockstep reaches {share:.0%} ({low:.0%} to {high:.0%}) of the speed of matrix products and Adam alone")
 
@@ -145,6 +149,16 @@ def spread(values: Iterable[float]) -> tuple[float, float, float]:
     """Median, minimum and maximum."""
     ordered = sorted(values)
     return statistics.median(ordered), ordered[0], ordered[-1]
+
+
+def print_products(case: Case) -> None:
+    """Prints the speed of every product of a step in every way."""
+    print(f"\n{case.pixels:,} pixels, depth {case.depth}, width {case.width}, {case.runs} runs, {case.precision}; GF/s")
+    with matmul_precision(case.precision):
+        for name, left, right, out in operands(case):
+            work = 2 * out.numel() * left.shape[-1]
+            speeds = (f"{way} {work / timed(product, left, right, out) / 1e9:.0f}" for way, product in PRODUCTS.items())
+            print(f"  {name:24} {'   '.join(speeds)}")
 
 
 def print_profile(case: Case) -> None:
@@ -185,6 +199,7 @@ def main() -> None:
     parser.add_argument("--pixels", type=integers, default=[784, 3072])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", type=words, default=["float32"], help="float32, tf32 or bfloat16, or several")
+    parser.add_argument("--products", action="store_true", help="print the speed of matrix products instead")
     parser.add_argument("--profile", action="store_true", help="profile lockstep instead")
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -192,10 +207,12 @@ def main() -> None:
         name, case = options.contestant
         serve(name, Case(**json.loads(case)))
         return
-    names = [] if options.profile else contestants_installed()
+    names = [] if options.products or options.profile else contestants_installed()
     for pixels, depth, precision in product(options.pixels, options.depth, options.precision):
         case = Case(pixels, depth, options.runs, device=options.device, precision=precision)
-        if options.profile:
+        if options.products:
+            print_products(case)
+        elif options.profile:
             print_profile(case)
         else:
             compare(case, options.rounds, [name for name in names if takes_part(name, case)])

@@ -1,6 +1,7 @@
 """The training step that benchmarks time, and the arithmetic that bounds it from below."""
 
 import atexit
+import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,6 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from cost import seconds
+from torch import Tensor
 
 from pyrovae import Study
 from pyrovae.build import make_cohort_data
@@ -23,6 +26,8 @@ LATENT_SIZE, BATCH_SIZE, IMAGES = 10, 128, 4096
 STEPS = IMAGES // BATCH_SIZE
 #: The function that is timed.
 Work = Callable[[], object]
+#: Multiplies two batches of matrices into a third.
+Product = Callable[[Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -74,20 +79,60 @@ def lockstep(case: Case) -> Work:
     return step
 
 
-def matrix_products(case: Case) -> Work:
-    """All matrix products of a step, forward and backward."""
+def bmm(left: Tensor, right: Tensor, out: Tensor) -> None:
+    torch.bmm(left, right, out=out)
+
+
+def loop_of_mm(left: Tensor, right: Tensor, out: Tensor) -> None:
+    for run in range(len(out)):
+        torch.mm(left[run], right[run], out=out[run])
+
+
+def loop_of_linear(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """By oneDNN, of which torch's products use only those in bfloat16."""
+    for run in range(len(out)):
+        out[run] = torch.ops.mkldnn._linear_pointwise(left[run], right[run].mT, None, "none", [], "")
+
+
+#: Ways to multiply the matrices of all runs on a CPU.
+PRODUCTS: dict[str, Product] = {"bmm": bmm, "mm": loop_of_mm, "linear": loop_of_linear}
+
+
+def operands(case: Case) -> list[tuple[str, Tensor, Tensor, Tensor]]:
+    """Name, factors and result of every matrix product of a step, with the strides that they have in it."""
     dtype = torch.bfloat16 if case.precision == "bfloat16" else torch.float32
-    products = []
-    for inputs, outputs in case.layers:
-        shapes = (BATCH_SIZE, inputs), (inputs, outputs), (BATCH_SIZE, outputs)
+    found = []
+    for number, (inputs, outputs) in enumerate(case.layers):
+        shapes = (BATCH_SIZE, inputs), (outputs, inputs), (BATCH_SIZE, outputs)
         x, w, y = (torch.randn(case.runs, *shape, device=case.device, dtype=dtype) for shape in shapes)
-        products += [(x, w, y), (x.mT, y, torch.empty_like(w)), (y, w.mT, torch.empty_like(x))]
-    del products[2]  # images need no gradient
+        layer = f"{inputs} → {outputs}"
+        found += [(f"{layer} forward", x, w.mT, y), (f"{layer} weights", y.mT, x, torch.empty_like(w))]
+        if number:  # images need no gradient
+            found.append((f"{layer} inputs", y, w, torch.empty_like(x)))
+    return found
+
+
+def timed(product: Product, left: Tensor, right: Tensor, out: Tensor) -> float:
+    """The median of some times, in seconds."""
+    return statistics.median(seconds(lambda: product(left, right, out)) for _ in range(7))
+
+
+def fastest(left: Tensor, right: Tensor, out: Tensor) -> Product:
+    """The fastest way to multiply; on a GPU, `torch.bmm`."""
+    if out.device.type != "cpu":
+        return bmm
+    return min(PRODUCTS.values(), key=lambda product: timed(product, left, right, out))
+
+
+def matrix_products(case: Case) -> Work:
+    """All matrix products of a step, forward and backward, each by the fastest way."""
+    with matmul_precision(case.precision):
+        products = [(fastest(*factors), *factors) for _, *factors in operands(case)]
 
     @matmul_precision(case.precision)
     def work() -> None:
-        for left, right, out in products:
-            torch.bmm(left, right, out=out)
+        for product, left, right, out in products:
+            product(left, right, out)
 
     return work
 
