@@ -142,6 +142,24 @@ def test_prior_that_was_not_measured_is_not_ranked() -> None:
     assert {verdict.outcome for verdict in findings(study)[:2]} == {"undecided"}
 
 
+def test_prior_of_which_a_run_diverged_is_left_out_by_name() -> None:
+    study = study_of("prior", PRIORS, [80, 91, 92, 93], [10, 10, 12, 5], [2.0, 2.0, 6.0, 1.0], 0.3)
+    study.tree["runs/status"].loc[{"prior": "flow", "seed": 1}] = "diverged"
+    (by_distortion, *_), (answer, *_) = findings(study), study.best("prior", by="test D")
+    assert by_distortion.outcome == "supported"
+    assert by_distortion.text.startswith(
+        "The best of 3 priors by test D, without flow, of which a run diverged, is mixture;"
+    )
+    assert answer.values == ("mixture",)
+    assert "without flow, of which a run diverged" in repr(answer)
+
+
+def test_one_prior_that_trains_is_not_the_best() -> None:
+    study = study_of("prior", PRIORS[:2], [80, 91], [10, 10], [2.0, 2.0], 0.3)
+    study.tree["runs/status"].loc[{"prior": "flow", "seed": 1}] = "diverged"
+    assert {verdict.outcome for verdict in findings(study)} == {"undecided"}
+
+
 def about_gamma(study: InMemory) -> list[Verdict]:
     return [verdict for verdict in findings(study) if "γ" in verdict.text]
 

@@ -46,6 +46,7 @@ EXPENSIVE = frozenset(shipped().keys() - {"quick"})
 SMALL: dict[str, Any] = {
     "seed": 0,
     "depth": 1,
+    "beta": [0.1, 1],
     "steps": 2,
     "width": 8,
     "batch_size": 16,
@@ -62,7 +63,11 @@ SMALL: dict[str, Any] = {
     "measure.gap_temperatures": 2,
 }
 #: The exceptions: settings that a page varies, or selects a run by.
-VARIED = {"depth": re.compile(r"\bdepth=(3|\$)"), "train_images": re.compile(r"\btrain_images(=|: )\[")}
+VARIED = {
+    "beta": re.compile(r"\bbeta(: \[|=0\.01,)"),
+    "depth": re.compile(r"\bdepth=(3|\$)"),
+    "train_images": re.compile(r"\btrain_images(=|: )\["),
+}
 #: Components without that setting.
 WITHOUT_WIDTH = frozenset({"network=conv_small", "pair=mine:make"})
 #: Smaller values of options of `pyrovae evaluate`.
@@ -267,10 +272,13 @@ def _call(words: list[str], settings: dict[str, Any]) -> None:
 def _smaller(words: list[str], settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that make a command small, but let its study grow where it asks for more seeds or steps."""
     known = {key: value for key, value in settings.items() if f"{key}=null" not in words}
+    if "quick" not in words:
+        known.pop("beta", None)
     if not WITHOUT_WIDTH.isdisjoint(words):
         del known["width"]
-    if any(word.startswith("seed=") for word in words):
-        del known["seed"]
+    for axis in ("seed", "beta"):
+        if any(word.startswith(f"{axis}=") for word in words):
+            known.pop(axis, None)
     if any(word.startswith("steps=") for word in words):
         known["steps"] += 1
     return known
