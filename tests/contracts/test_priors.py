@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from pyro.ops.provenance import get_provenance, track_provenance
 from scipy import stats
 from seeds import any_seed
 from torch import Tensor
-from torch.distributions import Distribution, Independent, StudentT
+from torch.distributions import Distribution, Independent, StudentT, biject_to
 
 from pyrovae import Pair, Run, make_pair, parts
 
@@ -31,10 +32,10 @@ def images(number: int = 20) -> Tensor:
     return torch.randint(0, 256, (number, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def pair_with(name: str, dimensions: int = 2, seed: int = 0) -> Pair:
+def pair_with(name: str, dimensions: int = 2, seed: int = 0, model: str = "vae") -> Pair:
     """A pair with that prior, few components and perturbed parameters."""
     few = {"components": 5} if "components" in parts.settings_of("prior", name) else {}
-    run = Run(prior=name, depth=1, width=8, latent_size=dimensions, seed=seed, **few)
+    run = Run(model=model, prior=name, depth=1, width=8, latent_size=dimensions, seed=seed, **few)
     pair = make_pair(run, EVENT, images=images())
     with torch.no_grad():
         for number, parameter in enumerate(pair.parameters()):
@@ -119,6 +120,27 @@ def test_density_has_the_precision_of_the_point(name: str) -> None:
         single, double = prior.log_prob(z), prior.log_prob(z.double())
     assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
     torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["vae", "gap"])
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_is_a_distribution_as_pyro_expects(name: str, model: str) -> None:
+    pair = pair_with(name, model=model)
+    rows = torch.arange(2)
+    _, trace = pair.traces(images()[:2] / 255, index=rows)
+    z = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
+    for prior, batch in ((pair.model.prior(), ()), (trace.nodes["z"]["fn"], (2,))):
+        assert (prior.batch_shape, prior.event_shape) == (batch, (2,))
+        assert biject_to(prior.support)(z).shape == z.shape
+        wide = prior.expand([3, 2])
+        assert wide.batch_shape == (3, 2)
+        torch.testing.assert_close(wide.log_prob(z.expand(3, 2, 2)), prior.log_prob(z).expand(3, 2))
+        if prior.has_rsample:
+            assert prior.rsample((3,)).shape == (3, *batch, 2)
+        else:
+            with pytest.raises(NotImplementedError):
+                prior.rsample()
+        assert get_provenance(prior.log_prob(track_provenance(z, frozenset({"z"})))) == {"z"}
 
 
 @pytest.mark.parametrize("name", PRIORS)

@@ -216,7 +216,11 @@ def test_plan_describes_the_runs_and_writes_nothing() -> None:
 def test_studies_and_version_are_listed() -> None:
     listed = pyrovae("studies").stdout
     assert all(name in listed for name in ("quick", "paper-ood", "paper-id"))
-    assert pyrovae("--version").stdout.startswith("pyrovae ")
+    version = pyrovae("--version").stdout
+    assert version.startswith("pyrovae ")
+    for module in ("pyrovae", "pyrovae.cli"):
+        command = [sys.executable, "-m", module, "--version"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == version
 
 
 @pytest.mark.usefixtures("all_figures")

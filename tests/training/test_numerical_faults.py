@@ -77,6 +77,19 @@ def test_diverged_runs_are_marked(settings: dict[str, Any], diverged: list[bool]
     assert (diverged_at <= 10).all(), "it is found at the first checkpoint"
 
 
+@pytest.mark.parametrize("lost", ["runs/*/weights.safetensors", "runs/*/record.nc", "runs/*/*"])
+def test_diverged_run_is_trained_again_if_its_files_are_gone(lost: str, tmp_path: Path) -> None:
+    settings = {"beta": [1e-30, 1e30]}
+    before = _ran(tmp_path / "study", **settings).tree["runs"].to_dataset()
+    files = list(tmp_path.glob(f"study/{lost}"))
+    assert files
+    for file in files:
+        file.unlink()
+    after = _ran(tmp_path / "study", **settings).tree["runs"].to_dataset()
+    assert after["status"].values.flatten().tolist() == ["done", "diverged"]
+    assert (after["diverged_at"] == before["diverged_at"]).all()
+
+
 def test_smallest_sizes_work(tmp_path: Path) -> None:
     """One latent dimension, one run, one image per batch; and two images, each the other's neighbour."""
     one = _ran(tmp_path / "one", latent_size=1, beta=1, batch_size=1)
