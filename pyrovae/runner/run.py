@@ -22,6 +22,7 @@ from pyrovae.runner.setup import bytes_of_a_run, check_precision, start
 from pyrovae.runner.speed import Speeds
 from pyrovae.runner.validation import check_study
 from pyrovae.runner.workload import Workload
+from pyrovae.store.checkpoint import load_header
 from pyrovae.store.results import Results
 from pyrovae.study import Cohort, Measure, Study
 from pyrovae.system import atomic
@@ -121,18 +122,22 @@ def _prepared(
         return [part for cost in own for part in cost.parts(study, job)]
 
     progress.phase("images")
-    rehearsed = [_rehearsed(job, study.measure, device) for job in left]
+    rehearsed = [_rehearsed(job, study.measure, results.folder, device) for job in left]
     progress.forecast.expect(part for job in left for part in expected(job))
     return rehearsed, expected
 
 
-def _rehearsed(job: Job, measure: Measure, device: torch.device) -> Job:
+def _rehearsed(job: Job, measure: Measure, folder: Path, device: torch.device) -> Job:
     """A job with the memory that its runs take.
 
     It is set up with one run, so that errors show before anything is trained or written.
     """
     single = Cohort(job.cohort.runs[:1])
     training, _ = start(measure, single, make_cohort_data(single.runs).to(device))
+    (key,) = single.keys
+    for header in (load_header(folder / file)[0] for file in job.files):
+        if key in header.keys:
+            training.check_images([header.data[header.keys.index(key)]])
     size = bytes_of_a_run(training.lockstep.pair(0), single, training.data)
     rehearse(training, measure)
     return replace(job, size=size)

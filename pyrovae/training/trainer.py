@@ -202,11 +202,7 @@ class Training:
             InputError: it is that of other runs, or of training with other images.
         """
         header, groups = checkpoint.header, checkpoint.groups
-        if header.data != self.data_checksums:
-            raise InputError(
-                f"data: expected the images that these runs began with, but '{self.cohort.shared.data}' has different "
-                "ones now; restore the old ones, or choose another --out"
-            )
+        self.check_images(header.data)
 
         def saved(group: str, name: str, like: Tensor) -> Tensor:
             tensor = groups.get(group, {}).get(name)
@@ -231,6 +227,20 @@ class Training:
         self.branch = {name.removeprefix(BRANCH): each for name, each in groups.items() if name.startswith(BRANCH)}
         self.step, self.environments = header.step, list(header.environments)
         self.lockstep.mode = self.environments[-1].mode if self.environments else None
+
+    def check_images(self, checksums: Sequence[int]) -> None:
+        """
+        Args:
+            checksums: of the images that the runs began with.
+
+        Raises:
+            InputError: the images have changed.
+        """
+        if list(checksums) != self.data_checksums:
+            raise InputError(
+                f"data: expected the images that these runs began with, but '{self.cohort.shared.data}' has different "
+                "ones now; restore the old ones, or choose another --out"
+            )
 
     def environment(self) -> Environment:
         """What steps done now would depend on."""

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -289,3 +290,15 @@ def test_results_that_were_opened_earlier_grow_what_is_there_now(tmp_path: Path)
     assert earlier.grow(seed=[7], quiet=True).study.axes == {"beta": (0.1, 1.0, 4.0), "seed": (0, 7)}
     with pytest.raises(InputError, match=r"unknown setting 'seeds'.* did you mean 'seed'"):
         earlier.grow(seeds=[3])
+
+
+def test_changed_images_leave_the_study_as_it_was(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (96, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", images=images)
+    study = SMALL.replace(data=str(tmp_path / "mine.npz"), split="random", train_images=40, test_images=32, steps=2)
+    folder = trained_to(study, tmp_path / "study").folder
+    before = contents(folder)
+    np.savez(tmp_path / "mine.npz", images=255 - images)
+    with pytest.raises(InputError, match="has different ones now"):
+        trained_to(study.replace(steps=4), folder)
+    assert contents(folder) == before
