@@ -14,14 +14,9 @@ from torch.distributions import Distribution
 
 from pyrovae.runner import estimate, speed
 
-# pytest-xdist starts one process per core and one more; each of them, and each command that it starts, uses one thread.
+# pytest-xdist starts one process per core; each of them, and each command that it starts, uses one thread.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores, because some tests wait for other processes."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)

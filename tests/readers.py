@@ -96,10 +96,10 @@ def _weights(content: bytes, folder: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(SMALL.to_yaml(), encoding="utf-8")
     file.write_bytes(content)
+    training = _training()  # before checksums are replaced, because it may read cached images
     with mock.patch.object(tensor_file, "_checksum", return_value="none"):
         with suppress(InputError):
             _check_finite(open_results(folder).pair(), torch.zeros(2, 3, 32, 32), "the run")
-        training = _training()
         training.restore(Checkpoint.load(file))
         training.save(file)
 
