@@ -1,5 +1,6 @@
 """The precision of networks during training."""
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -17,6 +18,12 @@ LAYERS = frozenset(
         *(getattr(functional, f"conv{transposed}{n}d") for transposed in ("", "_transpose") for n in (1, 2, 3)),
     }
 )
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether a device is an x86 CPU without instructions for bfloat16, on which it is slower than float32."""
+    known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and not known
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from pyrovae.training.adam import Adam, step_sizes
 from pyrovae.training.divergence import Divergence, restore_rows
 from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.modes import candidate_modes
+from pyrovae.training.precision import emulates_bfloat16
 from pyrovae.training.streams import Streams
 from pyrovae.training.terms import terms_on
 
@@ -336,6 +337,10 @@ class Training:
 
     def _modes(self, compile: Compile, progress: ProgressReporter) -> Sequence[ExecutionMode]:
         """The execution modes to try, in order."""
+        if self.cohort.shared.precision == "bfloat16" and emulates_bfloat16(self.data.device):
+            progress.note(
+                "precision: this CPU has no instructions for bfloat16, so it trains more slowly than in float32"
+            )
         if not self.streams.vmappable:
             progress.note(
                 "cannot vmap: the guide is not reparameterized from normal noise; training the runs one by one"

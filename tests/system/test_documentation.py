@@ -182,7 +182,7 @@ def test_page_on_priors_states_what_the_kept_results_show(capsys: pytest.Capture
     with mock.patch.object(sys, "argv", ["pyrovae", "show", "which-prior"]), pytest.raises(SystemExit):
         main()
     shown = capsys.readouterr().out
-    assert len(stated) == 9
+    assert len(stated) == 10
     assert [each for each in stated if each not in shown] == []
 
 

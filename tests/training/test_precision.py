@@ -1,5 +1,6 @@
 """Training of networks below float32: what is rounded, what is not, and the effect on results."""
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def test_bfloat16_steps_equal_float32_steps_up_to_rounding(network: str, guide: 
     for other, least, most in ((exact, 1e-5, 0.05), (sequential, 0, 0.02)):
         assert least <= (vmapped - other).norm() / other.norm() < most
     assert ((vmapped - exact)[:2].abs() / exact[:2]).max() < 2**-8  # losses, of which each is a sum of many terms
+
+
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_slow_bfloat16_is_one_line(
+    has_instructions: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    run(STUDY.replace(steps=2), tmp_path / "study", device="cpu", compile="never")
+    slow = "this CPU has no instructions for bfloat16, so it trains more slowly than in float32"
+    assert capsys.readouterr().out.count(slow) == int(not has_instructions)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
