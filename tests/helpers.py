@@ -47,7 +47,9 @@ from io import StringIO
 from unittest import mock
 from pyrovae.analysis import figures
 from pyrovae.cli import main
+from pyrovae.runner import estimate
 mock.patch.object(figures, "drawn", return_value={}).start()
+mock.patch.multiple(estimate, step_time=lambda *_: 0.01, measuring_time=lambda *_: 0.01).start()
 for arguments in json.loads(sys.argv[1]):
     sys.argv, code = ["pyrovae", *arguments], 0
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:

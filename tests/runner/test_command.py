@@ -333,14 +333,14 @@ def test_diagnose_compares_the_guide_with_exact_posteriors(monkeypatch: pytest.M
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "annealing", Annealing(10, 4))
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(10))
     assert pyrovae("run", "small.yaml", "--set", "steps=2", "--set", "depth=1").returncode == 0
-    short = ["diagnose", "runs/small", "--chains", "2", "--draws", "20", "--warmup", "20"]
+    short = ["diagnose", "runs/small", "--chains", "2", "--draws", "10", "--warmup", "10"]
     done = pyrovae(*short, "--select", "beta=0.1", "--images", "7,2:4")
     assert done.returncode == 0, done.stderr
     rows = [cells for line in done.stdout.splitlines() if len(cells := line.split("│")) == 13]
     assert [row[1].strip() for row in rows] == ["7", "2", "3"]
     assert all("±" in row[10] and "±" in row[11] for row in rows)
     assert "the guide was trained at β = 0.1" in done.stdout
-    assert "unreliable exact posterior for image" in done.stdout  # twenty draws are too few
+    assert "unreliable exact posterior for image" in done.stdout  # ten draws are too few
     assert pyrovae(*short, "--select", "beta=1e-1", "--images", "0").returncode == 0
     assert "in runs/small/diagnosis_1: checks.nc, exact.nc, guide.nc, inference_gap.png" in done.stdout
     refused(*short, expected="beta: expected one of [0.1, 1.0], got no beta")
