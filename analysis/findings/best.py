@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from pyrovae.analysis.findings.caveats import unconverged
-from pyrovae.analysis.findings.cells import StudyCells, without_diverged
+from pyrovae.analysis.findings.cells import StudyCells, plain, without_diverged
 from pyrovae.analysis.findings.priors import Score, distortion, negative_log_likelihood, total
 from pyrovae.analysis.findings.statistics import lead
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast, Finding, Verdict, decide
@@ -50,7 +50,7 @@ class Best:
 
     def __repr__(self) -> str:
         where = f" ({self.verdict.contrast.where})" if self.verdict.contrast.where else ""
-        answer = f"{self.verdict.outcome}: by {self.by}, {self.axis} is best at {' or '.join(map(str, self.values))}"
+        answer = f"{self.verdict.outcome}: by {self.by}, {self.axis} is best at {' or '.join(map(plain, self.values))}"
         if self.verdict.contrast.note:
             answer = f"{self.verdict.outcome}: by {self.by}, the best {self.axis} is unknown"
         return "; ".join([f"{answer}{where}: {self.verdict.words}", *self.notes])
@@ -88,8 +88,8 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
     ]
     answers = []
     for verdict, (_, contrast, values, left_out) in zip(verdicts, found, strict=True):
-        if verdict.outcome != "supported" and "closest" in contrast.terms:
-            values = tuple(dict.fromkeys([*values, contrast.terms["closest"]]))
+        if verdict.outcome != "supported" and "rival" in contrast.terms:
+            values = tuple(dict.fromkeys([*values, contrast.terms["rival"]]))
         ends = [] if contrast.note else _at_an_end(axis, values, study.values(axis))
         notes = (*([left_out] if left_out else []), *ends, *training)
         answers.append(Best(axis, by, values, verdict, notes))
@@ -110,7 +110,7 @@ def _at_an_end(axis: str, best: tuple[Any, ...], values: list[Any]) -> Iterator[
     if isinstance(values[0], int | float) and len(best) < len(values):
         for end, name, beyond in ((values[0], "smallest", "smaller"), (values[-1], "largest", "larger")):
             if end in best:
-                yield f"{end} is the {name} {axis} compared, and {beyond} ones may be better"
+                yield f"{plain(end)} is the {name} {axis} compared, and {beyond} ones may be better"
 
 
 def _compared(
@@ -136,6 +136,6 @@ def _compared(
             continue
         leading = lead(measured, axis, study.margin)
         tied = leading.tied if leading.effect.is_known else [each for each in values if each != leading.best]
-        terms = {"best": leading.best, "closest": leading.closest}
+        terms = {"best": plain(leading.best), "closest": plain(leading.closest), "rival": leading.closest}
         note = "" if isfinite(leading.effect.estimate) else UNFINISHED
         yield finding, Contrast(where, leading.effect, note, terms=terms), (leading.best, *tied), left_out

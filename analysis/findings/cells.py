@@ -126,4 +126,18 @@ def cells(data: xr.Dataset, axes: Iterable[str]) -> Iterator[tuple[str, xr.Datas
     axes = list(axes)
     for values in product(*(data[axis].values.tolist() for axis in axes)):
         place = dict(zip(axes, values, strict=True))
-        yield ", ".join(f"{axis} {value}" for axis, value in place.items()), data.sel(place)
+        yield ", ".join(f"{_named(axis)} {plain(value)}" for axis, value in place.items()), data.sel(place)
+
+
+def plain(value: Any) -> str:
+    """A value of an axis in text.
+
+    Example:
+        >>> plain(1.0), plain(0.1), plain("flow")
+        ('1', '0.1', 'flow')
+    """
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _named(axis: str) -> str:
+    return {"beta": "β =", "gamma": "γ ="}.get(axis, axis)

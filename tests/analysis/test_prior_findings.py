@@ -312,9 +312,7 @@ def test_values_that_cannot_be_told_apart_are_all_best() -> None:
     (found,) = study_of("prior", PRIORS, [90.0, 90.0, 95.0, 90.0], [5, 5, 6, 5], [2.0] * 4, 0.3).best("prior")
     assert set(found.values) == {"flow", "mixture", "vamp"}
     assert found.verdict.outcome == "undecided"
-    assert repr(found).startswith(
-        f"undecided: by test R + D, prior is best at {' or '.join(found.values)} (beta 1.0): "
-    )
+    assert repr(found).startswith(f"undecided: by test R + D, prior is best at {' or '.join(found.values)} (β = 1): ")
     assert f": {found.values[0]} leads " in repr(found)
 
 
