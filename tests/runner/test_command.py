@@ -546,6 +546,25 @@ def test_folder_in_use_is_refused_and_interrupt_saves() -> None:
         assert any("continues from step" in line for line in again.stdout)
 
 
+INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+
+class Interrupting:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "pyrovae.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting)
+runpy.run_module("pyrovae", run_name="__main__")
+"""
+
+
+def test_interrupt_before_the_command_is_imported_shows_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_swallowed_interrupt_comes_again() -> None:
     """But not while one is handled."""
     with mock.patch("os.kill") as kill:
