@@ -277,7 +277,7 @@ def _images(path: Path, array: np.ndarray) -> Tensor:
     if images.ndim != 4 or images.shape[1] not in _CHANNELS or images.size == 0:
         raise _wrong(path, "images", "[N, H, W], [N, C, H, W] or [N, H, W, C] with C of 1 or 3, not empty", array)
     if images.dtype.kind == "f":
-        images = _finite(path, images).astype(np.float32)
+        images = _finite(path, images)
     if images.dtype not in (np.uint8, np.float32):
         raise _wrong(path, "images", "uint8 or floats", array)
     if images.dtype == np.uint8 and images.max() <= 1:
@@ -286,14 +286,17 @@ def _images(path: Path, array: np.ndarray) -> Tensor:
 
 
 def _finite(path: Path, images: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(images)
+    """Floats as float32."""
+    with np.errstate(over="ignore"):
+        converted = images.astype(np.float32)
+    finite = np.isfinite(converted)
     if not finite.all():
         wrong = ~finite.all(axis=(1, 2, 3))
         raise InputError(
-            f"{path}: 'images': expected finite floats, got {images[~finite][0]} in {wrong.sum():,} of "
+            f"{path}: 'images': expected finite float32 numbers, got {images[~finite][0]} in {wrong.sum():,} of "
             f"{len(images):,} images, first in images[{wrong.argmax()}]; replace these values, or leave the images out"
         )
-    return images
+    return converted
 
 
 def _column(path: Path, name: str, array: np.ndarray, size: int) -> Tensor:

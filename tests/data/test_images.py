@@ -312,6 +312,7 @@ ONES = np.ones((3, 4, 4))
         ({"images": IMAGES.astype(bool)}, ("uint8", "bool")),
         ({"images": IMAGES.astype(str)}, ("uint8", "<U")),
         ({"images": ONES * np.nan}, ("finite", "got nan in 3 of 3 images, first in images[0]; replace")),
+        ({"images": ONES * 1e300}, ("finite float32", "got 1e+300 in 3 of 3 images, first in images[0]; replace")),
         (
             {"images": np.where(np.arange(3)[:, None, None] == 1, np.inf, ONES)},
             ("finite", "got inf in 1 of 3 images, first in images[1]"),
