@@ -1,5 +1,6 @@
 """Figures of the log-likelihood: bounds of log p(x), and their reliability."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,9 @@ def pareto_k(results: Evaluation, ax: Axes) -> Axes:
     if "pareto_k" not in images or images["pareto_k"].isnull().all():
         return ax
     pareto_k = images["pareto_k"].sel(split="test", drop=True).sortby("beta")
-    pooled = pareto_k.clip(min=MIN_K).quantile([0.1, 0.5, 0.9], [*repeated(pareto_k), "image"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of settings without a finished run
+        pooled = pareto_k.clip(min=MIN_K).quantile([0.1, 0.5, 0.9], [*repeated(pareto_k), "image"])
     quantiles = {name: pooled.isel(quantile=row, drop=True) for row, name in enumerate(("low", "median", "high"))}
     drawn = list(curves(xr.Dataset(quantiles), "median"))
     for number, (name, cell, colour, shape) in enumerate(drawn):

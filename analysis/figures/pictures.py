@@ -22,11 +22,10 @@ def reconstructions(results: Evaluation, ax: Axes) -> Axes:
     The nearest training image is that of the learned reconstruction. Columns are by β, rows by depth; all other axes,
     the seed included, are at their first value. The top row shows the test images.
     """
-    betas = shown(_betas(results))
-    pictures, fixed = _pictures(results, "reconstructions", ["depth"], beta=betas)
+    pictures, fixed = _pictures(results, "reconstructions", ["depth"], beta=shown(_betas(results)))
     if not pictures:
         return ax
-    depths = _values(pictures, "depth")
+    betas, depths = _values(pictures, "beta"), _values(pictures, "depth")
     rows = 1 + len(_ROWS) * len(depths)
     axes = panels(ax, rows, len(betas), (1.4 + 3.4 * len(betas), 0.5 + 0.5 * rows))
     for column, beta in enumerate(betas):
@@ -107,11 +106,10 @@ def traversals(results: Evaluation, ax: Axes) -> Axes:
     The other latents are those of the first test image. Labels show the latent and the share of its variance that is
     between images. Columns are by β, rows by depth; all other axes, the seed included, are at their first value.
     """
-    betas = shown(_betas(results))
-    pictures, fixed = _pictures(results, "traversals", ["depth"], beta=betas)
+    pictures, fixed = _pictures(results, "traversals", ["depth"], beta=shown(_betas(results)))
     if not pictures:
         return ax
-    depths = _values(pictures, "depth")
+    betas, depths = _values(pictures, "beta"), _values(pictures, "depth")
     ranks = pictures.sizes["rank"]
     rows = ranks * len(depths)
     axes = panels(ax, rows, len(betas), (1.0 + 3.4 * len(betas), 0.5 + 0.5 * rows))
@@ -137,7 +135,7 @@ def latent_plane(results: Evaluation, ax: Axes) -> Axes:
     if not plane:
         return ax
     values = [None] if axis is None else plane[axis].values.tolist()
-    betas = _betas(results)
+    betas = _values(plane, "beta")
     axes = panels(ax, len(betas), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(betas)))
     for (row, beta), (column, value) in product(enumerate(betas), enumerate(values)):
         cell = _select(plane, beta=beta, **{str(axis): value})
@@ -178,11 +176,15 @@ def _betas(results: Evaluation) -> list[float]:
 
 
 def _pictures(results: Evaluation, group: str, free: list[str], **at: Any) -> tuple[xr.Dataset, str]:
-    """Pictures of the runs at some coordinates, and a label.
+    """Pictures of the finished runs at some coordinates, and a label.
 
     Other axes that are not free are at their first value. The label says which, where they have several values.
     """
     grid = results.tree["rate_distortion"].to_dataset()["rate"]
     fixed = {str(dim): grid[dim].values.tolist()[0] for dim in grid.dims if dim not in ("split", *at, *free)}
     label = ", ".join(f"{dim} {value}" for dim, value in fixed.items() if grid.sizes[dim] > 1)
-    return results.pictures(group, **at, **fixed), label
+    pictures = results.pictures(group, **at, **fixed)
+    measured = grid.isel(split=0, drop=True).sel({**at, **fixed}).notnull()
+    for dim in set(measured.dims) & set(pictures.dims):
+        pictures = pictures.isel({dim: measured.any([other for other in measured.dims if other != dim]).values})
+    return pictures if all(pictures.sizes.values()) else xr.Dataset(), label

@@ -11,8 +11,8 @@ from pyrovae.analysis.figures.colours import grey
 from pyrovae.analysis.figures.style import bars, curves, legend, theory_curves, with_errors
 from pyrovae.store.results import Evaluation
 
-#: Symbol and line style of each variable.
-_LOOKS = {"rate": ("R", "-"), "prior_gap": ("G", "--"), "mutual_information": ("I", "-.")}
+#: Symbol, line style and filling of the markers of each variable.
+_LOOKS = {"rate": ("R", "-", "full"), "prior_gap": ("G", "--", "none"), "mutual_information": ("I", "-.", "left")}
 
 
 def information(results: Evaluation, ax: Axes) -> Axes:
@@ -22,11 +22,11 @@ def information(results: Evaluation, ax: Axes) -> Axes:
     """
     data = _training_set(results.tree)
     for name, cell, colour, shape in curves(data):
-        for variable, (symbol, line) in _LOOKS.items():
+        for variable, (symbol, line, filling) in _LOOKS.items():
             if cell[variable].notnull().any():
                 label = f"{symbol} {name}".strip()
-                look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4, "label": label}
-                ax.plot(cell.beta, cell[variable], line + shape, **look)
+                look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 5, "label": label}
+                ax.plot(cell.beta, cell[variable], line + shape, fillstyle=filling, **look)
                 bars(ax, cell.beta, cell[variable], cell[f"{variable}_bar"], colour)
     if not ax.has_data():
         return ax
@@ -34,7 +34,7 @@ def information(results: Evaluation, ax: Axes) -> Axes:
         for variable in _LOOKS:
             ax.plot(theory.beta, theory[variable], color=grey(0.8), linewidth=0.8, label=once, zorder=1)
             once = None
-    for limit in np.unique(data["log_n"]):
+    for limit in _limits(data):
         ax.axhline(limit, color=grey(0.5), linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
     ax.set_xscale("log")
     ax.set_yscale("symlog", linthresh=1)
@@ -60,16 +60,22 @@ def saturation(results: Evaluation, ax: Axes) -> Axes:
         bars(ax, rate, information, curve.data["mutual_information_bar"], curve.colour, curve.data["rate_bar"])
     if not ax.has_data():
         return ax
-    limits = np.unique(data["log_n"].values.round(6))
-    for limit in limits[np.isfinite(limits)]:
+    limits = _limits(data)
+    for limit in limits:
         ax.axhline(limit, color=grey(0.5), linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
-    top = float(max(np.nanmax(limits), data["mutual_information"].max()))
+    top = float(max(*limits, data["mutual_information"].max()))
     ax.plot([0, top], [0, top], color=grey(0.3), linewidth=0.8, linestyle="--", label="I = R")
     ax.set_ylim(0, 1.15 * top)
     ax.set_xlabel("rate R of the training images (nats per image)")
     ax.set_ylabel("mutual information I (nats)")
     legend(ax)
     return ax
+
+
+def _limits(data: xr.Dataset) -> np.ndarray:
+    """Every log N."""
+    limits = np.unique(data["log_n"].values.round(6))
+    return limits[np.isfinite(limits)]
 
 
 def _training_set(tree: xr.DataTree) -> xr.Dataset:

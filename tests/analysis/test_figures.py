@@ -266,6 +266,20 @@ def test_traversals_have_rows_by_depth_and_latent(curves: InMemory, ax: Axes) ->
     assert panels[5, 1].get_ylabel() == f"z{data['latent']:.0f}, {data['share']:.0%}"
 
 
+def test_settings_without_finished_runs_are_left_out(curves: InMemory) -> None:
+    for name, group in curves.tree.children.items():
+        if "depth" in group.coords:
+            curves.tree[name] = xr.DataTree(group.to_dataset().where(group["depth"] == 1))
+    curves.images()["pareto_k"].loc[{"depth": 3}] = np.nan
+    drawn = {name: Figure(layout="constrained") for name in ("traversals", "information", "pareto_k", "saturation")}
+    for name, figure in drawn.items():
+        figures.FIGURES[name](curves, figure.subplots())
+    titles = {panel.get_title() for panel in drawn["traversals"].axes} - {""}
+    assert titles == {f"β = {beta:g}, depth 1" for beta in (0.001, 1, 5)}
+    texts = [text.get_text() for figure in drawn.values() for text in text_of(figure)]
+    assert [text for text in texts if "nan" in text or "depth 3" in text] == []
+
+
 def test_only_pictures_that_are_drawn_are_read(curves: InMemory, ax: Axes, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
     read = InMemory.pictures
