@@ -121,10 +121,9 @@ def _prepared(
         own = (cost for cost in costs if set(job.cohort.keys) <= set(cost.job.cohort.keys))
         return [part for cost in own for part in cost.parts(study, job)]
 
-    progress.phase("images")
-    rehearsed = [_rehearsed(job, study.measure, results.folder, device) for job in left]
     progress.forecast.expect(part for job in left for part in expected(job))
-    return rehearsed, expected
+    progress.phase("images")
+    return [_rehearsed(job, study.measure, results.folder, device) for job in left], expected
 
 
 def _rehearsed(job: Job, measure: Measure, folder: Path, device: torch.device) -> Job:

@@ -152,7 +152,8 @@ class Forecast:
         now, running = self._clock(), [part for part in self._begun if part.share < 1]
         phases = {part.phase for part in self._expected} | {part.phase for part in running}
         known = {phase: c for phase in phases if (c := self._correction(phase)) is not None}
-        if not phases or len(known) < len(phases):
+        sized = [part for part in (*self._expected, *running) if part.size]
+        if not sized or len(known) < len(phases):
             return None
         rest = [part.size * known[part.phase] for part in self._expected]
         rest += [max(0.0, p.size * known[p.phase] * (1 - p.share) - (now - p.seen)) for p in running]

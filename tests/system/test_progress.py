@@ -47,6 +47,14 @@ def test_time_left_is_that_of_expected_parts_at_first() -> None:
     assert forecast.left() == 70
 
 
+def test_time_left_is_unknown_before_anything_is_expected() -> None:
+    forecast = Forecast(clock=Clock())
+    forecast.begin("plan", "")
+    assert forecast.left() is None
+    forecast.expect([Expected("train", "a", 60)])
+    assert forecast.left() == 60
+
+
 def test_sizes_that_are_no_seconds_are_timed_once_something_is_done() -> None:
     clock = Clock()
     forecast = Forecast([Expected("train", "a", 100), Expected("measure", "a", 50)], timed=False, clock=clock)
