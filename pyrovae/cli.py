@@ -122,6 +122,8 @@ def run_study(
 
     chosen = Study.load(study, trust=trust or (), **dict(_setting(text) for text in settings or []))
     folder = out or (Path(study) if Path(study).is_dir() else Path("runs") / chosen.name)
+    from rich.console import Console
+
     from pyrovae.analysis.findings import findings
     from pyrovae.analysis.findings.design import prospects
     from pyrovae.runner.estimate import estimate
@@ -132,13 +134,14 @@ def run_study(
     from pyrovae.system.execution import Execution
 
     if plan:
-        cohorts = planned(chosen, folder, warnings.warn)
-        for line in lines(chosen, cohorts):
-            _print(line)
-        if any(cohort.left for cohort in cohorts):
-            execution = Execution(device.value, compile.value, scheduler)
-            for line in estimate(chosen, cohorts, folder, execution).lines():
+        with Console(stderr=True).status("loading images, and trying a few steps if no earlier run tells their speed"):
+            cohorts = planned(chosen, folder, warnings.warn)
+            for line in lines(chosen, cohorts):
                 _print(line)
+            if any(cohort.left for cohort in cohorts):
+                execution = Execution(device.value, compile.value, scheduler)
+                for line in estimate(chosen, cohorts, folder, execution).lines():
+                    _print(line)
         before = findings(open_results(folder)) if (folder / "study.yaml").exists() else ()
         for line in prospects(chosen, before):
             _print(line)

@@ -32,6 +32,8 @@ from pyrovae.training.trainer import Training
 ENOUGH = 50
 #: Seconds that figures and report take if it is not known.
 DRAWING = 6.0
+#: Seconds above which a run that is measured for its time is disturbed too little to measure another one.
+LONG = 1.0
 #: How many times fewer training images the smaller of two subsets has.
 SUBSET = 8
 
@@ -144,7 +146,8 @@ def step_time(training: Training, seconds: float) -> float:
 def measuring_time(training: Training, settings: Measure, images: int) -> float:
     """Seconds that measuring a run with so many training images takes, apart from annealing, from two subsets of them.
 
-    The first run of a cohort computes what all of its runs share, and of the others, the fastest is least disturbed.
+    The first run of a cohort computes what all of its runs share, and of the others, the fastest is least disturbed. If
+    one takes longer than `LONG`, it is the last.
 
     Args:
         training: a training of several runs for this purpose alone, which is not continued, with some of the images.
@@ -157,7 +160,10 @@ def measuring_time(training: Training, settings: Measure, images: int) -> float:
     for size in (few, many):
         training.data = CohortData(data.with_train(slice(size)))
         ends = [time.perf_counter()]
-        ends += [time.perf_counter() for _ in measured_runs(training, settings, of_settings(settings))]
+        for number, _ in enumerate(measured_runs(training, settings, of_settings(settings))):
+            ends.append(time.perf_counter())
+            if number and ends[-1] - ends[-2] > LONG:
+                break
         seconds.append(min(after - before for before, after in pairwise(ends)))
     fast, slow = seconds
     return slow + max(0.0, slow - fast) / (many - few) * (images - many)

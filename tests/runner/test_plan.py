@@ -1,5 +1,6 @@
 """What a plan counts, estimates and refuses."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,12 @@ import pytest
 from helpers import STUDY
 
 from pyrovae import InputError, Study, run
+from pyrovae.build import make_cohort_data
 from pyrovae.runner import estimate as estimating
+from pyrovae.runner import speed
 from pyrovae.runner.estimate import Estimate, estimate
 from pyrovae.runner.plan import plan, progress
+from pyrovae.runner.setup import start
 from pyrovae.runner.speed import Speed, Speeds
 from pyrovae.store.layout import RunFolder
 from pyrovae.study import key_of
@@ -221,6 +225,23 @@ def test_measuring_is_tried_with_as_many_runs_as_fit(
         monkeypatch.setattr(estimating, "free_memory", lambda device, free=free: free)
         estimated(STUDY.replace(depth=1, seed=0), tmp_path / "new")
     assert tried == [1, estimating.TIMED, 1, 1]
+
+
+@pytest.mark.parametrize(("long", "expected"), [(0.0, 2), (1e9, 4)])
+def test_slow_measuring_is_timed_with_two_runs(long: float, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def measured_runs(training: Training, *_: object) -> Iterator[None]:
+        for number, _ in enumerate(training.cohort.runs):
+            yield measured.append(number)
+
+    monkeypatch.setattr(speed, "LONG", long)
+    monkeypatch.setattr(speed, "measured_runs", measured_runs)
+    study = STUDY.replace(depth=1, beta=1, seed=[0, 1, 2, 3])
+    (cohort,) = study.cohorts()
+    training, _ = start(study.measure, cohort, make_cohort_data(cohort.runs))
+    assert speed.measuring_time(training, study.measure, 1000) >= 0
+    assert measured == [*range(expected)] * 2
 
 
 def test_run_keeps_the_speeds_that_plan_uses(tmp_path: Path, tried: list[int]) -> None:
