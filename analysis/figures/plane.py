@@ -43,13 +43,13 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
             _draw_in_plane(curve, split, ax)
     if not ax.has_data():
         return ax
-    _scale_of_rates(ax, data["rate"].values)
+    linear_to = _scale_of_rates(ax, data["rate"].values)
     ax.set_ylabel("distortion D (nats per image)")
     draw_floor(ax, data)
     for theory, label in theory_curves(results.tree):
         ax.plot(theory["rate"], theory["distortion"], color=grey(0.8), linewidth=0.8, label=label, zorder=1)
     ax.margins(0.08)
-    _lines_of_constant_sum(ax)
+    _lines_of_constant_sum(ax, linear_to)
     ax.plot([], [], "*", markersize=9, color=grey(0.7), label="β = 1")
     legend(ax)
     test = list(_points(data, "test"))
@@ -119,10 +119,10 @@ def far_rate(rates: ArrayLike) -> float | None:
     return round(1.1 * float(finite[finite <= FAR * np.median(finite)].max()), 1)
 
 
-def _scale_of_rates(ax: Axes, rates: np.ndarray) -> None:
-    """Labels the axis of rates, and makes it logarithmic where only outliers are."""
-    label = "rate R (nats per image)"
-    if far := far_rate(rates):
+def _scale_of_rates(ax: Axes, rates: np.ndarray) -> float | None:
+    """Labels the axis of rates, and makes it logarithmic where only outliers are: above which rate, if any are."""
+    label, far = "rate R (nats per image)", far_rate(rates)
+    if far is not None:
         ax.set_xscale("symlog", linthresh=far, linscale=4)
         ax.set_xlim(0, 2 * float(np.nanmax(rates)))
         ticks = np.append(MaxNLocator(4).tick_values(0, far)[:-1], 10.0 ** np.arange(2, np.log10(np.nanmax(rates))))
@@ -131,14 +131,14 @@ def _scale_of_rates(ax: Axes, rates: np.ndarray) -> None:
         ax.axvline(far, color=grey(0.3), linewidth=0.8)
         label += f"; logarithmic above {far:.0f}"
     ax.set_xlabel(label)
+    return far
 
 
-def _lines_of_constant_sum(ax: Axes) -> None:
+def _lines_of_constant_sum(ax: Axes, linear_to: float | None) -> None:
+    """Lines of constant R + D, as far as the axis of rates is linear."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    linear = ax.get_xscale() == "linear"
-    farthest = right if linear else ax.xaxis.get_transform().linthresh
-    rates = np.array([left, farthest])
-    for total in MaxNLocator(8).tick_values(left + bottom, farthest + top):
+    rates = np.array([left, linear_to or right])
+    for total in MaxNLocator(8).tick_values(left + bottom, rates[1] + top):
         ax.plot(rates, total - rates, color=grey(0.12), linewidth=0.7, zorder=0)
     ax.plot([], [], color=grey(0.12), linewidth=0.7, label="R + D constant")
     ax.set_xlim(left, right)

@@ -152,7 +152,7 @@ class Forecast:
         now, running = self._clock(), [part for part in self._begun if part.share < 1]
         phases = {part.phase for part in self._expected} | {part.phase for part in running}
         known = {phase: c for phase in phases if (c := self._correction(phase)) is not None}
-        sized = [part for part in (*self._expected, *running) if part.size]
+        sized = any(part.size for part in self._expected) or any(part.size for part in running)
         if not sized or len(known) < len(phases):
             return None
         rest = [part.size * known[part.phase] for part in self._expected]
