@@ -89,7 +89,7 @@ def without_diverged(cell: xr.Dataset, axis: str) -> tuple[xr.Dataset, str]:
     diverged = cell["diverged"].any([dim for dim in cell["diverged"].dims if dim != axis])
     if not diverged.any() or (~diverged).sum() < 2:
         return cell, ""
-    names = ", ".join(map(str, cell[axis].values[diverged]))
+    names = ", ".join(map(plain, cell[axis].values[diverged].tolist()))
     return cell.sel({axis: ~diverged}), f"without {names}, of which a run diverged"
 
 

@@ -230,9 +230,10 @@ class Training:
         self.lockstep.mode = self.environments[-1].mode if self.environments else None
 
     def check_images(self, checksums: Sequence[int]) -> None:
-        """
+        """Refuses images other than those that the runs began with.
+
         Args:
-            checksums: of the images that the runs began with.
+            checksums: of these.
 
         Raises:
             InputError: the images have changed.
