@@ -116,7 +116,7 @@ def _at_an_end(axis: str, best: tuple[Any, ...], values: list[Any]) -> Iterator[
 def _compared(
     study: StudyCells, axis: str, split: str, name: str, at: Mapping[str, Any]
 ) -> Iterator[tuple[Finding, Contrast, tuple[Any, ...], str]]:
-    """For every cell, the lead of the best value, all values that may be the best, and a clause about those left out."""
+    """For every cell, the lead of the best value, all values that may be best, and a clause on those left out."""
     best_of = f"best {axis} by {split} {name}"
     leads = {"falls": "{best} leads {closest}", "rises": "{best} is behind {closest}"}
     finding = Finding(None, f"The {best_of} is {{best}}", best_of, lambda _: (), **leads)
