@@ -299,7 +299,7 @@ def test_reconstructions_are_drawn_by_kind_and_depth() -> None:
     data = xr.Dataset(pictures, {"beta": [0.01, 0.1, 1.0, 4.0], "depth": [1, 3], "seed": [0, 1]})
     figure = Figure()
     runs = xr.Dataset(coords=data.drop_dims(dims[3:]).coords)
-    rate = xr.DataArray(0.0, runs.coords, dims[:3])
+    rate = xr.DataArray(0.0, {"split": ["train", "test"], **runs.coords}, ["split", *dims[:3]])
     groups = {"runs": runs, "rate_distortion": xr.Dataset({"rate": rate})}
     study = InMemory(xr.DataTree.from_dict(groups), pictures={"reconstructions": data})
     figures.reconstructions(study, figure.subplots())
