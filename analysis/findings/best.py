@@ -82,16 +82,16 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
     if axis == "prior" and study.prior_swapped:
         raise InputError("prior: expected the priors that were trained with, got an evaluation with a swapped one")
     found = list(_compared(study, axis, split, name, at))
-    verdicts = decide([(finding, contrast) for finding, contrast, *_ in found], study.sources)
+    verdicts = decide([(finding, contrast) for finding, contrast, _ in found], study.sources)
     training = [
         f"{caveat.partition(':')[0]}, so more steps may change this" for caveat in unconverged(results.tree.root)
     ]
     answers = []
-    for verdict, (_, contrast, values, left_out) in zip(verdicts, found, strict=True):
+    for verdict, (_, contrast, values) in zip(verdicts, found, strict=True):
         if verdict.outcome != "supported" and "rival" in contrast.terms:
             values = tuple(dict.fromkeys([*values, contrast.terms["rival"]]))
         ends = [] if contrast.note else _at_an_end(axis, values, study.values(axis))
-        notes = (*([left_out] if left_out else []), *ends, *training)
+        notes = tuple(filter(None, [contrast.terms["left_out"], *ends, *training]))
         answers.append(Best(axis, by, values, verdict, notes))
     return answers
 
@@ -115,8 +115,8 @@ def _at_an_end(axis: str, best: tuple[Any, ...], values: list[Any]) -> Iterator[
 
 def _compared(
     study: StudyCells, axis: str, split: str, name: str, at: Mapping[str, Any]
-) -> Iterator[tuple[Finding, Contrast, tuple[Any, ...], str]]:
-    """For every cell, the lead of the best value, all values that may be best, and a clause on those left out."""
+) -> Iterator[tuple[Finding, Contrast, tuple[Any, ...]]]:
+    """For every cell, the lead of the best value, and all values that may be best."""
     best_of = f"best {axis} by {split} {name}"
     leads = {"falls": "{best} leads {closest}", "rises": "{best} is behind {closest}"}
     finding = Finding(None, f"The {best_of} is {{best}}", best_of, lambda _: (), **leads)
@@ -132,10 +132,15 @@ def _compared(
                 "the setting measure.particles"
             )
         if note:
-            yield finding, Contrast(where, note=note, terms={"best": "unknown"}), tuple(values), left_out
+            yield finding, Contrast(where, note=note, terms={"best": "unknown", "left_out": left_out}), tuple(values)
             continue
         leading = lead(measured, axis, study.margin)
         tied = leading.tied if leading.effect.is_known else [each for each in values if each != leading.best]
-        terms = {"best": plain(leading.best), "closest": plain(leading.closest), "rival": leading.closest}
+        terms = {
+            "best": plain(leading.best),
+            "closest": plain(leading.closest),
+            "rival": leading.closest,
+            "left_out": left_out,
+        }
         note = "" if isfinite(leading.effect.estimate) else UNFINISHED
-        yield finding, Contrast(where, leading.effect, note, terms=terms), (leading.best, *tied), left_out
+        yield finding, Contrast(where, leading.effect, note, terms=terms), (leading.best, *tied)

@@ -98,17 +98,14 @@ def test_compilation_restores_validation(
     assert Distribution._validate_args
 
 
-@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="the compiler may not know AMX, so torch checks")
-def test_compiler_is_not_tried_on_each_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check_build(isa: Any, code: str) -> bool:
-        assert code != cpu_vec_isa.VecISA._avx_code
-        return True
-
-    monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", check_build)
-    cpu_vec_isa.valid_vec_isa_list.cache_clear()
-    options = {name: value for name, value in compiler_options().items() if name.startswith("cpp.")}
-    with inductor_config.patch(options):
-        assert cpu_vec_isa.pick_vec_isa()
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_compiler_tries_instruction_sets_only_for_amx(has_amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old compiler may not know AMX."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    assert compiler_options()["cpp.vec_isa_ok"] is (inductor_config.cpp.vec_isa_ok if has_amx else True)
+    monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", lambda isa, code: False)
+    with inductor_config.patch({"cpp.vec_isa_ok": True}):
+        assert cpu_vec_isa.VecAVX2(), "it was tried"
 
 
 def test_evaluation_does_not_change_weights(pairs: list[Pair], streams: Streams, images: Tensor) -> None:
