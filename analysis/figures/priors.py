@@ -16,7 +16,7 @@ from pyrovae.store.results import Evaluation
 _INFORMATION, _GAP = COLOURS[0], COLOURS[4]
 #: Bars more than this many times as high as the median bar are cut off and labelled with their height.
 _CUT = 3.0
-#: With more bars than this in a panel, their names stand upright.
+#: With more bars than this in a panel, their names are vertical.
 MANY = 6
 #: Maximum number of panels.
 MAX_PANELS = 12
