@@ -235,6 +235,8 @@ def theory(run: Run) -> LinearGaussian | None:
     if run.pair is not None or names != ("linear", "linear", "gaussian", "standard_normal", "vae"):
         return None
     noise_scale = component_settings(run, "likelihood")["noise_scale"]
+    if run.target_rate is not None:
+        return LinearGaussian.at_rate(linear.covariance(), run.latent_size, noise_scale, run.target_rate)
     return LinearGaussian.best(linear.covariance(), run.latent_size, noise_scale, run.beta)
 
 

@@ -101,6 +101,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "memorisation": "pyrovae.measures.memorisation:measure",
         "difficulty": "pyrovae.measures.difficulty:measure",
         "effective_rank": "pyrovae.measures.effective_rank:measure",
+        "target_rate": "pyrovae.measures.target_rate:measure",
         "pictures": "pyrovae.measures.pictures:measure",
         "generalization_gap": "pyrovae.measures.generalization_gap:measure",
         "fixed_decoder_curve": "pyrovae.measures.fixed_decoder_curve:measure",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyrovae.analysis.figures.generalization import fixed_decoder_curve, generalization_gap
-from pyrovae.analysis.figures.learning import learning_curves
+from pyrovae.analysis.figures.learning import learning_curves, weight_of_rate
 from pyrovae.analysis.figures.likelihood import log_likelihood, pareto_k
 from pyrovae.analysis.figures.pictures import latent_plane, pair_plot, reconstructions, samples, traversals
 from pyrovae.analysis.figures.plane import distortion, rate_distortion
@@ -35,6 +35,7 @@ FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
         log_likelihood,
         pareto_k,
         learning_curves,
+        weight_of_rate,
         reconstructions,
         samples,
         pair_plot,

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.colours import grey
-from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, shown
+from pyrovae.analysis.figures.style import curves, label_swept, legend, mean_over_runs, shown, swept, titled
 from pyrovae.analysis.findings.statistics import error_of_mean
 from pyrovae.store.results import Evaluation
 
@@ -29,19 +29,19 @@ def generalization_gap(results: Evaluation, ax: Axes) -> Axes:
         return ax
     runs = results.tree["generalization_gap"].to_dataset()[[f"{part}{se}" for part in _PARTS for se in ("", "_se")]]
     errors = {f"{part}_se": error_of_mean(runs[part], runs[f"{part}_se"]) for part in _PARTS}
-    drawn = list(product(curves(mean_over_runs(runs).assign(errors).sortby("beta"), "decoder_gap"), _PARTS.items()))
+    data = mean_over_runs(runs).assign(errors).sortby(swept(runs))
+    drawn = list(product(curves(data, "decoder_gap"), _PARTS.items()))
     for number, ((name, cell, colour, shape), (part, (label, line))) in enumerate(drawn):
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 4, "elinewidth": 1, "capsize": 2}
-        beta = cell.beta.values * _OFFSET ** (number - (len(drawn) - 1) / 2)
+        along = cell[swept(cell)].values * _OFFSET ** (number - (len(drawn) - 1) / 2)
         error = 2 * cell[f"{part}_se"].values
-        ax.errorbar(beta, cell[part].values, error, fmt=line + shape, label=f"{label} {name}".strip(), **look)
+        ax.errorbar(along, cell[part].values, error, fmt=line + shape, label=f"{label} {name}".strip(), **look)
     if not ax.has_data():
         return ax
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.25 * (high - low))  # for the legend
     ax.axhline(0, color=grey(0.5), linewidth=0.8, linestyle=":")
-    ax.set_xscale("log")
-    ax.set_xlabel("β")
+    label_swept(ax, data)
     ax.set_ylabel("part of ELBO train − ELBO test (nats per image)")
     legend(ax)
     return ax
@@ -56,15 +56,16 @@ def fixed_decoder_curve(results: Evaluation, ax: Axes) -> Axes:
     decoders = results.pictures("fixed_decoder_curve")
     if "decoder_rate" not in decoders:
         return ax
-    betas = shown(decoders.beta.values.tolist())
-    guides = results.tree["fixed_decoder_curve"].to_dataset().sel(split="test", beta=betas, drop=True)
+    along = swept(decoders)
+    few = shown(decoders[along].values.tolist())
+    guides = results.tree["fixed_decoder_curve"].to_dataset().sel({"split": "test", along: few}, drop=True)
     for name, guide, colour, shape in curves(mean_over_runs(guides), "guide_rate"):
         look: dict[str, Any] = {"color": colour, "markersize": 5, "label": f"guide {name}".strip()}
         ax.plot(guide["guide_rate"], guide["guide_distortion"], shape, **look)
-        place = {str(axis): guide[axis].item() for axis in guide.coords if axis in decoders.dims and axis != "beta"}
-        for beta, line in zip(betas, _LINES, strict=False):
-            label: str | None = ", ".join(filter(None, [f"decoder {name}".strip(), f"β = {beta:g}"]))
-            curve = decoders.sel(place).sel(beta=beta).isel(split=1)
+        place = {str(axis): guide[axis].item() for axis in guide.coords if axis in decoders.dims and axis != along}
+        for value, line in zip(few, _LINES, strict=False):
+            label: str | None = ", ".join(filter(None, [f"decoder {name}".strip(), titled(along, value)]))
+            curve = decoders.sel(place).sel({along: value}).isel(split=1)
             for values in zip(*(_by_run(curve[f"decoder_{each}"]) for each in ("rate", "distortion")), strict=True):
                 ax.plot(*values, line, color=colour, linewidth=0.8, label=label)
                 label = None

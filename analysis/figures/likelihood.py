@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.colours import grey
-from pyrovae.analysis.figures.style import bars, curves, legend, with_errors
+from pyrovae.analysis.figures.style import bars, curves, label_swept, legend, swept, with_errors
 from pyrovae.analysis.findings.statistics import repeated
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.store.results import Evaluation
@@ -31,18 +31,17 @@ def log_likelihood(results: Evaluation, ax: Axes) -> Axes:
     for name, cell, colour, shape in curves(data, "log_likelihood"):
         bound, loose = cell["log_likelihood"], cell["loose"].values
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2}
-        reliable = bound.where(~loose)
-        ax.plot(cell.beta, bound, ":" + shape, markerfacecolor=grey(0), label=name if loose.all() else None, **look)
-        ax.plot(cell.beta, reliable, "-" + shape, label=None if loose.all() else name, **look)
-        bars(ax, cell.beta, bound, cell["log_likelihood_bar"], colour)
+        along, reliable = cell[swept(cell)], bound.where(~loose)
+        ax.plot(along, bound, ":" + shape, markerfacecolor=grey(0), label=name if loose.all() else None, **look)
+        ax.plot(along, reliable, "-" + shape, label=None if loose.all() else name, **look)
+        bars(ax, along, bound, cell["log_likelihood_bar"], colour)
         if cell["annealed_log_likelihood"].notnull().any():
-            ax.plot(cell.beta, cell["annealed_log_likelihood"], "--x", label=f"{name} annealed".strip(), **look)
+            ax.plot(along, cell["annealed_log_likelihood"], "--x", label=f"{name} annealed".strip(), **look)
     if not ax.has_data():
         return ax
     if data["loose"].any():
         ax.plot([], [], ":o", color=grey(0.7), markerfacecolor=grey(0), label="k̂ high: may be loose")
-    ax.set_xscale("log")
-    ax.set_xlabel("β")
+    label_swept(ax, data)
     ax.set_ylabel("bound of log p(x) (nats per image)")
     ax.ticklabel_format(axis="y", useOffset=False)
     legend(ax)
@@ -58,7 +57,8 @@ def pareto_k(results: Evaluation, ax: Axes) -> Axes:
     images = results.images()
     if "pareto_k" not in images or images["pareto_k"].isnull().all():
         return ax
-    pareto_k = images["pareto_k"].sel(split="test", drop=True).sortby("beta")
+    pareto_k = images["pareto_k"].sel(split="test", drop=True)
+    pareto_k = pareto_k.sortby(swept(pareto_k))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of settings without a finished run
         pooled = pareto_k.clip(min=MIN_K).quantile([0.1, 0.5, 0.9], [*repeated(pareto_k), "image"])
@@ -66,14 +66,13 @@ def pareto_k(results: Evaluation, ax: Axes) -> Axes:
     drawn = list(curves(xr.Dataset(quantiles), "median"))
     for number, (name, cell, colour, shape) in enumerate(drawn):
         low, median, high = (cell[quantile].values for quantile in quantiles)
-        beta = cell.beta.values * _OFFSET ** (number - (len(drawn) - 1) / 2)
+        along = cell[swept(cell)].values * _OFFSET ** (number - (len(drawn) - 1) / 2)
         bars = np.stack([median - low, high - median])
         look: dict[str, Any] = {"color": colour, "elinewidth": 0.8, "capsize": 2, "label": name or None}
-        ax.errorbar(beta, median, bars, fmt=shape, **look)
+        ax.errorbar(along, median, bars, fmt=shape, **look)
     if (threshold := pareto_k.attrs.get("threshold")) is not None:
         ax.axhline(threshold, color=grey(0.5), linewidth=0.8, linestyle=":", label=f"unreliable above {threshold:.2f}")
-    ax.set_xscale("log")
-    ax.set_xlabel("β")
+    label_swept(ax, pooled.to_dataset(name="pareto_k"))
     ax.set_ylabel("Pareto k̂")
     legend(ax)
     return ax

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyrovae.analysis.figures.colours import COLOURS, grey, visible
-from pyrovae.analysis.figures.style import first_varying, panels, shown, strip
+from pyrovae.analysis.figures.style import first_varying, panels, shown, strip, swept, titled
 from pyrovae.store.results import Evaluation
 
 Data = TypeVar("Data", xr.DataArray, xr.Dataset)
@@ -22,21 +22,22 @@ def reconstructions(results: Evaluation, ax: Axes) -> Axes:
     The nearest training image is that of the learned reconstruction. Columns are by β, rows by depth; all other axes,
     the seed included, are at their first value. The top row shows the test images.
     """
-    pictures, fixed = _pictures(results, "reconstructions", ["depth"], beta=shown(_betas(results)))
+    along, values = _swept(results)
+    pictures, fixed = _pictures(results, "reconstructions", ["depth"], **{along: shown(values)})
     if not pictures:
         return ax
-    betas, depths = _values(pictures, "beta"), _values(pictures, "depth")
+    few, depths = _values(pictures, along), _values(pictures, "depth")
     rows = 1 + len(_ROWS) * len(depths)
-    axes = panels(ax, rows, len(betas), (1.4 + 3.4 * len(betas), 0.5 + 0.5 * rows))
-    for column, beta in enumerate(betas):
-        axes[0, column].set_title(f"β = {beta:g}")
+    axes = panels(ax, rows, len(few), (1.4 + 3.4 * len(few), 0.5 + 0.5 * rows))
+    for column, value in enumerate(few):
+        axes[0, column].set_title(titled(along, value))
         for number, depth in enumerate(depths):
-            cell = _select(pictures, beta=beta, depth=depth)
+            cell = _select(pictures, **{along: value, "depth": depth})
             if number == 0:
                 strip(axes[0, column], cell["original"], "test image" if column == 0 else "")
-            for at, (name, label) in enumerate(_ROWS.items(), start=1 + number * len(_ROWS)):
+            for row, (name, label) in enumerate(_ROWS.items(), start=1 + number * len(_ROWS)):
                 text = label if depth is None else f"{label}, depth {depth}"
-                strip(axes[at, column], cell[name], text if column == 0 else "")
+                strip(axes[row, column], cell[name], text if column == 0 else "")
     axes[-1, 0].set_xlabel(fixed, fontsize="small")
     return ax
 
@@ -46,21 +47,22 @@ def samples(results: Evaluation, ax: Axes) -> Axes:
 
     Columns are by β unless the rows are. All other axes, the seed included, are at their first value.
     """
-    axis = first_varying(results.tree, ["prior", "gamma"]) or "beta"
-    pictures, fixed = _pictures(results, "samples", [axis, "beta"])
+    along, _ = _swept(results)
+    axis = first_varying(results.tree, ["prior", "gamma"]) or along
+    pictures, fixed = _pictures(results, "samples", [axis, along])
     if not pictures:
         return ax
     images = pictures["image"]
-    blocks = [None] if axis == "beta" else images.beta.values.tolist()
+    blocks = [None] if axis == along else images[along].values.tolist()
     rows = images.sizes[axis]
     axes = panels(ax, rows, len(blocks), (1.2 + 3.6 * len(blocks), 0.6 + 0.5 * rows))
-    for (row, value), (column, beta) in product(enumerate(images[axis].values.tolist()), enumerate(blocks)):
-        cell = _select(images, **{"beta": beta, axis: value})
+    for (row, value), (column, block) in product(enumerate(images[axis].values.tolist()), enumerate(blocks)):
+        cell = _select(images, **{along: block, axis: value})
         panel = axes[row, column]
-        label = str(value) if axis == "prior" else f"{'β' if axis == 'beta' else 'γ'} = {value:g}"
+        label = str(value) if axis == "prior" else titled(axis, value)
         strip(panel, cell, label if column == 0 else "")
-        if row == 0 and beta is not None:
-            panel.set_title(f"β = {beta:g}")
+        if row == 0 and block is not None:
+            panel.set_title(titled(along, block))
     axes[-1, 0].set_xlabel(f"decoded from p(z){f'; {fixed}' if fixed else ''}", fontsize="small")
     return ax
 
@@ -71,8 +73,9 @@ def pair_plot(results: Evaluation, ax: Axes) -> Axes:
     Upper triangle and grey: test vectors; lower triangle and colour: draws. All axes, the seed included, are at the
     first value, but β is as close to 1 as there is.
     """
-    beta = min(_betas(results), key=lambda value: abs(np.log(value)))
-    found, fixed = _pictures(results, "vectors", [], beta=beta)
+    along, values = _swept(results)
+    central = min(values, key=lambda value: abs(np.log(value)))
+    found, fixed = _pictures(results, "vectors", [], **{along: central})
     if not found:
         return ax
     data, generated = (found[name].dropna("sample").values for name in ("data", "generated"))
@@ -96,7 +99,7 @@ def pair_plot(results: Evaluation, ax: Axes) -> Axes:
         if column == 0:
             panel.set_ylabel(f"x{row + 1}", fontsize="small")
     axes[0, 0].legend(fontsize="small")
-    axes[-1, 0].set_xlabel(f"β = {beta:g}{f'; {fixed}' if fixed else ''}", fontsize="small")
+    axes[-1, 0].set_xlabel(f"{titled(along, central)}{f'; {fixed}' if fixed else ''}", fontsize="small")
     return ax
 
 
@@ -106,20 +109,21 @@ def traversals(results: Evaluation, ax: Axes) -> Axes:
     The other latents are those of the first test image. Labels show the latent and the share of its variance that is
     between images. Columns are by β, rows by depth; all other axes, the seed included, are at their first value.
     """
-    pictures, fixed = _pictures(results, "traversals", ["depth"], beta=shown(_betas(results)))
+    along, values = _swept(results)
+    pictures, fixed = _pictures(results, "traversals", ["depth"], **{along: shown(values)})
     if not pictures:
         return ax
-    betas, depths = _values(pictures, "beta"), _values(pictures, "depth")
+    few, depths = _values(pictures, along), _values(pictures, "depth")
     ranks = pictures.sizes["rank"]
     rows = ranks * len(depths)
-    axes = panels(ax, rows, len(betas), (1.0 + 3.4 * len(betas), 0.5 + 0.5 * rows))
-    for (column, beta), (number, depth) in product(enumerate(betas), enumerate(depths)):
-        cell = _select(pictures, beta=beta, depth=depth)
+    axes = panels(ax, rows, len(few), (1.0 + 3.4 * len(few), 0.5 + 0.5 * rows))
+    for (column, value), (number, depth) in product(enumerate(few), enumerate(depths)):
+        cell = _select(pictures, **{along: value, "depth": depth})
         for rank in range(ranks):
             row = cell.isel(rank=rank)
             panel = axes[number * ranks + rank, column]
             strip(panel, row["traversal"], f"z{row['latent']:.0f}, {row['share']:.0%}")
-        axes[number * ranks, column].set_title(f"β = {beta:g}" + ("" if depth is None else f", depth {depth}"))
+        axes[number * ranks, column].set_title(titled(along, value) + ("" if depth is None else f", depth {depth}"))
     axes[-1, 0].set_xlabel(fixed, fontsize="small")
     return ax
 
@@ -130,15 +134,16 @@ def latent_plane(results: Evaluation, ax: Axes) -> Axes:
     Columns are by prior or γ, rows by β; all other axes, the seed included, are at their first value. Nothing is drawn
     if z does not have two dimensions.
     """
+    along, _ = _swept(results)
     axis = first_varying(results.tree, ["prior", "gamma"])
-    plane, fixed = _pictures(results, "plane", [str(axis), "beta"])
+    plane, fixed = _pictures(results, "plane", [str(axis), along])
     if not plane:
         return ax
     values = [None] if axis is None else plane[axis].values.tolist()
-    betas = _values(plane, "beta")
-    axes = panels(ax, len(betas), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(betas)))
-    for (row, beta), (column, value) in product(enumerate(betas), enumerate(values)):
-        cell = _select(plane, beta=beta, **{str(axis): value})
+    rows = _values(plane, along)
+    axes = panels(ax, len(rows), len(values), (0.6 + 1.9 * len(values), 0.5 + 1.9 * len(rows)))
+    for (row, of_row), (column, value) in product(enumerate(rows), enumerate(values)):
+        cell = _select(plane, **{along: of_row, str(axis): value})
         panel = axes[row, column]
         if cell["log_q"].isnull().all():
             continue
@@ -148,9 +153,9 @@ def latent_plane(results: Evaluation, ax: Axes) -> Axes:
         panel.contour(cell["z1"], cell["z2"], lines, levels=[0.05, 0.2, 0.5, 0.8], colors="#d55e00", linewidths=0.8)
         panel.tick_params(labelsize="small")
         if row == 0 and axis is not None:
-            panel.set_title(str(value) if axis == "prior" else f"γ = {value:g}", fontsize="small")
+            panel.set_title(str(value) if axis == "prior" else titled(axis, value), fontsize="small")
         if column == 0:
-            panel.set_ylabel(f"β = {beta:g}", fontsize="small")
+            panel.set_ylabel(titled(along, of_row), fontsize="small")
     axes[-1, 0].set_xlabel(f"q(z) shaded, p(z) as lines{f'; {fixed}' if fixed else ''}", fontsize="small")
     return ax
 
@@ -169,10 +174,10 @@ def _relative_density(log_density: np.ndarray) -> np.ndarray:
     return np.exp(log_density - np.nanmax(log_density))
 
 
-def _betas(results: Evaluation) -> list[float]:
-    """All β of a study."""
-    betas: list[float] = results.tree["rate_distortion"].to_dataset()["beta"].values.tolist()
-    return betas
+def _swept(results: Evaluation) -> tuple[str, list[float]]:
+    """The axis of β, or of target rates in its place, and its values."""
+    data = results.tree["rate_distortion"].to_dataset()
+    return swept(data), data[swept(data)].values.tolist()
 
 
 def _pictures(results: Evaluation, group: str, free: list[str], **at: Any) -> tuple[xr.Dataset, str]:

@@ -12,7 +12,17 @@ from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from pyrovae.analysis.figures.colours import Colour, grey, readable
-from pyrovae.analysis.figures.style import Curve, bars, curves, draw_floor, legend, theory_curves, with_errors
+from pyrovae.analysis.figures.style import (
+    Curve,
+    bars,
+    curves,
+    draw_floor,
+    label_swept,
+    legend,
+    swept,
+    theory_curves,
+    with_errors,
+)
 from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
@@ -35,7 +45,8 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     """The rate–distortion plane: train (open, dashed) and test (filled, solid), β = 1 as a star, means over seeds.
 
     Bars are ± two standard errors over runs. Lines of constant R + D (the negative ELBO) and the floor are in the
-    background; test points are labelled with β. If some rates are far above the others, the axis is logarithmic there.
+    background; test points are labelled with β or their target rate. If some rates are far above the others, the axis
+    is logarithmic there.
     """
     data = with_errors(results.tree["rate_distortion"].to_dataset(), ["distortion", "rate"])
     for curve in curves(data):
@@ -50,7 +61,8 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
         ax.plot(theory["rate"], theory["distortion"], color=grey(0.8), linewidth=0.8, label=label, zorder=1)
     ax.margins(0.08)
     _lines_of_constant_sum(ax, linear_to)
-    ax.plot([], [], "*", markersize=9, color=grey(0.7), label="β = 1")
+    if swept(data) == "beta":
+        ax.plot([], [], "*", markersize=9, color=grey(0.7), label="β = 1")
     legend(ax)
     test = list(_points(data, "test"))
     if len(test) <= MAX_LABELS:
@@ -68,15 +80,15 @@ def distortion(results: Evaluation, ax: Axes) -> Axes:
         for split, (line, filled) in _SPLITS.items():
             look: dict[str, Any] = {"color": colour, "markerfacecolor": colour if filled else grey(0)}
             values = cell["distortion"].sel(split=split)
-            ax.plot(cell.beta, values, line + shape, linewidth=1.2, label=f"{name} {split}".strip(), **look)
-            bars(ax, cell.beta, values, cell["distortion_bar"].sel(split=split), colour)
+            along = cell[swept(cell)]
+            ax.plot(along, values, line + shape, linewidth=1.2, label=f"{name} {split}".strip(), **look)
+            bars(ax, along, values, cell["distortion_bar"].sel(split=split), colour)
     if not ax.has_data():
         return ax
     for theory, label in theory_curves(results.tree):
-        ax.plot(theory.beta, theory["distortion"], color=grey(0.8), linewidth=0.8, label=label, zorder=1)
+        ax.plot(theory[swept(theory)], theory["distortion"], color=grey(0.8), linewidth=0.8, label=label, zorder=1)
     draw_floor(ax, data)
-    ax.set_xscale("log")
-    ax.set_xlabel("β")
+    label_swept(ax, data)
     ax.set_ylabel("distortion D (nats per image)")
     legend(ax)
     return ax
@@ -87,7 +99,8 @@ def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
     line, filled = _SPLITS[split]
     rate, distortion = (curve.data[each].sel(split=split).values for each in ("rate", "distortion"))
     look: dict[str, Any] = {"color": curve.colour, "markerfacecolor": curve.colour if filled else grey(0)}
-    star = curve.data.beta.values == 1
+    along = swept(curve.data)
+    star = (curve.data[along].values == 1) & (along == "beta")
     marked = (~star).nonzero()[0].tolist()
     label = f"{curve.name} {split}".strip()
     ax.plot(rate, distortion, line + curve.shape, markevery=marked, linewidth=1.2, label=label, **look)
@@ -100,9 +113,9 @@ def _points(data: xr.Dataset, split: str) -> Iterator[Point]:
     """The finite points of all curves on one split."""
     for curve in curves(data):
         values = (curve.data[each].sel(split=split).values for each in ("rate", "distortion"))
-        for r, d, beta in zip(*values, curve.data.beta.values, strict=True):
+        for r, d, along in zip(*values, curve.data[swept(curve.data)].values, strict=True):
             if np.isfinite(r + d):
-                yield Point((r, d), f"{beta:g}", curve.colour)
+                yield Point((r, d), f"{along:g}", curve.colour)
 
 
 def far_rate(rates: ArrayLike) -> float | None:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
 from pyrovae.analysis.figures.colours import grey
-from pyrovae.analysis.figures.style import bars, curves, legend, theory_curves, with_errors
+from pyrovae.analysis.figures.style import bars, curves, label_swept, legend, swept, theory_curves, with_errors
 from pyrovae.store.results import Evaluation
 
 #: Symbol, line style and filling of the markers of each variable.
@@ -26,21 +26,21 @@ def information(results: Evaluation, ax: Axes) -> Axes:
             if cell[variable].notnull().any():
                 label = f"{symbol} {name}".strip()
                 look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "markersize": 5, "label": label}
-                ax.plot(cell.beta, cell[variable], line + shape, fillstyle=filling, **look)
-                bars(ax, cell.beta, cell[variable], cell[f"{variable}_bar"], colour)
+                along = cell[swept(cell)]
+                ax.plot(along, cell[variable], line + shape, fillstyle=filling, **look)
+                bars(ax, along, cell[variable], cell[f"{variable}_bar"], colour)
     if not ax.has_data():
         return ax
     for theory, once in theory_curves(results.tree):
         for variable in _LOOKS:
-            ax.plot(theory.beta, theory[variable], color=grey(0.8), linewidth=0.8, label=once, zorder=1)
+            ax.plot(theory[swept(theory)], theory[variable], color=grey(0.8), linewidth=0.8, label=once, zorder=1)
             once = None
     for limit in _limits(data):
         ax.axhline(limit, color=grey(0.5), linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
-    ax.set_xscale("log")
+    label_swept(ax, data)
     ax.set_yscale("symlog", linthresh=1)
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.set_ylim(bottom=min(0, float(data["prior_gap"].min())))
-    ax.set_xlabel("β")
     ax.set_ylabel("nats per image")
     legend(ax)
     return ax

@@ -15,6 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pyrovae.analysis.figures.colours import COLOURS, DARK, Colour, grey, visible
+from pyrovae.analysis.findings.cells import SYMBOLS
 from pyrovae.analysis.findings.statistics import repeated, variance_of_mean
 from pyrovae.system import atomic
 
@@ -57,7 +58,7 @@ def rc_params(width: float = WIDTH, *, dark: bool = False) -> dict[str, Any]:
 
 
 class Curve(NamedTuple):
-    """The results along β at one combination of the other axes, and their look."""
+    """The results along β, or target rates in its place, at one combination of the other axes, and their look."""
 
     name: str
     data: xr.Dataset
@@ -65,13 +66,35 @@ class Curve(NamedTuple):
     shape: str
 
 
+def swept(data: xr.Dataset | xr.DataArray) -> str:
+    """The axis along which curves run: β, or target rates in its place."""
+    return "beta" if "beta" in data.dims else "target_rate"
+
+
+def label_swept(ax: Axes, data: xr.Dataset) -> None:
+    """Makes the horizontal axis one of β, or of target rates in its place."""
+    ax.set_xscale("log")
+    ax.set_xlabel("β" if swept(data) == "beta" else "target rate R* (nats per image)")
+
+
+def titled(axis: str, value: float) -> str:
+    """A value of an axis in a title.
+
+    Example:
+        >>> titled("beta", 0.1), titled("target_rate", 20.0)
+        ('β = 0.1', 'R* = 20')
+    """
+    return f"{SYMBOLS[axis]} = {value:g}"
+
+
 def curves(data: xr.Dataset, variable: str = "rate") -> Iterator[Curve]:
     """One curve over β for every combination of the other axes that has numbers, named by the axes that vary."""
-    axes = [str(dim) for dim in data[variable].dims if dim not in ("split", "step", "beta")]
+    along = swept(data)
+    axes = [str(dim) for dim in data[variable].dims if dim not in ("split", "step", along)]
     looks = zip(cycle(map(visible, COLOURS)), cycle(SHAPES), strict=False)
     for values in product(*(data[dim].values.tolist() for dim in axes)):
         place = dict(zip(axes, values, strict=True))
-        cell = data.sel(place).dropna("beta", how="all")  # a β at which only some numbers are missing stays, as a gap
+        cell = data.sel(place).dropna(along, how="all")  # a β at which only some numbers are missing stays, as a gap
         if cell[variable].notnull().any():
             name = ", ".join(f"{dim} {value}" for dim, value in place.items() if data.sizes[dim] > 1)
             yield Curve(name, cell, *next(looks))
@@ -85,7 +108,8 @@ def mean_over_runs(data: xr.Dataset) -> xr.Dataset:
 def with_errors(runs: xr.Dataset, names: list[str]) -> xr.Dataset:
     """Means over runs in order of β, and bars of ± two standard errors, ``NAME_bar``, where there are several runs."""
     errors = {f"{name}_bar": 2 * variance_of_mean(runs[name]) ** 0.5 for name in names}
-    return mean_over_runs(runs).assign({name: bar.where(bar > 0) for name, bar in errors.items()}).sortby("beta")
+    means = mean_over_runs(runs)
+    return means.assign({name: bar.where(bar > 0) for name, bar in errors.items()}).sortby(swept(means))
 
 
 def bars(ax: Axes, x: Any, y: Any, of_y: Any, colour: Colour, of_x: Any = None) -> None:

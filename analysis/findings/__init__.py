@@ -2,7 +2,7 @@
 
 import json
 
-from pyrovae.analysis.findings import beta, depth, generalization, information, memorisation, priors
+from pyrovae.analysis.findings import beta, depth, equal_rate, generalization, information, memorisation, priors
 from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.verdicts import Finding, Verdicts, decide
 from pyrovae.store.results import Evaluation
@@ -12,6 +12,7 @@ FINDINGS: tuple[Finding, ...] = (
     *priors.FINDINGS,
     *beta.FINDINGS,
     *depth.FINDINGS,
+    *equal_rate.FINDINGS,
     *information.FINDINGS,
     *memorisation.FINDINGS,
     *generalization.FINDINGS,

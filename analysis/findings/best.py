@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from pyrovae.analysis.findings.caveats import unconverged
-from pyrovae.analysis.findings.cells import StudyCells, plain, without_diverged
+from pyrovae.analysis.findings.cells import StudyCells, comparable, plain
 from pyrovae.analysis.findings.priors import Score, distortion, negative_log_likelihood, total
 from pyrovae.analysis.findings.statistics import lead
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast, Finding, Verdict, decide
@@ -38,8 +38,8 @@ class Best:
     Attributes:
         values: the one with the best mean, and those that cannot be distinguished from it, at a joint error of 5%.
         verdict: whether the first leads its closest rival, and by how much.
-        notes: what may change the answer: values left out because a run diverged, values at an end of the axis,
-            and runs that had not converged.
+        notes: what may change the answer: values left out because a run diverged or missed its target rate, values at
+            an end of the axis, and runs that had not converged.
     """
 
     axis: str
@@ -97,9 +97,9 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
 
 
 def best_settings(results: Evaluation) -> Iterator[list[Best]]:
-    """The best β and the best prior by test D and by test R + D, where the study compares several."""
+    """The best β, target rate and prior by test D and by test R + D, where the study compares several."""
     study = StudyCells.of(results)
-    axes = ["beta"] if study.prior_swapped else ["beta", "prior"]
+    axes = ["beta", "target_rate", *([] if study.prior_swapped else ["prior"])]
     for axis, by in product(axes, ("test D", "test R + D")):
         if len(study.values(axis)) > 1:
             yield best(results, axis, by)
@@ -121,7 +121,7 @@ def _compared(
     leads = {"falls": "{best} leads {closest}", "rises": "{best} is behind {closest}"}
     finding = Finding(None, f"The {best_of} is {{best}}", best_of, lambda _: (), **leads)
     for where, cell in study.along(axis, split, **at):
-        cell, left_out = without_diverged(cell, axis)
+        cell, left_out = comparable(cell, axis)
         score = SCORES[name](cell)
         measured = score.sel({axis: score.dropna(axis, how="all")[axis]})
         values = measured[axis].values.tolist()

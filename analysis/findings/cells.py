@@ -11,9 +11,12 @@ import xarray as xr
 from pyrovae.analysis.findings.statistics import REPEATED, effect
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast
 from pyrovae.measures.likelihood import is_loose
+from pyrovae.measures.target_rate import TOLERANCE
 from pyrovae.store.results import Evaluation
 from pyrovae.study import Study
 
+#: Symbols of axes.
+SYMBOLS = {"beta": "β", "gamma": "γ", "target_rate": "R*"}
 #: Values per image, and numbers of a run, that findings are tested on.
 PER_IMAGE = ("distortion", "rate", "log_likelihood", "reconstruction_distance")
 #: Values per image that only some studies have.
@@ -27,8 +30,8 @@ class StudyCells:
 
     Attributes:
         images: values per image, over split, image and the axes of the grid.
-        information: mutual information and prior gap per run; ``loose``, whether the bound of log p(x) may be; and
-            ``diverged``, whether training has.
+        information: mutual information and prior gap per run; ``loose``, whether the bound of log p(x) may be;
+            ``diverged``, whether training has; and ``missed``, whether it has missed its target rate.
         prior_swapped: whether the prior was replaced after training, so that the axis ``prior`` names the old one.
         margin: the size below which a difference has no meaning, as a share of the mean.
         sources: what errors cover.
@@ -44,12 +47,15 @@ class StudyCells:
     def of(cls, results: Evaluation) -> "StudyCells":
         """The cells of the results of a study, or of a later evaluation of it."""
         runs, information, likelihood = (_group(results, name) for name in ("runs", "information", "likelihood"))
+        missed = _missed(results.tree.root["rate_distortion/rate"])  # by training, even if the prior was swapped later
         done, images = runs["status"] == "done", results.images()
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
         images = images.assign({name: missing for name in PER_IMAGE if name not in images})
         images = images[[*PER_IMAGE, *(name for name in ON_REQUEST if name in images)]].where(done)
         information = information[list(PER_RUN)].where(done)
-        information = information.assign(loose=is_loose(likelihood), diverged=runs["status"] == "diverged")
+        information = information.assign(
+            loose=is_loose(likelihood), diverged=runs["status"] == "diverged", missed=missed.where(done, False)
+        )
         study = Study.of_yaml(results.tree.root.attrs["study"])
         return cls(images, information, "prior" in results.tree.attrs, study.margin, sources_of_error(study))
 
@@ -84,13 +90,26 @@ class StudyCells:
         return Contrast(where, found, "" if np.isfinite(found.estimate) else UNFINISHED, unit, terms)
 
 
-def without_diverged(cell: xr.Dataset, axis: str) -> tuple[xr.Dataset, str]:
-    """The settings along an axis of which no run has diverged, if there are two, and a clause that names the others."""
-    diverged = cell["diverged"].any([dim for dim in cell["diverged"].dims if dim != axis])
-    if not diverged.any() or (~diverged).sum() < 2:
-        return cell, ""
-    names = ", ".join(map(plain, cell[axis].values[diverged].tolist()))
-    return cell.sel({axis: ~diverged}), f"without {names}, of which a run diverged"
+def comparable(cell: xr.Dataset, axis: str) -> tuple[xr.Dataset, str]:
+    """The settings along an axis that compare, if there are two, and a clause that names the others.
+
+    Settings do not compare if a run has diverged or missed its target rate.
+    """
+    clauses = []
+    for flag, reason in (("diverged", "of which a run diverged"), ("missed", "of which a run missed its target rate")):
+        left_out = cell[flag].any([dim for dim in cell[flag].dims if dim != axis])
+        if left_out.any() and (~left_out).sum() > 1:
+            clauses.append(f"without {', '.join(map(plain, cell[axis].values[left_out].tolist()))}, {reason}")
+            cell = cell.sel({axis: ~left_out})
+    return cell, ", and ".join(clauses)
+
+
+def _missed(rate: xr.DataArray) -> xr.DataArray:
+    """Which runs have missed their target rate on training images; none without one."""
+    train = rate.sel(split="train", drop=True)
+    if "target_rate" not in rate.dims:
+        return xr.zeros_like(train, dtype=bool)
+    return abs(train - rate["target_rate"]) > TOLERANCE * rate["target_rate"]
 
 
 def _group(results: Evaluation, name: str) -> xr.Dataset:
@@ -140,4 +159,4 @@ def plain(value: Any) -> str:
 
 
 def _named(axis: str) -> str:
-    return {"beta": "β =", "gamma": "γ ="}.get(axis, axis)
+    return f"{SYMBOLS[axis]} =" if axis in SYMBOLS else axis

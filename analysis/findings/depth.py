@@ -8,9 +8,9 @@ from pyrovae.analysis.findings.verdicts import Contrast, Finding
 
 def deeper_network(study: StudyCells) -> Iterator[Contrast]:
     """D_test(fewest layers) − D_test(most layers) at the lowest β, for every other setting of the grid."""
-    depths = study.values("depth")
-    if len(depths) > 1:
-        shallow, deep, beta = depths[0], depths[-1], study.values("beta")[0]
+    depths, betas = study.values("depth"), study.values("beta")
+    if len(depths) > 1 and betas:
+        shallow, deep, beta = depths[0], depths[-1], betas[0]
         for where, cell in study.along("depth", beta=beta):
             terms = {"beta": beta, "shallow": shallow, "deep": deep}
             yield study.contrast(where, cell["distortion"], "depth", {shallow: 1, deep: -1}, **terms)

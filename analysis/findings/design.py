@@ -68,7 +68,7 @@ def _imagined(study: Study) -> StudyCells:
     images = {name: (dims, draws.normal(size=(*shape, len(SPLITS), 4))) for name in names}
     numbers = {name: (tuple(axes), np.ones(shape)) for name in ("mutual_information", "log_n", "prior_gap_se")}
     gaps = {"prior_gap": (tuple(axes), np.arange(float(np.prod(shape))).reshape(shape))}
-    flags = {name: (tuple(axes), np.zeros(shape, bool)) for name in ("loose", "diverged")}
+    flags = {name: (tuple(axes), np.zeros(shape, bool)) for name in ("loose", "diverged", "missed")}
     return StudyCells(
         images=xr.Dataset(images, {**axes, "split": list(SPLITS), "image": range(4)}),
         information=xr.Dataset(numbers | gaps | flags, axes),

@@ -22,8 +22,7 @@ def deep_network(study: StudyCells) -> Iterator[Contrast]:
 
 def beta_of_one(study: StudyCells) -> Iterator[Contrast]:
     """Distance (lowest β) − distance (β = 1), at the most layers."""
-    low = study.values("beta")[0]
-    if _is_measured(study) and low < 1:
+    if _is_measured(study) and (low := study.values("beta")[0]) < 1:
         depths = study.values("depth")
         deepest: dict[str, Any] = {"depth": depths[-1:]} if depths else {}
         for where, cell in study.along("beta", **deepest):

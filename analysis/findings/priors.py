@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyrovae.analysis.findings.cells import StudyCells, without_diverged
+from pyrovae.analysis.findings.cells import StudyCells, comparable
 from pyrovae.analysis.findings.information import only_gap_grows
 from pyrovae.analysis.findings.statistics import Effect, compared, effect, effect_of_numbers, lead
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast, Finding, rounded
@@ -87,7 +87,7 @@ def _compared_priors(study: StudyCells) -> Iterator[tuple[str, xr.Dataset, str]]
         for where, cell in study.along("prior"):
             measured = cell.sel(prior=total(cell).dropna("prior", how="all").prior)
             if len(measured.prior) > 1:
-                yield where, *without_diverged(measured, "prior")
+                yield where, *comparable(measured, "prior")
 
 
 def _changes(cell: xr.Dataset, reference: str, best: str) -> str:

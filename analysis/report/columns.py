@@ -79,8 +79,8 @@ def columns(quantities: Iterable[Quantity]) -> list[Column]:
 
 
 def axes(data: xr.Dataset) -> list[str]:
-    """What tells the rows of a table apart: the axes of the grid, then β, the measurement and the latent site."""
-    last = [dim for dim in ("beta", "measured", "level") if dim in data.dims]
+    """What tells the rows of a table apart: other axes, then β or its target rates, the measurement and the site."""
+    last = [dim for dim in ("beta", "target_rate", "measured", "level") if dim in data.dims]
     return [*(str(dim) for dim in data.dims if dim not in ("split", *REPEATED, *last)), *last]
 
 

@@ -130,13 +130,14 @@ def _plane(runs: AllRuns) -> go.Figure:
     around the selected run.
     """
     figure = go.Figure()
-    held = [axis for axis in runs.varied if axis not in ("beta", *REPEATED)]
+    along = "target_rate" if "target_rate" in runs.varied else "beta"
+    held = [axis for axis in runs.varied if axis not in (along, *REPEATED)]
     curves = list(runs.frame.groupby(held, sort=False, dropna=False)) if held else [((), runs.frame)]
     for (values, curve), colour, symbol in zip(curves, cycle(COLOURS), cycle(_SYMBOLS), strict=False):
         name = ", ".join(f"{axis} {written(value)}" for axis, value in zip(held, values, strict=True))
         repeats = [axis for axis in REPEATED if axis in curve]
-        for number, (_, cell) in enumerate(curve.sort_values("beta").groupby(repeats, sort=False)):
-            symbols = ["star" if beta == 1 else symbol for beta in cell["beta"]]
+        for number, (_, cell) in enumerate(curve.sort_values(along).groupby(repeats, sort=False)):
+            symbols = ["star" if along == "beta" and value == 1 else symbol for value in cell[along]]
             places = [", ".join(f"{axis} {written(run[axis])}" for axis in runs.varied) for _, run in cell.iterrows()]
             for split, dash, ending in (("train", "dash", "-open"), ("test", "solid", "")):
                 figure.add_scatter(

@@ -88,6 +88,26 @@ class LinearGaussian:
         weight = axes[:, -latent_size:] * length
         return cls(covariance, torch.nn.functional.pad(weight, (0, latent_size - weight.shape[1])), scale, beta)
 
+    @classmethod
+    def at_rate(cls, covariance: Tensor, latent_size: int, scale: float, rate: float) -> Self:
+        """The pair of `best` at the β at which its rate is R.
+
+        log σ²β = max_k (Σ_{i≤k} log λ_i − 2R) / k over the d largest eigenvalues λ of C in descending order, because
+        R = Σ_i max(0, log λ_i − log σ²β) / 2 (reverse water-filling; Cover & Thomas 2006, §10.3.3).
+
+        Raises:
+            InputError: as `best`, or if R is so large that β would underflow.
+
+        Example:
+            >>> import torch
+            >>> pair = LinearGaussian.at_rate(torch.diag(torch.tensor([4.0, 1.0])), 2, scale=1.0, rate=0.5)
+            >>> round(pair.rate, 6), round(pair.beta, 4)
+            (0.5, 1.4715)
+        """
+        logs = torch.linalg.eigvalsh(covariance.double()).flip(0)[:latent_size].clamp(min=0).log()
+        levels = (logs.cumsum(0) - 2 * rate) / torch.arange(1, len(logs) + 1)
+        return cls.best(covariance, latent_size, scale, float(levels.max().exp()) / scale**2)
+
     @property
     def posterior_covariance(self) -> Tensor:
         """S, ``[d, d]``."""

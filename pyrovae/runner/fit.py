@@ -87,7 +87,7 @@ def fit(
             f"before, was not finite by step {at:,}; lower it"
         )
     pair = training.lockstep.pair(0)
-    pair.origin = Origin(run, images.images.event_shape, images.size, history(training.environments))
+    pair.origin = Origin(training.reached(0), images.images.event_shape, images.size, history(training.environments))
     return pair.eval()
 
 

@@ -47,7 +47,19 @@ def measured_runs(
                 for split, _ in own.splits()
             )
             pair, values, of_set = one.pair(0), one.values_of(0), shared[run.training_set]
-            trained = TrainedRun(pair, own, settings, run.seed, values, (train, test), likelihood, progress, of_set)
+            trained = TrainedRun(
+                pair,
+                own,
+                settings,
+                run.seed,
+                values,
+                (train, test),
+                likelihood,
+                run.target_rate,
+                None if lockstep.multiplier is None else float(lockstep.multiplier.spread[number]),
+                progress,
+                of_set,
+            )
             measured = evaluate(trained, measures)
         yield measured
 

@@ -49,16 +49,17 @@ def open_results(folder: str | Path, trust: Collection[str] = (), *, data: Any =
 
 
 def attach_theory(results: Results) -> None:
-    """Adds the closed forms of a study, where there are any, over a fine grid of β, as the group "theory"."""
+    """Adds the closed forms of a study, where there are any, over a fine grid of β or of target rates, as "theory"."""
     study = results.study
-    betas = np.geomspace(min(study.axes["beta"]), max(study.axes["beta"]), 100)
+    axis = study.swept
+    points = np.geomspace(min(study.axes[axis]), max(study.axes[axis]), 100)
     pieces = []
     for cohort in study.cohorts():
-        curve = [theory(cohort.shared.model_copy(update={"beta": float(beta)})) for beta in betas]
+        curve = [theory(cohort.shared.model_copy(update={axis: float(point)})) for point in points]
         if None in curve:
             return
         names = ("rate", "distortion", "mutual_information", "prior_gap")
-        values = {name: ("beta", [getattr(point, name) for point in curve]) for name in names}
+        values = {name: (axis, [getattr(optimum, name) for optimum in curve]) for name in names}
         place = {key: [value] for key, value in study.coordinates(cohort.shared).items() if key not in PER_RUN}
-        pieces.append(xr.Dataset(values, {"beta": betas}).expand_dims(place))
+        pieces.append(xr.Dataset(values, {axis: points}).expand_dims(place))
     results.tree["theory"] = xr.DataTree(xr.combine_by_coords(pieces))  # type: ignore[arg-type]

@@ -43,7 +43,8 @@ def start(measure: Measure, cohort: Cohort, data: CohortData) -> tuple[Training,
     weights = [run.weights() for run in cohort.runs]
     values = {name: torch.tensor([each[name] for each in weights]).to(device) for name in weights[0]}
     seeds = [run.seed for run in cohort.runs]
-    lockstep = Lockstep(pairs, values, shared.precision)
+    targets = [run.target_rate for run in cohort.runs if run.target_rate is not None]
+    lockstep = Lockstep(pairs, values, shared.precision, torch.tensor(targets).to(device) if targets else None)
     streams = Streams(seeds, data.size, shared.batch_size, properties.noise_shapes, device)
     versions = ", ".join([software_versions(), *user_sources(shared)])
     return Training(lockstep, streams, data, cohort, measure, versions), properties

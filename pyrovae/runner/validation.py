@@ -19,6 +19,10 @@ def check_study(study: Study) -> Study:
         raise InputError(
             f"gamma: the model '{runs[0].model}' does not take it, got {min(given):g}; without it: --set gamma=null"
         )
+    if given and (targets := [run.target_rate for run in runs if run.target_rate is not None]):
+        raise InputError(
+            f"gamma: expected none with a target rate ({targets[0]:g}), because γ is β then, got {min(given):g}"
+        )
     for run in runs:
         if run.cycles > run.steps:
             raise InputError(f"cycles: expected at most the {run.steps} steps of the training, got {run.cycles}")

@@ -21,8 +21,13 @@ from pyrovae.store import netcdf
 SPLITS = ("train", "test")
 #: Version of the layout of a record.
 FORMAT = 1
-#: Learning curves, with what they show.
-CURVES = {"loss": "D + beta R, at the final beta of a schedule", "distortion": "distortion D", "rate": "rate R"}
+#: Learning curves: what they show, their unit and dimensions.
+CURVES = {
+    "loss": ("D + beta R, at the final beta of a schedule", "nats per image", ("step", "split")),
+    "distortion": ("distortion D", "nats per image", ("step", "split")),
+    "rate": ("rate R", "nats per image", ("step", "split")),
+    "weight": ("weight beta of the rate in force", "1", ("step",)),
+}
 #: What to do about a damaged record.
 REMEDY = "delete it, and 'pyrovae run' measures the run again"
 
@@ -90,8 +95,8 @@ class Record:
 
     Attributes:
         numbers: by group and variable, ``[]``, ``[split]`` or ``[level, split]``.
-        curves: ``step``, ``[points]``, and the learning curves by name, ``[points, split]``; empty for a later
-            evaluation.
+        curves: ``step``, ``[points]``, and the learning curves by name, ``[points, split]`` or ``[points]``; empty for
+            a later evaluation.
     """
 
     header: RecordHeader
@@ -121,7 +126,7 @@ def save(file: Path, header: RecordHeader, measured: Measurements, curves: Mappi
         "numbers": xr.Dataset({"value": ("quantity", np.array(values, float)), "declarations": declarations}, named),
     }
     if curves:
-        data = {name: (("step", "split"), curves[name], {"long_name": text}) for name, text in CURVES.items()}
+        data = {name: (dims, curves[name], {"long_name": text}) for name, (text, _, dims) in CURVES.items()}
         groups["curves"] = xr.Dataset(data, {"step": curves["step"], "split": list(SPLITS)})
     if measured.images:
         stacked = np.stack(list(measured.images.values()))

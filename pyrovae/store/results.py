@@ -413,6 +413,8 @@ class Results(Evaluation):
         if wrong := [name for name, tensor in stacked.items() if tensor.shape[:1] != (1,)]:
             raise checkpoint_mismatch(wrong[0])
         restore(pair, {name: tensor[0] for name, tensor in stacked.items()})
+        if "multiplier" in checkpoint.groups:
+            run = run.model_copy(update={"beta": float(checkpoint.groups["multiplier"]["beta"][0])})
         pair.origin = Origin(run, torch.Size(header.event_shape), header.train_images, history(header.environments))
         return pair.eval()
 

@@ -106,14 +106,15 @@ class Grid:
         steps = {step for each in self._curves.values() for step in each["step"].tolist()}
         steps |= set(probe_steps(self._study.base.steps, points)) if not steps else set()
         coords: dict[str, Any] = {"split": list(SPLITS), "step": sorted(steps), **self._study.dimensions()}
-        found = {name: np.full((len(SPLITS), len(steps), *self._shape), np.nan) for name in CURVES}
-        for cell, curves in self._curves.items():
-            rows = np.searchsorted(coords["step"], curves["step"])
-            place: Any = (slice(None), rows, *cell)
-            for name, values in found.items():
+        variables = {}
+        for name, (text, unit, of_curve) in CURVES.items():
+            dims = [dim for dim in coords if dim in (*of_curve, *self._study.dimensions())]
+            values = np.full([len(coords[dim]) for dim in dims], np.nan)
+            for cell, curves in self._curves.items():
+                place: Any = (..., np.searchsorted(coords["step"], curves["step"]), *cell)
                 values[place] = curves[name].T
-        attributes = {name: {"units": "nats per image", "long_name": text} for name, text in CURVES.items()}
-        return xr.Dataset({name: (list(coords), values, attributes[name]) for name, values in found.items()}, coords)
+            variables[name] = (dims, values, {"units": unit, "long_name": text})
+        return xr.Dataset(variables, coords)
 
     def _declare(self, quantities: Iterable[Quantity], sites: Sequence[str]) -> None:
         """Makes room for the numbers that these quantities declare, over these latent sites."""

@@ -3,7 +3,6 @@
 from pyrovae.study.components import check_settings, component_settings, parameters_of, takes_gamma
 from pyrovae.study.files import parse_yaml
 from pyrovae.study.grid import (
-    ALWAYS_AXES,
     DATA_SETTINGS,
     DIMENSIONS,
     PER_RUN,
@@ -16,7 +15,6 @@ from pyrovae.study.keys import cohort_key, identity, key_of
 from pyrovae.study.settings import KINDS, Measure, Precision, Run
 
 __all__ = [
-    "ALWAYS_AXES",
     "DATA_SETTINGS",
     "DIMENSIONS",
     "KINDS",

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from pyrovae.store.results import Results
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
-PER_RUN = ("beta", "gamma", "seed", "data_seed", "learning_rate", "warmup", "cycles")
-#: Settings that are axes of every grid.
-ALWAYS_AXES = ("beta", "seed")
+PER_RUN = ("beta", "target_rate", "gamma", "seed", "data_seed", "learning_rate", "warmup", "cycles")
 #: Settings that say which images are train and test, and what becomes of their pixels.
 DATA_SETTINGS = (
     "data",
@@ -84,7 +82,7 @@ class Study(Frozen):
     """A grid of runs and what is measured on them.
 
     Made from flat settings, those of `Run` and of components among them: a list makes a setting an axis of the grid.
-    `beta` and `seed` are always axes.
+    `beta` and `seed` are always axes; `target_rate`, where it is set, is one in place of `beta`.
 
     Args:
         data: images or vectors in memory, or the name or the path of a data set, as of `pyrovae.fit`.
@@ -148,7 +146,7 @@ class Study(Frozen):
             )
         if isinstance(given.get("data_seed"), list | tuple) and "seed" in given["data_seed"]:
             raise InputError("data_seed: expected numbers along an axis, or 'seed' alone, which is one for every seed")
-        axes = {key: (getattr(Run(), key),) for key in ALWAYS_AXES}
+        axes = {key: (getattr(Run(), key),) for key in (_swept(given), "seed")}
         axes |= {
             key: _axis(key, value) for key, value in given.items() if key in axes or isinstance(value, list | tuple)
         }
@@ -156,6 +154,11 @@ class Study(Frozen):
             raise InputError(f"expected a grid of at most {MAX_RUNS:,} runs, got {runs:,}")
         base = Run(**given | {key: values[0] for key, values in axes.items()})
         return {"base": base, "axes": axes, "measure": measure, **own}
+
+    @property
+    def swept(self) -> str:
+        """The axis along which the rate changes: β, or target rates in its place."""
+        return "beta" if "beta" in self.axes else "target_rate"
 
     def __repr__(self) -> str:
         axes = "; ".join(f"{axis} {', '.join(map(str, values))}" for axis, values in self.axes.items())
@@ -359,6 +362,17 @@ _OWN = Study.model_fields.keys() - {"base", "axes"}
 
 def _values(value: Any) -> list[str]:
     return [each for each in (value if isinstance(value, list | tuple) else [value]) if each is not None]
+
+
+def _swept(given: Mapping[str, Any]) -> str:
+    """The axis of β, or that of target rates in its place."""
+    if given.get("target_rate") is None:
+        return "beta"
+    if isinstance(given.get("beta"), list | tuple):
+        raise InputError(
+            f"beta: expected one value, from which training starts towards each target_rate, got {given['beta']!s:.200}"
+        )
+    return "target_rate"
 
 
 def _order(key: str) -> tuple[int, int, str]:

@@ -97,6 +97,9 @@ class Run(Frozen):
     latent_size: Count = Field(10, ge=1, description="dimensions of z")
     network: str = Field("mlp", description="encoder and decoder")
     beta: float = Field(1.0, gt=0, description="weight of the rate")
+    target_rate: float | None = Field(
+        None, gt=0, le=1e6, description="R that β is moved for, in nats per image of training; null: β is constant"
+    )
     gamma: float | None = Field(None, ge=0, le=1e30, description="weight of G, where the model is gap; null: β")
     warmup: float = Field(0.0, ge=0, le=1, description="share of a cycle over which β rises to its value; 0: constant")
     cycles: Count = Field(1, ge=1, description="number of times that β rises from 0")

@@ -28,11 +28,12 @@ from pyrovae.study import Precision
 from pyrovae.system.execution import ExecutionMode
 from pyrovae.training.adam import Adam, State
 from pyrovae.training.precision import autocast_layers, matmul_precision
+from pyrovae.training.target_rate import Multiplier
 
 #: Traces a function into a plain graph, without computing anything.
 traced = partial(make_fx, tracing_mode="fake", _allow_non_fake_inputs=True)
-#: Gradients by parameter, and the mean loss of each run.
-Gradients = tuple[State, Tensor]
+#: Gradients by parameter, and the mean loss and rate of each run.
+Gradients = tuple[State, tuple[Tensor, Tensor]]
 
 
 class Batch(NamedTuple):
@@ -66,19 +67,32 @@ class Lockstep:
         pairs: one pair per run, which differ only in the values of their parameters and buffers.
         values: further arguments of the programs, such as β, by name, ``[runs]`` each.
         precision: precision in which the networks are trained.
+        target_rates: rates for which training moves β, ``[runs]``; by default, β is constant.
 
     Attributes:
         params: parameters by name, ``[runs, ...]``, updated in place.
         buffers: buffers by name, ``[runs, ...]``, updated in place.
+        values: further arguments of the programs.
+        multiplier: moves β among these, and γ with it, if there are target rates.
         mode: how the runs are computed; None until that is chosen.
     """
 
-    def __init__(self, pairs: Sequence[Pair], values: Mapping[str, Tensor], precision: Precision = "float32") -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        values: Mapping[str, Tensor],
+        precision: Precision = "float32",
+        target_rates: Tensor | None = None,
+    ) -> None:
         self.mode: ExecutionMode | None = None
         self.precision = precision
         params, self.buffers = stack_module_state(list(pairs))
         self.params: State = {name: value.detach() for name, value in params.items()}
         self.values = dict(values)
+        self.multiplier: Multiplier | None = None
+        if target_rates is not None:
+            self.multiplier = Multiplier.of(target_rates, self.values["beta"])
+            self.values["gamma"] = self.values["beta"]
         self.template = pairs[0]
 
     def __len__(self) -> int:
@@ -122,7 +136,7 @@ class Lockstep:
             buffer.copy_(torch.stack([each[name] for each in refreshed]))
 
     def stepper(self, mode: ExecutionMode, adam: Adam, example: Batch) -> Callable[[Batch], Tensor]:
-        """Sets the execution mode, and returns a function that updates parameters and moments by one step, in place.
+        """Sets the execution mode, and returns a function that updates weights, moments and β by one step, in place.
 
         The function returns the mean losses of the runs, ``[runs]``.
 
@@ -137,27 +151,30 @@ class Lockstep:
 
         fused = mode != "compiled" and example.images.device.type == "cpu"
 
-        def step(params: State, buffers: State, adam: Adam, batch: Batch) -> Tensor:
-            gradients, losses = graph(params, buffers, batch)
+        def step(params: State, buffers: State, adam: Adam, multiplier: Multiplier | None, batch: Batch) -> Tensor:
+            gradients, (losses, rates) = graph(params, buffers, batch)
             (adam.update_fused_ if fused else adam.update_)(params, gradients, batch.step_sizes)
+            if multiplier is not None:
+                multiplier.update_(rates, batch.step_sizes[:-1])
             return losses
 
         # torch's compiler switches validation off for good, and recommends TF32, which is a setting of the study.
         with torch.no_grad(), matmul_precision(self.precision), no_validation(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TensorFloat32")
             if mode in ("cuda_graph", "compiled"):
-                rehearsal = (*tree_map_only(Tensor, torch.clone, (self.params, self.buffers, adam)), example)
+                states = (self.params, self.buffers, adam, self.multiplier)
+                rehearsal = (*tree_map_only(Tensor, torch.clone, states), example)
                 step = torch.compile(traced(step)(*rehearsal), options=compiler_options())
                 step(*rehearsal)
                 del rehearsal
-            bound: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam)
+            bound: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam, self.multiplier)
             if mode == "cuda_graph":
                 bound = capture(bound, example)
         return torch.no_grad()(matmul_precision(self.precision)(bound))
 
     def gradients(self, params: State, buffers: State, batch: Batch) -> Gradients:
-        """Gradients and losses of all runs."""
-        gradient: Callable[..., Gradients] = grad_and_value(self._batch_loss)
+        """Gradients, losses and rates of all runs."""
+        gradient: Callable[..., Gradients] = grad_and_value(self._batch_terms, has_aux=True)
         stacked = (params, buffers, dict(batch.values), dict(batch.noise), batch.rows, batch.own_rows, batch.thresholds)
         with no_validation(), autocast_layers(self.precision):
             if self.mode == "sequential":
@@ -195,7 +212,7 @@ class Lockstep:
                 return self._each(keys, lambda run: one(x[run] if of_runs else x, *_slice(run, stacked)))
             return vmap(one, (0 if of_runs else None, 0, 0, 0, 0))(x, *stacked)
 
-    def _batch_loss(
+    def _batch_terms(
         self,
         params: State,
         buffers: State,
@@ -205,11 +222,12 @@ class Lockstep:
         own_rows: Tensor,
         thresholds: Tensor | None,
         images: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         self.template.train()
         x = as_input(images[rows], thresholds)
         kwargs = {**values, "index": own_rows}
-        return functional_call(self.template, (params, buffers), (x, noise), kwargs).loss.mean()
+        terms: Terms = functional_call(self.template, (params, buffers), (x, noise), kwargs)
+        return terms.loss.mean(), terms.rate.mean()
 
     def _each(self, keys: Sequence[int], function: Callable[[int], Any]) -> Any:
         results = []

@@ -30,8 +30,10 @@ from pyrovae.training.precision import emulates_bfloat16
 from pyrovae.training.streams import Streams
 from pyrovae.training.terms import terms_on
 
-#: Quantities of the learning curves.
+#: Quantities of the learning curves, over splits.
 CURVES = ("loss", "distortion", "rate")
+#: β in force, which learning curves show, too.
+WEIGHT = "weight"
 
 
 class Metrics(NamedTuple):
@@ -86,8 +88,8 @@ class Training:
         step: steps done.
         environments: the environments of these steps, in order.
         divergence: which runs have diverged.
-        curves: one tensor per point, by name: ``step``, and ``loss``, ``distortion`` and ``rate``, ``[runs, split]``
-            each.
+        curves: one tensor per point, by name: ``step``; ``loss``, ``distortion`` and ``rate``, ``[runs, split]`` each;
+            and ``weight``, β in force, ``[runs]``.
         branch: the state at the first step of the tail, once it is reached.
         cohorts: for each run, the key of the cohort in which it was trained last.
         cached: after the last step, the cached encodings that a longer training would use; those of the programs are
@@ -107,7 +109,7 @@ class Training:
         self.step = 0
         self.environments: list[Environment] = []
         self.divergence = Divergence(len(lockstep))
-        self.curves: dict[str, list[Tensor]] = {name: [] for name in ("step", *CURVES)}
+        self.curves: dict[str, list[Tensor]] = {name: [] for name in ("step", *CURVES, WEIGHT)}
         self.branch: Groups = {}
         self.cohorts = [cohort.key] * len(lockstep)
         self.cached: dict[str, Tensor] = {}
@@ -188,13 +190,17 @@ class Training:
         """The state of the runs."""
         return self._checkpoint(self._state())
 
+    def reached(self, number: int) -> Run:
+        """The settings of a run, with β where training has moved it."""
+        run, multiplier = self.cohort.runs[number], self.lockstep.multiplier
+        return run if multiplier is None else run.model_copy(update={"beta": float(multiplier.beta[number])})
+
     def curves_of(self, run: int) -> dict[str, NDArray[Any]]:
-        """The learning curves of one run, ``[points, split]`` each, and their steps."""
-        steps, *points = (self.curves[name] for name in ("step", *CURVES))
-        if not steps:
+        """The learning curves of one run, ``[points, split]`` or ``[points]`` each, and their steps."""
+        if not self.curves["step"]:
             return {}
-        found = {name: torch.stack(each)[:, run].numpy() for name, each in zip(CURVES, points, strict=True)}
-        return {"step": torch.stack(steps).numpy(), **found}
+        stacked = {name: torch.stack(points) for name, points in self.curves.items()}
+        return {name: (each if name == "step" else each[:, run]).numpy() for name, each in stacked.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restores the state of the runs, to continue from there.
@@ -262,10 +268,11 @@ class Training:
             self.environments.append(now)
 
     def _weights(self) -> Groups:
-        """Parameters and buffers, without buffers that are the same constants in all pairs."""
+        """Parameters, buffers that are not the same constants in all pairs, and β where it moves."""
         saved = self.lockstep.template.state_dict()
         buffers = {name: tensor for name, tensor in self.lockstep.buffers.items() if name in saved}
-        return {"params": dict(self.lockstep.params), "buffers": buffers}
+        multiplier = {"multiplier": self.lockstep.multiplier.state()} if self.lockstep.multiplier else {}
+        return {"params": dict(self.lockstep.params), "buffers": buffers, **multiplier}
 
     def _moments(self) -> Groups:
         return {"adam.exp_avg": self.adam.exp_avg, "adam.exp_avg_sq": self.adam.exp_avg_sq}
@@ -299,29 +306,35 @@ class Training:
     def _earlier_points(self, curves: Mapping[str, Tensor], step: int) -> dict[str, list[Tensor]]:
         """The points of earlier learning curves up to a step at which these have a point, too."""
         steps = curves.get("step", torch.tensor([]))
-        shape = (len(self.lockstep), len(steps), len(self.data.images.splits()))
-        if any(name not in curves or curves[name].shape != shape for name in CURVES if len(steps)):
+        shape = (len(self.lockstep), len(steps))
+        shapes = {WEIGHT: shape, **dict.fromkeys(CURVES, (*shape, len(self.data.images.splits())))}
+        if any(name not in curves or curves[name].shape != each for name, each in shapes.items() if len(steps)):
             raise checkpoint_mismatch("curves")
         probes = self._probe_steps()
         kept = [at for at, point in enumerate(steps.tolist()) if point <= step and point in probes]
-        return {"step": list(steps[kept]), **{name: [curves[name][:, at] for at in kept] for name in CURVES}}
+        return {"step": list(steps[kept]), **{name: [curves[name][:, at] for at in kept] for name in shapes}}
 
     def _batch(self, step: int) -> Batch:
         images, shared, own_rows = self.data.images, self.cohort.shared, self.streams.index(step)
-        runs, share = self.cohort.runs, shared.learning_rate_share(step)
-        warm = torch.tensor([run.beta_share(step) for run in runs])  # also for γ, so that their ratio is constant
-        sizes = step_sizes([run.learning_rate * share for run in runs], step + 1)
-        warm, sizes = to_device(warm, self.data.device), to_device(sizes, self.data.device)
+        share = shared.learning_rate_share(step)
+        sizes = to_device(
+            step_sizes([run.learning_rate * share for run in self.cohort.runs], step + 1), self.data.device
+        )
         return Batch(
             images=images.train if images.grey is None else images.grey,
             rows=self.data.gathered(own_rows),
             own_rows=own_rows,
-            values={name: warm * value for name, value in self.lockstep.values.items()},
+            values=self._weights_of_loss(step),
             noise=self.streams.noise(step),
             step_sizes=sizes,
             thresholds=None if images.grey is None else self.streams.thresholds(step, images.event_shape),
             keys=self.streams.keys("draws", step) if self.lockstep.mode == "sequential" else (),
         )
+
+    def _weights_of_loss(self, step: int) -> dict[str, Tensor]:
+        """β and γ in force at a step, ``[runs]``: both have the schedule, so that their ratio is constant."""
+        share = to_device(torch.tensor([run.beta_share(step) for run in self.cohort.runs]), self.data.device)
+        return {name: share * value for name, value in self.lockstep.values.items()}
 
     def _batch_stepper(self, compile: Compile, progress: ProgressReporter) -> Callable[[Batch], Tensor]:
         """The step in the first execution mode that works."""
@@ -373,6 +386,7 @@ class Training:
         self.curves["step"].append(torch.tensor(self.step))
         for name in CURVES:
             self.curves[name].append(torch.stack([getattr(terms, name).mean(1) for terms in splits], 1))
+        self.curves[WEIGHT].append(self._weights_of_loss(self.step - 1)["beta"].cpu())
 
     def _metrics(self) -> Metrics:
         """The last point of the learning curves."""
