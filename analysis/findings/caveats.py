@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import xarray as xr
 
+from pyrovae.analysis.findings.cells import SYMBOLS, missed_targets
 from pyrovae.estimators.information import SATURATED
 from pyrovae.estimators.likelihood import HIGH_K_SHARE
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.study import Study
+from pyrovae.training.target_rate import TOLERANCE
 
 #: Training has converged if at most this share of the total loss decrease came in the last quarter of the steps, apart
 #: from those in which the learning rate falls: there, the loss falls with it.
@@ -19,11 +22,13 @@ CONVERGED = 0.01
 def caveats(tree: xr.DataTree) -> list[str]:
     """The caveats of a study, or of a later evaluation of it, one line each.
 
-    Runs that diverged; what is not measured, and why; runs that are not done; training that had not converged; bounds
-    of log p(x) that may be loose; saturated mutual information; test images that are training images, too.
+    Runs that diverged; what is not measured, and why; runs that are not done; target rates that were missed; training
+    that had not converged; bounds of log p(x) that may be loose; saturated mutual information; test images that are
+    training images, too.
     """
-    runs = tree["runs"].to_dataset()
-    return [*_of_runs(runs), *_of_missing_steps(tree, runs), *unconverged(tree.root), *_of_measures(tree)]
+    runs, study = tree["runs"].to_dataset(), tree.root
+    of_training = _of_targets(study), unconverged(study)
+    return [*chain(_of_runs(runs), _of_missing_steps(tree, runs), *of_training, _of_measures(tree))]
 
 
 def late_decrease(curves: xr.Dataset, end: int | None = None) -> xr.DataArray:
@@ -40,7 +45,10 @@ def late_decrease(curves: xr.Dataset, end: int | None = None) -> xr.DataArray:
         >>> late_decrease(xr.Dataset({"loss": (["split", "step"], [[100, 60, 53, 51, 50]])}, coords)).item()
         0.04
     """
-    loss = curves["loss"].sel(split="train", drop=True).sel(step=slice(end))
+    curves = curves.sel(split="train", drop=True).sel(step=slice(end))
+    loss = curves["loss"]
+    if "target_rate" in curves.dims:  # β changes the loss, and here it is the last one throughout
+        loss = curves["distortion"] + curves["weight"].isel(step=-1) * curves["rate"]
     steps = loss["step"].values
 
     def at(step: float) -> xr.DataArray:
@@ -78,6 +86,16 @@ def _of_missing_steps(tree: xr.DataTree, runs: xr.Dataset) -> Iterator[str]:
         yield (
             f"{len(steps)} of {total} runs have not reached step {last:,}: their numbers are from step {earlier}; "
             "'pyrovae run' continues them"
+        )
+
+
+def _of_targets(study: xr.DataTree) -> Iterator[str]:
+    if number := int((missed := missed_targets(study)).sum()):
+        others = [dim for dim in missed.dims if dim != "target_rate"]
+        targets = ", ".join(f"{target:g}" for target in missed["target_rate"].values[missed.any(others)])
+        yield (
+            f"the rate of {number} of {missed.size} runs is more than {TOLERANCE:.0%} from its target, at "
+            f"{SYMBOLS['target_rate']} = {targets}; no comparison at equal rate uses them"
         )
 
 

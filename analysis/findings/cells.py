@@ -11,9 +11,9 @@ import xarray as xr
 from pyrovae.analysis.findings.statistics import REPEATED, effect
 from pyrovae.analysis.findings.verdicts import UNFINISHED, Contrast
 from pyrovae.measures.likelihood import is_loose
-from pyrovae.measures.target_rate import TOLERANCE
 from pyrovae.store.results import Evaluation
 from pyrovae.study import Study
+from pyrovae.training.target_rate import TOLERANCE
 
 #: Symbols of axes.
 SYMBOLS = {"beta": "β", "gamma": "γ", "target_rate": "R*"}
@@ -47,15 +47,13 @@ class StudyCells:
     def of(cls, results: Evaluation) -> "StudyCells":
         """The cells of the results of a study, or of a later evaluation of it."""
         runs, information, likelihood = (_group(results, name) for name in ("runs", "information", "likelihood"))
-        missed = _missed(results.tree.root["rate_distortion/rate"])  # by training, even if the prior was swapped later
         done, images = runs["status"] == "done", results.images()
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
         images = images.assign({name: missing for name in PER_IMAGE if name not in images})
         images = images[[*PER_IMAGE, *(name for name in ON_REQUEST if name in images)]].where(done)
         information = information[list(PER_RUN)].where(done)
-        information = information.assign(
-            loose=is_loose(likelihood), diverged=runs["status"] == "diverged", missed=missed.where(done, False)
-        )
+        flags = {"diverged": runs["status"] == "diverged", "missed": missed_targets(results.tree.root)}
+        information = information.assign(flags | {"loose": is_loose(likelihood)})
         study = Study.of_yaml(results.tree.root.attrs["study"])
         return cls(images, information, "prior" in results.tree.attrs, study.margin, sources_of_error(study))
 
@@ -104,12 +102,13 @@ def comparable(cell: xr.Dataset, axis: str) -> tuple[xr.Dataset, str]:
     return cell, ", and ".join(clauses)
 
 
-def _missed(rate: xr.DataArray) -> xr.DataArray:
-    """Which runs have missed their target rate on training images; none without one."""
-    train = rate.sel(split="train", drop=True)
-    if "target_rate" not in rate.dims:
-        return xr.zeros_like(train, dtype=bool)
-    return abs(train - rate["target_rate"]) > TOLERANCE * rate["target_rate"]
+def missed_targets(study: xr.DataTree) -> xr.DataArray:
+    """Which runs of a study have missed their target rate, on training images and under their own prior."""
+    status = study["runs/status"]
+    if "target_rate" not in status.dims:
+        return xr.zeros_like(status, dtype=bool)
+    rate = study["rate_distortion/rate"].sel(split="train", drop=True)
+    return abs(rate - status["target_rate"]) > TOLERANCE * status["target_rate"]
 
 
 def _group(results: Evaluation, name: str) -> xr.Dataset:

@@ -202,7 +202,7 @@ class TrainedRun:
         values: arguments of the programs other than images, such as β.
         terms: loss, distortion and rate of the first training and test images, in float64.
         likelihood: gives the floor, and the distortion at a mean image.
-        target_rate, beta_spread: the rate for which training moved β, and how much β still varied; None without one.
+        beta_spread: how much β still varied, where training moved it for a target rate; else None.
         progress: to be called after each of the steps that ``cost`` announces.
         shared: results of `once`, common to the runs of a cohort.
         computed: results of `own`, common to the measures of this run.
@@ -215,7 +215,6 @@ class TrainedRun:
     values: Mapping[str, float | Tensor]
     terms: tuple[Terms, Terms]
     likelihood: DistortionReference
-    target_rate: float | None = None
     beta_spread: float | None = None
     progress: Callable[[], None] = lambda: None
     shared: dict[Callable[..., Any], Any] = field(default_factory=dict)

@@ -2,8 +2,6 @@
 
 from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
 
-#: Largest distance between a rate and its target, as a share of the target, at which the target counts as reached.
-TOLERANCE = 0.05
 QUANTITIES = (
     Quantity(
         "beta_final",
@@ -24,15 +22,7 @@ QUANTITIES = (
 
 
 def measure(run: TrainedRun) -> MeasureResult:
-    """β at the last step, and its standard deviation over the last 500 steps, with weights that decay.
-
-    A note says where the rate of the training images is not within 5% of its target.
-    """
-    if run.target_rate is None:
+    """β at the last step, and its standard deviation over the last 500 steps, with weights that decay."""
+    if run.beta_spread is None:
         return MeasureResult(beta_final=None, beta_spread=None)
-    beta, rate = float(run.values["beta"]), float(run.terms[0].rate.mean())
-    missed = abs(rate - run.target_rate) > TOLERANCE * run.target_rate
-    note = (
-        f"R is {rate:.4g} nats at β = {beta:.3g}, and the target {run.target_rate:g} was not reached" if missed else ""
-    )
-    return MeasureResult(beta_final=beta, beta_spread=run.beta_spread, note=note)
+    return MeasureResult(beta_final=float(run.values["beta"]), beta_spread=run.beta_spread)

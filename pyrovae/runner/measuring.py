@@ -55,7 +55,6 @@ def measured_runs(
                 values,
                 (train, test),
                 likelihood,
-                run.target_rate,
                 None if lockstep.multiplier is None else float(lockstep.multiplier.spread[number]),
                 progress,
                 of_set,

@@ -9,6 +9,8 @@ from torch import Tensor
 SPEED = 2.0
 #: Within which β moves.
 LIMITS = (1e-4, 1e3)
+#: Largest distance of a rate from its target, as a share of the target, at which the target counts as reached.
+TOLERANCE = 0.05
 #: Steps over which the mean and the spread of β decay.
 HORIZON = 500
 

@@ -28,6 +28,7 @@ from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.modes import candidate_modes
 from pyrovae.training.precision import emulates_bfloat16
 from pyrovae.training.streams import Streams
+from pyrovae.training.target_rate import TOLERANCE
 from pyrovae.training.terms import terms_on
 
 #: Quantities of the learning curves, over splits.
@@ -158,6 +159,7 @@ class Training:
                     self.save(file)
                 if stopped:
                     raise Interrupted
+        self._note_missed_targets(progress)
         if len(self.divergence.rows) and file.exists():
             restore_rows(self._weights(), self.divergence.rows, Checkpoint.load(file).groups)
 
@@ -266,6 +268,21 @@ class Training:
         if changed := [f"{name} {before[name]} → {after[name]}" for name in before if before[name] != after[name]]:
             progress.note(f"from step {self.step:,} on with other {'; '.join(changed)}: last digits may differ")
             self.environments.append(now)
+
+    def _note_missed_targets(self, progress: ProgressReporter) -> None:
+        """Prints one line if runs have missed their target rate."""
+        if self.lockstep.multiplier is None:
+            return
+        target, beta = self.lockstep.multiplier.target.cpu(), self.lockstep.multiplier.beta.cpu()
+        rate = self.curves["rate"][-1][:, 0]
+        missed = (rate - target).abs() > TOLERANCE * target
+        if missed.any():
+            worst = (rate / target).log().abs().where(missed, 0).argmax()
+            progress.note(
+                f"target_rate: {int(missed.sum())} of {len(missed)} runs have missed theirs, such as R* = "
+                f"{target[worst]:g}, where R is {rate[worst]:.4g} nats at β = {beta[worst]:.3g}; take more steps, a "
+                "'beta' to start from that is closer, or another target"
+            )
 
     def _weights(self) -> Groups:
         """Parameters, buffers that are not the same constants in all pairs, and β where it moves."""

@@ -132,11 +132,12 @@ def test_pair_has_the_beta_that_training_reached(tmp_path: Path) -> None:
     assert weight.sel(target_rate=2.0, seed=1, step=12).item() == reached
 
 
-def test_measure_notes_a_target_that_was_not_reached(tmp_path: Path) -> None:
-    results = run(small_study(target_rate=[500.0]), tmp_path / "mine", quiet=True)
-    for note in results.tree["runs/skipped"].values.flat:
-        assert note.startswith("target_rate: R is ")
-        assert note.endswith("and the target 500 was not reached")
+def test_missed_target_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run(small_study(target_rate=[400.0, 500.0]), tmp_path / "mine")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("target_rate")]
+    assert line.startswith("target_rate: 4 of 4 runs have missed theirs, such as R* = 500, where R is ")
+    missed = "the rate of 4 of 4 runs is more than 5% from its target, at R* = 400, 500"
+    assert f"{missed}; no comparison at equal rate uses them" in results.caveats()
 
 
 def test_gamma_is_beta_under_a_target_rate(tmp_path: Path) -> None:
