@@ -5,6 +5,7 @@ names, and with its own settings. A component of the user's own, ``module:name``
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import Parameter, signature
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import parts
-from pyrovae.data import CohortData, Dataset, Source, as_input, divide, images, linear, memory, splits
+from pyrovae.data import CohortData, Dataset, Source, as_input, divide, for_validation, images, linear, memory, splits
 from pyrovae.errors import InputError
 from pyrovae.estimators import LinearGaussian
 from pyrovae.guides import Guide
@@ -27,19 +28,20 @@ from pyrovae.system.device import float32_by_default
 from pyrovae.system.memory import check_memory
 
 
-def make_rows(run: Run) -> tuple[Source, Tensor, Tensor]:
-    """The data set of a run, and its rows that are train and test; no image is made yet."""
+def make_rows(run: Run) -> tuple[Source, Tensor, Tensor, Tensor]:
+    """The data set of a run, and its rows that are train, test and validation; no image is made yet."""
     source = make_source(run)
     mask = instantiate("split", run, source)
     interchangeable = parts.resolve("split", run.component("split").name) in splits.INTERCHANGEABLE
     drawable = torch.ones(source.size, dtype=torch.bool) if interchangeable else mask
     limits = run.train_images, run.test_images, run.images_per_class
-    train, test = divide(source, mask, *limits, run.training_set, drawable)
+    validation = for_validation(source, mask, run.validation_images)
+    train, test = divide(source, mask, *limits, run.training_set, drawable, validation)
     if run.batch_size > len(train):
         raise InputError(
             f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}; set a smaller one"
         )
-    return source, train, test
+    return source, train, test, validation
 
 
 def make_source(run: Run) -> Source:
@@ -71,8 +73,8 @@ def class_names(run: Run) -> str:
 
 def make_data(run: Run, most_train: int | None = None, most_test: int | None = None) -> Dataset:
     """The images of a run, in memory; at most so many of each split, if that is given."""
-    source, train, test = make_rows(run)
-    return _images(run, source, train[:most_train], test[:most_test])
+    source, train, test, validation = make_rows(run)
+    return _images(run, source, train[:most_train], test[:most_test], validation[:most_test])
 
 
 def make_training_data(run: Run) -> Dataset:
@@ -84,7 +86,7 @@ def make_training_data(run: Run) -> Dataset:
         raise InputError(
             f"batch_size: expected at most the {len(train)} training images, got {run.batch_size}; set a smaller one"
         )
-    return _images(run, source, train, test)
+    return _images(run, source, train, test, rows[:0])
 
 
 def make_cohort_data(runs: Sequence[Run]) -> CohortData:
@@ -92,12 +94,12 @@ def make_cohort_data(runs: Sequence[Run]) -> CohortData:
     sets: dict[int, Tensor] = {}
     for run in runs:
         if run.training_set not in sets:
-            source, sets[run.training_set], test = make_rows(run)
+            source, sets[run.training_set], *others = make_rows(run)
     if len(sets) == 1:
-        return CohortData(_images(runs[0], source, sets[runs[0].training_set], test))
+        return CohortData(_images(runs[0], source, sets[runs[0].training_set], *others))
     train = torch.cat(list(sets.values())).unique()
     places = {number: torch.searchsorted(train, rows) for number, rows in sets.items()}
-    return CohortData(_images(runs[0], source, train, test), torch.stack([places[run.training_set] for run in runs]))
+    return CohortData(_images(runs[0], source, train, *others), torch.stack([places[run.training_set] for run in runs]))
 
 
 def make_likelihood(run: Run, event_shape: torch.Size) -> Any:
@@ -262,12 +264,16 @@ def _draw(images: Tensor, number: int) -> Tensor:
     return as_input(images[torch.randperm(len(images))[:number].to(images.device)]).cpu()
 
 
-def _images(run: Run, source: Source, train: Tensor, test: Tensor) -> Dataset:
+def _images(run: Run, source: Source, train: Tensor, test: Tensor, validation: Tensor) -> Dataset:
     factors, labels = (
         None if column is None else (column[train], column[test]) for column in (source.factors, source.labels)
     )
     images = Dataset(source.load(train), source.load(test), factors=factors, rows=(train, test), labels=labels)
-    return instantiate("pixels", run, images)
+    images = instantiate("pixels", run, images)
+    if not len(validation):
+        return images
+    apart = Dataset(source.load(validation), images.test[:0], rows=(validation, test[:0]))
+    return replace(images, validation=instantiate("pixels", run, apart).train)
 
 
 @lru_cache(maxsize=2)

@@ -10,12 +10,15 @@ from matplotlib.ticker import ScalarFormatter
 from pyrovae.analysis.figures.style import curves, legend, mean_over_runs, panels, shown, swept, titled
 from pyrovae.store.results import Evaluation
 
+#: Line style of each split.
+_LINES = {"train": "--", "validation": ":", "test": "-"}
+
 
 def learning_curves(results: Evaluation, ax: Axes) -> Axes:
     """D on train (dashed) and test (solid) against the training step, means over seeds, one panel per β.
 
-    Of many β, the lowest, the one closest to 1 and the highest are shown. D is the mean over the first images of each
-    split.
+    Validation images, if there are any, are dotted. Of many β, the lowest, the one closest to 1 and the highest are
+    shown. D is the mean over the first images of each split.
     """
     tree = results.tree
     if "curves" not in tree.children or tree["curves/distortion"].isnull().all():
@@ -55,7 +58,9 @@ def weight_of_rate(results: Evaluation, ax: Axes) -> Axes:
 def _panel(data: xr.Dataset, panel: Axes) -> None:
     """The curves at one β."""
     for curve in curves(data, "distortion"):
-        for split, line in (("train", "--"), ("test", "-")):
+        for split, line in _LINES.items():
+            if split not in data.split:
+                continue
             values = curve.data["distortion"].sel(split=split).squeeze(swept(data))
             values = values[np.isfinite(values.values)]
             label = f"{curve.name} {split}".strip()

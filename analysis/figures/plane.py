@@ -29,8 +29,8 @@ from pyrovae.store.results import Evaluation
 MAX_LABELS = 60
 #: A rate is one of most rates up to this times the median, and far above them from the square of this times the median.
 FAR = 4.0
-#: Line style of either split, and whether its markers are filled.
-_SPLITS = {"train": ("--", False), "test": ("-", True)}
+#: Line style of each split, and whether its markers are filled.
+_SPLITS = {"train": ("--", False), "validation": (":", False), "test": ("-", True)}
 
 
 class Point(NamedTuple):
@@ -44,13 +44,13 @@ class Point(NamedTuple):
 def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     """The rate–distortion plane: train (open, dashed) and test (filled, solid), β = 1 as a star, means over seeds.
 
-    Bars are ± two standard errors over runs. Lines of constant R + D (the negative ELBO) and the floor are in the
-    background; test points are labelled with β or their target rate. If some rates are far above the others, the axis
-    is logarithmic there.
+    Validation images, if there are any, are open and dotted. Bars are ± two standard errors over runs. Lines of
+    constant R + D (the negative ELBO) and the floor are in the background; test points are labelled with β or their
+    target rate. If some rates are far above the others, the axis is logarithmic there.
     """
     data = with_errors(results.tree["rate_distortion"].to_dataset(), ["distortion", "rate"])
     for curve in curves(data):
-        for split in _SPLITS:
+        for split in (each for each in _SPLITS if each in data.split):
             _draw_in_plane(curve, split, ax)
     if not ax.has_data():
         return ax
@@ -73,11 +73,12 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
 def distortion(results: Evaluation, ax: Axes) -> Axes:
     """D on train (open, dashed) and test (filled, solid) against β, means over seeds.
 
-    Bars are ± two standard errors over runs.
+    Validation images, if there are any, are open and dotted. Bars are ± two standard errors over runs.
     """
     data = with_errors(results.tree["rate_distortion"].to_dataset(), ["distortion", "rate"])
     for name, cell, colour, shape in curves(data):
-        for split, (line, filled) in _SPLITS.items():
+        for split in (each for each in _SPLITS if each in data.split):
+            line, filled = _SPLITS[split]
             look: dict[str, Any] = {"color": colour, "markerfacecolor": colour if filled else grey(0)}
             values = cell["distortion"].sel(split=split)
             along = cell[swept(cell)]

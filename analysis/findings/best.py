@@ -62,8 +62,9 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
     Args:
         results: the results of a study, or of a later evaluation of it.
         axis: the axis, such as "prior" or "beta".
-        by: "test" or "train", and one of "D", "R", "R + D" and "log p(x)"; the best has the lowest mean or, of
-            log p(x), the highest. The paper compares β by D. R + D is what training with β = 1 minimises.
+        by: "test", "train" or "validation", and one of "D", "R", "R + D" (also if left out) and "log p(x)" (of test
+            images); the best has the lowest mean or, of log p(x), the highest. The paper compares β by D. R + D is what
+            training with β = 1 minimises.
         at: values at which other axes are fixed.
 
     Raises:
@@ -71,8 +72,12 @@ def best(results: Evaluation, axis: str, by: str = "test R + D", **at: Any) -> l
     """
     study = StudyCells.of(results)
     split, _, name = by.replace("R+D", "R + D").partition(" ")
-    if name not in SCORES or split not in ("train", "test"):
-        raise InputError(f"by: expected 'test' or 'train' and one of {', '.join(SCORES)}, such as 'test D', got {by!r}")
+    name, splits = name or "R + D", study.images["split"].values.tolist()
+    if name not in SCORES or split not in splits:
+        raise InputError(
+            f"by: expected one of {', '.join(splits)} and one of {', '.join(SCORES)}, such as 'test D', got {by!r}"
+        )
+    by = f"{split} {name}"
     axes = [str(dim) for dim in study.images.dims if dim not in ("image", "split")]
     for given in (axis, *at):
         if given not in axes:

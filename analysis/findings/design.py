@@ -9,8 +9,7 @@ from pyrovae.analysis.findings import FINDINGS
 from pyrovae.analysis.findings.cells import ON_REQUEST, PER_IMAGE, StudyCells, sources_of_error
 from pyrovae.analysis.findings.verdicts import Verdict, rounded
 from pyrovae.measures.declared import of_settings
-from pyrovae.store.records import SPLITS
-from pyrovae.study import Study
+from pyrovae.study import SPLITS, Study
 
 #: What a text names that only results can tell.
 _UNKNOWN = {"at": "", "by": "", "best": "the best", "closest": "the next"}

@@ -7,7 +7,7 @@ import xarray as xr
 
 from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.verdicts import Contrast, Finding
-from pyrovae.store.records import SPLITS
+from pyrovae.study import SPLITS
 
 MEASURE = "generalization_gap"
 #: Values per image of a cell; their mean over training images minus that over test images is a part of the gap.

@@ -58,7 +58,7 @@ def all_runs(trees: Mapping[str, xr.DataTree]) -> AllRuns:
         ['beta', 'depth']
     """
     declared = dict.fromkeys(each for tree in trees.values() for each in schema.quantities(tree) if each.headline)
-    headlines = columns(declared)
+    headlines = columns(declared, {split for tree in trees.values() for split in study_of(tree).splits})
     axes = list(dict.fromkeys([*(str(axis) for tree in trees.values() for axis in tree["runs"].dims), *SHOWN]))
     frames = []
     for name, tree in trees.items():

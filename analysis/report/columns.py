@@ -1,6 +1,6 @@
 """Columns of tables, as the measures declare them."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -10,7 +10,7 @@ import xarray as xr
 
 from pyrovae.analysis.findings.statistics import REPEATED
 from pyrovae.measures.measure import Quantity
-from pyrovae.store.records import SPLITS
+from pyrovae.study import EVERY_SPLIT
 
 #: Stands for a number that is missing.
 MISSING = "–"
@@ -64,18 +64,19 @@ class Column:
         return text + marks
 
     def _on_split(self, values: xr.DataArray) -> xr.DataArray:
-        return values if self.split is None else values.sel(split=self.split, drop=True)
+        return values if self.split is None else values.reindex(split=[self.split]).squeeze("split", drop=True)
 
 
-def columns(quantities: Iterable[Quantity]) -> list[Column]:
-    """The columns of the quantities that have a heading.
+def columns(quantities: Iterable[Quantity], splits: Collection[str] = EVERY_SPLIT) -> list[Column]:
+    """The columns of the quantities that have a heading, for some splits.
 
     Example:
         >>> distortion = Quantity("distortion", "distortion D", unit="nats", dims=("split",), heading="D {split}")
-        >>> [column.heading for column in columns([distortion])]
+        >>> [column.heading for column in columns([distortion], ["train", "test"])]
         ['D train', 'D test']
     """
-    return [column for quantity in quantities if quantity.heading for column in _columns(quantity)]
+    found = (column for quantity in quantities if quantity.heading for column in _columns(quantity))
+    return [column for column in found if column.split is None or column.split in splits]
 
 
 def axes(data: xr.Dataset) -> list[str]:
@@ -95,7 +96,7 @@ def _columns(quantity: Quantity) -> Iterator[Column]:
     if "split" not in quantity.dims:
         yield Column(quantity.heading, quantity)
         return
-    for split in SPLITS if "{split}" in quantity.heading else ("test",):
+    for split in EVERY_SPLIT if "{split}" in quantity.heading else ("test",):
         yield Column(quantity.heading.format(split=split), quantity, split)
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from io import BytesIO
@@ -41,6 +41,8 @@ from pyrovae.system import atomic
 PICTURED = 500
 #: The shapes of points, as in the other figures.
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+#: Line style of each split, and the ending of its symbols.
+_LOOKS = {"train": ("dash", "-open"), "validation": ("dot", "-open"), "test": ("solid", "")}
 #: Grid lines that are visible on white and on black.
 _FAINT = "rgba(128, 128, 128, 0.3)"
 _CONFIG = {
@@ -126,8 +128,8 @@ def page(results: Mapping[str, Results], drawn: Sequence[Path], dark: Mapping[st
 def _plane(runs: AllRuns) -> go.Figure:
     """Rate and distortion of every run: a curve over β for each seed and training set.
 
-    Train is open and dashed, test filled and solid. Points carry the row of their run. The last trace is the ring
-    around the selected run.
+    Train is open and dashed, validation open and dotted, test filled and solid. Points carry the row of their run. The
+    last trace is the ring around the selected run.
     """
     figure = go.Figure()
     along = "target_rate" if "target_rate" in runs.varied else "beta"
@@ -139,7 +141,9 @@ def _plane(runs: AllRuns) -> go.Figure:
         for number, (_, cell) in enumerate(curve.sort_values(along).groupby(repeats, sort=False)):
             symbols = ["star" if along == "beta" and value == 1 else symbol for value in cell[along]]
             places = [", ".join(f"{axis} {written(run[axis])}" for axis in runs.varied) for _, run in cell.iterrows()]
-            for split, dash, ending in (("train", "dash", "-open"), ("test", "solid", "")):
+            for split, (dash, ending) in _LOOKS.items():
+                if f"R {split}" not in cell:
+                    continue
                 figure.add_scatter(
                     x=cell[f"R {split}"].tolist(),
                     y=cell[f"D {split}"].tolist(),
@@ -202,10 +206,11 @@ def _values(axis: pd.Series) -> list[str]:
     return list(dict.fromkeys(map(written, axis if axis.dtype == object else axis.sort_values())))
 
 
-def _glossary(trees: Iterable[xr.DataTree]) -> dict[str, str]:
+def _glossary(trees: Collection[xr.DataTree]) -> dict[str, str]:
     """What the columns of the tables mean, by heading."""
     declared = dict.fromkeys(each for tree in trees for each in schema.quantities(tree))
-    return {column.heading: _meaning(column.quantity) for column in columns(declared)}
+    splits = {split for tree in trees for split in study_of(tree).splits}
+    return {column.heading: _meaning(column.quantity) for column in columns(declared, splits)}
 
 
 def _meaning(quantity: Quantity) -> str:

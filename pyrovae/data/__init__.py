@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.noise import generator
+from pyrovae.study import EVERY_SPLIT
 from pyrovae.system.device import float32_by_default
 
 
@@ -69,6 +70,8 @@ class Source:
 class Dataset:
     """The images of a run in memory, in random order.
 
+    The order of the splits is that of all results, in which runs without validation images have two.
+
     Attributes:
         train, test: images ``[n, *event_shape]``, uint8 or float32; a single pair may be trained without test images.
         grey: under dynamic binarisation, the grey training images, uint8 in the order of ``train``; each step binarises
@@ -76,6 +79,7 @@ class Dataset:
         factors: known factors of variation of train and test, ``[n, factors]`` each, or None.
         rows: rows of train and test in the source, ``[n]`` each, or None.
         labels: classes of train and test, ``[n]`` each, or None.
+        validation: images of the training distribution that no run trains on; none by default.
     """
 
     train: Tensor
@@ -84,6 +88,7 @@ class Dataset:
     factors: tuple[Tensor, Tensor] | None = None
     rows: tuple[Tensor, Tensor] | None = None
     labels: tuple[Tensor, Tensor] | None = None
+    validation: Tensor | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -98,14 +103,15 @@ class Dataset:
     def checksum(self) -> int:
         """CRC-32 of all images."""
         number = 0
-        for images in (self.train, self.test, *([] if self.grey is None else [self.grey])):
+        for images in (each for each in (self.train, self.test, self.grey, self.validation) if each is not None):
             for chunk in images.split(4096):
                 number = crc32(chunk.cpu().contiguous().numpy(), number)
         return number
 
     def splits(self) -> tuple[tuple[str, Tensor], ...]:
-        """The images of each split that has any, by name."""
-        return tuple((name, images) for name, images in (("train", self.train), ("test", self.test)) if len(images))
+        """The images of each split that has any, by name: train, test and validation."""
+        every = zip(EVERY_SPLIT, (self.train, self.test, self.validation), strict=True)
+        return tuple((name, images) for name, images in every if images is not None and len(images))
 
     def with_train(self, chosen: Tensor | slice) -> "Dataset":
         """The same test images with some of the training images, in this order."""
@@ -115,7 +121,7 @@ class Dataset:
 
         grey = None if self.grey is None else self.grey[chosen]
         columns = map(first, (self.factors, self.rows, self.labels))
-        return Dataset(self.train[chosen], self.test, grey, *columns)
+        return Dataset(self.train[chosen], self.test, grey, *columns, self.validation)
 
     def to(self, device: torch.device) -> "Dataset":
         def moved(pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
@@ -123,7 +129,8 @@ class Dataset:
 
         grey = None if self.grey is None else self.grey.to(device)
         columns = map(moved, (self.factors, self.rows, self.labels))
-        return Dataset(self.train.to(device), self.test.to(device), grey, *columns)
+        validation = None if self.validation is None else self.validation.to(device)
+        return Dataset(self.train.to(device), self.test.to(device), grey, *columns, validation)
 
 
 @dataclass(frozen=True)
@@ -153,8 +160,8 @@ class CohortData:
 
     def batch(self, split: str, index: Tensor) -> tuple[Tensor, bool]:
         """Some images of a split as input, ``[n, *event_shape]``; and whether they are ``[runs, n, *event_shape]``."""
-        if split == "test":
-            return as_input(self.images.test[index]), False
+        if split != "train":
+            return as_input(dict(self.images.splits())[split][index]), False
         if self.rows is None:
             return as_input(self.images.train[index]), False
         return as_input(self.images.train[self.rows[:, index]]), True
@@ -194,6 +201,7 @@ def divide(
     images_per_class: int | None = None,
     data_seed: int = 0,
     drawable: Tensor | None = None,
+    validation: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rows of the training and the test images, each in random order; deterministic.
 
@@ -207,6 +215,7 @@ def divide(
         data_seed: which training images are drawn.
         drawable: the images, bool ``[size]``, from which another ``data_seed`` draws, unless they are test; None for
             those of ``train``.
+        validation: rows of images that are neither.
 
     Raises:
         InputError: ``train`` is not such a mask, a split has fewer images than requested, or fewer than two, or
@@ -216,11 +225,12 @@ def divide(
         raise InputError(
             f"split: expected which images are train, torch.bool of shape [{source.size}], got {_describe(train)}"
         )
-    order = torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
-    rows, test = order[train[order]], _first(order[~train[order]], test_images, "test")
+    order = _order(source)
+    apart = torch.zeros_like(train) if validation is None else torch.zeros_like(train).index_fill(0, validation, True)
+    rows, test = order[(train & ~apart)[order]], _first(order[~train[order]], test_images, "test")
     number = len(rows)
     if data_seed:
-        rows = _redrawn(train if drawable is None else drawable, test, data_seed)
+        rows = _redrawn((train if drawable is None else drawable) & ~apart, test, data_seed)
     drawn = len(rows)
     if images_per_class is not None:
         rows = _first_of_each_class(rows, source, images_per_class)
@@ -231,6 +241,27 @@ def divide(
             "set train_images, or data_seed=0"
         )
     return rows, test
+
+
+def for_validation(source: Source, train: Tensor, number: int | None) -> Tensor:
+    """Rows that are set apart for validation: the last ones of the training images in random order, for all seeds.
+
+    A study that uses fewer training images than are left has the same ones as without.
+
+    Raises:
+        InputError: fewer than two images would be left for training.
+    """
+    rows = _order(source)[train[_order(source)]]
+    if number and number > len(rows) - 2:
+        raise InputError(
+            f"validation_images: expected at most {len(rows) - 2}, all but two of the training images, got {number}"
+        )
+    return rows[len(rows) - (number or 0) :]
+
+
+def _order(source: Source) -> Tensor:
+    """A random order of all images, always the same."""
+    return torch.randperm(source.size, generator=torch.Generator().manual_seed(1))
 
 
 def class_counts(source: Source, rows: Tensor) -> dict[int, int] | None:

@@ -32,6 +32,7 @@ class Measurements(NamedTuple):
         note: what was not measured and why; empty if everything was.
         sites: latent sites, along the dimension ``level``.
         quantities: the declarations, without caveats, of what was measured.
+        splits: names of the splits.
     """
 
     numbers: Groups
@@ -40,6 +41,7 @@ class Measurements(NamedTuple):
     note: str
     sites: list[str]
     quantities: tuple[Quantity, ...]
+    splits: list[str]
 
 
 def evaluate(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> Measurements:
@@ -51,7 +53,8 @@ def evaluate(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> Measuremen
         InputError: a result differs from its declaration.
     """
     quantities = tuple(replace(each, caveats=()) for measure in measures for each in measure.quantities)
-    found = Measurements({}, {}, {}, "", list(run.terms[0].rates), quantities)
+    splits = [name for name, _ in run.data.splits()]
+    found = Measurements({}, {}, {}, "", list(run.terms[0].rates), quantities, splits)
     notes: dict[str, list[str]] = defaultdict(list)
     # With validation, a diverged run would raise.
     with torch.no_grad(), pyro.validation_enabled(False):
@@ -106,28 +109,35 @@ def _enter(found: Measurements, quantity: Quantity, value: Any, per_image: int) 
     """Enters the value of a quantity."""
     try:
         if quantity.dims == PER_IMAGE_DIMS:
-            found.images[quantity.name] = _padded(value, per_image)
+            found.images[quantity.name] = _padded(_of_splits(value, found.splits), per_image)
         elif quantity.is_picture:
             found.pictures.setdefault(quantity.group, {})[quantity.variable] = _picture(quantity, value)
         else:
-            numbers = np.array(_numbers(quantity.dims, value, quantity.kind), float)
+            numbers = np.array(_numbers(quantity.dims, value, quantity.kind, found.splits), float)
             columns = np.moveaxis(numbers, -1, 0)  # value and standard error
             found.numbers.setdefault(quantity.group, {}).update(zip(quantity.variables, columns, strict=False))
             if quantity.per_image:
-                found.images[quantity.name] = _padded(value if quantity.dims else (value[:0], value), per_image)
+                of_splits = value if quantity.dims else (value[:0], value)
+                found.images[quantity.name] = _padded(_of_splits(of_splits, found.splits), per_image)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"quantity {quantity.name!r}: expected dims {quantity.dims}, but {error}") from None
 
 
-def _numbers(dims: tuple[str, ...], value: Any, kind: str | None) -> Any:
+def _of_splits(values: Any, splits: list[str]) -> tuple[Any, ...]:
+    """The value on each split; a measure that takes no account of validation images has none there."""
+    if not isinstance(values, tuple | list) or not 2 <= len(values) <= len(splits):
+        raise ValueError(f"got a {type(values).__name__} instead of a pair (train, test)")
+    return (*values, *(None for _ in splits[len(values) :]))
+
+
+def _numbers(dims: tuple[str, ...], value: Any, kind: str | None, splits: list[str]) -> Any:
     """Value and standard error, nested by dimension."""
     if dims[:1] == ("level",):
-        return [_numbers(dims[1:], value[site], kind) for site in value]
+        return [_numbers(dims[1:], value[site], kind, splits) for site in value]
     if dims == ("split",):
-        if not isinstance(value, tuple | list) or len(value) != 2:
-            raise ValueError(f"got a {type(value).__name__} instead of a pair (train, test)")
-        train, test = value
-        return [_numbers((), train, kind), _numbers((), test, kind)]
+        return [_numbers((), each, kind, splits) for each in _of_splits(value, splits)]
+    if value is None:
+        return np.nan, np.nan
     if isinstance(value, Tensor) and value.dim() == 1:
         if kind is None:
             raise ValueError('values per image need a kind: "unbiased" for a standard error, "exact" for none')
@@ -146,7 +156,8 @@ def _picture(quantity: Quantity, value: Any) -> NDArray[Any]:
     return array
 
 
-def _padded(splits: tuple[Tensor, Tensor], length: int) -> NDArray[np.float64]:
-    """Values per image of train and test in one array, ``[split, images]``, NaN after the images of a split."""
-    padded = [pad(each.double().cpu(), (0, length - len(each)), value=torch.nan) for each in splits]
+def _padded(splits: tuple[Tensor | None, ...], length: int) -> NDArray[np.float64]:
+    """Values per image of all splits in one array, ``[split, images]``, NaN after the images of a split."""
+    known = [torch.empty(0) if each is None else each.double().cpu() for each in splits]
+    padded = [pad(each.double(), (0, length - len(each)), value=torch.nan) for each in known]
     return torch.stack(padded).numpy()

@@ -40,7 +40,7 @@ def measure(run: TrainedRun) -> MeasureResult:
     """
     curves = [each.curve for each in run.own(annealed, annealing_steps(run.settings))]
     counts = [each.rate.shape[1] for each in curves]
-    of_guide = list(zip(run.terms, counts, strict=True))
+    of_guide = list(zip(run.terms[:2], counts, strict=True))
     return MeasureResult(
         guide_rate=tuple(terms.rate[:count] for terms, count in of_guide),
         guide_distortion=tuple(terms.distortion[:count] for terms, count in of_guide),

@@ -93,7 +93,7 @@ def measure(run: TrainedRun) -> MeasureResult:
         elbos = [_elbo(run, x) for x in first_images(run)]
         lost = tuple(_amortised(run, x) for x in first_images(run))
     gaps = tuple(each.bound - elbo for each, elbo in zip(of_splits, elbos, strict=True))
-    train, test = (-each.distortion - each.rate for each in run.terms)
+    train, test = (-each.distortion - each.rate for each in run.terms[:2])
     parts = estimators.generalization_gap((train, test), (gaps[0], gaps[1]))
     return MeasureResult(
         elbo_gap=parts.elbo,

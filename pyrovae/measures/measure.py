@@ -160,8 +160,8 @@ class MeasureResult:
     """The values of a measure's quantities, by name.
 
     A number is given as an `Estimate`, as a plain number, or as one value per image, from which mean and standard error
-    are taken; over splits, as a pair (train, test) of these. None means not measured. A picture is an array with the
-    declared dimensions.
+    are taken; over splits, as a pair (train, test) of these, or with validation as the third. None means not measured.
+    A picture is an array with the declared dimensions.
 
     Args:
         note: why a value is missing or not finite.
@@ -200,7 +200,7 @@ class TrainedRun:
         settings: how much is measured.
         seed: seed of the run, from which a measure derives its random numbers.
         values: arguments of the programs other than images, such as β.
-        terms: loss, distortion and rate of the first training and test images, in float64.
+        terms: loss, distortion and rate of the first images of each split, in the order of ``data.splits()``, float64.
         likelihood: gives the floor, and the distortion at a mean image.
         beta_spread: how much β still varied, where training moved it for a target rate; else None.
         progress: to be called after each of the steps that ``cost`` announces.
@@ -213,7 +213,7 @@ class TrainedRun:
     settings: Measure
     seed: int
     values: Mapping[str, float | Tensor]
-    terms: tuple[Terms, Terms]
+    terms: tuple[Terms, ...]
     likelihood: DistortionReference
     beta_spread: float | None = None
     progress: Callable[[], None] = lambda: None

@@ -63,20 +63,19 @@ QUANTITIES = (
 
 def measure(run: TrainedRun) -> MeasureResult:
     """D, R and ELBO = −D − R of each image, with the floor of D and the rate of each latent site."""
-    train, test = run.terms
     elbo = tuple(-each.distortion - each.rate for each in run.terms)
     bits = getattr(run.likelihood, "dimensions", run.data.event_shape.numel()) * math.log(2)
     return MeasureResult(
-        distortion=(train.distortion, test.distortion),
-        rate=(train.rate, test.rate),
+        distortion=tuple(each.distortion for each in run.terms),
+        rate=tuple(each.rate for each in run.terms),
         elbo=elbo,
         bits_per_dim=tuple(-each.mean().item() / bits for each in elbo),
         floor=run.once(floors),
-        level_rate={site: (train.rates[site], test.rates[site]) for site in train.rates},
+        level_rate={site: tuple(each.rates[site] for each in run.terms) for site in run.terms[0].rates},
     )
 
 
 def floors(run: TrainedRun) -> tuple[Tensor, ...]:
-    """The floor of D of the images on which it is measured, for train and test."""
+    """The floor of D of the images on which it is measured, for each split."""
     splits = (images[: run.settings.images] for _, images in run.data.splits())
     return tuple(torch.cat([run.likelihood.floor(as_input(x)) for x in images.split(CHUNK)]) for images in splits)

@@ -60,6 +60,7 @@ def run_job(
     seconds = float("nan")
     if job.step < job.steps or any(file.parts[0] != "runs" for file in job.files):
         seconds = _train(study, job, training, folder, compile, progress, callbacks)
+    training.measure_best()
     provenance = properties.as_provenance() | history(training.environments)
     facts = {**provenance, "seconds": seconds, "worker": process_name(), "classes": class_names(cohort.shared)}
     with Speeds(device).timing_measuring(cohort, study.measure):
@@ -130,6 +131,7 @@ def save_record(
         weights=load_header(RunFolder.of(folder, key).weights)[1],
         run=training.cohort.runs[number].model_dump(mode="json"),
         step=training.step,
+        measured_step=training.measured_step(number),
         measure=study.measure.model_dump(mode="json"),
         diverged_at=int(divergence.at[number]),
         last_loss=float(divergence.last_loss[number]),

@@ -17,7 +17,6 @@ from pyrovae.runner.plan import PlannedCohort
 from pyrovae.runner.setup import MEMORY_SHARE, bytes_of_a_run, check_precision, start
 from pyrovae.runner.speed import Speed, Speeds, measuring_time, step_time
 from pyrovae.store.checkpoint import load_header
-from pyrovae.store.records import SPLITS
 from pyrovae.study import Cohort, Measure, Run, Study, parameters_of
 from pyrovae.system.device import find_device
 from pyrovae.system.execution import Compile, Execution, ExecutionMode
@@ -212,7 +211,7 @@ def _few_images(run: Run, measure: Measure) -> Dataset:
 
 def _bytes_of_images(few: Dataset, planned: PlannedCohort) -> float:
     train = sum(each[0].nbytes for each in (few.train, few.grey) if each is not None)
-    return planned.train_images * train + planned.test_images * few.test[0].nbytes
+    return planned.train_images * train + (planned.test_images + planned.validation_images) * few.test[0].nbytes
 
 
 def _bytes_of_weights(training: Training) -> float:
@@ -231,7 +230,7 @@ def _bytes_of_a_record(measure: Measure, few: Dataset) -> float:
         for each in quantities
         if each.dims[-len(PIXEL_DIMS) :] == PIXEL_DIMS
     )
-    return 8 * len(SPLITS) * values * measure.per_image + pictures * few.event_shape.numel()
+    return 8 * len(few.splits()) * values * measure.per_image + pictures * few.event_shape.numel()
 
 
 def _size(size: float) -> str:

@@ -86,6 +86,7 @@ def fit(
             f"learning_rate: expected one at which training converges, got {run.learning_rate:g}: the loss, {loss:.4g} "
             f"before, was not finite by step {at:,}; lower it"
         )
+    training.measure_best()
     pair = training.lockstep.pair(0)
     pair.origin = Origin(training.reached(0), images.images.event_shape, images.size, history(training.environments))
     return pair.eval()

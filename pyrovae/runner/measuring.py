@@ -40,7 +40,7 @@ def measured_runs(
         own = data.of(number)
         with matmul_precision("float32"):
             one, stream = lockstep.single(number), streams.single(number)
-            train, test = (
+            terms = tuple(
                 terms_on(
                     split, CohortData(own), settings.images, one, stream, f"evaluate {split}", settings.samples
                 ).run(0)
@@ -53,7 +53,7 @@ def measured_runs(
                 settings,
                 run.seed,
                 values,
-                (train, test),
+                terms,
                 likelihood,
                 None if lockstep.multiplier is None else float(lockstep.multiplier.spread[number]),
                 progress,
@@ -88,8 +88,9 @@ def rehearse(training: Training, settings: Measure) -> None:
 
 def _first_images(data: Dataset, number: int) -> Dataset:
     few = data.with_train(slice(number))
+    validation = None if few.validation is None else few.validation[:number]
     factors, labels = (None if each is None else (each[0], each[1][:number]) for each in (few.factors, few.labels))
-    return replace(few, test=few.test[:number], factors=factors, labels=labels)
+    return replace(few, test=few.test[:number], factors=factors, labels=labels, validation=validation)
 
 
 class _Unknown:

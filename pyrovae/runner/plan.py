@@ -44,6 +44,7 @@ class PlannedCohort:
     steps: int
     train_images: int
     test_images: int
+    validation_images: int
     train_classes: dict[int, int] | None
     test_classes: dict[int, int] | None
     class_names: tuple[str, ...] | None
@@ -97,6 +98,7 @@ def lines(study: Study, cohorts: Sequence[PlannedCohort]) -> Iterator[str]:
         yield (
             f"{cohort.label}: {progress(cohort)}; {cohort.steps:,} steps; "
             f"{cohort.train_images:,} training and {cohort.test_images:,} test images"
+            + (f", and {cohort.validation_images:,} for validation" if cohort.validation_images else "")
         )
         for side, counts in (("training", cohort.train_classes), ("test", cohort.test_classes)):
             if counts is not None:
@@ -141,12 +143,12 @@ def _by_cohort(cohorts: Sequence[Cohort], left: Sequence[Job]) -> Iterator[tuple
 
 def _planned(study: Study, cohort: Cohort, left: tuple[Job, ...], repeated: int) -> PlannedCohort:
     for run in {run.training_set: run for run in cohort.runs}.values():
-        source, train, test = make_rows(run)
+        source, train, test, validation = make_rows(run)
     bank = bank_of(cohort.shared, len(train))
     encodings = bank.size if bank else 0
     _check_bank(cohort, encodings)
     per_step = len(cohort.runs) * cohort.shared.batch_size * encodings
-    measured = len(cohort.runs) * _measured_draws(study, train, test) * len(train)
+    measured = len(cohort.runs) * _measured_draws(study, train, test, validation) * len(train)
     return PlannedCohort(
         label=job_label(study, cohort),
         runs=len(cohort.runs),
@@ -155,6 +157,7 @@ def _planned(study: Study, cohort: Cohort, left: tuple[Job, ...], repeated: int)
         steps=cohort.shared.steps,
         train_images=len(train),
         test_images=len(test),
+        validation_images=len(validation),
         train_classes=class_counts(source, train),
         test_classes=class_counts(source, test),
         class_names=source.classes,
@@ -163,10 +166,10 @@ def _planned(study: Study, cohort: Cohort, left: tuple[Job, ...], repeated: int)
     )
 
 
-def _measured_draws(study: Study, train: torch.Tensor, test: torch.Tensor) -> int:
+def _measured_draws(study: Study, train: torch.Tensor, test: torch.Tensor, validation: torch.Tensor) -> int:
     """Draws of z behind the rate and the bounds of log p(x) of one run."""
     measure = study.measure
-    images = min(measure.images, len(train)) + min(measure.images, len(test))
+    images = sum(min(measure.images, len(rows)) for rows in (train, test, validation))
     annealed = 2 * measure.temperatures * measure.chains * Annealing().leapfrog
     return measure.samples * images + (measure.particles + annealed) * min(measure.likelihood_images, len(test))
 

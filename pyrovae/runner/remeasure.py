@@ -182,6 +182,7 @@ class Reevaluation:
         state = job.load(folder)
         assert state is not None
         training.restore(state)
+        training.measure_best()
         measures = () if self.own is None else self.own.measures
         distortions = []
         for number, measured in enumerate(measure(study, cohort, training, progress, measures)):

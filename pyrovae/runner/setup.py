@@ -96,8 +96,8 @@ def bytes_of_a_run(pair: Pair, cohort: Cohort, data: CohortData) -> int:
     """Memory that training takes for each run of a cohort.
 
     It counts weights, gradients and both moments; three of these again for the rehearsal of a step or the checkpoint;
-    buffers, again in the rehearsal; and the activations of a batch, with as much again for temporaries of the backward
-    pass and half of that for its own results.
+    buffers, again in the rehearsal; the best weights, if they are kept; and the activations of a batch, with as much
+    again for temporaries of the backward pass and half of that for its own results.
     """
     saved, x = 0, _first_batch(cohort, data)
 
@@ -109,7 +109,8 @@ def bytes_of_a_run(pair: Pair, cohort: Cohort, data: CohortData) -> int:
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), fork_seed(0):
         pair(x, index=torch.arange(len(x), device=x.device))
     weights, buffers = (sum(each.nbytes for each in tensors) for tensors in (pair.parameters(), pair.buffers()))
-    return (4 + 3) * weights + 2 * buffers + 3 * saved
+    best = weights + buffers if cohort.shared.keep == "best" else 0
+    return (4 + 3) * weights + 2 * buffers + 3 * saved + best
 
 
 def _check_annealing(pair: Pair, x: Tensor) -> None:

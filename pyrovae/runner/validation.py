@@ -24,6 +24,10 @@ def check_study(study: Study) -> Study:
             f"gamma: expected none with a target rate ({targets[0]:g}), because γ is β then, got {min(given):g}"
         )
     for run in runs:
+        if run.keep == "best" and run.validation_images is None:
+            raise InputError("keep: expected validation_images, by whose loss the weights are best, got none of them")
+        if run.keep == "best" and run.target_rate is not None:
+            raise InputError("keep: expected last with a target rate, because losses at different β do not compare")
         if run.cycles > run.steps:
             raise InputError(f"cycles: expected at most the {run.steps} steps of the training, got {run.cycles}")
         check_prior(run)

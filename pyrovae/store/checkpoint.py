@@ -17,6 +17,8 @@ from pyrovae.system.provenance import Environment
 Groups = dict[str, dict[str, Tensor]]
 #: Prefix of the groups with the state at the first step of the tail, from which a longer run continues.
 BRANCH = "branch."
+#: Prefix of the groups with the weights that had the lowest loss on validation images.
+BEST = "best."
 #: What to do about a file that cannot be used.
 REMEDY = "delete it, and 'pyrovae run' trains these runs again"
 
@@ -58,11 +60,19 @@ class Checkpoint:
 
     Attributes:
         groups: ``params``, ``buffers``, ``adam.exp_avg``, ``adam.exp_avg_sq``, ``record`` of divergence, ``curves``,
-            and after the last step ``cached``, the encodings that a longer training would use.
+            and after the last step ``cached``, the encodings that a longer training would use. With target rates,
+            ``multiplier``; where the best weights are kept, `BEST` with ``params`` and so on, and ``best``, their loss
+            and step.
     """
 
     header: CheckpointHeader
     groups: Groups
+
+    @property
+    def kept(self) -> Groups:
+        """Parameters, buffers and β of the weights that are measured: the best ones where they are kept."""
+        best = {name.removeprefix(BEST): each for name, each in self.groups.items() if name.startswith(BEST)}
+        return self.groups | best
 
     @classmethod
     def load(cls, file: Path) -> Self:

@@ -1,7 +1,7 @@
 """The record of a run: its numbers, learning curves, values per image and pictures, and what they were made from."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +17,8 @@ from pyrovae.errors import InputError
 from pyrovae.measures.evaluate import Groups, Measurements
 from pyrovae.measures.measure import PER_IMAGE_DIMS, Quantity
 from pyrovae.store import netcdf
+from pyrovae.study import EVERY_SPLIT
 
-SPLITS = ("train", "test")
 #: Version of the layout of a record.
 FORMAT = 1
 #: Learning curves: what they show, their unit and dimensions.
@@ -40,6 +40,7 @@ class RecordHeader(BaseModel):
         key: of the run.
         run: settings of the run.
         step: steps that the run had done.
+        measured_step: step of the weights that were measured; −1 in records of earlier versions.
         weights: checksum of the weights that were measured.
         measure: settings of the measurement.
         only: measures that were applied; all of the study if empty.
@@ -62,6 +63,7 @@ class RecordHeader(BaseModel):
     key: str
     run: Json[dict[str, Any]]
     step: int
+    measured_step: int = -1
     weights: str
     measure: Json[dict[str, Any]]
     only: Json[list[str]]
@@ -94,7 +96,7 @@ class Record:
     """The numbers of a run.
 
     Attributes:
-        numbers: by group and variable, ``[]``, ``[split]`` or ``[level, split]``.
+        numbers: by group and variable, ``[]``, ``[split]`` or ``[level, split]``, for every split that a run may have.
         curves: ``step``, ``[points]``, and the learning curves by name, ``[points, split]`` or ``[points]``; empty for
             a later evaluation.
     """
@@ -117,7 +119,7 @@ def save(file: Path, header: RecordHeader, measured: Measurements, curves: Mappi
     Raises:
         OSError: the file cannot be written; an earlier file of this name is unchanged.
     """
-    labels = list(_labels(measured.quantities, measured.sites, measured.numbers))
+    labels = list(_labels(measured))
     values = [measured.numbers[group][name][place] for _, group, name, place in labels]
     named = {"quantity": [label for label, *_ in labels]}
     declarations = ("record", [header.quantities])
@@ -127,10 +129,10 @@ def save(file: Path, header: RecordHeader, measured: Measurements, curves: Mappi
     }
     if curves:
         data = {name: (dims, curves[name], {"long_name": text}) for name, (text, _, dims) in CURVES.items()}
-        groups["curves"] = xr.Dataset(data, {"step": curves["step"], "split": list(SPLITS)})
+        groups["curves"] = xr.Dataset(data, {"step": curves["step"], "split": measured.splits})
     if measured.images:
         stacked = np.stack(list(measured.images.values()))
-        coords = {"name": list(measured.images), "split": list(SPLITS)}
+        coords = {"name": list(measured.images), "split": measured.splits}
         groups["images"] = xr.Dataset({"value": (("name", *PER_IMAGE_DIMS), stacked)}, coords)
     declared = {(each.group, each.variable): each for each in measured.quantities if each.is_picture}
     for group, pictures in measured.pictures.items():
@@ -162,9 +164,9 @@ def load(file: Path) -> Record:
         numbers: Groups = {}
         for quantity in header.declared:
             for name in quantity.variables if quantity.is_number else ():
-                shape = [{"split": len(SPLITS), "level": len(header.sites)}[dim] for dim in quantity.dims]
+                shape = [{"split": len(EVERY_SPLIT), "level": len(header.sites)}[dim] for dim in quantity.dims]
                 values = np.full(shape, np.nan)
-                for label, place in _places(quantity, name, header.sites):
+                for label, place in _places(quantity, name, header.sites, EVERY_SPLIT):
                     values[place] = found.get(label, np.nan)
                 numbers.setdefault(quantity.group, {})[name] = values
         curves = {name: opened["curves"][name][()] for name in ("step", *CURVES)} if "curves" in opened else {}
@@ -203,20 +205,20 @@ def _header(opened: h5py.File) -> RecordHeader:
     return RecordHeader.model_validate(attributes | {"quantities": quantities})
 
 
-def _labels(
-    quantities: tuple[Quantity, ...], sites: list[str], numbers: Groups
-) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
+def _labels(measured: Measurements) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
     """For each number, its label, and its group, variable and place in the array."""
-    for quantity in quantities:
+    for quantity in measured.quantities:
         for name in quantity.variables if quantity.is_number else ():
-            if name in numbers.get(quantity.group, {}):
-                for label, place in _places(quantity, name, sites):
+            if name in measured.numbers.get(quantity.group, {}):
+                for label, place in _places(quantity, name, measured.sites, measured.splits):
                     yield label, quantity.group, name, place
 
 
-def _places(quantity: Quantity, name: str, sites: list[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _places(
+    quantity: Quantity, name: str, sites: list[str], splits: Sequence[str]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The label and the place of each number of a variable, such as ``rate_distortion/distortion/test``."""
-    names = [{"split": SPLITS, "level": sites}[dim] for dim in quantity.dims]
+    names = [{"split": splits, "level": sites}[dim] for dim in quantity.dims]
     for place in np.ndindex(*map(len, names)):
         yield "/".join([quantity.group, name, *(each[at] for each, at in zip(names, place, strict=True))]), place
 

@@ -27,7 +27,7 @@ from pyrovae.store import layout, records, schema
 from pyrovae.store.checkpoint import Checkpoint, checkpoint_mismatch, restore
 from pyrovae.store.condensed import condensed
 from pyrovae.store.layout import EVALUATIONS, IMAGES, RunFolder, settings_files
-from pyrovae.store.records import SPLITS, Record
+from pyrovae.store.records import Record
 from pyrovae.store.schema import Grid
 from pyrovae.study import Measure, Run, Study, check_trust, growth, key_of
 from pyrovae.study.files import shipped_names, to_yaml
@@ -80,15 +80,16 @@ class Evaluation:
         found = {cell: records.load_images(file) for cell, file in self._files(keys)}
         names = list(dict.fromkeys(name for each in found.values() for name in each))
         images = max((_extent(values) for each in found.values() for values in each.values()), default=0)
-        shape = (*keys.shape, len(SPLITS), images)
+        splits = Study.of_yaml(self.tree.root.attrs["study"]).splits
+        shape = (*keys.shape, len(splits), images)
         memory.check_memory(8 * len(names) * np.prod(shape, dtype=float), f"the values per image of {keys.size:,} runs")
         values = {name: np.full(shape, np.nan) for name in names}
         for cell, each in found.items():
             for name, known in each.items():
-                values[name][cell][:, : known.shape[-1]] = known[:, :images]
+                values[name][cell][: len(known), : known.shape[-1]] = known[: len(splits), :images]
         dims = (*map(str, keys.dims), *PER_IMAGE_DIMS)
         variables = {name: (dims, each, self._attributes(name)) for name, each in values.items()}
-        data = xr.Dataset(variables, {**keys.coords, "split": list(SPLITS), "image": range(images)})
+        data = xr.Dataset(variables, {**keys.coords, "split": list(splits), "image": range(images)})
         return data.set_coords("label") if "label" in data else data
 
     def pictures(self, group: str, /, **at: Any) -> xr.Dataset:
@@ -119,7 +120,8 @@ class Evaluation:
 
         Args:
             axis: the axis, such as "prior" or "beta".
-            by: "test" or "train", and one of "D", "R", "R + D" and "log p(x)".
+            by: "test", "train" or "validation", and one of "D", "R", "R + D" and "log p(x)"; "validation" alone means
+                by R + D there.
             at: values at which other axes are fixed.
 
         Raises:
@@ -409,7 +411,7 @@ class Results(Evaluation):
         if header.step < run.steps:
             raise InputError(f"{self.folder}: the training of the run at {self.study.coordinates(run)} is not finished")
         pair = self._make_pair(run, torch.Size(header.event_shape))
-        stacked = checkpoint.groups.get("params", {}) | checkpoint.groups.get("buffers", {})
+        stacked = checkpoint.kept.get("params", {}) | checkpoint.kept.get("buffers", {})
         if wrong := [name for name, tensor in stacked.items() if tensor.shape[:1] != (1,)]:
             raise checkpoint_mismatch(wrong[0])
         restore(pair, {name: tensor[0] for name, tensor in stacked.items()})

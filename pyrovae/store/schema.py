@@ -14,7 +14,7 @@ from pyrovae.measures.declared import shipped
 from pyrovae.measures.measure import RESERVED_GROUPS, Quantity
 from pyrovae.store import netcdf
 from pyrovae.store.layout import EVALUATIONS
-from pyrovae.store.records import CURVES, SPLITS, Record, RecordHeader
+from pyrovae.store.records import CURVES, Record, RecordHeader
 from pyrovae.study import Measure, Study
 from pyrovae.study.probes import probe_steps
 from pyrovae.system import memory
@@ -23,6 +23,7 @@ from pyrovae.system import memory
 _RUN_FACTS: dict[str, Any] = {
     "status": "pending",
     "step": -1,
+    "measured_step": -1,
     "diverged_at": -1,
     "last_loss": np.nan,
     "seconds": np.nan,
@@ -59,7 +60,9 @@ class Grid:
         place: Any = (..., *cell)
         for group, variables in record.numbers.items():
             for name, values in variables.items():
-                if "level" in self._declared[group, name].dims:
+                dims = self._declared[group, name].dims
+                values = values[..., : len(self._study.splits)] if "split" in dims else values
+                if "level" in dims:
                     for site, each in zip(header.sites, values, strict=True):
                         self._values[group, name, site][place] = each
                 else:
@@ -79,7 +82,7 @@ class Grid:
     def groups(self) -> dict[str, xr.Dataset]:
         """The numbers by group, and the facts about the runs."""
         axes = self._study.dimensions()
-        coords: dict[str, list[Any]] = {"level": self._sites, "split": list(SPLITS), **axes}
+        coords: dict[str, list[Any]] = {"level": self._sites, "split": list(self._study.splits), **axes}
         groups: dict[str, dict[str, xr.Variable]] = {}
         for (group, name), quantity in self._declared.items():
             if "level" in quantity.dims:
@@ -105,7 +108,7 @@ class Grid:
         """
         steps = {step for each in self._curves.values() for step in each["step"].tolist()}
         steps |= set(probe_steps(self._study.base.steps, points)) if not steps else set()
-        coords: dict[str, Any] = {"split": list(SPLITS), "step": sorted(steps), **self._study.dimensions()}
+        coords: dict[str, Any] = {"split": list(self._study.splits), "step": sorted(steps), **self._study.dimensions()}
         variables = {}
         for name, (text, unit, of_curve) in CURVES.items():
             dims = [dim for dim in coords if dim in (*of_curve, *self._study.dimensions())]
@@ -122,7 +125,7 @@ class Grid:
         for quantity in quantities:
             for name in quantity.variables if quantity.is_number else ():
                 self._declared.setdefault((quantity.group, name), quantity)
-                shape = (*(len(SPLITS) for dim in quantity.dims if dim == "split"), *self._shape)
+                shape = (*(len(self._study.splits) for dim in quantity.dims if dim == "split"), *self._shape)
                 places = [(site,) for site in self._sites] if "level" in quantity.dims else [()]
                 for place in places:
                     self._values.setdefault((quantity.group, name, *place), np.full(shape, np.nan))
@@ -168,8 +171,8 @@ def attributes_of(header: RecordHeader) -> dict[str, str]:
 def check_size(study: Study) -> None:
     """Raises InputError if the numbers of a study would not fit into memory."""
     runs, points = prod(study.shape()), len(probe_steps(study.base.steps, study.measure.points))
-    numbers = len(SPLITS) * (len(CURVES) * points + len(shipped_numbers()))
-    of_images = len(SPLITS) * study.measure.per_image * sum(each.per_image for each in shipped_numbers())
+    numbers = len(study.splits) * (len(CURVES) * points + len(shipped_numbers()))
+    of_images = len(study.splits) * study.measure.per_image * sum(each.per_image for each in shipped_numbers())
     memory.check_memory(8 * (numbers * runs + of_images), f"measure: the numbers of {runs:,} runs")
 
 

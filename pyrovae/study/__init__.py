@@ -5,7 +5,9 @@ from pyrovae.study.files import parse_yaml
 from pyrovae.study.grid import (
     DATA_SETTINGS,
     DIMENSIONS,
+    EVERY_SPLIT,
     PER_RUN,
+    SPLITS,
     Cohort,
     Study,
     check_trust,
@@ -17,8 +19,10 @@ from pyrovae.study.settings import KINDS, Measure, Precision, Run
 __all__ = [
     "DATA_SETTINGS",
     "DIMENSIONS",
+    "EVERY_SPLIT",
     "KINDS",
     "PER_RUN",
+    "SPLITS",
     "Cohort",
     "Measure",
     "Precision",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Settings in which the runs of one cohort may differ; all others are shared.
 PER_RUN = ("beta", "target_rate", "gamma", "seed", "data_seed", "learning_rate", "warmup", "cycles")
+#: The splits of every study, and those of one with validation images, in the order of results.
+SPLITS = ("train", "test")
+EVERY_SPLIT = (*SPLITS, "validation")
 #: Settings that say which images are train and test, and what becomes of their pixels.
 DATA_SETTINGS = (
     "data",
@@ -34,6 +37,7 @@ DATA_SETTINGS = (
     "held_out",
     "train_images",
     "test_images",
+    "validation_images",
     "images_per_class",
     "data_seed",
     "background",
@@ -159,6 +163,12 @@ class Study(Frozen):
     def swept(self) -> str:
         """The axis along which the rate changes: β, or target rates in its place."""
         return "beta" if "beta" in self.axes else "target_rate"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the images."""
+        apart = any(each is not None for each in self.axes.get("validation_images", [self.base.validation_images]))
+        return EVERY_SPLIT if apart else SPLITS
 
     def __repr__(self) -> str:
         axes = "; ".join(f"{axis} {', '.join(map(str, values))}" for axis, values in self.axes.items())

@@ -17,6 +17,8 @@ KINDS = (*DATA_KINDS, "pair", *PROGRAM_KINDS)
 Precision = Literal["float32", "tf32", "bfloat16"]
 #: How the learning rate changes: not at all, or down to zero over the last steps.
 LearningRateSchedule = Literal["constant", "tail"]
+#: Which weights are measured: those of the last step, or those with the lowest loss on validation images.
+Keep = Literal["last", "best"]
 #: The tail is one step in so many.
 TAIL = 5
 #: A number of things, below what any machine could hold.
@@ -84,6 +86,9 @@ class Run(Frozen):
     split: str = Field("random", description="how the data set is divided into train and test")
     train_images: Count | None = Field(None, ge=2, description="training images to use; null: all")
     test_images: Count | None = Field(None, ge=2, description="test images to use; null: all")
+    validation_images: Count | None = Field(
+        None, ge=2, description="training images to set apart for validation, the same in all runs; null: none"
+    )
     images_per_class: Count | None = Field(None, ge=1, description="training images to use of each class; null: all")
     data_seed: Seed | Literal["seed"] = Field(
         0, description="which training images are drawn; seed: others for every seed"
@@ -109,6 +114,9 @@ class Run(Frozen):
     learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
     learning_rate_schedule: LearningRateSchedule = Field(
         "constant", description="constant, or tail: down to zero over the last fifth of the steps"
+    )
+    keep: Keep = Field(
+        "last", description="weights to measure: the last, or the best by validation loss along the learning curve"
     )
     precision: Precision = Field(
         "float32", description="of the networks while they train: float32, tf32 (on a GPU) or bfloat16"

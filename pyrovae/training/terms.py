@@ -18,12 +18,12 @@ def terms_on(
     """Loss, distortion and rate of images under each run, ``[runs, images]``, in nats, in float64.
 
     Args:
-        split: "train" or "test".
+        split: "train", "test" or "validation".
         images: number of images, the first ones of each run.
         purpose: names the noise: the same purpose has the same draws.
         samples: draws of z per image, over which the mean is taken.
     """
-    chunks, number_of = [], data.size if split == "train" else len(data.images.test)
+    chunks, number_of = [], data.size if split == "train" else len(dict(data.images.splits())[split])
     for number, index in enumerate(torch.arange(min(images, number_of), device=data.device).split(CHUNK)):
         x, of_runs = data.batch(split, index)
         draws = []

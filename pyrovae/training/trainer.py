@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_map
 
 from pyrovae.data import CohortData
 from pyrovae.errors import InputError
-from pyrovae.store.checkpoint import BRANCH, Checkpoint, CheckpointHeader, Groups, checkpoint_mismatch
-from pyrovae.study import Cohort, Measure, Run, key_of
+from pyrovae.store.checkpoint import BEST, BRANCH, Checkpoint, CheckpointHeader, Groups, checkpoint_mismatch
+from pyrovae.study import EVERY_SPLIT, Cohort, Measure, Run, key_of
 from pyrovae.study.probes import probe_steps
 from pyrovae.system.device import device_name, to_device
 from pyrovae.system.execution import Compile, ExecutionMode
@@ -43,7 +43,7 @@ class Metrics(NamedTuple):
     Attributes:
         step: steps done.
         runs: settings of the runs.
-        splits: "train", and "test" if there are test images.
+        splits: "train", "test" and "validation", as far as there are images.
         loss, distortion, rate: ``[runs, splits]`` each.
     """
 
@@ -92,6 +92,7 @@ class Training:
         curves: one tensor per point, by name: ``step``; ``loss``, ``distortion`` and ``rate``, ``[runs, split]`` each;
             and ``weight``, β in force, ``[runs]``.
         branch: the state at the first step of the tail, once it is reached.
+        best: where they are kept, the weights with the lowest validation loss so far, their loss and their step.
         cohorts: for each run, the key of the cohort in which it was trained last.
         cached: after the last step, the cached encodings that a longer training would use; those of the programs are
             newer then.
@@ -112,6 +113,7 @@ class Training:
         self.divergence = Divergence(len(lockstep))
         self.curves: dict[str, list[Tensor]] = {name: [] for name in ("step", *CURVES, WEIGHT)}
         self.branch: Groups = {}
+        self.best: Groups = self._nothing_better() if cohort.shared.keep == "best" else {}
         self.cohorts = [cohort.key] * len(lockstep)
         self.cached: dict[str, Tensor] = {}
 
@@ -146,6 +148,8 @@ class Training:
                 task.update(self.step)
                 if self.step in probes:
                     self._probe()
+                    if self.best:
+                        self._keep_best()
                     for callback in callbacks:
                         callback(self._metrics())
                     task.numbers = self._numbers()
@@ -192,6 +196,16 @@ class Training:
         """The state of the runs."""
         return self._checkpoint(self._state())
 
+    def measure_best(self) -> None:
+        """Replaces the last weights by the best ones, where these are kept; training cannot continue from there."""
+        if self.best:
+            found = self.best["best"]["step"].nonzero().flatten()
+            restore_rows(self._weights(), found, {name.removeprefix(BEST): each for name, each in self.best.items()})
+
+    def measured_step(self, number: int) -> int:
+        """The step of the weights of a run that are measured."""
+        return int(self.best["best"]["step"][number]) if self.best else self.step
+
     def reached(self, number: int) -> Run:
         """The settings of a run, with β where training has moved it."""
         run, multiplier = self.cohort.runs[number], self.lockstep.multiplier
@@ -230,6 +244,10 @@ class Training:
         if continues and "cached" in groups:
             for name, buffer in self.lockstep.buffers.items():
                 buffer.copy_(saved("cached", name, buffer))
+        self.best = {
+            group: {name: saved(group, name, tensor).clone() for name, tensor in state.items()}
+            for group, state in self.best.items()
+        }
         self.divergence.at = saved("record", "diverged_at", self.divergence.at)
         self.divergence.last_loss = saved("record", "last_loss", self.divergence.last_loss)
         self.curves = self._earlier_points(groups.get("curves", {}), header.step)
@@ -291,13 +309,26 @@ class Training:
         multiplier = {"multiplier": self.lockstep.multiplier.state()} if self.lockstep.multiplier else {}
         return {"params": dict(self.lockstep.params), "buffers": buffers, **multiplier}
 
+    def _nothing_better(self) -> Groups:
+        """The best weights before the first point of the learning curves."""
+        runs = len(self.lockstep)
+        weights = tree_map(torch.clone, {BEST + group: state for group, state in self._weights().items()})
+        return weights | {"best": {"loss": torch.full((runs,), torch.inf), "step": torch.zeros(runs, dtype=torch.long)}}
+
+    def _keep_best(self) -> None:
+        """Keeps the weights of the runs whose validation loss is the lowest so far."""
+        loss, best = self.curves["loss"][-1][:, EVERY_SPLIT.index("validation")], self.best["best"]
+        better = (loss < best["loss"]).nonzero().flatten()
+        best["loss"][better], best["step"][better] = loss[better].to(best["loss"].dtype), self.step
+        restore_rows({name: self.best[BEST + name] for name in self._weights()}, better, self._weights())
+
     def _moments(self) -> Groups:
         return {"adam.exp_avg": self.adam.exp_avg, "adam.exp_avg_sq": self.adam.exp_avg_sq}
 
     def _state(self) -> Groups:
         divergence = {"diverged_at": self.divergence.at, "last_loss": self.divergence.last_loss}
         cached = {"cached": self.cached} if self.cached else {}
-        return {**self._weights(), **self._moments(), **cached, "record": divergence}
+        return {**self._weights(), **self._moments(), **cached, **self.best, "record": divergence}
 
     def _checkpoint(self, state: Groups) -> Checkpoint:
         curves = {

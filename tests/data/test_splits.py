@@ -83,8 +83,8 @@ def test_every_drawable_image_is_drawn_equally_often(source: Source) -> None:
 
 def test_random_split_draws_from_all_images_that_are_not_test() -> None:
     settings: dict[str, Any] = {"split": "random", "train_ratio": 0.05, "test_images": 500}
-    _, train, test = make_rows(Run(**settings))
-    _, other, same = make_rows(Run(**settings, data_seed=3))
+    _, train, test, _ = make_rows(Run(**settings))
+    _, other, same, _ = make_rows(Run(**settings, data_seed=3))
     assert torch.equal(test, same)
     assert len(other.unique()) == len(train)
     assert not torch.isin(other, test).any()

@@ -14,8 +14,7 @@ from pyrovae.analysis.report import tables
 from pyrovae.analysis.report.provenance import provenance
 from pyrovae.runner.diagnose import diagnose_run
 from pyrovae.store.layout import RunFolder
-from pyrovae.store.schema import SPLITS
-from pyrovae.study import key_of
+from pyrovae.study import SPLITS, key_of
 from pyrovae.system import tensor_file
 
 STUDY = Study(
