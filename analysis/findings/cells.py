@@ -104,10 +104,10 @@ def comparable(cell: xr.Dataset, axis: str) -> tuple[xr.Dataset, str]:
 
 def missed_targets(study: xr.DataTree) -> xr.DataArray:
     """Which runs of a study have missed their target rate, on training images and under their own prior."""
-    status = study["runs/status"]
+    status = study["runs"].to_dataset()["status"]
     if "target_rate" not in status.dims:
         return xr.zeros_like(status, dtype=bool)
-    rate = study["rate_distortion/rate"].sel(split="train", drop=True)
+    rate = study["rate_distortion"].to_dataset()["rate"].sel(split="train", drop=True)
     return abs(rate - status["target_rate"]) > TOLERANCE * status["target_rate"]
 
 

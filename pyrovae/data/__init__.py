@@ -1,7 +1,7 @@
 """Data sets: `Source` (before the split), `Dataset` (the images of a run), `CohortData` (those of several runs)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import torch
@@ -120,17 +120,17 @@ class Dataset:
             return None if pair is None else (pair[0][chosen], pair[1])
 
         grey = None if self.grey is None else self.grey[chosen]
-        columns = map(first, (self.factors, self.rows, self.labels))
-        return Dataset(self.train[chosen], self.test, grey, *columns, self.validation)
+        factors, rows, labels = map(first, (self.factors, self.rows, self.labels))
+        return replace(self, train=self.train[chosen], grey=grey, factors=factors, rows=rows, labels=labels)
 
     def to(self, device: torch.device) -> "Dataset":
         def moved(pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
             return None if pair is None else (pair[0].to(device), pair[1].to(device))
 
         grey = None if self.grey is None else self.grey.to(device)
-        columns = map(moved, (self.factors, self.rows, self.labels))
+        factors, rows, labels = map(moved, (self.factors, self.rows, self.labels))
         validation = None if self.validation is None else self.validation.to(device)
-        return Dataset(self.train.to(device), self.test.to(device), grey, *columns, validation)
+        return Dataset(self.train.to(device), self.test.to(device), grey, factors, rows, labels, validation)
 
 
 @dataclass(frozen=True)
