@@ -105,6 +105,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "pictures": "pyrovae.measures.pictures:measure",
         "generalization_gap": "pyrovae.measures.generalization_gap:measure",
         "fixed_decoder_curve": "pyrovae.measures.fixed_decoder_curve:measure",
+        "population": "pyrovae.measures.population:measure",
     },
 }
 #: Installed distributions add components here, as ``prior.horseshoe = "their_package.priors:Horseshoe"``.

@@ -16,7 +16,7 @@ from pyrovae.analysis.figures.likelihood import log_likelihood, pareto_k
 from pyrovae.analysis.figures.pictures import latent_plane, pair_plot, reconstructions, samples, traversals
 from pyrovae.analysis.figures.plane import distortion, rate_distortion
 from pyrovae.analysis.figures.priors import gap_decomposition
-from pyrovae.analysis.figures.rates import information, saturation
+from pyrovae.analysis.figures.rates import information, population, saturation
 from pyrovae.analysis.figures.style import FORMATS, WIDTH, content, rc_params, write
 from pyrovae.errors import InputError
 from pyrovae.store.results import Evaluation
@@ -29,6 +29,7 @@ FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
         distortion,
         information,
         saturation,
+        population,
         gap_decomposition,
         generalization_gap,
         fixed_decoder_curve,

@@ -8,7 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
 from pyrovae.analysis.figures.colours import grey
-from pyrovae.analysis.figures.style import bars, curves, label_swept, legend, swept, theory_curves, with_errors
+from pyrovae.analysis.figures.style import (
+    bars,
+    curves,
+    label_swept,
+    legend,
+    mean_over_runs,
+    swept,
+    theory_curves,
+    with_errors,
+)
 from pyrovae.store.results import Evaluation
 
 #: Symbol, line style and filling of the markers of each variable.
@@ -68,6 +77,38 @@ def saturation(results: Evaluation, ax: Axes) -> Axes:
     ax.set_ylim(0, 1.15 * top)
     ax.set_xlabel("rate R of the training images (nats per image)")
     ax.set_ylabel("mutual information I (nats)")
+    legend(ax)
+    return ax
+
+
+def population(results: Evaluation, ax: Axes) -> Axes:
+    """Between which values I (filled) and G (hatched) of the population lie, with R of validation images and log N.
+
+    Means over seeds. The upper end of I is the rate under a prior fitted to training codes. The lower end is I of the
+    validation codes, at most the logarithm of their number. What I leaves of the rate is G.
+    """
+    if "population" not in results.tree.children:
+        return ax
+    data = mean_over_runs(results.tree["population"].to_dataset())
+    for name, cell, colour, shape in curves(data.sortby(swept(data)), "closable_gap"):
+        along, rate = cell[swept(cell)], cell["information_low"] + cell["gap_high"]
+        ax.plot(along, rate, "-" + shape, color=colour, linewidth=1.2, label=f"R {name}".strip())
+        of_information: dict[str, Any] = {"color": colour, "alpha": 0.35, "label": f"I {name}".strip()}
+        ax.fill_between(along, cell["information_low"], cell["information_high"], **of_information)
+        of_gap: dict[str, Any] = {
+            "facecolor": "none",
+            "edgecolor": colour,
+            "hatch": "///",
+            "label": f"G {name}".strip(),
+        }
+        ax.fill_between(along, cell["closable_gap"], cell["gap_high"], **of_gap)
+    if not ax.has_data():
+        return ax
+    for limit in _limits(results.tree.root["information"].to_dataset()):
+        ax.axhline(limit, color=grey(0.5), linewidth=0.8, linestyle=":", label=f"log N = {limit:.2f}")
+    label_swept(ax, data)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("nats per image")
     legend(ax)
     return ax
 

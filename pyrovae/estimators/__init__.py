@@ -25,6 +25,7 @@ from pyrovae.estimators.likelihood import ImportanceWeighted, log_likelihood
 from pyrovae.estimators.linear_gaussian import LinearGaussian
 from pyrovae.estimators.memorisation import Memorised, memorising_decoder, mixing_share
 from pyrovae.estimators.nearest import Nearest, nearest_point
+from pyrovae.estimators.population import PopulationBracket, population_bracket
 from pyrovae.estimators.psis import Diagnostics, importance_diagnostics, pareto_k_threshold
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Memorised",
     "Nearest",
     "Optimisation",
+    "PopulationBracket",
     "RateTerms",
     "Sandwich",
     "active_units",
@@ -58,6 +60,7 @@ __all__ = [
     "mutual_information",
     "nearest_point",
     "pareto_k_threshold",
+    "population_bracket",
     "prior_gap",
     "rate",
     "rate_per_dimension",

@@ -35,6 +35,7 @@ from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
 from pyrovae.system.progress import Expected, ProgressReporter, StudyProgress
 from pyrovae.system.provenance import process_name
+from pyrovae.training import prior_fit
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.trainer import Training
 
@@ -61,7 +62,7 @@ def reevaluate(
     Args:
         folder: the folder of the study.
         measures: the measures to apply, by name or as ``module:function``; all of the study if empty.
-        prior: a prior that replaces each pair's own, fitted to the frozen encodings as in `prior_swap.fit_prior`,
+        prior: a prior that replaces each pair's own, fitted to the frozen encodings as in `fit_prior`,
             perhaps with settings, as in ``mixture(components=10)``.
         device: as in `run`.
         scheduler: as in `run`.
@@ -202,12 +203,12 @@ class Reevaluation:
         label = job_label(study, job.cohort)
         yield Expected("measure", label, measuring_steps(study, job.cohort, measures))
         if self.swapped is not None:
-            yield Expected("fit", label, prior_swap.STEPS * len(job.cohort.runs))
+            yield Expected("fit", label, prior_fit.STEPS * len(job.cohort.runs))
             yield Expected("measure", label, measuring_steps(study, job.cohort))
 
     def _with_prior(self, study: Study, training: Training, progress: ProgressReporter) -> Lockstep:
         assert self.swapped is not None
-        steps = prior_swap.STEPS * len(training.cohort.runs)
+        steps = prior_fit.STEPS * len(training.cohort.runs)
         task = progress.start(job_label(study, training.cohort), steps, phase="fit")
         return prior_swap.with_prior(self.swapped.prior, training, task)
 

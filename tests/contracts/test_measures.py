@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from pyrovae.measures.measure import NATS
 from pyrovae.runner.measuring import measured_runs, progress_steps
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.study import Cohort, Measure
+from pyrovae.training import prior_fit
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
 
@@ -64,18 +66,19 @@ def measure(run: TrainedRun) -> MeasureResult:
 
 @pytest.fixture(scope="module")
 def measured() -> Callable[..., list[Measurements]]:
-    """Applies measures to two runs with different β."""
+    """Applies measures to two runs with different β, target rates and validation images."""
     images = torch.randint(0, 256, (64, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     factors, labels = (torch.rand(40, 2), torch.rand(24, 2)), (torch.zeros(40), torch.ones(24))
-    data = CohortData(Dataset(images[:40], images[40:], factors=factors, labels=labels))
+    data = CohortData(Dataset(images[:40], images[40:], factors=factors, labels=labels, validation=images[8:32]))
     pairs = [make_pair(Run(depth=1, width=8, latent_size=2, seed=seed), EVENT) for seed in (0, 1)]
-    lockstep = Lockstep(pairs, {"beta": torch.tensor([0.1, 1.0])})
+    lockstep = Lockstep(pairs, {"beta": torch.tensor([0.1, 1.0])}, target_rates=torch.tensor([5.0, 5.0]))
     streams = Streams([0, 1], images=40, batch_size=8, noise_shapes={"z": torch.Size([2])})
 
     trained: Any = SimpleNamespace(lockstep=lockstep, streams=streams, data=data, cohort=Cohort((Run(), Run(seed=1))))
 
     def apply(measures: Sequence[DeclaredMeasure], progress: Callable[[], None] = lambda: None) -> list[Measurements]:
-        return list(measured_runs(trained, SETTINGS, measures, progress))
+        with mock.patch.object(prior_fit, "STEPS", 3):
+            return list(measured_runs(trained, SETTINGS, measures, progress))
 
     return apply
 
@@ -112,14 +115,14 @@ def test_measure_returns_what_it_declares(name: str, measured: Callable[..., lis
         assert values["units"]
         assert values["long_name"]
         if quantity.is_number:
-            splits = (2,) if "split" in quantity.dims else ()
+            splits = (3,) if "split" in quantity.dims else ()
             levels = (1,) if "level" in quantity.dims else ()
             for variable in quantity.variables:
                 array = each.numbers[quantity.group][variable]
                 assert array.shape == (*levels, *splits)
-                assert np.isfinite(array).all()
+                assert np.isfinite(array[..., :2] if splits else array).all()
         elif "image" in quantity.dims:
-            assert each.images[quantity.name].shape == (2, 8)
+            assert each.images[quantity.name].shape == (3, 8)
         elif quantity.group != "vectors":  # these data are images
             assert each.pictures[quantity.group][quantity.variable].ndim == len(quantity.dims)
         if quantity.per_image:
@@ -129,7 +132,9 @@ def test_measure_returns_what_it_declares(name: str, measured: Callable[..., lis
 def test_measures_announce_their_progress(measured: Callable[..., list[Measurements]]) -> None:
     steps: list[int] = []
     measured(shipped(), lambda: steps.append(1))
-    assert len(steps) == progress_steps(shipped(), SETTINGS, 2) - 2 > 0  # one for each run is counted by the caller
+    with mock.patch.object(prior_fit, "STEPS", 3):
+        expected = progress_steps(shipped(), SETTINGS, 2)
+    assert len(steps) == expected - 2 > 0  # one for each run is counted by the caller
 
 
 def test_headings_and_long_names_are_unique() -> None:
