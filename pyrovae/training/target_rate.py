@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 #: How fast log β moves, in step sizes of Adam, where R is twice its target or more.
-SPEED = 2.0
+SPEED = 5.0
 #: Within which β moves.
 LIMITS = (1e-4, 1e3)
 #: Largest distance of a rate from its target, as a share of the target, at which the target counts as reached.

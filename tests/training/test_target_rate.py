@@ -14,7 +14,7 @@ from pyrovae.estimators import LinearGaussian
 from pyrovae.runner.validation import check_study
 from pyrovae.training import trainer
 from pyrovae.training.adam import step_sizes
-from pyrovae.training.target_rate import HORIZON, LIMITS, Multiplier
+from pyrovae.training.target_rate import HORIZON, LIMITS, SPEED, Multiplier
 
 #: Failure rate of a test with a statistical tolerance.
 FAILURE = 2e-5
@@ -75,7 +75,7 @@ def test_spread_is_the_deviation_of_a_settled_beta() -> None:
     one = Multiplier.of(torch.tensor([1.0]), torch.tensor([1.0]))
     for step in range(10 * HORIZON):
         one.update_(torch.tensor([0.5 if step % 2 else 1.5]), torch.tensor([0.1]))
-    torch.testing.assert_close(one.spread / one.beta, torch.tensor([0.05]), rtol=0.01, atol=0)
+    torch.testing.assert_close(one.spread / one.beta, torch.tensor([SPEED * 0.025]), rtol=0.02, atol=0)
 
 
 def test_execution_modes_move_beta_equally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
