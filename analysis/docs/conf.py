@@ -55,6 +55,14 @@ OTHER_STUDIES = {
             "--set measure.gap_images=256 --out runs/gaps",
         ),
     ),
+    "population": (
+        "runs/population",
+        "pyrovae run quick --set validation_images=4096 --set 'measure.also=[population]' --out runs/population",
+    ),
+    "weight_of_rate": (
+        "runs/at-rate",
+        "pyrovae run quick --set beta=1 --set target_rate=[10,20] --set learning_rate_schedule=tail --out runs/at-rate",
+    ),
     "pair_plot": ("runs/linear", "pyrovae run linear"),
     "latent_plane": (
         "runs/plane",

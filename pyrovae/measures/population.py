@@ -76,9 +76,9 @@ def measure(run: TrainedRun) -> MeasureResult:
         UnsupportedError: there are no validation images, or the pair has several latent sites or ones that are no
             vectors, the type of q is not supported, or encodings are not finite.
     """
+    train, test, prior = run.encodings
     if run.data.validation is None:
         raise UnsupportedError("it needs validation_images")
-    train, test, prior = run.encodings
     if len(train.event_shape) != 1:
         raise UnsupportedError("it needs a z that is a vector")
     q, draws = encodings(encode(run.pair, run.data.validation, **run.values)), generator(run.seed, "population")

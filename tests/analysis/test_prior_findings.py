@@ -352,7 +352,7 @@ def test_one_seed_leaves_every_value_among_the_best() -> None:
         (("depth",), "unknown axis 'depth'; valid: beta, seed, prior"),
         (("seed",), "seed: expected an axis of settings"),
         (("beta",), r"beta: expected an axis of settings with several values, got \[1.0\]"),
-        (("prior", "test loss"), "by: expected 'test' or 'train' and one of D, R"),
+        (("prior", "test loss"), "by: expected one of train, test and one of D, R"),
         (("prior", "D"), "got 'D'"),
     ],
 )

@@ -67,7 +67,7 @@ def measure(run: TrainedRun) -> MeasureResult:
 @pytest.fixture(scope="module")
 def measured() -> Callable[..., list[Measurements]]:
     """Applies measures to two runs with different β, target rates and validation images."""
-    images = torch.randint(0, 256, (64, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = 255 * torch.randint(0, 2, (64, *EVENT), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     factors, labels = (torch.rand(40, 2), torch.rand(24, 2)), (torch.zeros(40), torch.ones(24))
     data = CohortData(Dataset(images[:40], images[40:], factors=factors, labels=labels, validation=images[8:32]))
     pairs = [make_pair(Run(depth=1, width=8, latent_size=2, seed=seed), EVENT) for seed in (0, 1)]

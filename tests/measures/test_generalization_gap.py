@@ -56,6 +56,19 @@ def test_curves_begin_at_the_prior_and_end_at_the_posterior(measured: Results) -
     assert (bound.transpose(*known.dims).values <= known.values + 1e-6).all()
 
 
+def test_error_of_annealing_is_bounded_where_images_are_binary(measured: Results, tmp_path: Path) -> None:
+    """By images that the model generates, which say nothing about grey ones; more temperatures tighten it."""
+    assert measured.tree[MEASURE]["annealing_error"].isnull().all()
+    few = STUDY.replace(beta=1.0, depth=1, seed=[0, 1, 2], pixels="static", **{"measure.also": BOTH})
+    errors = []
+    for number in (2, 200):
+        study = few.replace(**{"measure.gap_temperatures": number, "measure.gap_images": 64})
+        found = run(study, tmp_path / f"{number}", quiet=True).tree[MEASURE].to_dataset()
+        assert (found["annealing_error"] > -4.27 * found["annealing_error_se"]).all()
+        errors.append(found["annealing_error"].mean().item())
+    assert errors[1] < errors[0] / 4
+
+
 def test_they_are_measured_only_on_request() -> None:
     assert not {each.name for each in of_settings(STUDY.measure)} & set(BOTH)
     assert not any("generalization gap" in line for line in prospects(STUDY))

@@ -182,7 +182,8 @@ def test_unsupported_measure_is_reported_and_affects_no_other(images: Tensor) ->
     pair = Pair(Doubled(made.model.prior, made.model.decoder, made.model.likelihood), made.guide)
     found = measured(pair, images)
     reason = "expected one latent and one observed site, got ['z'] and ['x', 'again']"
-    assert found.note == f"memorisation, generalization_gap, fixed_decoder_curve: not measured, {reason}"
+    sites = f"memorisation, generalization_gap, fixed_decoder_curve: not measured, {reason}"
+    assert found.note == f"{sites}; population: not measured, it needs validation_images"
     assert "memorisation" not in found.numbers
     assert all(np.isfinite(value).all() for value in found.numbers["information"].values())
     assert np.isfinite(found.numbers["likelihood"]["log_likelihood"]).all()
