@@ -380,7 +380,8 @@ def _swept(given: Mapping[str, Any]) -> str:
         return "beta"
     if isinstance(given.get("beta"), list | tuple):
         raise InputError(
-            f"beta: expected one value, from which training starts towards each target_rate, got {given['beta']!s:.200}"
+            "beta: expected one value, such as beta=1, from which training starts towards each target_rate, got "
+            f"{given['beta']!s:.200}"
         )
     return "target_rate"
 

@@ -159,7 +159,7 @@ def test_target_rate_takes_the_place_of_beta() -> None:
 
 
 def test_axis_of_beta_and_of_target_rates_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^beta: expected one value, from which training starts towards each"):
+    with pytest.raises(InputError, match=r"^beta: expected one value, such as beta=1, from which training"):
         Study(name="mine", beta=[0.1, 1], target_rate=[10, 20])
     with pytest.raises(InputError, match=r"^gamma: expected none with a target rate \(10\), because γ is β then"):
         check_study(Study(name="mine", model="gap", gamma=0.5, target_rate=[10, 20]))
