@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from pyrovae import parts
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import population_bracket
-from pyrovae.estimators.marginal import draw, encodings
+from pyrovae.estimators.marginal import draw, encodings, log_marginal
 from pyrovae.estimators.population import Density, excess_rates
 from pyrovae.measures.encodings import encode
 from pyrovae.measures.measure import NATS, MeasureResult, Quantity, TrainedRun
@@ -20,8 +20,10 @@ from pyrovae.training import prior_fit
 
 #: Applied only where a study or a command names it.
 ON_REQUEST = True
-#: Priors that are fitted to training codes by gradients, next to a normal distribution with their mean and covariance.
+#: Priors that are fitted to training codes by gradients.
 FITTED = {"mixture": {"components": 30}, "flow": {"kind": "MAF"}}
+#: Exemplars, and their scales as shares of the spread of the codes.
+EXEMPLARS, SCALES = 1024, tuple(0.02 * 1.5**number for number in range(10))
 QUANTITIES = (
     Quantity(
         "information_low",
@@ -70,7 +72,7 @@ def cost(settings: Measure) -> int:
 def measure(run: TrainedRun) -> MeasureResult:
     """Brackets of I and G of the population that the training images are from, as `population_bracket`.
 
-    The candidates are a normal distribution, a mixture and a flow, fitted to codes of training images.
+    The candidates are a normal distribution, exemplars, a mixture and a flow, fitted to codes of training images.
 
     Raises:
         UnsupportedError: there are no validation images, or the pair has several latent sites or ones that are no
@@ -103,6 +105,7 @@ def _candidates(train: Distribution, seed: int, progress: Callable[[], None]) ->
     covariance = torch.atleast_2d(z.T.cov())
     ridge = 1e-9 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=z.dtype, device=z.device)
     found: dict[str, Density] = {"normal": MultivariateNormal(z.mean(0), covariance + ridge).log_prob}
+    found["exemplar"] = _exemplars(z)
     q = mapped(train, Tensor.float)
     for name, settings in FITTED.items():
         with fork_seed(seed):
@@ -110,3 +113,16 @@ def _candidates(train: Distribution, seed: int, progress: Callable[[], None]) ->
         prior_fit.fit_prior(module, q, seed, progress)
         found[name] = module().log_prob
     return found
+
+
+def _exemplars(z: Tensor) -> Density:
+    """Equal normal distributions around some codes, with the scale under which other training codes are most likely."""
+    count = min(EXEMPLARS, len(z) // 2)
+    centres, others = z[:count], z[count : 2 * count]
+
+    def density(scale: Tensor) -> Density:
+        around = Independent(Normal(centres, scale.expand_as(centres)), 1)
+        return lambda points: log_marginal(points, around)
+
+    densities = [density(share * z.std(0).mean()) for share in SCALES]
+    return max(densities, key=lambda log_p: log_p(others).mean().item())

@@ -7,7 +7,7 @@ from pyrovae.study.grid import Study
 #: Settings that change no run: names, what is measured and decided, how often a checkpoint is written, how far runs go.
 FREE = ("name", "description", "measure", "margin", "checkpoint_every", "steps")
 #: Settings of which a study may have other values than before.
-VARIED = ("beta", "target_rate", "gamma", "seed", "data_seed")
+VARIED = ("beta", "gamma", "seed", "data_seed")
 
 
 def conflicts(before: Study, now: Study) -> list[str]:

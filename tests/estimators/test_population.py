@@ -89,15 +89,15 @@ def test_prior_that_is_the_marginal_has_no_closable_gap() -> None:
 
 
 def test_candidate_is_chosen_on_other_images_than_its_bound() -> None:
-    """A density that is best on the first half alone is chosen, and its bound is that on the second half."""
+    """A density that is best on the first half, though not on both, is chosen; its bound is that on the second half."""
     loc = torch.cat([torch.zeros(500), torch.full((500,), 3.0)])[:, None].double()
     q = Independent(Normal(loc, torch.full_like(loc, 0.5)), 1)
 
     def log_p(z: Tensor) -> Tensor:
         return Independent(Normal(torch.zeros(1).double(), torch.full((1,), 0.5).double()), 1).log_prob(z)
 
-    prior = Independent(Normal(torch.full((1,), 3.0).double(), torch.full((1,), 0.5).double()), 1)
+    prior = Independent(Normal(torch.full((1,), 2.5).double(), torch.full((1,), 0.5).double()), 1)
     found = population_bracket(q, prior, {"first": log_p}, torch.Generator().manual_seed(0))
     assert found.best == "first"
     assert found.information_high.value == pytest.approx(18, abs=0.5)  # 3² / (2 · 0.5²)
-    assert found.gap_low.value == pytest.approx(-18, abs=0.5)
+    assert found.gap_low.value == pytest.approx(-17.5, abs=0.5)

@@ -118,6 +118,12 @@ def test_runs_at_other_targets_join_a_study(tmp_path: Path) -> None:
     assert results.study.axes["target_rate"] == (2.0, 0.5)
 
 
+def test_study_of_betas_does_not_become_one_of_target_rates(tmp_path: Path) -> None:
+    run(small_study(target_rate=None, beta=[0.1, 1.0]), tmp_path / "mine", quiet=True)
+    with pytest.raises(InputError, match=r"target_rate: None before, 0\.5, 2\.0 now; choose another --out"):
+        run(small_study(), tmp_path / "mine", quiet=True)
+
+
 def test_pair_has_the_beta_that_training_reached(tmp_path: Path) -> None:
     results = run(small_study(), tmp_path / "mine", quiet=True)
     reached = results.tree["target_rate/beta_final"].sel(target_rate=2.0, seed=1).item()
