@@ -1,6 +1,7 @@
 """Where generalization is lost: the parts of decoder and guide in the gap of the ELBO between train and test."""
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -138,7 +139,7 @@ def _annealing_error(run: TrainedRun) -> Estimate | None:
     x = x[: max(2, len(x) // SANDWICH_SHARE)]
     _, prior = run.pair.latent(x, **run.values)
     z = prior.sample((len(x),))
-    p = run.pair.likelihood(x, z, **run.values)
+    p: Any = run.pair.likelihood(x, z, **run.values)
     if not p.support.check(x).all():
         for _ in range(SANDWICH_PASSES * run.settings.gap_temperatures):
             run.progress()

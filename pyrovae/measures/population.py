@@ -1,6 +1,7 @@
 """The population behind a saturated I: between which values I and G of new images lie."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from pyrovae.training import prior_fit
 #: Applied only where a study or a command names it.
 ON_REQUEST = True
 #: Priors that are fitted to training codes by gradients.
-FITTED = {"mixture": {"components": 30}, "flow": {"kind": "MAF"}}
+FITTED: dict[str, dict[str, Any]] = {"mixture": {"components": 30}, "flow": {"kind": "MAF"}}
 #: Exemplars, and their scales as shares of the spread of the codes.
 EXEMPLARS, SCALES = 1024, tuple(0.02 * 1.5**number for number in range(10))
 QUANTITIES = (

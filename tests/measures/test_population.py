@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from helpers import STORED
 from matplotlib.figure import Figure
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from pyrovae import Study, open_results, run
 from pyrovae.analysis import figures
 from pyrovae.measures.declared import of_settings
+from pyrovae.measures.population import _exemplars
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.store.results import Results
 from pyrovae.training import prior_fit
@@ -79,3 +82,17 @@ def test_figure_fills_both_brackets_below_the_rate(measured: Results) -> None:
 def test_headline_of_a_run_is_its_closable_gap(measured: Results) -> None:
     assert "population/closable_gap" in measured.table().columns
     assert isinstance(measured.study, Study)
+
+
+def test_exemplars_have_the_scale_that_suits_other_codes() -> None:
+    """Codes of two narrow clusters, under which a normal distribution is far less likely."""
+    draws = torch.Generator().manual_seed(0)
+    clusters = 3.0 * torch.randint(0, 2, (4000, 1), generator=draws).expand(4000, 2) - 1.5
+    z = (clusters + 0.1 * torch.randn(4000, 2, generator=draws)).double()
+    new, log_p = z[3000:], _exemplars(z[:3000])
+    truth = MixtureSameFamily(
+        Categorical(torch.ones(2)), Independent(Normal(torch.tensor([[-1.5] * 2, [1.5] * 2]).double(), 0.1), 1)
+    )
+    lost = (truth.log_prob(new) - log_p(new)).mean()
+    normal = MultivariateNormal(z.mean(0), z.T.cov()).log_prob(new).mean()
+    assert 0 < lost < 0.3 < truth.log_prob(new).mean() - normal
