@@ -26,7 +26,9 @@ PER_RUN = ("mutual_information", "log_n", "prior_gap", "prior_gap_se")
 
 @dataclass(frozen=True)
 class StudyCells:
-    """Numbers of the finished runs of a study, or of a later evaluation of it. Those of other runs are missing.
+    """Numbers of the finished runs of a study, or of a later evaluation of it.
+
+    Those of other runs, and of runs that have missed their target rate, are missing.
 
     Attributes:
         images: values per image, over split, image and the axes of the grid.
@@ -47,13 +49,14 @@ class StudyCells:
     def of(cls, results: Evaluation) -> "StudyCells":
         """The cells of the results of a study, or of a later evaluation of it."""
         runs, information, likelihood = (_group(results, name) for name in ("runs", "information", "likelihood"))
-        done, images = runs["status"] == "done", results.images()
+        missed, images = missed_targets(results.tree.root), results.images()
+        done = (runs["status"] == "done") & ~missed
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
         images = images.assign({name: missing for name in PER_IMAGE if name not in images})
         images = images[[*PER_IMAGE, *(name for name in ON_REQUEST if name in images)]].where(done)
         information = information[list(PER_RUN)].where(done)
-        flags = {"diverged": runs["status"] == "diverged", "missed": missed_targets(results.tree.root)}
-        information = information.assign(flags | {"loose": is_loose(likelihood)})
+        flags = {"diverged": runs["status"] == "diverged", "missed": missed, "loose": is_loose(likelihood)}
+        information = information.assign(flags)
         study = Study.of_yaml(results.tree.root.attrs["study"])
         return cls(images, information, "prior" in results.tree.attrs, study.margin, sources_of_error(study))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["supported", "contradicted", "no meaningful difference", "undecided"]
 #: Why a contrast has no effect.
-UNFINISHED = "some runs are not done yet, or have diverged, or their values are not finite"
+UNFINISHED = "some runs are not done yet, have diverged or missed their target rate, or have values that are not finite"
 
 
 @dataclass(frozen=True)

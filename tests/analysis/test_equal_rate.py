@@ -13,6 +13,7 @@ from pyrovae.analysis import figures
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.best import best
 from pyrovae.analysis.findings.design import prospects
+from pyrovae.analysis.findings.verdicts import UNFINISHED
 from pyrovae.store import schema
 
 TARGETS = [10.0, 20.0]
@@ -77,6 +78,8 @@ def test_values_that_missed_their_target_are_left_out_of_the_best() -> None:
     assert (at_10.values, at_10.verdict.outcome) == ((3,), "supported")
     assert set(at_20.values) == {1, 2}
     assert at_20.notes[0] == "without 3, of which a run missed its target rate"
+    _, alone = best(study_at(2.0, {(2, 20.0): 30.0, (3, 20.0): 30.0}), "depth", "test D")
+    assert (alone.verdict.outcome, alone.verdict.contrast.note) == ("undecided", UNFINISHED)
     deepest = best(study_at(2.0), "target_rate", "test D")[-1]
     assert (deepest.values, deepest.verdict.contrast.where) == ((20.0,), "depth 3")
 
