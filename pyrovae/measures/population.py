@@ -9,7 +9,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from pyrovae import parts
 from pyrovae.errors import UnsupportedError
-from pyrovae.estimators import population_bracket
+from pyrovae.estimators import population_bracket, prior_fit
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
 from pyrovae.estimators.population import Density, excess_rates
 from pyrovae.measures.encodings import encode
@@ -17,7 +17,6 @@ from pyrovae.measures.measure import NATS, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.distributions import mapped
 from pyrovae.programs.noise import fork_seed, generator
 from pyrovae.study import Measure
-from pyrovae.training import prior_fit
 
 #: Applied only where a study or a command names it.
 ON_REQUEST = True

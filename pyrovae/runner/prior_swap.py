@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from pyrovae.build import assemble
 from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.estimators.prior_fit import fit_prior
 from pyrovae.measures.encodings import encode
 from pyrovae.programs.pair import Bank, Pair
 from pyrovae.system.progress import ProgressTask
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.precision import matmul_precision
-from pyrovae.training.prior_fit import fit_prior
 from pyrovae.training.trainer import Training
 
 

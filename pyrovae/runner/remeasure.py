@@ -15,6 +15,7 @@ from pyrovae import parts
 from pyrovae.analysis import figures
 from pyrovae.build import make_cohort_data
 from pyrovae.errors import InputError
+from pyrovae.estimators import prior_fit
 from pyrovae.measures.declared import declared
 from pyrovae.measures.evaluate import Measurements
 from pyrovae.programs.checks import PairProperties
@@ -35,7 +36,6 @@ from pyrovae.system.device import find_device, float32_by_default
 from pyrovae.system.execution import Compile, Execution
 from pyrovae.system.progress import Expected, ProgressReporter, StudyProgress
 from pyrovae.system.provenance import process_name
-from pyrovae.training import prior_fit
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.trainer import Training
 

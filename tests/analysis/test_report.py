@@ -41,7 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("report") / "mine"
     with pytest.MonkeyPatch.context() as patch, one_figure():
         run(study, out=folder, quiet=True)
-        patch.setattr("pyrovae.training.prior_fit.STEPS", 5)
+        patch.setattr("pyrovae.estimators.prior_fit.STEPS", 5)
         return reevaluate(folder, prior="mixture", particles=30)[0]
 
 

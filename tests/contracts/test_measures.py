@@ -18,7 +18,7 @@ from pyrovae.analysis.report import comparison, page, tables
 from pyrovae.analysis.report.columns import columns
 from pyrovae.data import CohortData, Dataset
 from pyrovae.errors import UnsupportedError
-from pyrovae.estimators import Estimate
+from pyrovae.estimators import Estimate, prior_fit
 from pyrovae.measures import MeasureResult, Quantity, TrainedRun
 from pyrovae.measures.declared import DeclaredMeasure, declared, shipped
 from pyrovae.measures.evaluate import Measurements, check
@@ -26,7 +26,6 @@ from pyrovae.measures.measure import NATS
 from pyrovae.runner.measuring import measured_runs, progress_steps
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.study import Cohort, Measure
-from pyrovae.training import prior_fit
 from pyrovae.training.lockstep import Lockstep
 from pyrovae.training.streams import Streams
 

@@ -13,11 +13,11 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from pyrovae import Study, open_results, run
 from pyrovae.analysis import figures
+from pyrovae.estimators import prior_fit
 from pyrovae.measures.declared import of_settings
 from pyrovae.measures.population import _exemplars
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.store.results import Results
-from pyrovae.training import prior_fit
 
 STUDY = STORED.replace(seed=[0, 1], validation_images=40)
 

@@ -406,9 +406,9 @@ def test_study_continues_after_its_scheduler_is_lost(tmp_path: Path) -> None:
 
 
 def test_interrupt_has_workers_write_their_checkpoints(
-    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And they stay for other work."""
+    """And they stay for other work. The workers are its own, because it waits until both are at work."""
     study = LONG.replace(steps=100_000, checkpoint_every=100_000)
     submit = Dispatcher._submit
 
@@ -418,11 +418,12 @@ def test_interrupt_has_workers_write_their_checkpoints(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Dispatcher, "_submit", interrupted)
-    before = processes(cluster)
-    with pytest.raises(KeyboardInterrupt):
-        run(study, tmp_path / "study", scheduler=cluster.scheduler_address, compile="never", quiet=True)
-    assert min(reached(tmp_path / "study")) > 20
-    assert processes(cluster) == before
+    with local(2) as cluster:
+        before = processes(cluster)
+        with pytest.raises(KeyboardInterrupt):
+            run(study, tmp_path / "study", scheduler=cluster.scheduler_address, compile="never", quiet=True)
+        assert min(reached(tmp_path / "study")) > 20
+        assert processes(cluster) == before
 
 
 @pytest.mark.long
