@@ -75,9 +75,10 @@ def study_of(tree: xr.DataTree) -> Study:
 
 
 def shared_settings(study: Study) -> dict[str, Any]:
-    """The settings that the runs of a study share, by their names in the results."""
+    """The settings that the runs of a study share, by their names in the results; no β if it moves."""
     shown = () if study.base.pair else study.base.model_dump().items()
-    return {DIMENSIONS.get(key, key): value for key, value in shown}
+    moving = {"beta"} if study.swept == "target_rate" else set()
+    return {DIMENSIONS.get(key, key): value for key, value in shown if key not in moving}
 
 
 def _numbers(tree: xr.DataTree, headlines: list[Column]) -> pd.DataFrame:

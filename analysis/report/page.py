@@ -132,14 +132,14 @@ def _plane(runs: AllRuns) -> go.Figure:
     last trace is the ring around the selected run.
     """
     figure = go.Figure()
-    along = "target_rate" if "target_rate" in runs.varied else "beta"
-    held = [axis for axis in runs.varied if axis not in (along, *REPEATED)]
+    swept = [axis for axis in ("beta", "target_rate") if axis in runs.axes]
+    held = [axis for axis in runs.varied if axis not in (*swept, *REPEATED)]
     curves = list(runs.frame.groupby(held, sort=False, dropna=False)) if held else [((), runs.frame)]
     for (values, curve), colour, symbol in zip(curves, cycle(COLOURS), cycle(_SYMBOLS), strict=False):
         name = ", ".join(f"{axis} {written(value)}" for axis, value in zip(held, values, strict=True))
         repeats = [axis for axis in REPEATED if axis in curve]
-        for number, (_, cell) in enumerate(curve.sort_values(along).groupby(repeats, sort=False)):
-            symbols = ["star" if along == "beta" and value == 1 else symbol for value in cell[along]]
+        for number, (_, cell) in enumerate(curve.sort_values(swept).groupby(repeats, sort=False)):
+            symbols = ["star" if run.get("beta") == 1 else symbol for _, run in cell.iterrows()]
             places = [", ".join(f"{axis} {written(run[axis])}" for axis in runs.varied) for _, run in cell.iterrows()]
             for split, (dash, ending) in _LOOKS.items():
                 if f"R {split}" not in cell:

@@ -251,7 +251,8 @@ def for_validation(source: Source, train: Tensor, number: int | None) -> Tensor:
     Raises:
         InputError: fewer than two images would be left for training.
     """
-    rows = _order(source)[train[_order(source)]]
+    order = _order(source)
+    rows = order[train[order]]
     if number and number > len(rows) - 2:
         raise InputError(
             f"validation_images: expected at most {len(rows) - 2}, all but two of the training images, got {number}"

@@ -47,17 +47,9 @@ def measured_runs(
                 for split, _ in own.splits()
             )
             pair, values, of_set = one.pair(0), one.values_of(0), shared[run.training_set]
+            spread = None if lockstep.multiplier is None else float(lockstep.multiplier.spread[number])
             trained = TrainedRun(
-                pair,
-                own,
-                settings,
-                run.seed,
-                values,
-                terms,
-                likelihood,
-                None if lockstep.multiplier is None else float(lockstep.multiplier.spread[number]),
-                progress,
-                of_set,
+                pair, own, settings, run.seed, values, terms, likelihood, spread, progress, shared=of_set
             )
             measured = evaluate(trained, measures)
         yield measured

@@ -70,7 +70,7 @@ class Checkpoint:
 
     @property
     def kept(self) -> Groups:
-        """Parameters, buffers and β of the weights that are measured: the best ones where they are kept."""
+        """The groups of what is measured: with the best weights in place of the last ones, where they are kept."""
         best = {name.removeprefix(BEST): each for name, each in self.groups.items() if name.startswith(BEST)}
         return self.groups | best
 

@@ -42,7 +42,7 @@ class Grid:
     """
 
     def __init__(self, study: Study, declared: Iterable[Quantity] = ()) -> None:
-        self._study, self._shape = study, study.shape()
+        self._study, self._shape, self._splits = study, study.shape(), list(study.splits)
         self._declared: dict[tuple[str, str], Quantity] = {}
         self._values: dict[tuple[str, ...], NDArray[Any]] = {}  # by group and variable, and site if it has levels
         self._sites: list[str] = []
@@ -61,7 +61,7 @@ class Grid:
         for group, variables in record.numbers.items():
             for name, values in variables.items():
                 dims = self._declared[group, name].dims
-                values = values[..., : len(self._study.splits)] if "split" in dims else values
+                values = values[..., : len(self._splits)] if "split" in dims else values
                 if "level" in dims:
                     for site, each in zip(header.sites, values, strict=True):
                         self._values[group, name, site][place] = each
@@ -82,7 +82,7 @@ class Grid:
     def groups(self) -> dict[str, xr.Dataset]:
         """The numbers by group, and the facts about the runs."""
         axes = self._study.dimensions()
-        coords: dict[str, list[Any]] = {"level": self._sites, "split": list(self._study.splits), **axes}
+        coords: dict[str, list[Any]] = {"level": self._sites, "split": self._splits, **axes}
         groups: dict[str, dict[str, xr.Variable]] = {}
         for (group, name), quantity in self._declared.items():
             if "level" in quantity.dims:
@@ -108,7 +108,7 @@ class Grid:
         """
         steps = {step for each in self._curves.values() for step in each["step"].tolist()}
         steps |= set(probe_steps(self._study.base.steps, points)) if not steps else set()
-        coords: dict[str, Any] = {"split": list(self._study.splits), "step": sorted(steps), **self._study.dimensions()}
+        coords: dict[str, Any] = {"split": self._splits, "step": sorted(steps), **self._study.dimensions()}
         variables = {}
         for name, (text, unit, of_curve) in CURVES.items():
             dims = [dim for dim in coords if dim in (*of_curve, *self._study.dimensions())]
@@ -125,7 +125,7 @@ class Grid:
         for quantity in quantities:
             for name in quantity.variables if quantity.is_number else ():
                 self._declared.setdefault((quantity.group, name), quantity)
-                shape = (*(len(self._study.splits) for dim in quantity.dims if dim == "split"), *self._shape)
+                shape = (*(len(self._splits) for dim in quantity.dims if dim == "split"), *self._shape)
                 places = [(site,) for site in self._sites] if "level" in quantity.dims else [()]
                 for place in places:
                     self._values.setdefault((quantity.group, name, *place), np.full(shape, np.nan))

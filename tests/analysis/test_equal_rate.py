@@ -14,6 +14,9 @@ from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.best import best
 from pyrovae.analysis.findings.design import prospects
 from pyrovae.analysis.findings.verdicts import UNFINISHED
+from pyrovae.analysis.report import page
+from pyrovae.analysis.report.all_runs import all_runs
+from pyrovae.analysis.report.comparison import joined
 from pyrovae.store import schema
 
 TARGETS = [10.0, 20.0]
@@ -118,3 +121,20 @@ def test_weight_of_rate_shows_beta_for_each_target() -> None:
     study = study_at(2.0)
     study.tree["curves"] = xr.DataTree(study.tree["curves"].to_dataset().isel(target_rate=0, drop=True))
     assert not axes_of("weight_of_rate", study)
+
+
+def test_report_has_no_beta_where_it_moves() -> None:
+    """Neither for a single target, nor next to a study of several β, of which 1 is a star."""
+    alone = schema.empty(Study(name="mine", target_rate=10.0).resolved())
+    betas = schema.empty(Study(name="betas", beta=[0.1, 1.0]).resolved())
+    assert "beta" not in all_runs({"alone": alone}).frame
+    assert len(page._plane(all_runs({"alone": alone})).data) > 1
+    both = all_runs({"rates": study_at(2.0).tree, "betas": betas})
+    known = both.frame.groupby("study")["beta"].apply(lambda values: values.notnull().all())
+    assert known.to_dict() == {"rates": False, "betas": True}
+    symbols = {trace.name: {*trace.marker.symbol} for trace in page._plane(both).data if "test" in str(trace.name)}
+    assert {name for name, shown in symbols.items() if "star" in shown} == {
+        name for name in symbols if name.startswith("study betas")
+    }
+    table = joined({"rates": study_at(2.0).tree, "betas": betas})["rate_distortion"].to_dataset()
+    assert {*table["beta"].values.tolist()} == {"–", "0.1", "1"}

@@ -11,7 +11,7 @@ from helpers import STORED
 from matplotlib.figure import Figure
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from pyrovae import Study, open_results, run
+from pyrovae import open_results, run
 from pyrovae.analysis import figures
 from pyrovae.estimators import prior_fit
 from pyrovae.measures.declared import of_settings
@@ -81,7 +81,6 @@ def test_figure_fills_both_brackets_below_the_rate(measured: Results) -> None:
 
 def test_headline_of_a_run_is_its_closable_gap(measured: Results) -> None:
     assert "population/closable_gap" in measured.table().columns
-    assert isinstance(measured.study, Study)
 
 
 def test_exemplars_have_the_scale_that_suits_other_codes() -> None:

@@ -105,10 +105,9 @@ def test_pair_and_fit_have_the_best_weights(results: Results) -> None:
     assert validation is not None
     expected = results.tree["rate_distortion/distortion"].sel(split="validation", **at).item()
     assert pair.terms(validation, samples=50).distortion.mean().item() == pytest.approx(expected, rel=0.03)
-    settings = dict(results.run(**at).settings) | {"width": 64, "depth": 1, "latent_size": 4}
     alone = fit(
-        x, test=images(32, 1), beta=0.01, seed=1, steps=300, keep="best", validation_images=32,
-        batch_size=8, learning_rate=0.02, compile="never", quiet=True, **settings,
+        x, test=images(32, 1), **at, steps=300, keep="best", validation_images=32, width=64, depth=1, latent_size=4,
+        batch_size=8, learning_rate=0.02, compile="never", quiet=True,
     )  # fmt: skip
     ours, theirs = (each.terms(validation, samples=50).distortion.mean().item() for each in (alone, pair))
     assert ours == pytest.approx(theirs, rel=0.05)
