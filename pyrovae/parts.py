@@ -64,6 +64,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "exemplar": "pyrovae.models.priors.exemplar:Exemplar",
         "flow": "pyrovae.models.priors.flow:Flow",
         "flow_maf": "pyrovae.models.priors.flow:flow_maf",
+        "flow_matching": "pyrovae.models.priors.flow_matching:FlowMatching",
         "mixture": "pyrovae.models.priors.mixture:Mixture",
         "standard_normal": "pyrovae.models.priors.standard_normal:StandardNormal",
         "student_t": "pyrovae.models.priors.student_t:StudentT",

@@ -20,7 +20,7 @@ SYMBOLS = {"beta": "β", "gamma": "γ", "target_rate": "R*"}
 #: Values per image, and numbers of a run, that findings are tested on.
 PER_IMAGE = ("distortion", "rate", "log_likelihood", "reconstruction_distance")
 #: Values per image that only some studies have.
-ON_REQUEST = ("split_log_likelihood", "inference_gap")
+ON_REQUEST = ("split_log_likelihood", "inference_gap", "joint")
 PER_RUN = ("mutual_information", "log_n", "prior_gap", "prior_gap_se")
 
 
@@ -31,7 +31,8 @@ class StudyCells:
     Those of other runs, and of runs that have missed their target rate, are missing.
 
     Attributes:
-        images: values per image, over split, image and the axes of the grid.
+        images: values per image, over split, image and the axes of the grid; where the prior was replaced after
+            training, ``joint`` is R + D under the prior that was trained with the pair.
         information: mutual information and prior gap per run; ``loose``, whether the bound of log p(x) may be;
             ``diverged``, whether training has; and ``missed``, whether it has missed its target rate.
         prior_swapped: whether the prior was replaced after training, so that the axis ``prior`` names the old one.
@@ -53,12 +54,15 @@ class StudyCells:
         done = (runs["status"] == "done") & ~missed
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
         images = images.assign({name: missing for name in PER_IMAGE if name not in images})
+        if prior_swapped := "prior" in results.tree.attrs:
+            own = results.own.images()
+            images = images.assign(joint=own["distortion"] + own["rate"])
         images = images[[*PER_IMAGE, *(name for name in ON_REQUEST if name in images)]].where(done)
         information = information[list(PER_RUN)].where(done)
         flags = {"diverged": runs["status"] == "diverged", "missed": missed, "loose": is_loose(likelihood)}
         information = information.assign(flags)
         study = Study.of_yaml(results.tree.root.attrs["study"])
-        return cls(images, information, "prior" in results.tree.attrs, study.margin, sources_of_error(study))
+        return cls(images, information, prior_swapped, study.margin, sources_of_error(study))
 
     def values(self, axis: str) -> list[Any]:
         """The values of an axis in ascending order; empty if the study has no such axis."""

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from pyrovae.analysis.findings.cells import StudyCells, comparable
@@ -59,6 +60,19 @@ def best_against_reference(study: StudyCells) -> Iterator[Contrast]:
             found = effect(scores, "prior", {reference: 1, best: -1}, study.margin, len(names) - 1)
             terms = {"reference": reference, "best": best, "changes": _changes(cell, reference, best)}
             yield Contrast(where, found, _note(found), terms=terms)
+
+
+def fitted_afterwards(study: StudyCells) -> Iterator[Contrast]:
+    """(R + D)(β = 1, prior trained with the pair) − (R + D)(β < 1, prior replaced after training) on the test images.
+
+    For every β below 1, and every other setting of the grid.
+    """
+    if study.prior_swapped and 1 in study.values("beta"):
+        for where, cell in study.along("beta"):
+            joint = cell["joint"].sel(beta=1, drop=True)
+            for low in (beta for beta in study.values("beta") if beta < 1):
+                both = xr.concat([joint, total(cell).sel(beta=low, drop=True)], pd.Index([0, 1], name="fitted"))
+                yield study.contrast(where, both, "fitted", {0: 1, 1: -1}, low=low)
 
 
 def smaller_gamma(study: StudyCells, score: Score, only_unsaturated: bool = False) -> Iterator[Contrast]:
@@ -142,6 +156,14 @@ FINDINGS = (
         "{best} in place of {reference} lowers test R + D ({changes} nats)",
         "{best} instead of {reference}",
         best_against_reference,
+        falls="test R + D falls",
+        rises="test R + D rises",
+    ),
+    Finding(
+        None,
+        "At β = {low:g}, a prior fitted afterwards gives a lower test R + D than training with a prior at β = 1",
+        "β = {low:g} with the prior fitted afterwards, instead of β = 1",
+        fitted_afterwards,
         falls="test R + D falls",
         rises="test R + D rises",
     ),

@@ -4,6 +4,7 @@ from pyrovae.models.priors.aggregate import AggregatePosterior
 from pyrovae.models.priors.diagonal import Diagonal
 from pyrovae.models.priors.exemplar import Exemplar
 from pyrovae.models.priors.flow import Flow
+from pyrovae.models.priors.flow_matching import FlowMatching
 from pyrovae.models.priors.mixture import Mixture
 from pyrovae.models.priors.prior import Prior
 from pyrovae.models.priors.standard_normal import StandardNormal
@@ -15,6 +16,7 @@ __all__ = [
     "Diagonal",
     "Exemplar",
     "Flow",
+    "FlowMatching",
     "Mixture",
     "Prior",
     "StandardNormal",

@@ -19,7 +19,8 @@ STEPS, DRAWS, LEARNING_RATE = 2000, 256, 0.01
 def fit_prior(prior: Any, q: Distribution, seed: int, stepped: Callable[[], None] = lambda: None) -> None:
     """Fits p(z) to frozen encodings: max_p E_q(z)[log p(z)], which is min_p KL(q(z) ‖ p(z)), the prior gap G.
 
-    A prior without parameters, such as the aggregate posterior, needs no fit.
+    A prior with a method ``fit_loss(z, generator)`` is fitted by that loss of draws from q(z) instead. A prior without
+    parameters, such as the aggregate posterior, needs no fit.
 
     Args:
         prior: the module that returns p(z) when called, in place.
@@ -46,7 +47,8 @@ def fit_prior(prior: Any, q: Distribution, seed: int, stepped: Callable[[], None
     if hasattr(prior, "start_at"):
         prior.start_at(_draw(q, draws))
     for _ in range(STEPS):
-        loss = -prior().log_prob(_draw(q, draws)).mean()
+        z = _draw(q, draws)
+        loss = prior.fit_loss(z, draws) if hasattr(prior, "fit_loss") else -prior().log_prob(z).mean()
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
         optimizer.step()

@@ -14,8 +14,10 @@ from torch.nn.functional import pad
 
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators import Estimate, mean_over_images
+from pyrovae.estimators.marginal import draw
 from pyrovae.measures.declared import DeclaredMeasure
 from pyrovae.measures.measure import PER_IMAGE_DIMS, MeasureResult, Quantity, TrainedRun
+from pyrovae.programs.noise import generator
 from pyrovae.system.memory import is_out_of_memory
 
 #: Values by group and variable.
@@ -58,6 +60,7 @@ def evaluate(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> Measuremen
     notes: dict[str, list[str]] = defaultdict(list)
     # With validation, a diverged run would raise.
     with torch.no_grad(), pyro.validation_enabled(False):
+        solver = solver_error(run)
         for measure in measures:
             try:
                 result = _applied(measure, run)
@@ -67,10 +70,20 @@ def evaluate(run: TrainedRun, measures: Sequence[DeclaredMeasure]) -> Measuremen
             check(measure, result)
             for quantity in measure.quantities:
                 if result.values[quantity.name] is not None:
-                    _enter(found, quantity, result.values[quantity.name], run.settings.per_image)
+                    further = solver if quantity.of_prior else 0.0
+                    _enter(found, quantity, result.values[quantity.name], run.settings.per_image, further)
             if result.note:
                 notes[result.note].append(measure.name)
     return found._replace(note="; ".join(f"{', '.join(names)}: {note}" for note, names in notes.items()))
+
+
+def solver_error(run: TrainedRun) -> float:
+    """The mean error in log p(z) that the prior's solver leaves at the codes of either split; 0 if it has none."""
+    solver = getattr(getattr(run.pair.model, "prior", None), "solver_error", None)
+    if solver is None:
+        return 0.0
+    draws, number = generator(run.seed, "solver"), run.settings.images
+    return max(solver(draw(q, 1, draws)[0, :number]).mean().item() for q in run.encodings[:2])
 
 
 def _applied(measure: DeclaredMeasure, run: TrainedRun) -> MeasureResult:
@@ -105,8 +118,8 @@ def check(measure: DeclaredMeasure, result: MeasureResult) -> None:
         )
 
 
-def _enter(found: Measurements, quantity: Quantity, value: Any, per_image: int) -> None:
-    """Enters the value of a quantity."""
+def _enter(found: Measurements, quantity: Quantity, value: Any, per_image: int, error: float) -> None:
+    """Enters the value of a quantity, with an error besides that over images."""
     try:
         if quantity.dims == PER_IMAGE_DIMS:
             found.images[quantity.name] = _padded(_of_splits(value, found.splits), per_image)
@@ -114,6 +127,7 @@ def _enter(found: Measurements, quantity: Quantity, value: Any, per_image: int) 
             found.pictures.setdefault(quantity.group, {})[quantity.variable] = _picture(quantity, value)
         else:
             numbers = np.array(_numbers(quantity.dims, value, quantity.kind, found.splits), float)
+            numbers[..., 1] = np.hypot(numbers[..., 1], error)
             columns = np.moveaxis(numbers, -1, 0)  # value and standard error
             found.numbers.setdefault(quantity.group, {}).update(zip(quantity.variables, columns, strict=False))
             if quantity.per_image:

@@ -29,7 +29,13 @@ QUANTITIES = (
         ),
     ),
     Quantity(
-        "prior_gap", "prior gap G = KL(q(z) ‖ p(z)); R = I + G", unit=NATS, kind="unbiased", heading="G", headline=True
+        "prior_gap",
+        "prior gap G = KL(q(z) ‖ p(z)); R = I + G",
+        unit=NATS,
+        kind="unbiased",
+        heading="G",
+        headline=True,
+        of_prior=True,
     ),
     Quantity(
         "marginal_rate",
@@ -52,7 +58,13 @@ QUANTITIES = (
         unit=NATS,
         kind="unbiased",
     ),
-    Quantity("test_prior_gap", "prior gap of the test images, KL(q_test(z) ‖ p(z))", unit=NATS, kind="unbiased"),
+    Quantity(
+        "test_prior_gap",
+        "prior gap of the test images, KL(q_test(z) ‖ p(z))",
+        unit=NATS,
+        kind="unbiased",
+        of_prior=True,
+    ),
 )
 
 

@@ -36,6 +36,7 @@ QUANTITIES = (
         kind="lower bound",
         per_image=True,
         heading="log p(x) ≥",
+        of_prior=True,
         headline=True,
         caveats=(
             Caveat(
@@ -52,6 +53,7 @@ QUANTITIES = (
         unit=NATS,
         kind="unbiased",
         heading="ELBO, same images",
+        of_prior=True,
         headline=True,
         caveats=(CROSS_ENTROPY,),
     ),
@@ -79,6 +81,7 @@ QUANTITIES = (
         kind="lower bound",
         per_image=True,
         heading="by annealing",
+        of_prior=True,
         caveats=(CROSS_ENTROPY,),
     ),
     Quantity(

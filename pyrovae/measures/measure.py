@@ -70,6 +70,7 @@ class Quantity:
             heading contains ``{split}``, otherwise one for test.
         format: of its cells.
         headline: whether the table of all runs has this column.
+        of_prior: whether log p(z) is in it, so that the error of a solver there is part of its standard error.
         caveats: warnings shown next to the number.
 
     Raises:
@@ -92,6 +93,7 @@ class Quantity:
     heading: str = ""
     format: str = ".2f"
     headline: bool = False
+    of_prior: bool = False
     caveats: tuple[Caveat, ...] = ()
 
     def __post_init__(self) -> None:

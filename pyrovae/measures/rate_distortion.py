@@ -30,6 +30,7 @@ QUANTITIES = (
         per_image=True,
         heading="R {split}",
         headline=True,
+        of_prior=True,
     ),
     Quantity(
         "elbo",
@@ -38,6 +39,7 @@ QUANTITIES = (
         kind="unbiased",
         dims=SPLIT,
         heading="ELBO test",
+        of_prior=True,
         caveats=(CROSS_ENTROPY,),
     ),
     Quantity(
@@ -57,6 +59,7 @@ QUANTITIES = (
         group="levels",
         variable="rate",
         heading="R of the site, {split}",
+        of_prior=True,
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from pyrovae import parts
 from pyrovae.errors import InputError
 from pyrovae.study import Run, Study, component_settings, parameters_of, takes_gamma
 
@@ -30,6 +31,11 @@ def check_study(study: Study) -> Study:
             raise InputError("keep: expected last with a target rate, because losses at different β do not compare")
         if run.cycles > run.steps:
             raise InputError(f"cycles: expected at most the {run.steps} steps of the training, got {run.cycles}")
+        if run.pair is None and hasattr(parts.resolve("prior", run.component("prior").name), "fit_loss"):
+            raise InputError(
+                f"prior: '{run.prior}' has a loss of its own, by which it is fitted to trained pairs: "
+                f"pyrovae evaluate DIR --prior {run.prior}; expected one that is trained with the pair"
+            )
         check_prior(run)
     return study
 

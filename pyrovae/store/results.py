@@ -59,6 +59,11 @@ class Evaluation:
         self.folder = folder
         self.name = name
 
+    @property
+    def own(self) -> "Evaluation":
+        """The study's own evaluation, after training and with the priors that pairs were trained with."""
+        return Evaluation(self.tree.root, self.folder)
+
     def images(self, /, **at: Any) -> xr.Dataset:
         """The values per image of some runs, ``[*axes, split, image]``, with its class, ``label``, if data have any.
 

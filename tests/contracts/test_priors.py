@@ -20,6 +20,8 @@ from pyrovae import Pair, Run, make_pair, parts
 
 PRIORS = list(parts.names("prior"))
 EVENT = torch.Size([1, 4, 4])
+#: Settings of priors.
+SMALL = {"components": 5, "hidden": 8, "solver_steps": 4}
 DRAWS, SHIFTS, FREQUENCIES = 20_000, 16, 8
 #: Grid points per dimension, by the number of dimensions.
 POINTS = {1: 2**13, 2: 96}
@@ -33,9 +35,9 @@ def images(number: int = 20) -> Tensor:
 
 
 def pair_with(name: str, dimensions: int = 2, seed: int = 0, model: str = "vae") -> Pair:
-    """A pair with that prior, few components and perturbed parameters."""
-    few = {"components": 5} if "components" in parts.settings_of("prior", name) else {}
-    run = Run(model=model, prior=name, depth=1, width=8, latent_size=dimensions, seed=seed, **few)
+    """A pair with that prior, small and with perturbed parameters."""
+    small = {key: value for key, value in SMALL.items() if key in parts.settings_of("prior", name)}
+    run = Run(model=model, prior=name, depth=1, width=8, latent_size=dimensions, seed=seed, **small)
     pair = make_pair(run, EVENT, images=images())
     with torch.no_grad():
         for number, parameter in enumerate(pair.parameters()):
