@@ -136,7 +136,8 @@ class Training:
             Interrupted: SIGINT or SIGTERM came, or the progress reporter requested a stop; the steps done are saved.
         """
         steps, probes, progress = self.cohort.shared.steps, self._probe_steps(), task.reporter
-        losses: list[Tensor] = []
+        # In one tensor: thousands of small ones would keep the memory between them from being used again.
+        losses, unchecked = torch.empty(min(every, steps), len(self.cohort.runs), device=self.data.device), 0
         # Also while the step is compiled: an interrupt raised inside the compiler may get lost there.
         with stop_requests() as stop, freed_memory_kept():
             if self.step < steps:
@@ -144,7 +145,8 @@ class Training:
                 step = self.stepper(compile, progress)
             self._note_environment(progress)
             while self.step < steps:
-                losses.append(step())
+                losses[unchecked] = step()
+                unchecked += 1
                 task.update(self.step)
                 if self.step in probes:
                     self._probe()
@@ -158,8 +160,8 @@ class Training:
                     self.lockstep.refresh(self.data)
                 stopped = stop.is_set() or progress.stop_requested()
                 if stopped or self.step % every == 0 or self.step in (self.cohort.shared.branch_step, steps):
-                    self._check_divergence(losses)
-                    losses.clear()
+                    self._check_divergence(losses[:unchecked])
+                    unchecked = 0
                     self.save(file)
                 if stopped:
                     raise Interrupted
@@ -454,9 +456,9 @@ class Training:
         ]
         return ", ".join([f"loss {over(loss[:, 0])}", *splits])
 
-    def _check_divergence(self, losses: list[Tensor]) -> None:
+    def _check_divergence(self, losses: Tensor) -> None:
         states = [*self.lockstep.params.values(), *self.adam.exp_avg_sq.values()]
-        self.divergence.update(torch.stack(losses), states, self.step)
+        self.divergence.update(losses, states, self.step)
 
 
 def _first_line(error: Exception) -> str:
