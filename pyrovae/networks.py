@@ -39,12 +39,13 @@ class Sizes(NamedTuple):
 
 
 class MLP(nn.Sequential):
-    """A multilayer perceptron with ReLU units.
+    """A multilayer perceptron with ReLU units, or gated linear units a ⊙ sigmoid(b) (Dauphin et al. 2017).
 
     Args:
         inputs: event shape of the input; its dimensions are flattened.
         hidden: width of each hidden layer.
         outputs: number of output features.
+        gated: whether units are gated.
 
     Shapes: ``[..., *inputs] → [..., outputs]``, over any leading dimensions.
 
@@ -54,13 +55,14 @@ class MLP(nn.Sequential):
         torch.Size([5, 4])
     """
 
-    def __init__(self, inputs: Sequence[int], hidden: Sequence[int], outputs: int) -> None:
+    def __init__(self, inputs: Sequence[int], hidden: Sequence[int], outputs: int, gated: bool = False) -> None:
         self.sizes = (torch.Size(inputs).numel(), *hidden, outputs)
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(self.sizes, self.sizes[1:], strict=False):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-        super().__init__(*layers[:-1])
+        for fan_in, fan_out in zip(self.sizes, hidden, strict=False):
+            layers += [nn.Linear(fan_in, 2 * fan_out), nn.GLU()] if gated else [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(self.sizes[-2], outputs))
         self.input_dims = len(inputs)
+        self.gated = gated
 
     @property
     def output_bias(self) -> Tensor:
@@ -73,7 +75,7 @@ class MLP(nn.Sequential):
         return super().forward(inputs.flatten(-self.input_dims))
 
     def __repr__(self) -> str:
-        return f"MLP({' → '.join(map(str, self.sizes))})"
+        return f"{'gated ' if self.gated else ''}MLP({' → '.join(map(str, self.sizes))})"
 
 
 class Preceded(nn.Module):
@@ -203,8 +205,13 @@ def mlp(sizes: Sizes, depth: Depth = 1, width: Count = 512) -> tuple[MLP, MLP]:
     return _mlp(sizes, (width,) * depth)
 
 
-def _mlp(sizes: Sizes, hidden: Sequence[int]) -> tuple[MLP, MLP]:
-    return MLP(sizes.image, hidden, sizes.encoder), MLP((sizes.latent,), hidden, sizes.decoder)
+def gated_mlp(sizes: Sizes, depth: Depth = 2, width: Count = 300) -> tuple[MLP, MLP]:
+    """As ``mlp``, with gated linear units: the networks of published results on MNIST (Tomczak & Welling 2018)."""
+    return _mlp(sizes, (width,) * depth, gated=True)
+
+
+def _mlp(sizes: Sizes, hidden: Sequence[int], gated: bool = False) -> tuple[MLP, MLP]:
+    return MLP(sizes.image, hidden, sizes.encoder, gated), MLP((sizes.latent,), hidden, sizes.decoder, gated)
 
 
 def conv(sizes: Sizes, channels: Count = 16, depth: Depth = 1) -> tuple[ConvEncoder, ConvDecoder]:

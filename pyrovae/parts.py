@@ -92,6 +92,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "conv_large": "pyrovae.networks:conv_large",
         "conv_medium": "pyrovae.networks:conv_medium",
         "conv_small": "pyrovae.networks:conv_small",
+        "gated_mlp": "pyrovae.networks:gated_mlp",
         "linear": "pyrovae.networks:linear",
         "mlp": "pyrovae.networks:mlp",
     },
