@@ -75,10 +75,6 @@ class InMemory(Results):
         self.tree, self.folder, self.name = tree, Path(), ""
         self._images, self._pictures = images, pictures or {}
 
-    @property
-    def own(self) -> "InMemory":
-        return self
-
     def images(self, /, **at: Any) -> xr.Dataset:
         return super().images(**at) if self._images is None else self._images.sel(at)
 

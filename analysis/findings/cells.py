@@ -31,8 +31,7 @@ class StudyCells:
     Those of other runs, and of runs that have missed their target rate, are missing.
 
     Attributes:
-        images: values per image, over split, image and the axes of the grid; where the prior was replaced after
-            training, ``joint`` is R + D under the prior that was trained with the pair.
+        images: values per image, over split, image and the axes of the grid.
         information: mutual information and prior gap per run; ``loose``, whether the bound of log p(x) may be;
             ``diverged``, whether training has; and ``missed``, whether it has missed its target rate.
         prior_swapped: whether the prior was replaced after training, so that the axis ``prior`` names the old one.
@@ -54,15 +53,12 @@ class StudyCells:
         done = (runs["status"] == "done") & ~missed
         missing = (tuple(images.sizes), np.full(tuple(images.sizes.values()), np.nan))
         images = images.assign({name: missing for name in PER_IMAGE if name not in images})
-        if prior_swapped := "prior" in results.tree.attrs:
-            own = results.own.images()
-            images = images.assign(joint=own["distortion"] + own["rate"])
         images = images[[*PER_IMAGE, *(name for name in ON_REQUEST if name in images)]].where(done)
         information = information[list(PER_RUN)].where(done)
         flags = {"diverged": runs["status"] == "diverged", "missed": missed, "loose": is_loose(likelihood)}
         information = information.assign(flags)
         study = Study.of_yaml(results.tree.root.attrs["study"])
-        return cls(images, information, prior_swapped, study.margin, sources_of_error(study))
+        return cls(images, information, "prior" in results.tree.attrs, study.margin, sources_of_error(study))
 
     def values(self, axis: str) -> list[Any]:
         """The values of an axis in ascending order; empty if the study has no such axis."""

@@ -67,7 +67,7 @@ def fitted_afterwards(study: StudyCells) -> Iterator[Contrast]:
 
     For every β below 1, and every other setting of the grid.
     """
-    if study.prior_swapped and 1 in study.values("beta"):
+    if "joint" in study.images and 1 in study.values("beta"):
         for where, cell in study.along("beta"):
             joint = cell["joint"].sel(beta=1, drop=True)
             for low in (beta for beta in study.values("beta") if beta < 1):

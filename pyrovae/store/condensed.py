@@ -5,7 +5,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 #: Variables are condensed together in these families, because findings add them.
-FAMILIES = (("distortion", "rate"), ("log_likelihood",), ("reconstruction_distance",))
+FAMILIES = (("distortion", "rate", "joint"), ("log_likelihood",), ("reconstruction_distance",))
 
 
 def condensed(images: xr.Dataset) -> xr.Dataset:

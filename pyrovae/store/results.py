@@ -59,15 +59,11 @@ class Evaluation:
         self.folder = folder
         self.name = name
 
-    @property
-    def own(self) -> "Evaluation":
-        """The study's own evaluation, after training and with the priors that pairs were trained with."""
-        return Evaluation(self.tree.root, self.folder)
-
     def images(self, /, **at: Any) -> xr.Dataset:
         """The values per image of some runs, ``[*axes, split, image]``, with its class, ``label``, if data have any.
 
-        They are missing where a run has none.
+        They are missing where a run has none. After a swap of the prior, ``joint`` is R + D under the prior that each
+        pair was trained with.
 
         Args:
             at: a value, or a list of values, along some axes of the grid, such as ``beta=1, depth=[1, 3]``; all of the
@@ -95,6 +91,9 @@ class Evaluation:
         dims = (*map(str, keys.dims), *PER_IMAGE_DIMS)
         variables = {name: (dims, each, self._attributes(name)) for name, each in values.items()}
         data = xr.Dataset(variables, {**keys.coords, "split": list(splits), "image": range(images)})
+        if "prior" in self.tree.attrs:
+            trained = Evaluation(self.tree.root, self.folder).images(**at)
+            data = data.assign(joint=trained["distortion"] + trained["rate"])
         return data.set_coords("label") if "label" in data else data
 
     def pictures(self, group: str, /, **at: Any) -> xr.Dataset:

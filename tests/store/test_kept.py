@@ -31,6 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with no_drawing():
         run(STUDY, folder, quiet=True)
         reevaluate(folder, samples=2)
+        reevaluate(folder, prior="aggregate")
     export(folder, "netcdf", folder / "results.kept.nc")
     return folder
 
@@ -46,7 +47,9 @@ def name(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def test_findings_of_kept_results_are_those_of_the_folder(name: str, whole: Path) -> None:
     kept, folder = open_results(name), open_results(whole)
     assert kept.is_kept
-    for ours, theirs in ((kept, folder), (kept.evaluations["samples=2"], folder.evaluations["samples=2"])):
+    assert set(kept.evaluations) == {"samples=2", "prior=aggregate"}
+    later = [(kept.evaluations[each], folder.evaluations[each]) for each in kept.evaluations]
+    for ours, theirs in ((kept, folder), *later):
         assert len(theirs.findings()) > 6
         pd.testing.assert_frame_equal(ours.findings().frame(), theirs.findings().frame(), rtol=1e-9)
         for by in ("test R + D", "test log p(x)"):
