@@ -196,12 +196,12 @@ def _paper(folder: Path) -> Iterator[str]:
 
 def _which_prior() -> Iterator[str]:
     yield "# Which prior generalizes: all results\n"
-    yield (
-        "The study of priors behind [the summary](../priors.md#which-prior-generalizes-best), from its kept results. "
-        "`pyrovae run which-prior` trains it, in about an hour on two cores by its plan.\n"
-    )
-    for words in (["show", "which-prior"], ["show", "which-prior", "best"], ["show", "which-prior", "information"]):
-        yield f"```sh\npyrovae {' '.join(words)}\n```\n\n```text\n{_printed(*words)}\n```\n"
+    yield "The studies of priors behind [the summary](../priors.md#which-prior-generalizes-best), from kept results.\n"
+    for name in sorted(name for name in kept() if name.startswith("which-prior")):
+        yield f"## {name}\n\n{open_results(name).study.description} `pyrovae run {name}` trains it.\n"
+        for part in ([], ["best"], ["information"], ["caveats"]):
+            words = ["show", name, *part]
+            yield f"```sh\npyrovae {' '.join(words)}\n```\n\n```text\n{_printed(*words)}\n```\n"
 
 
 def _printed(*words: str) -> str:

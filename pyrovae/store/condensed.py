@@ -14,7 +14,7 @@ def condensed(images: xr.Dataset) -> xr.Dataset:
     The n values of m columns, one for each run and variable, become m + 1 values with the same mean x̄ and the same
     covariance matrix of x̄, S / (n (n − 1)), where S = (x − x̄)ᵀ(x − x̄). They are x̄ + c H R, with S = RᵀR, columns of H
     that are orthonormal and sum to zero, and c² = (m + 1) m / (n (n − 1)). Columns with values that are not finite are
-    missing, and where m + 1 ≥ n, the values stay as they are. Other variables are left out.
+    missing, and where m + 1 ≥ n, the values stay as they are. Other variables, and labels of images, are left out.
 
     Args:
         images: values per image over the axes of a grid, split and image, as of `Evaluation.images`.
@@ -35,7 +35,7 @@ def condensed(images: xr.Dataset) -> xr.Dataset:
             values = np.stack([np.pad(each, ((0, most - len(each)), (0, 0)), constant_values=np.nan) for each in rows])
             shape = (*stacked.shape[:-1], most)
             found = xr.DataArray(values.transpose(0, 2, 1).reshape(shape), dims=stacked.dims)
-            coords = {name: each for name, each in stacked.coords.items() if name != "image"}
+            coords = {name: each for name, each in stacked.coords.items() if "image" not in each.dims}
             parts.append(found.assign_coords(coords).to_dataset("variable").transpose(*images[names[0]].dims))
     parts = [part.assign_coords(image=range(part.sizes["image"])) for part in parts]
     joined = xr.merge([images.drop_dims("image"), *parts], join="outer")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from helpers import no_drawing
 
 from pyrovae import InputError, Results, Study, open_results, run
@@ -16,6 +17,7 @@ from pyrovae.runner.folders import export
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.reporting import compare, draw, draw_again
 from pyrovae.store import layout
+from pyrovae.store.condensed import condensed
 
 STUDY = Study(
     name="tiny", train_images=64, test_images=64, beta=[0.1, 1], depth=[1, 2], seed=[0, 1], width=4, latent_size=2,
@@ -68,6 +70,13 @@ def test_kept_numbers_are_those_of_the_folder(name: str, whole: Path) -> None:
     few, many = (each.images(beta=1.0, depth=[2]).mean("image") for each in (kept, folder))
     for variable in few.data_vars:
         np.testing.assert_allclose(few[variable], many[variable])
+
+
+def test_results_of_labelled_images_can_be_kept(whole: Path) -> None:
+    images = open_results(whole).images()
+    labels = np.zeros((images.sizes["split"], images.sizes["image"]))
+    few = condensed(images.assign_coords(label=(("split", "image"), labels)))
+    xr.testing.assert_identical(few, condensed(images))
 
 
 def test_a_folder_goes_before_kept_results(name: str, whole: Path, tmp_path: Path) -> None:
