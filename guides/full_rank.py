@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrovae.guides.guide import Guide
+from pyrovae.guides.guide import Guide, scale
 
 
 class FullRank(Guide):
@@ -34,7 +34,7 @@ class FullRank(Guide):
         loc, log_diagonal, below = h.split([d, d, d * (d - 1) // 2], dim=-1)
         row, column = torch.tril_indices(d, d, offset=-1, device=loc.device)
         strict = loc.new_zeros(*loc.shape[:-1], d * d).index_copy(-1, row * d + column, below)
-        return dist.MultivariateNormal(loc, scale_tril=strict.unflatten(-1, (d, d)) + log_diagonal.exp().diag_embed())
+        return dist.MultivariateNormal(loc, scale_tril=strict.unflatten(-1, (d, d)) + scale(log_diagonal).diag_embed())
 
     def __repr__(self) -> str:
         return (

@@ -10,6 +10,19 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+#: Smallest log σ of a code. Far below it, σ² underflows in float32, and the gradient of the rate is infinite.
+MIN_LOG_SCALE = -30.0
+
+
+def scale(log_scale: Tensor) -> Tensor:
+    """σ, at least e^−30: without a pull towards the prior, at β ≈ 0, nothing else bounds it from below.
+
+    Example:
+        >>> scale(torch.tensor([0.0, -100.0]))
+        tensor([1.0000e+00, 9.3576e-14])
+    """
+    return log_scale.clamp(min=MIN_LOG_SCALE).exp()
+
 
 class _AbstractModule(ABCMeta, type(PyroModule)):  # type: ignore[misc]
     """Metaclass of a PyroModule with abstract methods."""

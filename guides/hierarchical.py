@@ -7,6 +7,7 @@ import pyro.distributions as dist
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyrovae.guides.guide import scale
 from pyrovae.guides.mean_field import MeanField
 from pyrovae.networks import MLP, Count
 
@@ -41,7 +42,7 @@ class Hierarchical(MeanField):
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             z1 = pyro.sample("z1", self.posterior(x))
             loc, log_scale = self.above(z1).chunk(2, dim=-1)
-            return pyro.sample("z2", dist.Normal(loc, log_scale.exp()).to_event(1))
+            return pyro.sample("z2", dist.Normal(loc, scale(log_scale)).to_event(1))
 
     def __repr__(self) -> str:
         size = list(self.event_shape)

@@ -3,11 +3,11 @@
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.guides.guide import Guide
+from pyrovae.guides.guide import Guide, scale
 
 
 class MeanField(Guide):
-    """The diagonal Gaussian q(z|x) = N(z; μ(x), diag σ²(x)) (Kingma & Welling 2014).
+    """The diagonal Gaussian q(z|x) = N(z; μ(x), diag σ²(x)) with log σ ≥ −30 (Kingma & Welling 2014).
 
     Args:
         encoder: x → features, μ and log σ.
@@ -28,7 +28,7 @@ class MeanField(Guide):
 
     def distribution(self, h: Tensor) -> dist.Distribution:
         loc, log_scale = h.chunk(2, dim=-1)
-        return dist.Normal(loc, log_scale.exp()).to_event(1)
+        return dist.Normal(loc, scale(log_scale)).to_event(1)
 
     def __repr__(self) -> str:
         return (

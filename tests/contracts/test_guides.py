@@ -50,6 +50,16 @@ def test_closed_form_kl_needs_a_normal_prior() -> None:
     assert closed_form_kl(q, Independent(Normal(torch.zeros(3), 1.0), 1)) is not None
 
 
+def test_codes_without_width_have_a_finite_rate_and_gradient(pair: Pair, x: Tensor) -> None:
+    """As encoders make them that no rate pulls back, at β ≈ 0."""
+    with torch.no_grad():
+        pair.guide.encoder[-1].bias[3:6] -= 100
+    terms = pair(x, beta=1e-6)
+    assert terms.rate.isfinite().all()
+    terms.loss.sum().backward()
+    assert all(each.grad is None or each.grad.isfinite().all() for each in pair.parameters())
+
+
 def test_posterior_has_one_entry_per_image(pair: Pair, x: Tensor) -> None:
     q = pair.guide.posterior(x)
     assert (q.batch_shape, q.event_shape) == ((6,), (3,))
