@@ -21,7 +21,7 @@ from pyrovae import Pair, Run, make_pair, parts
 PRIORS = list(parts.names("prior"))
 EVENT = torch.Size([1, 4, 4])
 #: Settings of priors.
-SMALL = {"components": 5, "hidden": 8, "solver_steps": 4}
+SMALL = {"components": 5, "hidden": 8, "solver_steps": 8}
 DRAWS, SHIFTS, FREQUENCIES = 20_000, 16, 8
 #: Grid points per dimension, by the number of dimensions.
 POINTS = {1: 2**13, 2: 96}

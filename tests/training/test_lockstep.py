@@ -120,7 +120,7 @@ def test_non_finite_encodings_are_reported_and_affect_no_other_run(
 ) -> None:
     healthy = evaluated(lockstep_of(pairs), streams, images, images=8)
     with torch.no_grad():
-        pairs[1].guide.encoder.output_bias[3:] = -200  # σ underflows
+        pairs[1].guide.encoder.output_bias[3:] = 200  # σ overflows
     ill = evaluated(lockstep_of(pairs), streams, images, images=8)
     assert [("not finite" in run.note) for run in ill] == [False, True, False]
     for name in ("mutual_information", "prior_gap", "marginal_rate"):

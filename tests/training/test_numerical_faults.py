@@ -169,14 +169,13 @@ def test_non_finite_weights_in_a_checkpoint_are_refused(tmp_path: Path) -> None:
         run(STUDY, tmp_path / "study", quiet=True)
 
 
-@pytest.mark.parametrize("factor", [1e10, -1e10])
-def test_diverged_runs_are_not_diagnosed(factor: float, tmp_path: Path) -> None:
-    """Its weights are finite, but the scales of q(z|x) are infinite or 0."""
+def test_diverged_runs_are_not_diagnosed(tmp_path: Path) -> None:
+    """Its weights are finite, but the scales of q(z|x) are infinite."""
     run(STUDY, tmp_path / "study", quiet=True)
     file = RunFolder.of(tmp_path / "study", key_of(open_results(tmp_path / "study").run(beta=1))).weights
     groups, metadata = tensor_file.load(file)
     for name, weights in groups["params"].items():
-        weights[:] = factor if name.startswith("guide.") and name.endswith("bias") else weights
+        weights[:] = 1e10 if name.startswith("guide.") and name.endswith("bias") else weights
     tensor_file.save(file, groups, metadata)
     with pytest.raises(InputError, match="expected a finite ELBO of these images, got none: the run has diverged"):
         diagnose_run(tmp_path / "study", {"beta": 1})
