@@ -8,7 +8,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
 from pyrovae.models.priors.prior import Prior
 from pyrovae.networks import Count
@@ -76,11 +76,15 @@ class FlowMatching(Prior):
             z: draws from q(z).
             generator: for noise and times, on the CPU.
         """
-        z = dist.transforms.LowerCholeskyAffine(self.loc, self.scale_tril).inv(z).repeat(PAIRS, 1)
+        z = self.affine(z).inv(z).repeat(PAIRS, 1)
         noise = torch.randn(z.shape, generator=generator).to(z)
         time = torch.rand(len(z), 1, generator=generator).to(z)
         velocity, _ = self.velocity((1 - time) * noise + time * z, time)
         return (velocity - (z - noise)).square().sum(-1).mean()
+
+    def affine(self, like: Tensor) -> dist.transforms.Transform:
+        """The map from standardised codes to codes, in the precision of a tensor."""
+        return dist.transforms.LowerCholeskyAffine(self.loc.to(like), self.scale_tril.to(like))
 
     def velocity(self, z: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """v(z, t) ``[..., d]`` and its divergence ``[...]``, at standardised z and times ``[..., 1]``.
@@ -120,7 +124,7 @@ class FlowMatchingDistribution(TorchDistribution):
 
     def log_prob(self, value: Tensor, steps: int | None = None) -> Tensor:
         z = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape))
-        affine = self._affine(z)
+        affine = self.flow.affine(z)
         z, divergence = self._solved(affine.inv(z), steps or self.flow.solver_steps, start=1.0)
         standard = dist.Normal(torch.zeros_like(z), 1.0).to_event(1)
         return standard.log_prob(z) + divergence - affine.log_abs_det_jacobian(z, z)
@@ -130,13 +134,10 @@ class FlowMatchingDistribution(TorchDistribution):
             loc = self.flow.loc
             z = torch.randn(*sample_shape, *self.batch_shape, *self.event_shape, dtype=loc.dtype, device=loc.device)
             z, _ = self._solved(z, self.flow.solver_steps, start=0.0)
-            return self._affine(z)(z)
+            return self.flow.affine(z)(z)
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "FlowMatchingDistribution":
         return FlowMatchingDistribution(self.flow, torch.Size(batch_shape))
-
-    def _affine(self, like: Tensor) -> dist.transforms.Transform:
-        return dist.transforms.LowerCholeskyAffine(self.flow.loc.to(like), self.flow.scale_tril.to(like))
 
     def _solved(self, z: Tensor, steps: int, start: float) -> tuple[Tensor, Tensor]:
         """z at the other end of the flow, and the integral of the divergence on the way there, by Runge-Kutta."""
@@ -161,4 +162,4 @@ def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
 def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
     """SiLU and its derivative."""
     gate = x.sigmoid()
-    return silu(x), gate * (1 + x * (1 - gate))
+    return x * gate, gate * (1 + x * (1 - gate))

@@ -36,8 +36,8 @@ QUANTITIES = (
         kind="lower bound",
         per_image=True,
         heading="log p(x) ≥",
-        of_prior=True,
         headline=True,
+        of_prior=True,
         caveats=(
             Caveat(
                 "†",
@@ -53,8 +53,8 @@ QUANTITIES = (
         unit=NATS,
         kind="unbiased",
         heading="ELBO, same images",
-        of_prior=True,
         headline=True,
+        of_prior=True,
         caveats=(CROSS_ENTROPY,),
     ),
     Quantity(

@@ -92,7 +92,7 @@ class Evaluation:
         variables = {name: (dims, each, self._attributes(name)) for name, each in values.items()}
         data = xr.Dataset(variables, {**keys.coords, "split": list(splits), "image": range(images)})
         if "prior" in self.tree.attrs:
-            trained = Evaluation(self.tree.root, self.folder).images(**at)
+            trained = self._before_swap().images(**at)
             data = data.assign(joint=trained["distortion"] + trained["rate"])
         return data.set_coords("label") if "label" in data else data
 
@@ -194,6 +194,13 @@ class Evaluation:
         if "measure" in self.tree.attrs:
             return Measure.model_validate_json(self.tree.attrs["measure"])
         return Study.of_yaml(self.tree.root.attrs["study"]).measure
+
+    def _before_swap(self) -> "Evaluation":
+        """The evaluation with the priors of training: the one with the same settings, else the study's own."""
+        for name, tree in self.tree.root[EVALUATIONS].children.items():
+            if tree.attrs["measure"] == self.tree.attrs["measure"] and not {"prior", "only"} & tree.attrs.keys():
+                return Evaluation(tree, self.folder, name)
+        return Evaluation(self.tree.root, self.folder)
 
     def _select(self, at: Mapping[str, Any]) -> xr.DataArray:
         """The keys of the runs at some coordinates; empty where a run has no record."""

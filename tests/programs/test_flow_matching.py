@@ -42,7 +42,7 @@ def test_density_is_that_of_the_map_from_noise() -> None:
     p = prior()
 
     def mapped(noise: Tensor) -> Tensor:
-        return p._affine(noise)(p._solved(noise, 64, start=0.0)[0])
+        return prior.affine(noise)(p._solved(noise, 64, start=0.0)[0])
 
     for noise in torch.randn(3, 3).double():
         log_det = torch.linalg.slogdet(torch.autograd.functional.jacobian(mapped, noise))[1]
@@ -94,7 +94,7 @@ def linear(tmp_path_factory: pytest.TempPathFactory) -> Results:
     study = Study.load(
         "linear",
         **{"seed": 0, "beta": [0.05, 1], "steps": 600, "learning_rate": 0.02, "latent_size": 2},
-        **{"train_images": 1024, "test_images": 1024, "measure.images": 1024, "measure.outer": 64},
+        **{"train_images": 1024, "test_images": 1024, "measure.images": 1000, "measure.outer": 64},
         **{"measure.likelihood_images": 4, "measure.particles": 10},
     )
     results = run(study, tmp_path_factory.mktemp("linear") / "study", compile="never", quiet=True)
@@ -143,6 +143,16 @@ def test_finding_compares_with_training_at_beta_1(linear: Results) -> None:
     )
     assert found.contrast.effect.estimate == pytest.approx(before - after, rel=1e-5)
     assert not [each for each in linear.findings() if "fitted afterwards" in each.text]
+
+
+def test_finding_compares_the_images_of_both_evaluations(linear: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the swap was measured on more images than the study, so was the prior of the pair."""
+    monkeypatch.setattr(prior_fit, "STEPS", 2)
+    swapped = linear.swap_prior("diagonal", quiet=True, images=1020)
+    before = linear.evaluations["images=1020"].images()
+    xr.testing.assert_allclose(swapped.images()["joint"], before["distortion"] + before["rate"])
+    (found,) = (each for each in swapped.findings() if "fitted afterwards" in each.text)
+    assert math.isfinite(found.contrast.effect.estimate)
 
 
 def test_it_is_only_fitted_after_training() -> None:
