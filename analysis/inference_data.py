@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrovae.errors import InputError, UnsupportedError
 from pyrovae.estimators.likelihood import draws_per_chunk
 from pyrovae.estimators.psis import underflows
+from pyrovae.programs.inputs import check_count
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.sites import Site, latent_sites, observed_sites
@@ -91,6 +92,7 @@ def inference_data(
         >>> sorted(data.children)[:4]
         ['log_likelihood', 'observed_data', 'posterior', 'posterior_predictive']
     """
+    check_count("draws", draws)
     predictive, known = min(predictive, draws), {name: np.asarray(each) for name, each in (coords or {}).items()}
     if wrong := [name for name, each in known.items() if each.shape != (len(x),)]:
         raise InputError(f"coords: expected {len(x)} values of '{wrong[0]}', one an image, got {known[wrong[0]].shape}")

@@ -459,7 +459,10 @@ def merge(
 @app.command()
 def export(
     folder: FolderOrName,
-    to: Annotated[ExportFormat, typer.Option(help="A table of all runs, or the tree of results.")] = ExportFormat.CSV,
+    to: Annotated[
+        ExportFormat | None,
+        typer.Option(help="A table of all runs, or the tree of results.", show_default="the suffix of --out, or csv"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The file.", show_default="results.csv, export.nc and so on in DIR")
     ] = None,
@@ -474,7 +477,7 @@ def export(
     """
     from pyrovae.runner.folders import export as exported
 
-    _print(f"in {exported(folder, to.value, out)}")
+    _print(f"in {exported(folder, None if to is None else to.value, out)}")
 
 
 @app.command()

@@ -245,7 +245,7 @@ def user_sources(names: Iterable[str]) -> list[str]:
 
 def is_path(data: str) -> bool:
     """Whether a data set is given by its path."""
-    return data not in names("data") and (Path(data).suffix in _FILES or "/" in data or Path(data).is_dir())
+    return data not in names("data") and (Path(data).suffix.lower() in _FILES or "/" in data or Path(data).is_dir())
 
 
 def reader(path: str) -> str:
@@ -255,7 +255,7 @@ def reader(path: str) -> str:
         >>> reader("mine.npz"), reader("photos/")
         ('pyrovae.data.images:from_npz', 'pyrovae.data.images:from_folder')
     """
-    return _FILES.get(Path(path).suffix, _FOLDER)
+    return _FILES.get(Path(path).suffix.lower(), _FOLDER)
 
 
 def resolve(kind: str, name: str) -> Callable[..., Any]:

@@ -50,6 +50,7 @@ def rc_params(width: float = WIDTH, *, dark: bool = False) -> dict[str, Any]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "legend.frameon": False,
+        "text.usetex": False,  # labels are no LaTeX
         "svg.fonttype": "none",
         "svg.hashsalt": "pyrovae",
         "pdf.fonttype": 42,  # TrueType, which publishers ask for

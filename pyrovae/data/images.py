@@ -1,5 +1,6 @@
 """A user's own images: a folder of image files, or an ``.npz`` file of arrays."""
 
+import mimetypes
 import os
 import re
 import warnings
@@ -85,11 +86,17 @@ def image_files(folder: Path) -> list[Path]:
     """
     endings = vision.datasets().folder.IMG_EXTENSIONS
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'no such folder'}"
-        )
+        got = "a file, which would have to end in .npz, .npy, .csv or .parquet" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: expected a folder of images, got {got}")
     files = sorted(file for file in _files(folder) if file.is_file())
     images = [file for file in files if file.suffix.lower() in endings]
+    others = [file for file in set(files).difference(images) if _is_called_image(file)]
+    if images and others:
+        warnings.warn(
+            f"{folder}: expected images ({', '.join(endings)}), got {len(others):,} of other types, such as "
+            f"{min(others).name}, which are left out; convert them",
+            stacklevel=2,
+        )
     if not images:
         raise InputError(f"{folder}: expected images ({', '.join(endings)}), got none among {len(files)} files")
     for place in {place for file in images for place in file.relative_to(folder).parents}:
@@ -99,6 +106,11 @@ def image_files(folder: Path) -> list[Path]:
         found = file.stat()
         unique.setdefault((found.st_dev, found.st_ino), file)
     return sorted(unique.values())
+
+
+def _is_called_image(file: Path) -> bool:
+    kind, _ = mimetypes.guess_type(file.name, strict=False)
+    return kind is not None and kind.startswith("image/")
 
 
 def _files(folder: Path) -> Iterator[Path]:

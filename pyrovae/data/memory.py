@@ -147,8 +147,10 @@ def source_of(x: Any, name: str = "data") -> Source:
         x, labels = _items(x)
     if isinstance(x, tuple):
         raise InputError(f"{name}: expected images or vectors alone, got {len(x)} things; give labels by labels=y")
-    values = _images(_tensor(x, name), name)
+    x = _tensor(x, name)
+    values = _images(x, name)
     if values.dim() == 2 and values.is_floating_point():
+        _warn_of_offsets(x, values, name)
         _warn_of_scales(values, name)
     source = Source("memory", len(values), _rows(values))
     return source if labels is None else _labelled(source, "labels", labels)
@@ -164,10 +166,14 @@ def _with_column(sources: Sequence[Source], name: str, column: Any) -> list[Sour
 
 def _labelled(source: Source, name: str, values: Tensor) -> Source:
     whole = not values.is_floating_point() and values.dtype != torch.bool
-    if name == "labels" and not (values.dim() == 1 and whole and len(values) == source.size and (values >= 0).all()):
+    # Converted first: what does not fit is below 0 then.
+    if name == "labels" and not (
+        values.dim() == 1 and whole and len(values) == source.size and (values.long() >= 0).all()
+    ):
         raise InputError(
             f"labels: expected integers ≥ 0, one for each of the {source.size:,} items, got {values.dtype} of shape "
-            f"{list(values.shape)}" + (", some below 0" if whole and (values < 0).any() else "")
+            f"{list(values.shape)}"
+            + (", some below 0 or beyond 63 bits" if whole and (values.long() < 0).any() else "")
         )
     if name == "labels":
         return replace(source, labels=values.long())
@@ -194,8 +200,8 @@ def _items(data: TorchDataset[Any]) -> tuple[list[Tensor], Tensor | None]:
         ) from None
     pairs = [item if isinstance(item, tuple | list) else (item,) for item in items]
     labels = [pair[1] for pair in pairs if len(pair) > 1]
-    whole = [torch.as_tensor(label) for label in labels]
-    found = len(whole) == len(pairs) and all(not each.is_floating_point() and each.numel() == 1 for each in whole)
+    whole = [np.asarray(label) for label in labels]
+    found = len(whole) == len(pairs) and all(each.dtype.kind in "iub" and each.size == 1 for each in whole)
     return [_tensor(pair[0]) for pair in pairs], torch.tensor([int(each) for each in whole]) if found else None
 
 
@@ -206,7 +212,12 @@ def _tensor(x: Any, name: str = "data") -> Tensor:
     try:
         if isinstance(x, list):
             return torch.stack([_tensor(each, name) for each in x])
-        return x.detach().cpu().clone() if isinstance(x, Tensor) else torch.from_numpy(_native(np.array(x)))
+        if isinstance(x, Tensor):
+            return x.detach().to_dense().cpu().clone()
+        array = np.array(x)
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"{type(x).__name__} of {'text' if array.dtype.kind in 'SU' else array.dtype}")
+        return torch.from_numpy(_native(array))
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
@@ -238,6 +249,8 @@ def _images(x: Tensor, name: str) -> Tensor:
             "or as floats"
         )
     values = x if x.dtype == torch.uint8 else x.float()
+    if (huge := x.isfinite() & ~values.isfinite()).any():
+        raise InputError(f"{name}: expected numbers that float32 can hold, got {float(x[huge][0]):.3g}; scale them")
     if not (finite := values.flatten(1).isfinite().all(1)).all():
         row = int((~finite).nonzero()[0])
         raise InputError(
@@ -245,6 +258,18 @@ def _images(x: Tensor, name: str) -> Tensor:
             f"item {row}; replace these values, or leave the items out"
         )
     return values
+
+
+def _warn_of_offsets(x: Tensor, values: Tensor, name: str) -> None:
+    """Warns of columns in which different numbers become one in float32, such as times since 1970."""
+    constant = (values == values[0]).all(0) & (x != x[0]).any(0)
+    if constant.any():
+        column = int(constant.nonzero()[0])
+        warnings.warn(
+            f"{name}: expected columns whose numbers differ in float32, got column {column}, from "
+            f"{x[:, column].min()} to {x[:, column].max()}, which becomes constant; subtract its mean",
+            stacklevel=2,
+        )
 
 
 def _warn_of_scales(values: Tensor, name: str) -> None:

@@ -1,6 +1,7 @@
 """A user's own numbers: an ``.npy`` file of an array, or a table in a CSV or Parquet file."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,18 +58,25 @@ def from_table(path: str | Path) -> Source:
     """
     path = _file(path)
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else _csv(path)
+        table = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
     except ImportError as error:
         raise InputError(f"{path}: Parquet needs a package, got {error}; pip install 'pyrovae[export]'") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected a table, got: {reason(error)}") from error
+    _check_names(path, [str(name) for name in table.columns])
     labels, published = (_column(path, table, name, kinds) for name, kinds in ((LABEL, "iu"), (TRAIN, "b")))
     numbers = table.drop(columns=[LABEL, TRAIN], errors="ignore")
     if wrong := [str(name) for name, kind in numbers.dtypes.items() if kind.kind not in "iufb"]:
         raise InputError(f"{path}: expected columns of numbers, got {numbers[wrong[0]].dtype} in column '{wrong[0]}'")
     if numbers.empty:
         raise InputError(f"{path}: expected columns of numbers, got none")
-    source = memory.source_of(numbers.to_numpy(np.float64))
+    if gaps := [str(name) for name in numbers if numbers[name].isna().any()]:
+        row = int(np.flatnonzero(numbers[gaps[0]].isna())[0])
+        raise InputError(
+            f"{path}: expected finite numbers, got none in column '{gaps[0]}' of row {row}: a value is missing or NaN, "
+            "or the row has too few fields"
+        )
+    source = memory.source_of(numbers.to_numpy(np.float64), str(path))
     return _named(path, replace(source, labels=labels, published=published))
 
 
@@ -85,7 +93,12 @@ def _csv(path: Path) -> pd.DataFrame:
             raise ValueError(
                 "rows with more fields than the header; separate fields by commas, and decimals by points"
             ) from None
+    header = pd.read_csv(path, index_col=False, skipinitialspace=True, header=None, nrows=1, dtype=str).iloc[0]
+    if repeated := sorted(header[header.duplicated() & header.notna()]):
+        raise ValueError(f"several columns called '{repeated[0]}'")
     names = [str(name) for name in table.columns]
+    if len(names) == 1 and any(separator in names[0] for separator in ";\t"):
+        raise ValueError(f"a single column, {names[0]!r}; separate fields by commas")
     if unnamed := [name for name in names if name.startswith("Unnamed: ")]:
         raise ValueError(
             f"no name for column {unnamed[0].removeprefix('Unnamed: ')}; if it is the index of a data frame, write it "
@@ -96,13 +109,23 @@ def _csv(path: Path) -> pd.DataFrame:
     return table
 
 
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Raises InputError if the name of a column looks like one of those that are no part of x."""
+    for name in names:
+        if name not in (LABEL, TRAIN) and (meant := name.strip().lower()) in (LABEL, TRAIN):
+            raise InputError(
+                f"{path}: expected column '{meant}', got {name!r}; write it so, or call it otherwise if it is part of x"
+            )
+
+
 def _column(path: Path, table: pd.DataFrame, name: str, kinds: str) -> Tensor | None:
     if name not in table:
         return None
     values = table[name].to_numpy()
-    if values.dtype.kind not in kinds or (values.dtype.kind == "i" and values.min() < 0):
+    if values.dtype.kind not in kinds or not 0 <= values.min() <= values.max() <= np.iinfo(np.int64).max:
         expected = "integers ≥ 0" if name == LABEL else "true or false"
-        raise InputError(f"{path}: expected {expected} in column '{name}', got {values.dtype}; or call it otherwise")
+        got = "a missing value" if table[name].isna().any() else f"{values.dtype}"
+        raise InputError(f"{path}: expected {expected} in column '{name}', got {got}; or call it otherwise")
     return torch.from_numpy(values.astype(np.int64 if name == LABEL else bool))
 
 

@@ -32,14 +32,12 @@ def checked(
         Traceback (most recent call last):
         pyrovae.errors.InputError: x: expected [batch, 1, 8, 8], got [5, 8, 8, 1]: channels last; take x.movedim(-1, 1)
     """
-    if isinstance(x, np.ndarray):
-        x = torch.as_tensor(x, device=like.device)
-        x = x.to(like.dtype) if x.is_floating_point() else x
-    if not isinstance(x, Tensor):
-        raise InputError(f"x: expected a tensor or an array, got {type(x).__name__}")
+    x = as_tensor("x", x, like)
     if event_shape is not None and x.shape[1:] != torch.Size(event_shape):
         expected = ", ".join(map(str, event_shape))
         raise InputError(f"x: expected [batch, {expected}], got {list(x.shape)}{_cause(x.shape, event_shape)}")
+    if not len(x):
+        raise InputError("x: expected at least one image, got none")
     if x.device != like.device:
         raise InputError(f"x: expected images on {like.device}, as the pair is, got {x.device}; take x.to(...)")
     if x.dtype == torch.uint8:
@@ -54,6 +52,27 @@ def checked(
     if support is not None and not support.check(x).all():
         raise InputError(f"x: {outside(x, support)}")
     return x
+
+
+def as_tensor(name: str, x: object, like: Tensor) -> Tensor:
+    """A tensor, or an array as a tensor, whose floats get the type of ``like``.
+
+    Raises:
+        InputError: it is neither, or an array of something else than numbers.
+    """
+    if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
+        array = np.ascontiguousarray(x, x.dtype.newbyteorder("="))
+        x = torch.tensor(array, device=like.device)
+        return x.to(like.dtype) if x.is_floating_point() else x
+    if not isinstance(x, Tensor):
+        raise InputError(f"{name}: expected a tensor or an array of numbers, got {type(x).__name__}")
+    return x
+
+
+def check_count(name: str, number: object) -> None:
+    """Raises InputError if a number of draws or images is no integer of at least 1."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+        raise InputError(f"{name}: expected an integer of at least 1, got {number!r}")
 
 
 def outside(x: Tensor, support: constraints.Constraint) -> str:

@@ -21,7 +21,7 @@ from pyrovae.estimators.likelihood import ImportanceWeighted, images_per_chunk, 
 from pyrovae.programs.checks import PairProperties, check_traces
 from pyrovae.programs.distributions import kl, log_ratio, mean_of
 from pyrovae.programs.handlers import LocalParams, Noise, SubstituteLatent
-from pyrovae.programs.inputs import checked
+from pyrovae.programs.inputs import as_tensor, check_count, checked
 from pyrovae.programs.origin import Origin
 from pyrovae.programs.sites import auxiliary_sites, latent_sites, observed_sites
 from pyrovae.programs.terms import Terms, log_weight, sum_terms
@@ -229,6 +229,7 @@ class Pair(nn.Module):
             InputError: the codes have another size.
             UnsupportedError: the model has several latent or observed sites.
         """
+        z = as_tensor("z", z, next(self.parameters()))
         shape = getattr(getattr(self.model, "prior", None), "event_shape", z.shape[-1:])
         if z.shape[-len(shape) :] != shape:
             raise InputError(f"z: expected [n, {', '.join(map(str, shape))}], got {list(z.shape)}")
@@ -243,15 +244,14 @@ class Pair(nn.Module):
         Draws come from torch's global generator, which ``torch.manual_seed`` seeds.
 
         Raises:
-            InputError: n is below 1.
+            InputError: n is no integer, or below 1.
 
         Example:
             >>> from pyrovae import Run, make_pair
             >>> make_pair(Run(depth=1, width=8), event_shape=torch.Size([1, 8, 8])).generate(16).shape
             torch.Size([16, 1, 8, 8])
         """
-        if n < 1:
-            raise InputError(f"n: expected at least 1 image, got {n}")
+        check_count("n", n)
         like = next(self.parameters())
         with self.evaluated(), pyro.validation_enabled(False):
             return _expected(self.simulate(like.new_ones(n, *self.event_shape)))
@@ -279,6 +279,7 @@ class Pair(nn.Module):
             >>> torch.allclose(terms.loss, terms.distortion + 4 * terms.rate)
             True
         """
+        check_count("samples", samples)
         x = self._checked(x)
         both = ((self.model, self.guide), (self.guide, self.model))
         taken = [_accepted_kwargs(program, partner, values) for program, partner in both]
@@ -305,6 +306,7 @@ class Pair(nn.Module):
             >>> found.bound.shape, found.estimate.kind
             (torch.Size([5]), 'lower bound')
         """
+        check_count("particles", particles)
         x = self._checked(x)
         with self.evaluated(), pyro.validation_enabled(False):
             return log_likelihood(self.log_weights, x, particles)

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -18,16 +18,17 @@ from pyrovae.runner.jobs import covered
 from pyrovae.runner.open import attach_theory, open_results
 from pyrovae.store import schema
 from pyrovae.store.checkpoint import Checkpoint, load_header
-from pyrovae.store.layout import RunFolder, moving_checkpoints
+from pyrovae.store.layout import RUNS, RunFolder, moving_checkpoints
 from pyrovae.store.records import load_header as load_record_header
 from pyrovae.store.results import Results, study_in
 from pyrovae.study import Study, key_of
+from pyrovae.study.grid import values_of
 from pyrovae.study.growth import FREE, VARIED
 from pyrovae.system import atomic
 
 #: Formats of an export.
 Format = Literal["csv", "parquet", "netcdf", "zarr"]
-_SUFFIXES: Mapping[str, str] = {"csv": ".csv", "parquet": ".parquet", "netcdf": ".nc", "zarr": ".zarr"}
+_SUFFIXES: Mapping[Format, str] = {"csv": ".csv", "parquet": ".parquet", "netcdf": ".nc", "zarr": ".zarr"}
 
 
 def remove(folder: str | Path, **select: Any) -> list[str]:
@@ -56,7 +57,7 @@ def remove(folder: str | Path, **select: Any) -> list[str]:
     study_in(folder)  # otherwise the lock would create the folder
     with atomic.locked(folder):
         before = open_results(folder).study
-        study, keys = _without(before, {axis: _listed(value) for axis, value in select.items()})
+        study, keys = _without(before, {axis: values_of(value) for axis, value in select.items()})
         results = Results(folder, study, assemble)
         results.save_study()
         for key in keys:
@@ -114,13 +115,13 @@ def merge(folders: Sequence[str | Path], out: str | Path, prefer: str | Path | N
         return results
 
 
-def export(folder: str | Path, to: Format = "csv", out: str | Path | None = None) -> Path:
+def export(folder: str | Path, to: Format | None = None, out: str | Path | None = None) -> Path:
     """Writes the numbers of a study to a file: a table with one row per run, or the tree of results.
 
     Args:
         folder: the folder of the study.
         to: "csv" or "parquet" for the table, "netcdf" or "zarr" for the tree, with values per image that are condensed
-            to as few as findings need.
+            to as few as findings need; by default, what the suffix of ``out`` says, or "csv".
         out: the file; ``export`` for a tree and ``results`` for a table, with the suffix of the format, in the folder
             of the study, by default.
 
@@ -128,16 +129,21 @@ def export(folder: str | Path, to: Format = "csv", out: str | Path | None = None
         The file.
 
     Raises:
-        InputError: the format is unknown, a package that it needs is missing, or the file would replace something else
-            than an earlier export.
+        InputError: the format is unknown or not that of the suffix, a package that it needs is missing, or the file
+            would replace something else than an earlier export.
     """
-    if to not in get_args(Format):
-        raise InputError(f"to: expected {', '.join(get_args(Format))}, got {to!r}")
+    if to is None:
+        to = "csv" if out is None else _format_of(Path(out))
+    if to not in _SUFFIXES:
+        raise InputError(f"to: expected {', '.join(_SUFFIXES)}, got {to!r}")
     results = open_results(folder)
     stem = "export" if to in ("netcdf", "zarr") else "results"
     file = Path(folder) / f"{stem}{_SUFFIXES[to]}" if out is None else Path(out)
-    if file.resolve() == (results.folder / "results.nc").resolve():
-        raise InputError(f"{file}: expected another file than that of the study's own results")
+    if file.suffix != _SUFFIXES[to]:
+        raise InputError(f"out: expected a file that ends in {_SUFFIXES[to]}, as {to} does, got '{file}'")
+    own = [results.folder / name for name in ("results.nc", RUNS)]
+    if any(file.resolve().is_relative_to(each.resolve()) for each in own):
+        raise InputError(f"{file}: expected another file than those in which the study keeps its results")
     if file.is_dir() and not (file / ".zgroup").exists():
         raise InputError(f"{file}: expected a new file, or an earlier export, got a folder of other files")
     writers: dict[str, Callable[[], Any]] = {
@@ -151,6 +157,18 @@ def export(folder: str | Path, to: Format = "csv", out: str | Path | None = None
     except ImportError as error:
         raise InputError(f"to: {to} needs a package, got {error}; pip install 'pyrovae[export]'") from error
     return file
+
+
+def _format_of(file: Path) -> Format:
+    """The format of an export by its suffix.
+
+    Raises:
+        InputError: no format has this suffix.
+    """
+    for to, suffix in _SUFFIXES.items():
+        if file.suffix == suffix:
+            return to
+    raise InputError(f"out: expected a file that ends in {', '.join(_SUFFIXES.values())}, got '{file}'")
 
 
 @dataclass(frozen=True)
@@ -241,7 +259,7 @@ def _union(parts: Sequence[tuple[Path, Study]], prefer: object) -> Study:
 
 def _joined(first: Any, second: Any) -> list[Any]:
     """The values along an axis of two studies, numbers in their order."""
-    values = list(dict.fromkeys([*_listed(first), *_listed(second)]))
+    values = list(dict.fromkeys([*values_of(first), *values_of(second)]))
     return sorted(values) if all(isinstance(each, int | float) for each in values) else values
 
 
@@ -282,7 +300,3 @@ def _draw_again(results: Results) -> None:
     attach_theory(results)
     results.save()
     reporting.draw(results)
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]

@@ -17,7 +17,7 @@ from pyrovae.training.precision import matmul_precision
 from pyrovae.training.terms import terms_on
 from pyrovae.training.trainer import Training
 
-#: Images of each split in a rehearsal.
+#: Images of each split, and particles, in a rehearsal.
 REHEARSED = 16
 
 
@@ -69,7 +69,7 @@ def rehearse(training: Training, settings: Measure) -> None:
     Raises:
         InputError: a measure raises an error, or returns other quantities than it declares.
     """
-    sizes = ("images", "outer", "likelihood_images", "reconstructions", "gap_images")
+    sizes = ("images", "outer", "likelihood_images", "particles", "reconstructions", "gap_images")
     small = {name: min(getattr(settings, name), REHEARSED) for name in sizes} | {
         "temperatures": min(settings.temperatures, 1),
         "gap_temperatures": 1,

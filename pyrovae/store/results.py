@@ -31,6 +31,7 @@ from pyrovae.store.records import Record
 from pyrovae.store.schema import Grid
 from pyrovae.study import Measure, Run, Study, check_trust, growth, key_of
 from pyrovae.study.files import shipped_names, to_yaml
+from pyrovae.study.grid import plain, values_of
 from pyrovae.system import atomic, memory
 from pyrovae.system.provenance import history
 
@@ -206,10 +207,11 @@ class Evaluation:
         """The keys of the runs at some coordinates; empty where a run has no record."""
         runs = self.tree["runs"].to_dataset()
         keys = runs["key"].where(runs["step"] >= 0, "")
+        at = {axis: plain(value) for axis, value in at.items()}
         for axis, value in at.items():
             if axis not in keys.dims:
                 raise InputError(f"unknown axis '{axis}'; valid: {', '.join(map(str, keys.dims))}")
-            for each in value if isinstance(value, list | tuple) else [value]:
+            for each in values_of(value):
                 if each not in (known := keys[axis].values.tolist()):
                     raise InputError(f"{axis}: expected one of {known}, got {each!r}")
         return keys.sel({axis: list(value) if isinstance(value, tuple) else value for axis, value in at.items()})
@@ -305,7 +307,8 @@ class Results(Evaluation):
 
         Args:
             quiet, device: as in `pyrovae.run`.
-            more: further values along an axis, such as ``seed=[3, 4]``; or other settings, such as ``steps=2000``.
+            more: further values along an axis, such as ``seed=3`` or ``seed=[3, 4]``; or other settings, such as
+                ``steps=2000``.
 
         Raises:
             InputError: a setting would change finished runs.
@@ -316,9 +319,9 @@ class Results(Evaluation):
         grown = study_in(self.folder)  # it may have grown since these results were opened
         known = {**grown.base.model_dump(), **grown.base.settings}
         axes = {
-            key: list(dict.fromkeys([*grown.axes.get(key, [known[key]] if key in known else []), *value]))
+            key: list(dict.fromkeys([*grown.axes.get(key, [known[key]] if key in known else []), *values_of(value)]))
             for key, value in more.items()
-            if isinstance(value, list | tuple)
+            if key in grown.axes or isinstance(value, list | tuple)
         }
         study = grown.replace(**{**more, **axes})
         return _above("runner.run").run(study, self.folder, quiet=quiet, device=device)
@@ -384,7 +387,7 @@ class Results(Evaluation):
 
     def run(self, /, **coordinates: Any) -> Run:
         """The run at one point of the grid, trained or not; arguments and errors as for `pair`."""
-        axes = self.study.axes
+        axes, coordinates = self.study.axes, {key: plain(value) for key, value in coordinates.items()}
         for key, value in coordinates.items():
             if key not in axes:
                 raise InputError(f"unknown axis '{key}'; valid: {', '.join(axes)}")

@@ -136,7 +136,7 @@ class Study(Frozen):
         """The fields of the study with flat settings."""
         own = {key: settings.pop(key) for key in _OWN & settings.keys()}
         measure = _section("measure", own.pop("measure", {}))
-        given = {key: _listed(settings[key]) for key in sorted(settings, key=_order)}
+        given = {key: plain(settings[key]) for key in sorted(settings, key=_order)}
         for key, value in given.items():
             if shape := list(getattr(value, "shape", ())):
                 raise InputError(
@@ -396,26 +396,32 @@ def _order(key: str) -> tuple[int, int, str]:
     )
 
 
-def _listed(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Arrays of up to one dimension as plain numbers, those of float32 as the shortest number that they stand for.
 
     Example:
-        >>> _listed(np.array([0.1, 3.0], np.float32)), _listed([np.int64(3), "a"])
+        >>> plain(np.array([0.1, 3.0], np.float32)), plain([np.int64(3), "a"])
         ([0.1, 3.0], [3, 'a'])
     """
     if isinstance(value, list | tuple):
-        return type(value)(map(_listed, value))
+        return type(value)(map(plain, value))
     if getattr(value, "ndim", 2) > 1:
         return value
     array = np.asarray(value)
     short = array.dtype in (np.float16, np.float32)
-    plain = [float(str(each)) for each in array.ravel()] if short else array.ravel().tolist()
-    return plain if array.ndim else plain[0]
+    numbers = [float(str(each)) for each in array.ravel()] if short else array.ravel().tolist()
+    return numbers if array.ndim else numbers[0]
+
+
+def values_of(value: Any) -> list[Any]:
+    """The values that a user gives along an axis: one, a list or an array, as plain numbers."""
+    value = plain(value)
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _axis(key: str, value: Any) -> tuple[Any, ...]:
     """The validated values of one axis."""
-    values = list(value) if isinstance(value, list | tuple) else [value]
+    values = values_of(value)
     if not values:
         raise InputError(f"{key}: expected at least one value, got an empty list: the grid would have no runs")
     if None in values:

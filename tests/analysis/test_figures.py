@@ -5,10 +5,12 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
 from helpers import InMemory
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -77,6 +79,13 @@ def test_first_figure_leaves_a_notebook_interactive(tmp_path: Path) -> None:
     variables = {**os.environ, "MPLBACKEND": "module://notebook_backend", "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, "-c", PLOT], env=variables, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_labels_are_no_latex_even_for_a_user_of_latex(tree: xr.DataTree) -> None:
+    with matplotlib.rc_context({"text.usetex": True}):
+        figure: Any = figures.plot(InMemory(tree), "rate_distortion").figure
+    assert not any(text.get_usetex() for text in figure.findobj(Text))
+    pyplot.close(figure)
 
 
 def test_plane_shows_the_results(tree: xr.DataTree, ax: Axes) -> None:

@@ -185,6 +185,13 @@ def test_labels_of_a_mask_are_announced(tmp_path: Path) -> None:
         from_folder(tmp_path)
 
 
+def test_images_of_other_types_are_announced(tmp_path: Path) -> None:
+    Image.linear_gradient("L").save(tmp_path / "1.png")
+    write_files(tmp_path, {"2.gif": b"", "3.HEIC": b"", "notes.txt": b""})
+    with pytest.warns(UserWarning, match=r"got 2 of other types, such as 2\.gif, which are left out"):
+        assert from_folder(tmp_path).size == 1
+
+
 def test_file_is_one_image_whatever_links_lead_to_it(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     for name in ("b", "c"):

@@ -262,6 +262,32 @@ def test_table_is_vectors_with_labels_and_split(name: str, tmp_path: Path) -> No
     assert (source.labels.tolist(), source.published.tolist()) == ([2, 0, 1], [True, True, False])
 
 
+def test_ending_of_a_file_is_read_in_any_case(tmp_path: Path) -> None:
+    assert make_source(Run(data=write_table(tmp_path / "mine.CSV"))).size == 3
+
+
+def test_column_that_float32_makes_constant_is_warned_of() -> None:
+    times = np.array([[1.7e9, 0.5], [1.7e9 + 20, 1.5], [1.7e9 + 40, -0.5]])
+    with pytest.warns(UserWarning, match=r"got column 0, from 1700000000.0 to 1700000040.0, which becomes constant"):
+        memory.source_of(times)
+
+
+def test_sparse_tensor_is_its_numbers() -> None:
+    assert torch.equal(memory.source_of(X[:, 0].to_sparse()).load(torch.arange(24)), X)
+
+
+@pytest.mark.parametrize("target", ["cat", {"boxes": [1]}, None, 0.5])
+def test_targets_that_are_no_classes_are_no_labels(target: Any) -> None:
+    class Scenes(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(BYTES)
+
+        def __getitem__(self, number: int) -> Any:
+            return BYTES[number], target
+
+    assert memory.source_of(Scenes()).labels is None
+
+
 def test_numbers_in_another_byte_order_are_read() -> None:
     assert torch.equal(memory.source_of(X.numpy().astype(">f4")).load(torch.arange(24)), X)
 
@@ -288,7 +314,22 @@ def test_npy_file_is_read(tmp_path: Path) -> None:
         ),
         (lambda folder: write_table(folder / "a.csv", label=[-1, 0, 1]), "integers ≥ 0 in column 'label'"),
         (lambda folder: write_table(folder / "a.csv", train=[0, 1, 2]), "true or false in column 'train'"),
-        (lambda folder: write_table(folder / "a.csv", b=[1, np.nan, 3]), r"NaN or ∞ in 1 of 3 items, first in item 1"),
+        (lambda folder: write_table(folder / "a.csv", b=[1, np.nan, 3]), r"a.csv: .* none in column 'b' of row 1"),
+        (lambda folder: (folder / "a.csv").write_text("a,b\n1,2\n3\n"), "column 'b' of row 1: .*too few fields"),
+        (lambda folder: write_table(folder / "a.csv", label=[1, None, 0]), "integers ≥ 0 in .*'label', got a missing"),
+        (lambda folder: write_table(folder / "a.csv", train=[True, None, True]), "true or false in .*got a missing"),
+        (lambda folder: write_table(folder / "a.parquet", label=np.array([0, 1, 2**63], np.uint64)), "integers ≥ 0 in"),
+        (lambda folder: write_table(folder / "a.csv", Label=[0, 1, 2]), "expected column 'label', got 'Label'"),
+        (lambda folder: write_table(folder / "a.parquet", **{"train ": [True] * 3}), "'train', got 'train '"),
+        (lambda folder: (folder / "a.csv").write_text("a,b,a\n1,2,3\n"), "several columns called 'a'"),
+        (
+            lambda folder: (folder / "a.csv").write_text("a;b\n1;2\n"),
+            "a single column, 'a;b'; separate fields by commas",
+        ),
+        (
+            lambda folder: write_table(folder / "a.csv", b=[1, 1e39, 3]),
+            r"a.csv: expected numbers that float32 can hold",
+        ),
         (lambda folder: (folder / "a.csv").write_text(""), "expected a table"),
         (
             lambda folder: (folder / "a.csv").write_text("a;b\n1,5;2,5\n3,5;4,5\n"),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,15 +44,35 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "integers": ((255 * X).long(), "got int64; .* integers are pixels only as uint8"),
     "NaN": (X.where(X.max() > X, torch.nan), "got NaN or ∞ in 1 images"),
     "another device": (X.to("meta"), "expected images on cpu, as the pair is, got meta"),
-    "a list": (X.tolist(), "expected a tensor or an array, got list"),
+    "a list": (X.tolist(), "expected a tensor or an array of numbers, got list"),
+    "an array of text": (X.numpy().astype(str), "expected a tensor or an array of numbers, got ndarray"),
+    "no images": (X[:0], "expected at least one image, got none"),
     "integers in an array": ((255 * X).long().numpy(), "got int64; .* integers are pixels only as uint8"),
 }
 
 
 @pytest.mark.parametrize("use", USES)
 def test_proper_images_and_bytes_are_taken(use: str, pair: Pair) -> None:
-    for x in (X, (255 * X).byte(), X.double().numpy(), (255 * X).byte().numpy()):
+    flipped, swapped = X.numpy()[:, :, ::-1], X.numpy().astype(">f4")
+    for x in (X, (255 * X).byte(), X.double().numpy(), (255 * X).byte().numpy(), flipped, swapped):
         assert USES[use](pair, x) is not None
+
+
+@pytest.mark.parametrize("number", [0, 2.5, True])
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("n", lambda pair, number: pair.generate(number)),
+        ("samples", lambda pair, number: pair.terms(X, samples=number)),
+        ("particles", lambda pair, number: pair.log_likelihood(X, particles=number)),
+        ("draws", lambda pair, number: pair.to_inference_data(X, draws=number)),
+    ],
+)
+def test_number_of_draws_is_a_positive_integer(
+    name: str, use: Callable[[Pair, Any], object], number: Any, pair: Pair
+) -> None:
+    with pytest.raises(InputError, match=f"{name}: expected an integer of at least 1, got {number}"):
+        use(pair, number)
 
 
 def test_bytes_mean_pixels_in_the_unit_interval(pair: Pair) -> None:
@@ -166,3 +187,8 @@ def test_codes_of_another_size_give_one_line(pair: Pair) -> None:
     z: Tensor = torch.zeros(5, 3)
     with pytest.raises(InputError, match=r"z: expected \[n, 2\], got \[5, 3\]"):
         pair.decode(z)
+
+
+def test_codes_are_a_tensor_or_an_array(pair: Pair) -> None:
+    z = np.random.default_rng(0).normal(size=(5, 2))
+    torch.testing.assert_close(pair.decode(z).mean, pair.decode(torch.from_numpy(z).float()).mean)  # type: ignore[arg-type]

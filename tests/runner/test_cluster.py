@@ -360,6 +360,25 @@ def test_worker_with_a_broken_module_is_one_line(cluster: LocalCluster, modules:
         run(STUDY.replace(prior="broken:Prior"), tmp_path / "study", scheduler=cluster.scheduler_address, quiet=True)
 
 
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1", "localhost"])
+def test_address_without_a_port_is_one_line(address: str, tmp_path: Path) -> None:
+    with (
+        mock.patch("pyrovae.runner.cluster.dispatch.Client", side_effect=AssertionError),
+        pytest.raises(InputError, match=f"expected a Dask scheduler at {address}, got missing port number"),
+    ):
+        run(STUDY, tmp_path / "study", scheduler=address, quiet=True)
+
+
+def test_script_that_workers_would_run_again_is_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("from pyrovae import Study, run\nrun(Study.load('quick'), 'mine', scheduler='local')\n")
+    found = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
+    line = found.stderr.splitlines()[-1]
+    assert line.startswith("pyrovae.errors.InputError: scheduler:")
+    assert "expected the call below 'if __name__ == \"__main__\":', got " in line
+    assert not (tmp_path / "mine/runs").exists()
+
+
 def test_missing_scheduler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"scheduler: expected a Dask scheduler at tcp://127\.0\.0\.1:9, got "
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(InputError, match=message):

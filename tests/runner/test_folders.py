@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -178,9 +179,11 @@ def test_the_exported_table_has_the_numbers_of_every_run(finished: Path, to: str
     np.testing.assert_allclose(both["rate_distortion/distortion/test"], both["distortion"], rtol=1e-12)
 
 
-@pytest.mark.parametrize(("to", "engine"), [("netcdf", "h5netcdf"), ("zarr", "zarr")])
-def test_the_exported_tree_is_that_of_the_results(finished: Path, tmp_path: Path, to: str, engine: str) -> None:
-    file = export(finished, to, tmp_path / f"tree.{to}")  # type: ignore[arg-type]
+@pytest.mark.parametrize(("to", "suffix", "engine"), [("netcdf", "nc", "h5netcdf"), ("zarr", "zarr", "zarr")])
+def test_the_exported_tree_is_that_of_the_results(
+    finished: Path, tmp_path: Path, to: str, suffix: str, engine: str
+) -> None:
+    file = export(finished, to, tmp_path / f"tree.{suffix}")  # type: ignore[arg-type]
     with xr.open_datatree(file, engine=engine) as tree:
         xr.testing.assert_equal(
             tree["rate_distortion"].to_dataset().load(), open_results(finished).tree["rate_distortion"].to_dataset()
@@ -190,16 +193,36 @@ def test_the_exported_tree_is_that_of_the_results(finished: Path, tmp_path: Path
 def test_an_export_replaces_nothing_but_an_earlier_one(finished: Path, tmp_path: Path) -> None:
     own = (finished / "results.nc").read_bytes()
     assert export(finished, "netcdf") == finished / "export.nc"
-    with pytest.raises(InputError, match="expected another file than that of the study's own results"):
-        export(finished, "netcdf", finished / "results.nc")
+    for file in (finished / "results.nc", next(finished.glob("runs/*/record.nc"))):
+        with pytest.raises(InputError, match="expected another file than those in which the study keeps its results"):
+            export(finished, "netcdf", file)
     assert (finished / "results.nc").read_bytes() == own
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").touch()
+    (tmp_path / "mine.zarr").mkdir()
+    (tmp_path / "mine.zarr/thesis.txt").touch()
     with pytest.raises(InputError, match="got a folder of other files"):
-        export(finished, "zarr", tmp_path / "mine")
-    assert (tmp_path / "mine/thesis.txt").exists()
+        export(finished, "zarr", tmp_path / "mine.zarr")
+    assert (tmp_path / "mine.zarr/thesis.txt").exists()
     for _ in range(2):
         assert export(finished, "zarr") == finished / "export.zarr"
+
+
+def test_the_format_is_what_the_suffix_says(finished: Path, tmp_path: Path) -> None:
+    assert len(pd.read_parquet(export(finished, out=tmp_path / "all.parquet"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "expected"),
+    [
+        (None, "study.yaml", "expected a file that ends in .csv, .parquet, .nc, .zarr, got '.*study.yaml'"),
+        ("csv", "study.yaml", "expected a file that ends in .csv, as csv does"),
+        ("csv", "all.parquet", "expected a file that ends in .csv, as csv does"),
+    ],
+)
+def test_another_suffix_is_refused(to: Literal["csv"] | None, name: str, expected: str, finished: Path) -> None:
+    before = files_of(finished), (finished / "study.yaml").read_bytes()
+    with pytest.raises(InputError, match=expected):
+        export(finished, to, finished / name)
+    assert (files_of(finished), (finished / "study.yaml").read_bytes()) == before
 
 
 def test_an_unknown_format_is_refused(finished: Path) -> None:

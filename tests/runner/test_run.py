@@ -17,8 +17,9 @@ from pyrovae.data import as_input, linear
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators import LinearGaussian, active_units, marginal_rate, rate_terms
 from pyrovae.programs.noise import fork_seed, generator
-from pyrovae.runner import cohort
+from pyrovae.runner import cohort, measuring
 from pyrovae.runner.remeasure import reevaluate
+from pyrovae.study import Measure
 from pyrovae.training.trainer import Interrupted, Training
 
 
@@ -44,6 +45,19 @@ def small(**settings: Any) -> Study:
 def weights(folder: Path) -> dict[str, bytes]:
     """The files with the weights of all runs, by key."""
     return {file.parent.name: file.read_bytes() for file in folder.glob("runs/*/weights.safetensors")}
+
+
+def test_measures_are_tried_out_on_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, measured_runs = [], measuring.measured_runs
+
+    def recorded(training: Training, settings: Measure, *arguments: Any) -> Any:
+        tried.append(settings)
+        return measured_runs(training, settings, *arguments)
+
+    monkeypatch.setattr(measuring, "measured_runs", recorded)
+    run(small(beta=1, seed=0, steps=2, **{"measure.particles": 100}), tmp_path / "study", quiet=True)
+    (few,) = tried
+    assert max(few.images, few.outer, few.likelihood_images, few.particles, few.reconstructions) == 16
 
 
 def test_runs_agree_across_partitions_into_cohorts(tmp_path: Path) -> None:

@@ -257,11 +257,20 @@ def test_pictures_are_those_of_the_records(stored: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "at", [{}, {"beta": 1}, {"depth": [2, 1]}, {"depth": (2,), "beta": 0.1}, {"beta": [1], "seed": 0, "depth": 2}]
+    "at",
+    [
+        {},
+        {"beta": 1},
+        {"depth": [2, 1]},
+        {"depth": (2,), "beta": 0.1},
+        {"beta": [1], "seed": 0, "depth": 2},
+        {"beta": np.float32(0.1), "depth": np.array([2])},
+    ],
 )
 def test_any_selection_of_runs_is_that_of_all(at: dict[str, Any], stored: Path) -> None:
     results = open_results(stored)
     chosen = {axis: list(value) if isinstance(value, tuple) else value for axis, value in at.items()}
+    chosen["beta"] = 0.1 if chosen.get("beta") == np.float32(0.1) else chosen.get("beta", [0.1, 1])
     xr.testing.assert_identical(results.images(**at), results.images().sel(chosen))
     xr.testing.assert_identical(results.pictures("samples", **at), results.pictures("samples").sel(chosen))
 
@@ -365,7 +374,7 @@ def test_figures_are_drawn_by_name_on_given_axes(stored: Path) -> None:
 
 
 def test_grown_results_have_the_new_runs(folder: Path, trained: list[tuple[frozenset[str], int]]) -> None:
-    grown = open_results(folder).grow(seed=[1], quiet=True)
+    grown = open_results(folder).grow(seed=1, quiet=True)
     assert grown.study.axes["seed"] == (0, 1)
     assert set(grown.tree["runs/status"].values.flat) == {"done"}
     assert sorted(len(keys) for keys, _ in trained) == [2, 2]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import dask
 from distributed import CancelledError, Client, Future, KilledWorker, wait
+from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.utils import silence_logging_cmgr
 
 from pyrovae.data import memory
@@ -47,17 +49,39 @@ def connected(address: str) -> Iterator[Client]:
         yield client
 
 
+def _check_guard() -> None:
+    """Raises InputError in a script that each process of a worker, which imports it, would run again."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file and main.__spec__ is None and "__name__" not in Path(file).read_text(encoding="utf-8", errors="ignore"):
+        raise InputError(
+            f"scheduler: expected the call below 'if __name__ == \"__main__\":', got {file} without it, which "
+            "each worker would run again"
+        )
+
+
 def _client(address: str) -> Client:
-    local = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "silence_logs": logging.CRITICAL}
-    remote = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    where: dict[str, Any] = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    if address == "local":
+        _check_guard()
+        where = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "silence_logs": logging.CRITICAL}
     try:
+        if "address" in where:
+            _check_port(address)
         # As a default client, xarray would lock files and compute with it.
-        return Client(**local if address == "local" else remote, set_as_default=False)
+        return Client(**where, set_as_default=False)
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
         raise InputError(
             f"scheduler: expected a Dask scheduler at {address}, got {first_line(error)}; start one with 'dask "
             "scheduler', or take --scheduler local"
         ) from error
+
+
+def _check_port(address: str) -> None:
+    """Raises ValueError if an address has no port: a client that finds none itself waits for a minute when it ends."""
+    scheme, place = parse_address(address)
+    if scheme in ("tcp", "tls"):
+        parse_host_port(place)
 
 
 class Dispatcher:
