@@ -12,13 +12,16 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from pyrovae.errors import InputError, UnsupportedError
+from pyrovae.numerics import logsumexp
 from pyrovae.programs.distributions import base_normal, mapped, noise_shape, reparameterize
 
 #: Least points per chunk, and elements of its temporaries, which should stay in a CPU's cache.
-CHUNK_ROWS = 64
+CHUNK_ROWS = 256
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**26}
-#: Elements that a flow holds for each element of a normal density.
+#: Elements that a flow holds for each dimension of z.
 FLOW_ELEMENTS = 16
+#: Rounding error of a log density, in nats, up to which it may be a matrix product.
+ROUNDING = 1e-9
 
 
 def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
@@ -79,8 +82,7 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
         own: row of each point's own encoding, in the batch shape of the points, to exclude from the mixture:
             log 1/(N−1) Σ_{m≠own} q(z|x_m).
 
-    Cost: one density per point and encoding, in chunks, so that memory does not grow with N. (z − μ_m)² is not
-    expanded into a matrix product, which would lose z²/σ² · 1e-16 nats.
+    Cost: one density per point and encoding, in chunks, so that memory does not grow with N.
     """
     event = len(q.event_shape)
     batch = z.shape[: z.dim() - event]
@@ -90,7 +92,7 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
     for rows, owner in zip(points.split(chunk_rows(q)), owners, strict=False):
         total = rows.new_full((len(rows),), -torch.inf)
         for log_q in log_densities(rows, q, owner):
-            total = torch.logaddexp(total, log_q.logsumexp(1))
+            total = torch.logaddexp(total, logsumexp(log_q, 1))
         totals.append(total)
     count = q.batch_shape.numel() - (own is not None)
     return torch.cat(totals).reshape(batch) - math.log(count)
@@ -121,13 +123,28 @@ def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iter
 
 def _elements(q: Distribution) -> int:
     """Elements that a density of a point under an encoding needs."""
+    if _diagonal(q):
+        return 1
     return q.event_shape.numel() * (1 if base_normal(q) else FLOW_ELEMENTS)
 
 
+def _diagonal(q: Distribution) -> bool:
+    return isinstance(q, Independent) and isinstance(q.base_dist, Normal) and len(q.event_shape) > 0
+
+
 def _log_density(z: Tensor, q: Distribution) -> Tensor:
-    """log q(z|x_m), ``[n, N]``; for a diagonal normal, four times as fast as its `log_prob`."""
-    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.event_shape):
+    """log q(z|x_m), ``[n, N]``.
+
+    For diagonal normals, (z − μ)²/σ² is expanded into a matrix product unless that loses too much: about z²/σ² · 1e-16
+    nats. It takes a tenth of the time.
+    """
+    if not _diagonal(q):
         return q.log_prob(z.unsqueeze(1))
-    loc, scale = q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
-    squares = (z.flatten(1).unsqueeze(1) - loc).div_(scale).square_().sum(-1)
-    return -0.5 * squares - (scale.log() + math.log(2 * math.pi) / 2).sum(-1)
+    z, loc, scale = z.flatten(1), q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
+    constant = -(scale.log() + math.log(2 * math.pi) / 2).sum(-1)
+    reach = z.norm(dim=1).amax() + loc.norm(dim=1).amax()
+    if not torch.finfo(z.dtype).eps * (reach / scale.amin()).square() < ROUNDING:
+        return constant - (z.unsqueeze(1) - loc).div_(scale).square_().sum(-1) / 2
+    precision = scale.square().reciprocal()
+    constant -= (precision * loc.square()).sum(-1) / 2
+    return torch.addmm(constant, torch.cat([z.square(), z], 1), torch.cat([-precision / 2, precision * loc], 1).T)

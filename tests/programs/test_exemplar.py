@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal
 
 from pyrovae import InputError, Study, run
 from pyrovae.models.priors import Exemplar
+from pyrovae.models.priors.bank import BankMixture
 from pyrovae.runner.remeasure import reevaluate
 
 X = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
@@ -46,6 +47,19 @@ def test_density_is_the_mean_of_kernels_around_the_other_codes() -> None:
         others = torch.cat([X[:number], X[number + 1 :]])
         found = prior.eval().of(X[number : number + 1], torch.tensor([number])).log_prob(z[:1])
         torch.testing.assert_close(found, density(z[:1], 2 * others, math.exp(-0.5)))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_density_of_narrow_encodings_is_exact_in_float32(scale: float) -> None:
+    """A product in float32 would lose 0.5 nats at σ = 1e-3."""
+    features = 3 * torch.randn(300, 20, generator=torch.Generator().manual_seed(0))
+
+    def narrow(features: Tensor) -> Independent:
+        return Independent(Normal(features, torch.full_like(features, scale)), 1)
+
+    z = features[:50] + scale * torch.randn(50, 20, generator=torch.Generator().manual_seed(1))
+    expected = narrow(features.double()).log_prob(z.double()[:, None]).logsumexp(1) - math.log(300)
+    torch.testing.assert_close(BankMixture(narrow, features).log_prob(z).double(), expected, rtol=1e-6, atol=1e-5)
 
 
 def test_training_step_has_some_exemplars_and_never_the_image_itself() -> None:
