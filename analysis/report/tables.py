@@ -113,7 +113,17 @@ def _texts(
     flat: list[Iterable[Any]] = [_flat(mean, frame), repeat(None), _flat(marks, frame)]
     if errors is not None:
         flat[1] = _flat(error_of_mean(values, errors), frame)
-    return [column.written(*cell) for cell in zip(*flat, strict=False)]
+    numbers = _flat(_fewer_runs(values), frame)
+    return [
+        column.written(*cell) + (f" ({number:.0f})" if number else "")
+        for number, *cell in zip(numbers, *flat, strict=False)
+    ]
+
+
+def _fewer_runs(values: xr.DataArray) -> xr.DataArray:
+    """The number of runs in a mean that is over fewer runs than others, otherwise 0."""
+    number = values.notnull().sum(repeated(values))
+    return number.where(number < number.max(), 0)
 
 
 def _flat(values: xr.DataArray, frame: xr.DataArray) -> NDArray[Any]:
@@ -144,7 +154,9 @@ def _title(group: str, found: list[Column], marks: dict[str, xr.DataArray], data
     several = any(data.sizes[dim] > 1 for dim in repeated(data))
     errors = ["± standard error over images" + " and runs" * several] * any(each.quantity.has_error for each in found)
     notes = dict.fromkeys(note for column in found for note in column.notes(marks[column.heading]))
-    described = ", ".join([*dict.fromkeys(units), *errors, *["means over runs"] * several])
+    fewer = any(_fewer_runs(column.values(data)).any() for column in found)
+    means = "means over runs" + ", over n only where (n) stands" * fewer
+    described = ", ".join([*dict.fromkeys(units), *errors, *[means] * several])
     name = group.replace("_", " ")
     return "; ".join([f"{name}: {described}" if described else name, *notes])
 

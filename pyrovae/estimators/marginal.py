@@ -5,7 +5,8 @@ error of a float32 z is many σ.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ CHUNK_ROWS = 256
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**26}
 #: Elements that a flow holds for each dimension of z.
 FLOW_ELEMENTS = 16
-#: Rounding error of a log density, in nats, up to which it may be a matrix product.
-ROUNDING = 1e-9
+#: Bound on the rounding error of a log density, in nats, up to which it may be a matrix product.
+ROUNDING = 1e-8
 
 
 def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
@@ -111,10 +112,11 @@ def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iter
         q: the N encodings, float64.
         own: row of each point's own encoding, ``[n]``, whose log density is set to −∞.
     """
-    columns = max(1, CHUNK_ELEMENTS[z.device.type] // (CHUNK_ROWS * _elements(q)))
+    density, elements = _density(z, q)
+    columns = max(1, CHUNK_ELEMENTS[z.device.type] // (CHUNK_ROWS * elements))
     for start in range(0, q.batch_shape[0], columns):
         part = mapped(q, lambda parameter, at=start: parameter[at : at + columns])
-        log_q = _log_density(z, part)
+        log_q = density(z, part)
         if own is not None:
             mine = own[:, None] == torch.arange(start, start + log_q.shape[1], device=z.device)
             log_q = log_q.masked_fill(mine, -torch.inf)
@@ -123,28 +125,32 @@ def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iter
 
 def _elements(q: Distribution) -> int:
     """Elements that a density of a point under an encoding needs."""
-    if _diagonal(q):
-        return 1
     return q.event_shape.numel() * (1 if base_normal(q) else FLOW_ELEMENTS)
 
 
-def _diagonal(q: Distribution) -> bool:
-    return isinstance(q, Independent) and isinstance(q.base_dist, Normal) and len(q.event_shape) > 0
+def _density(z: Tensor, q: Distribution) -> tuple[Callable[[Tensor, Any], Tensor], int]:
+    """The fastest function for log q(z|x_m), ``[n, N]``, exact to `ROUNDING`, and the elements that it needs."""
+    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.event_shape):
+        return _of_any, _elements(q)
+    reach = z.flatten(1).norm(dim=1).amax() + q.base_dist.loc.flatten(1).norm(dim=1).amax()
+    rounding = torch.finfo(z.dtype).eps * (reach / q.base_dist.scale.amin()).square()
+    return (_by_product, 1) if rounding < ROUNDING else (_by_differences, _elements(q))
 
 
-def _log_density(z: Tensor, q: Distribution) -> Tensor:
-    """log q(z|x_m), ``[n, N]``.
+def _of_any(z: Tensor, q: Distribution) -> Tensor:
+    return q.log_prob(z.unsqueeze(1))
 
-    For diagonal normals, (z − μ)²/σ² is expanded into a matrix product unless that loses too much: about z²/σ² · 1e-16
-    nats. It takes a tenth of the time.
-    """
-    if not _diagonal(q):
-        return q.log_prob(z.unsqueeze(1))
+
+def _by_differences(z: Tensor, q: Any) -> Tensor:
+    """For diagonal normals, four times as fast as their `log_prob`."""
+    loc, scale = q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
+    squares = (z.flatten(1).unsqueeze(1) - loc).div_(scale).square_().sum(-1)
+    return -0.5 * squares - (scale.log() + math.log(2 * math.pi) / 2).sum(-1)
+
+
+def _by_product(z: Tensor, q: Any) -> Tensor:
+    """For diagonal normals, (z − μ)²/σ² as a product of (z², z) and (1/σ², −2μ/σ²), ten times as fast again."""
     z, loc, scale = z.flatten(1), q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
-    constant = -(scale.log() + math.log(2 * math.pi) / 2).sum(-1)
-    reach = z.norm(dim=1).amax() + loc.norm(dim=1).amax()
-    if not torch.finfo(z.dtype).eps * (reach / scale.amin()).square() < ROUNDING:
-        return constant - (z.unsqueeze(1) - loc).div_(scale).square_().sum(-1) / 2
     precision = scale.square().reciprocal()
-    constant -= (precision * loc.square()).sum(-1) / 2
+    constant = -(precision * loc.square() / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1)
     return torch.addmm(constant, torch.cat([z.square(), z], 1), torch.cat([-precision / 2, precision * loc], 1).T)

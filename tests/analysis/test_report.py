@@ -257,3 +257,15 @@ def test_errors_in_a_table_are_those_of_means_over_images_and_runs(axis: str) ->
     tree["rate_distortion"] = xr.DataTree(data)
     (table,) = tables.measured(tree).values()
     assert [str(cell) for cell in table.columns[1].cells] == [f"13.00 ± {(0.8**2 + 13 / 3) ** 0.5:.2f}"]
+
+
+def test_means_over_fewer_runs_than_others_are_marked() -> None:
+    tree = schema.empty(Study(name="mine", beta=[0.1, 1], train_images=64, seed=[0, 1, 2]).resolved())
+    data = tree["rate_distortion"].to_dataset()
+    values = xr.DataArray([[10.0, 12.0, 17.0], [20.0, np.nan, 22.0]], {"beta": [0.1, 1], "seed": [0, 1, 2]})
+    data["distortion"] = xr.zeros_like(data["distortion"]) + values
+    for marked, chosen in {True: [0.1, 1], False: [0.1]}.items():
+        tree["rate_distortion"] = xr.DataTree(data.where(data.beta.isin(chosen)))
+        (table,) = tables.measured(tree).values()
+        assert ("over n only where (n) stands" in str(table.title)) == marked
+        assert [str(cell).endswith(" (2)") for cell in table.columns[1].cells] == [False, True][: len(chosen)]

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/information.py [cpu|cuda] [--encodings N] [--points M]
 
-The arithmetic is a difference, a quotient and a square for each point, encoding and dimension, and one exponential for
-each point and encoding, in float64 on arrays that fit into the cache.
+The arithmetic is a product of (z², z) and the parameters of the encodings, and one exponential for each point and
+encoding, in float64 on arrays that fit into the cache.
 """
 
 import argparse
@@ -29,13 +29,12 @@ def posteriors(encodings: int) -> dict[str, Distribution]:
 
 def arithmetic(encodings: int, points: int) -> None:
     """The arithmetic of a diagonal posterior."""
-    rows, columns = 64, 512
-    z = torch.rand(rows, columns, LATENT_SIZE, dtype=torch.float64)
-    loc = torch.rand(columns, LATENT_SIZE, dtype=torch.float64) + 0.5
-    logits, out = torch.rand(rows, columns, dtype=torch.float64), torch.empty_like(z)
+    rows, columns = 256, 1024
+    z = torch.rand(rows, 2 * LATENT_SIZE, dtype=torch.float64)
+    parameters = -torch.rand(2 * LATENT_SIZE, columns, dtype=torch.float64)
+    log_q = z.new_empty(rows, columns)
     for _ in range(encodings * points // (rows * columns)):
-        torch.sub(z, loc, out=out).div_(loc).square_()
-        logits.exp()
+        torch.mm(z, parameters, out=log_q).exp_()
 
 
 def compare(name: str, q: Distribution, points: int) -> None:
