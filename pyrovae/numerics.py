@@ -18,5 +18,5 @@ def logsumexp(x: Tensor, dim: int) -> Tensor:
         tensor([0., -inf])
     """
     largest = x.detach().amax(dim, keepdim=True)
-    terms = (x - largest).clamp_(min=_NEGLIGIBLE).exp_()
+    terms = (x - largest).clamp(min=_NEGLIGIBLE).exp()
     return torch.where(largest.isfinite(), terms.sum(dim, keepdim=True).log() + largest, largest).squeeze(dim)

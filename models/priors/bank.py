@@ -8,9 +8,9 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
-from torch.distributions import Normal, constraints
+from torch.distributions import constraints
 
-from pyrovae.models.priors.prior import Prior
+from pyrovae.models.priors.prior import Prior, log_densities
 from pyrovae.numerics import logsumexp
 
 #: Images encoded per chunk, and pairs of a z and an encoding evaluated per chunk.
@@ -104,7 +104,7 @@ class BankMixture(TorchDistribution):
         columns = max(1, CHUNK_PAIRS[value.device.type] // max(1, math.prod(value.shape[:-1])))
         total = None
         for start in range(0, len(self.bank), columns):
-            log_q = _log_densities(self.distribution(self.bank[start : start + columns].to(value.dtype)), value)
+            log_q = log_densities(self.distribution(self.bank[start : start + columns].to(value.dtype)), value)
             if self.left_out is not None:
                 log_q = log_q.masked_fill(self.left_out[..., start : start + columns], MASKED_LOG_PROB)
             part = logsumexp(log_q, -1)
@@ -137,19 +137,3 @@ class BankMixture(TorchDistribution):
             None if part is None else part.expand(*batch_shape, part.shape[-1]) for part in (self.left_out, self.own)
         )
         return BankMixture(self.distribution, self.bank, left_out, own, self.size, torch.Size(batch_shape))
-
-
-def _log_densities(q: dist.Distribution, z: Tensor) -> Tensor:
-    """log q(z|x_m) of vectors z, ``[..., d]``, under each of M encodings: ``[..., M]``.
-
-    Under diagonal normals and for a float32 z, it is a product of (z², z) and (−1/2σ², μ/σ²) in float64, whose rounding
-    error is far below that of z.
-    """
-    normal = getattr(q, "base_dist", None)
-    if z.dtype != torch.float32 or not isinstance(normal, Normal):
-        return q.log_prob(z.unsqueeze(-2))
-    point, loc, scale = (each.double() for each in (z, normal.loc, normal.scale))
-    precision = scale.square().reciprocal()
-    constant = (-precision * loc.square() / 2 - scale.log() - math.log(2 * math.pi) / 2).sum(-1)
-    product = torch.cat([point.square(), point], -1) @ torch.cat([-precision / 2, precision * loc], -1).mT
-    return (product + constant).to(z.dtype)
