@@ -179,5 +179,5 @@ def test_terms_are_means_over_draws(pair: Pair) -> None:
     torch.testing.assert_close(pair.terms(X, samples=3).distortion, draws.mean(0))
     with pytest.raises(InputError, match="unknown argument 'sample'; valid: samples, beta"):
         pair.terms(X, sample=3)
-    with pytest.raises(InputError, match="n: expected at least 1 image, got 0"):
+    with pytest.raises(InputError, match="n: expected an integer of at least 1, got 0"):
         pair.generate(0)
