@@ -1,5 +1,7 @@
 """Numerics that torch lacks, for every layer."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,3 +22,19 @@ def logsumexp(x: Tensor, dim: int) -> Tensor:
     largest = x.detach().amax(dim, keepdim=True)
     terms = (x - largest).clamp(min=_NEGLIGIBLE).exp()
     return torch.where(largest.isfinite(), terms.sum(dim, keepdim=True).log() + largest, largest).squeeze(dim)
+
+
+def normal_log_densities(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """log N(z_n; μ_m, diag σ_m²) of points ``[..., n, d]`` under M normal distributions ``[M, d]``: ``[..., n, M]``.
+
+    A product of (z², z) and (−1/2σ², μ/σ²), which takes a tenth of the time of differences but loses about
+    ε (|z| + |μ|)²/σ² nats to rounding.
+
+    Example:
+        >>> z, loc, scale = torch.ones(3, 2), torch.zeros(4, 2), torch.ones(4, 2)
+        >>> torch.allclose(normal_log_densities(z, loc, scale), -torch.tensor(1 + math.log(2 * math.pi)))
+        True
+    """
+    precision = scale.square().reciprocal()
+    constant = -(precision * loc.square() / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1)
+    return torch.cat([z.square(), z], -1) @ torch.cat([-precision / 2, precision * loc], -1).mT + constant

@@ -118,7 +118,7 @@ _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
 MEMORY = "memory-"
 #: What reads a data set that is given by its path, by the suffix of a file.
 _FOLDER = "pyrovae.data.images:from_folder"
-_FILES = {
+FILES = {
     ".npz": "pyrovae.data.images:from_npz",
     ".npy": "pyrovae.data.tables:from_npy",
     ".csv": "pyrovae.data.tables:from_table",
@@ -226,7 +226,7 @@ def check_name(kind: str, name: str) -> None:
     if name in names(kind) or user_module(name) or (kind == "data" and (is_path(name) or name.startswith(MEMORY))):
         return
     further = ["module:name for one of yours"]
-    further += [f"the path of a folder of images or of a file ({', '.join(_FILES)})"] if kind == "data" else []
+    further += [f"the path of a folder of images or of a file ({', '.join(FILES)})"] if kind == "data" else []
     raise InputError(f"unknown {kind} {name!r:.200}; valid: {', '.join([*sorted(names(kind)), *further])}")
 
 
@@ -245,7 +245,7 @@ def user_sources(names: Iterable[str]) -> list[str]:
 
 def is_path(data: str) -> bool:
     """Whether a data set is given by its path."""
-    return data not in names("data") and (Path(data).suffix.lower() in _FILES or "/" in data or Path(data).is_dir())
+    return data not in names("data") and (Path(data).suffix.lower() in FILES or "/" in data or Path(data).is_dir())
 
 
 def reader(path: str) -> str:
@@ -255,7 +255,7 @@ def reader(path: str) -> str:
         >>> reader("mine.npz"), reader("photos/")
         ('pyrovae.data.images:from_npz', 'pyrovae.data.images:from_folder')
     """
-    return _FILES.get(Path(path).suffix.lower(), _FOLDER)
+    return FILES.get(Path(path).suffix.lower(), _FOLDER)
 
 
 def resolve(kind: str, name: str) -> Callable[..., Any]:

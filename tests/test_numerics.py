@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.distributions import Normal
 
-from pyrovae.numerics import logsumexp
+from pyrovae.numerics import logsumexp, normal_log_densities
 
 
 @pytest.mark.parametrize("spread", [1.0, 100.0, 1e6])
@@ -18,3 +19,13 @@ def test_logsumexp_of_infinities_is_that_of_torch() -> None:
     inf, nan = torch.inf, torch.nan
     x = torch.tensor([[-inf, -inf], [-inf, 0.0], [inf, 0.0], [nan, 0.0], [inf, -inf]])
     torch.testing.assert_close(logsumexp(x, 1), x.logsumexp(1), equal_nan=True)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0])
+def test_densities_are_those_of_torch(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    loc, noise = (torch.randn(5, 7, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    scales = scale * (1 + torch.rand(7, 3, generator=generator, dtype=torch.float64))
+    z = loc + scale * noise
+    expected = Normal(loc[0], scales).log_prob(z.unsqueeze(-2)).sum(-1)
+    torch.testing.assert_close(normal_log_densities(z, loc[0], scales), expected, rtol=1e-9, atol=1e-8)

@@ -20,6 +20,7 @@ from torch import Tensor
 from pyrovae.data import Source, vision
 from pyrovae.data.fetch import reason
 from pyrovae.errors import InputError
+from pyrovae.parts import FILES
 from pyrovae.system.atomic import check_name
 from pyrovae.system.memory import check_memory
 
@@ -86,7 +87,7 @@ def image_files(folder: Path) -> list[Path]:
     """
     endings = vision.datasets().folder.IMG_EXTENSIONS
     if not folder.is_dir():
-        got = "a file, which would have to end in .npz, .npy, .csv or .parquet" if folder.exists() else "no such folder"
+        got = f"a file, which would have to end in {', '.join(FILES)}" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: expected a folder of images, got {got}")
     files = sorted(file for file in _files(folder) if file.is_file())
     images = [file for file in files if file.suffix.lower() in endings]

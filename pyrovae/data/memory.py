@@ -166,17 +166,14 @@ def _with_column(sources: Sequence[Source], name: str, column: Any) -> list[Sour
 
 def _labelled(source: Source, name: str, values: Tensor) -> Source:
     whole = not values.is_floating_point() and values.dtype != torch.bool
-    # Converted first: what does not fit is below 0 then.
-    if name == "labels" and not (
-        values.dim() == 1 and whole and len(values) == source.size and (values.long() >= 0).all()
-    ):
+    classes = values.long()  # below 0 if it does not fit
+    if name == "labels" and not (values.dim() == 1 and whole and len(values) == source.size and (classes >= 0).all()):
         raise InputError(
             f"labels: expected integers ≥ 0, one for each of the {source.size:,} items, got {values.dtype} of shape "
-            f"{list(values.shape)}"
-            + (", some below 0 or beyond 63 bits" if whole and (values.long() < 0).any() else "")
+            f"{list(values.shape)}" + (", some below 0 or beyond 63 bits" if whole and (classes < 0).any() else "")
         )
     if name == "labels":
-        return replace(source, labels=values.long())
+        return replace(source, labels=classes)
     values = values.float()
     if values.dim() != 2 or len(values) != source.size or not ((values >= 0) & (values <= 1)).all():
         raise InputError(

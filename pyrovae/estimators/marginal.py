@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from pyrovae.errors import InputError, UnsupportedError
-from pyrovae.numerics import logsumexp
+from pyrovae.numerics import logsumexp, normal_log_densities
 from pyrovae.programs.distributions import base_normal, mapped, noise_shape, reparameterize
 
 #: Least points per chunk, and elements of its temporaries, which should stay in a CPU's cache.
@@ -149,8 +149,4 @@ def _by_differences(z: Tensor, q: Any) -> Tensor:
 
 
 def _by_product(z: Tensor, q: Any) -> Tensor:
-    """For diagonal normals, (z − μ)²/σ² as a product of (z², z) and (1/σ², −2μ/σ²), ten times as fast again."""
-    z, loc, scale = z.flatten(1), q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
-    precision = scale.square().reciprocal()
-    constant = -(precision * loc.square() / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1)
-    return torch.addmm(constant, torch.cat([z.square(), z], 1), torch.cat([-precision / 2, precision * loc], 1).T)
+    return normal_log_densities(z.flatten(1), q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1))
