@@ -102,7 +102,8 @@ def test_forward_and_backward_weights_are_unbiased(seed: int) -> None:
 @pytest.mark.parametrize("name", parts.names("prior"))
 def test_log_likelihood_under_every_prior_matches_quadrature(name: str, seed: int) -> None:
     event = torch.Size([1, 1, 4])
-    few = {"components": 5} if "components" in parts.settings_of("prior", name) else {}
+    small = {"components": 5, "hidden": 8, "solver_steps": 8}
+    few = {key: small[key] for key in small.keys() & parts.settings_of("prior", name)}
     run = Run(prior=name, network="linear", likelihood="gaussian", noise_scale=0.5, latent_size=1, seed=seed, **few)
     images = torch.rand(20, *event, generator=torch.Generator().manual_seed(seed))
     pair = make_pair(run, event, images=images)
