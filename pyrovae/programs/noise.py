@@ -29,7 +29,10 @@ def generator(seed: int, stream: str, block: int = 0, device: torch.device = CPU
 @contextmanager
 def fork_seed(seed: int) -> Iterator[None]:
     """Seeds torch's global generators inside the block, and restores them afterwards."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):  # by default it warns if there are several GPUs
-        torch.manual_seed(seed)
+    cuda = torch.cuda.is_initialized()
+    with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):  # by default it warns of several GPUs
+        # torch.manual_seed takes a millisecond where no GPU is in use, because it keeps its own traceback for later.
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
         yield

@@ -62,10 +62,10 @@ SMALL: dict[str, Any] = {
     "measure.gap_images": 8,
     "measure.gap_temperatures": 2,
 }
-#: The exceptions: settings that a page varies, or selects a run by.
+#: The exceptions, on pages that select runs of a study in its own folder by them.
 VARIED = {
     "beta": re.compile(r"\bbeta(: \[|=0\.01,)"),
-    "depth": re.compile(r"\bdepth=(3|\$)"),
+    "depth": re.compile(r"\bdepth=\[|,depth="),
     "train_images": re.compile(r"\btrain_images(=|: )\["),
 }
 #: Components without that setting.
@@ -287,12 +287,13 @@ def _call(words: list[str], settings: dict[str, Any]) -> None:
 
 def _smaller(words: list[str], settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that make a command small, but let its study grow where it asks for more seeds or steps."""
-    known = {key: value for key, value in settings.items() if f"{key}=null" not in words}
+    known = settings | ({"depth": SMALL["depth"]} if "--out" in words else {})
+    known = {key: value for key, value in known.items() if f"{key}=null" not in words}
     if "quick" not in words:
         known.pop("beta", None)
     if not WITHOUT_WIDTH.isdisjoint(words):
         del known["width"]
-    for axis in ("seed", "beta"):
+    for axis in ("seed", "beta", "depth"):
         if any(word.startswith(f"{axis}=") for word in words):
             known.pop(axis, None)
     if any(word.startswith("steps=") for word in words):
