@@ -14,7 +14,7 @@ from pyrovae.analysis.figures.generalization import fixed_decoder_curve, general
 from pyrovae.analysis.figures.learning import learning_curves, weight_of_rate
 from pyrovae.analysis.figures.likelihood import log_likelihood, pareto_k
 from pyrovae.analysis.figures.pictures import latent_plane, pair_plot, reconstructions, samples, traversals
-from pyrovae.analysis.figures.plane import distortion, rate_distortion
+from pyrovae.analysis.figures.plane import distortion, distortion_over_gap, rate_distortion
 from pyrovae.analysis.figures.priors import gap_decomposition
 from pyrovae.analysis.figures.rates import information, population, saturation
 from pyrovae.analysis.figures.style import FORMATS, WIDTH, content, rc_params, write
@@ -27,6 +27,7 @@ FIGURES: Mapping[str, Callable[[Evaluation, Axes], Axes]] = {
     for draw in (
         rate_distortion,
         distortion,
+        distortion_over_gap,
         information,
         saturation,
         population,

@@ -1,4 +1,4 @@
-"""Distortion in the rate–distortion plane and against β, on train and test."""
+"""Distortion in the rate–distortion plane, against β, and against the prior gap."""
 
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -23,6 +23,9 @@ from pyrovae.analysis.figures.style import (
     theory_curves,
     with_errors,
 )
+from pyrovae.analysis.findings.cells import SYMBOLS
+from pyrovae.analysis.findings.statistics import repeated
+from pyrovae.estimators.information import SATURATED
 from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
@@ -64,9 +67,9 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     if swept(data) == "beta":
         ax.plot([], [], "*", markersize=9, color=grey(0.7), label="β = 1")
     legend(ax)
-    test = list(_points(data, "test"))
+    train, test = (list(_points(curves(data), split)) for split in ("train", "test"))
     if len(test) <= MAX_LABELS:
-        _place_labels(ax, test, obstacles=[*test, *_points(data, "train")])
+        _place_labels(ax, test, obstacles=[*test, *train])
     return ax
 
 
@@ -95,6 +98,44 @@ def distortion(results: Evaluation, ax: Axes) -> Axes:
     return ax
 
 
+def distortion_over_gap(results: Evaluation, ax: Axes) -> Axes:
+    """Test distortion against the prior gap G of the training images, where I has reached log N; means over seeds.
+
+    Labels are β, or target rates in its place, or γ if it varies. Bars are ± two standard errors over runs. I is equal in
+    all of these settings, so that a curve which falls shows distortion falling as G grows. Nothing is drawn if there
+    are fewer than two, or if I is below log N in one run of each.
+    """
+    data = _at_saturation(results.tree)
+    along = "gamma" if data.sizes.get("gamma", 1) > 1 else swept(data)
+    drawn = list(curves(data.sortby(along), "prior_gap", along))
+    points = list(_points(drawn, "test", "prior_gap", along))
+    if len(points) < 2:
+        return ax
+    for curve in drawn:
+        cell = curve.data.sel(split="test").dropna(along, subset=["prior_gap"])
+        gap, distortion = cell["prior_gap"], cell["distortion"]
+        ax.plot(gap, distortion, "-" + curve.shape, color=curve.colour, linewidth=1.2, label=curve.name)
+        bars(ax, gap, distortion, cell["distortion_bar"], curve.colour, cell["prior_gap_bar"])
+    ax.set_xlabel("prior gap G of training images (nats), I at log N")
+    ax.set_ylabel("test distortion D (nats per image)")
+    ax.margins(0.08)
+    if len(drawn) > 1:
+        legend(ax)
+    if len({point.label for point in points}) > 1:
+        _place_labels(ax, points, obstacles=points)
+    else:
+        ax.set_title(f"{SYMBOLS[along]} = {points[0].label}")
+    return ax
+
+
+def _at_saturation(tree: xr.DataTree) -> xr.Dataset:
+    """Means and errors of D and G; G is missing where I of a run is below log N."""
+    data = tree["information"].to_dataset().assign(distortion=tree["rate_distortion"]["distortion"])
+    reached = (data["mutual_information"] > data["log_n"] - SATURATED).all(repeated(data["prior_gap"]))
+    means = with_errors(data, ["prior_gap", "distortion"])
+    return means.assign(prior_gap=means["prior_gap"].where(reached))
+
+
 def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
     """A curve on one split, with a star at β = 1."""
     line, filled = _SPLITS[split]
@@ -110,13 +151,15 @@ def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
     bars(ax, rate, distortion, of_distortion, curve.colour, of_rate)
 
 
-def _points(data: xr.Dataset, split: str) -> Iterator[Point]:
-    """The finite points of all curves on one split."""
-    for curve in curves(data):
-        values = (curve.data[each].sel(split=split).values for each in ("rate", "distortion"))
-        for r, d, along in zip(*values, curve.data[swept(curve.data)].values, strict=True):
-            if np.isfinite(r + d):
-                yield Point((r, d), f"{along:g}", curve.colour)
+def _points(drawn: Iterable[Curve], split: str, x: str = "rate", along: str | None = None) -> Iterator[Point]:
+    """The finite points of curves of D on one split, labelled with their value along an axis, which is β by default."""
+    for curve in drawn:
+        cell = curve.data.sel(split=split)
+        for *position, value in zip(
+            *(cell[name].values for name in (x, "distortion", along or swept(cell))), strict=True
+        ):
+            if np.isfinite(position).all():
+                yield Point((position[0], position[1]), f"{value:g}", curve.colour)
 
 
 def far_rate(rates: ArrayLike) -> float | None:

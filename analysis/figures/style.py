@@ -59,7 +59,7 @@ def rc_params(width: float = WIDTH, *, dark: bool = False) -> dict[str, Any]:
 
 
 class Curve(NamedTuple):
-    """The results along β, or target rates in its place, at one combination of the other axes, and their look."""
+    """The results along an axis at one combination of the others, and their look."""
 
     name: str
     data: xr.Dataset
@@ -88,9 +88,13 @@ def titled(axis: str, value: float) -> str:
     return f"{SYMBOLS[axis]} = {value:g}"
 
 
-def curves(data: xr.Dataset, variable: str = "rate") -> Iterator[Curve]:
-    """One curve over β for every combination of the other axes that has numbers, named by the axes that vary."""
-    along = swept(data)
+def curves(data: xr.Dataset, variable: str = "rate", along: str | None = None) -> Iterator[Curve]:
+    """One curve along an axis for every combination of the others that has numbers, named by the axes that vary.
+
+    Args:
+        along: the axis; by default β, or target rates in its place.
+    """
+    along = along or swept(data)
     axes = [str(dim) for dim in data[variable].dims if dim not in ("split", "step", along)]
     looks = zip(cycle(map(visible, COLOURS)), cycle(SHAPES), strict=False)
     for values in product(*(data[dim].values.tolist() for dim in axes)):

@@ -202,6 +202,45 @@ def test_saturation_shows_information_against_rate(tree: xr.DataTree, ax: Axes) 
     assert (drawn["I = R"][:, 0] == drawn["I = R"][:, 1]).all()
 
 
+def test_distortion_over_gap_shows_settings_with_saturated_information(tree: xr.DataTree, ax: Axes) -> None:
+    """A setting whose I is below log N in one run is left out; labels are the values of β."""
+    codes, distortion = tree["information"], tree["rate_distortion"]["distortion"].sel(split="test")
+    codes["mutual_information"].loc[{"beta": BETAS[:5]}] = 8.25
+    codes["mutual_information"].loc[{"beta": 0.01, "seed": 1, "depth": 3}] = 8.1
+    drawn = drawn_lines(figures.distortion_over_gap(InMemory(tree), ax))
+    for depth, betas in ((1, [0.3, 0.1, 0.01, 0.005, 0.001]), (3, [0.3, 0.1, 0.005, 0.001])):
+        cells = [each.sel(depth=depth, beta=betas).mean("seed") for each in (codes["prior_gap"], distortion)]
+        found = drawn[f"depth {depth}"]
+        np.testing.assert_allclose(found[np.isfinite(found).all(1)][::-1], np.stack(cells, axis=1))
+    labels = [text.get_text() for text in ax.texts if text.get_text()]
+    assert sorted(labels) == ["0.001", "0.001", "0.005", "0.005", "0.01", "0.1", "0.1", "0.3", "0.3"]
+
+
+def test_distortion_over_gap_follows_the_weight_of_the_gap(tree: xr.DataTree, ax: Axes) -> None:
+    tree = xr.DataTree.from_dict({
+        name: tree[name].to_dataset().sel(beta=[0.01, 0.1, 1]).rename(beta="gamma").expand_dims(beta=[0.5])
+        for name in ("information", "rate_distortion")
+    })  # fmt: skip
+    tree["information"]["mutual_information"][:] = 8.3
+    drawn = drawn_lines(figures.distortion_over_gap(InMemory(tree), ax))
+    assert [len(drawn[f"depth {depth}"]) for depth in (1, 3)] == [3, 3]
+    assert {text.get_text() for text in ax.texts} - {""} == {"0.01", "0.1", "1"}
+
+
+@pytest.mark.parametrize("saturated", [0, 1])
+def test_distortion_over_gap_needs_two_settings(saturated: int, tree: xr.DataTree, ax: Axes) -> None:
+    tree["information"]["mutual_information"].loc[{"beta": BETAS[:saturated], "depth": 1}] = 8.3
+    assert not figures.distortion_over_gap(InMemory(tree), ax).has_data()
+
+
+def test_distortion_over_gap_of_one_beta_names_it(tree: xr.DataTree, ax: Axes) -> None:
+    """Here, depths are compared at equal β."""
+    tree["information"]["mutual_information"].loc[{"beta": 0.1}] = 8.3
+    drawn = drawn_lines(figures.distortion_over_gap(InMemory(tree), ax))
+    assert [np.isfinite(drawn[f"depth {depth}"]).all(1).sum() for depth in (1, 3)] == [1, 1]
+    assert (ax.get_title(), len(ax.texts)) == ("β = 0.1", 0)
+
+
 @pytest.fixture
 def curves(tree: xr.DataTree) -> InMemory:
     """Learning curves without equal points, traversals, and values of k̂."""
