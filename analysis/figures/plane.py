@@ -101,7 +101,7 @@ def distortion(results: Evaluation, ax: Axes) -> Axes:
 def distortion_over_gap(results: Evaluation, ax: Axes) -> Axes:
     """Test distortion against the prior gap G of the training images, where I has reached log N; means over seeds.
 
-    Labels are β, or target rates in its place, or γ if it varies. Bars are ± two standard errors over runs. I is equal in
+    Labels are β, target rates in its place, or γ if it varies. Bars are ± two standard errors over runs. I is equal in
     all of these settings, so that a curve which falls shows distortion falling as G grows. Nothing is drawn if there
     are fewer than two, or if I is below log N in one run of each.
     """
