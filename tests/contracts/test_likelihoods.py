@@ -175,9 +175,13 @@ def test_compiled_densities_and_gradients_match_float64() -> None:
         each = zip(likelihoods, features, values, strict=True)
         return [likelihood(h).log_prob(x.to(h)) for likelihood, h, x in each]
 
+    def total(features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        each = densities(features)
+        return torch.stack([one.sum() for one in each]).sum(), each
+
     def with_gradients(features: list[Tensor]) -> list[Tensor]:
-        gradients = grad(lambda features: sum(each.sum() for each in densities(features)))(features)
-        return [*densities(features), *gradients]
+        gradients, each = grad(total, has_aux=True)(features)
+        return [*each, *gradients]
 
     single = [h.float() for h in exact]
     with pyro.validation_enabled(False), torch.no_grad():

@@ -131,7 +131,7 @@ def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def test_commands_and_code_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mnist", "fashion_mnist"):
         monkeypatch.setattr(torchvision_datasets, name, _digits)
-    _follow(page, plan=EXPENSIVE)
+    _follow(page)
 
 
 @pytest.mark.real
@@ -141,7 +141,7 @@ def test_commands_and_code_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyP
     ids=lambda page: page.stem,
 )
 def test_commands_and_code_of_a_page_run_with_real_data(page: Path) -> None:
-    _follow(page)
+    _follow(page, real=True)
 
 
 def test_links_of_the_readme_lead_to_files() -> None:
@@ -227,11 +227,12 @@ def _digits() -> Source:
     return Source("digits", 70_000, lambda rows: images[rows % 100], labels=rows % 10, published=rows < 60_000)
 
 
-def _follow(page: Path, plan: frozenset[str] = frozenset()) -> None:
+def _follow(page: Path, real: bool = False) -> None:
     """Does what a reader does: writes files, types commands and runs code, in the order of the page.
 
     Args:
-        plan: studies that are only planned; commands and code that need their results are skipped.
+        real: whether to run what trains an expensive study or needs its results, and nothing else; otherwise, such
+            studies are planned, and what needs their results is skipped.
     """
     whole, not_run = _text(page), {"text", "{toctree}", "{eval-rst}", "{glossary}"}
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -243,14 +244,22 @@ def _follow(page: Path, plan: frozenset[str] = frozenset()) -> None:
             Path(named[1]).write_text(text, encoding="utf-8")
         elif language == "sh":
             for words in _calls(text):
-                if not any(f"runs/{name}" in words for name in plan):
-                    _call([*words, "--plan"] if words[0] == "run" and not plan.isdisjoint(words) else words, settings)
-        elif language == "python" and not any(f"runs/{name}" in text for name in plan):
+                trains = words[0] == "run" and not EXPENSIVE.isdisjoint(words)
+                if real == (trains or _needs_results(words)):
+                    _call(words, settings)
+                elif trains:
+                    _call([*words, "--plan"], settings)
+        elif language == "python" and real == _needs_results(text):
             with (
                 mock.patch.object(sys, "path", [os.getcwd(), *sys.path]),
                 mock.patch.object(Study, "load", _small(Study.load, settings)),
             ):
                 exec(compile(text, page.name, "exec"), names)
+
+
+def _needs_results(text: str | list[str]) -> bool:
+    """Whether code, or the words of a command, read the folder of an expensive study."""
+    return any(f"runs/{name}" in text for name in EXPENSIVE)
 
 
 def _calls(commands: str) -> list[list[str]]:
