@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pyrovae.build import assemble, check_weights, make_cohort_data, make_source, make_training_data
 from pyrovae.data import CohortData, memory
 from pyrovae.errors import InputError
+from pyrovae.programs.noise import fork_seed
 from pyrovae.programs.origin import Origin
 from pyrovae.programs.pair import Pair
 from pyrovae.runner.setup import check_precision, start
@@ -29,6 +30,7 @@ _DIVIDING = {*DATA_SETTINGS} - {"data", "train_images", "background", "pixels"}
 
 
 @float32_by_default()
+@fork_seed(0)
 def fit(
     x: Any,
     *,

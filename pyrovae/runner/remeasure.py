@@ -19,6 +19,7 @@ from pyrovae.estimators import prior_fit
 from pyrovae.measures.declared import declared
 from pyrovae.measures.evaluate import Measurements
 from pyrovae.programs.checks import PairProperties
+from pyrovae.programs.noise import fork_seed
 from pyrovae.runner import prior_swap, reporting
 from pyrovae.runner.cohort import job_label, measure, measuring_steps, save_record
 from pyrovae.runner.jobs import Job
@@ -44,6 +45,7 @@ MAX_NAME = 120
 
 
 @float32_by_default()
+@fork_seed(0)
 def reevaluate(
     folder: str | Path,
     *,

@@ -11,6 +11,7 @@ import torch
 from pyrovae.build import assemble, make_cohort_data
 from pyrovae.data import memory
 from pyrovae.errors import InputError
+from pyrovae.programs.noise import fork_seed
 from pyrovae.runner import reporting
 from pyrovae.runner.cohort import run_job
 from pyrovae.runner.estimate import Cost, estimate
@@ -33,6 +34,7 @@ from pyrovae.training.trainer import Callback
 
 
 @float32_by_default()
+@fork_seed(0)
 def run(
     study: Study,
     out: str | Path | None = None,

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch._dynamo.utils import counters
 
-from pyrovae import InputError, Pair, Study, open_results, parts, run
+from pyrovae import InputError, Pair, Study, fit, open_results, parts, run
 from pyrovae.analysis.findings import findings
 from pyrovae.build import make_data
 from pyrovae.data import as_input, linear
@@ -430,3 +430,15 @@ def test_learning_rates_and_warmups_share_a_cohort(tmp_path: Path) -> None:
         xr.testing.assert_allclose(curve, alone.tree["curves/loss"], rtol=1e-4)
     starts = [together.pair(learning_rate=rate, warmup=0.0).state_dict() for rate in axes["learning_rate"]]
     assert any(not torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+
+
+def test_random_numbers_of_a_script_stay_as_they_were(tmp_path: Path) -> None:
+    """Whatever it draws itself depends on its own seed only."""
+    study = small(seed=0, beta=1, steps=2)
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    run(study, tmp_path / "study", quiet=True)
+    reevaluate(tmp_path / "study", images=32)
+    fit(as_input(make_data(study.runs()[0]).test), beta=0.5, width=4, latent_size=2, steps=2, quiet=True)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
