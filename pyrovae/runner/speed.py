@@ -36,6 +36,8 @@ DRAWING = 6.0
 LONG = 1.0
 #: How many times fewer training images the smaller of two subsets has.
 SUBSET = 8
+#: Most particles for each image with which a run is measured for its time.
+PARTICLES = 256
 
 
 class Speed(BaseModel):
@@ -146,8 +148,8 @@ def step_time(training: Training, seconds: float) -> float:
 def measuring_time(training: Training, settings: Measure, images: int) -> float:
     """Seconds that measuring a run with so many training images takes, apart from annealing, from two subsets of them.
 
-    The first run of a cohort computes what all of its runs share, and of the others, the fastest is least disturbed. If
-    one takes longer than `LONG`, it is the last.
+    Many particles are tried with two smaller numbers of them. The first run of a cohort computes what all of its runs
+    share, and of the others, the fastest is least disturbed. If one takes longer than `LONG`, it is the last.
 
     Args:
         training: a training of several runs for this purpose alone, which is not continued, with some of the images.
@@ -155,18 +157,30 @@ def measuring_time(training: Training, settings: Measure, images: int) -> float:
     data = training.data.of(0)
     many = len(data.train)
     few = min(many - 1, max(many // SUBSET, settings.most_images))
-    settings = settings.model_copy(update={"temperatures": min(settings.temperatures, 1), "gap_temperatures": 1})
-    seconds = []
-    for size in (few, many):
+    short = {"temperatures": min(settings.temperatures, 1), "gap_temperatures": 1}
+
+    def tried(size: int, particles: int) -> float:
         training.data = CohortData(data.with_train(slice(size)))
+        trial = settings.model_copy(update=short | {"particles": particles})
         ends = [time.perf_counter()]
-        for number, _ in enumerate(measured_runs(training, settings, of_settings(settings))):
+        for number, _ in enumerate(measured_runs(training, trial, of_settings(trial))):
             ends.append(time.perf_counter())
             if number and ends[-1] - ends[-2] > LONG:
                 break
-        seconds.append(min(after - before for before, after in pairwise(ends)))
-    fast, slow = seconds
-    return slow + max(0.0, slow - fast) / (many - few) * (images - many)
+        return min(after - before for before, after in pairwise(ends))
+
+    def of_all_images(particles: int) -> float:
+        return _extended((few, many), (tried(few, particles), tried(many, particles)), images)
+
+    if settings.particles <= PARTICLES:
+        return of_all_images(settings.particles)
+    tries = (PARTICLES // 2, PARTICLES)
+    return _extended(tries, (of_all_images(tries[0]), of_all_images(tries[1])), settings.particles)
+
+
+def _extended(x: tuple[int, int], seconds: tuple[float, float], to: int) -> float:
+    """The line through two points at a third place, level if it would fall."""
+    return seconds[1] + max(0.0, seconds[1] - seconds[0]) / (x[1] - x[0]) * (to - x[1])
 
 
 def _steps(cohort: Cohort, mode: ExecutionMode) -> list[Any]:

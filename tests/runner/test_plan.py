@@ -16,7 +16,7 @@ from pyrovae.runner.plan import plan, progress
 from pyrovae.runner.setup import start
 from pyrovae.runner.speed import Speed, Speeds
 from pyrovae.store.layout import RunFolder
-from pyrovae.study import key_of
+from pyrovae.study import Measure, key_of
 from pyrovae.system.execution import Execution
 from pyrovae.training.trainer import Interrupted, Training
 
@@ -242,6 +242,29 @@ def test_slow_measuring_is_timed_with_two_runs(long: float, expected: int, monke
     training, _ = start(study.measure, cohort, make_cohort_data(cohort.runs))
     assert speed.measuring_time(training, study.measure, 1000) >= 0
     assert measured == [*range(expected)] * 2
+
+
+@pytest.mark.parametrize("particles", [20, 5000])
+def test_time_of_measuring_is_extrapolated_in_images_and_particles(
+    particles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def seconds(images: int, particles: int) -> float:
+        return 1 + 2e-3 * images + 3e-4 * particles + 4e-6 * images * particles
+
+    def measured_runs(training: Training, settings: Measure, *_: object) -> Iterator[None]:
+        assert settings.particles <= speed.PARTICLES
+        for _ in training.cohort.runs:
+            clock[0] += seconds(len(training.data.of(0).train), settings.particles)
+            yield
+
+    monkeypatch.setattr(speed, "measured_runs", measured_runs)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    study = STUDY.replace(depth=1, beta=1, seed=[0, 1], **{"measure.particles": particles})
+    (cohort,) = study.cohorts()
+    training, _ = start(study.measure, cohort, make_cohort_data(cohort.runs))
+    assert speed.measuring_time(training, study.measure, 1000) == pytest.approx(seconds(1000, particles))
 
 
 def test_run_keeps_the_speeds_that_plan_uses(tmp_path: Path, tried: list[int]) -> None:
