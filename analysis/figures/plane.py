@@ -116,7 +116,7 @@ def distortion_over_gap(results: Evaluation, ax: Axes) -> Axes:
         gap, distortion = cell["prior_gap"], cell["distortion"]
         ax.plot(gap, distortion, "-" + curve.shape, color=curve.colour, linewidth=1.2, label=curve.name)
         bars(ax, gap, distortion, cell["distortion_bar"], curve.colour, cell["prior_gap_bar"])
-    ax.set_xlabel("prior gap G of training images (nats), I at log N")
+    ax.set_xlabel("prior gap G (nats), with I at log N")
     ax.set_ylabel("test distortion D (nats per image)")
     ax.margins(0.08)
     if len(drawn) > 1:
