@@ -69,7 +69,7 @@ def rate_distortion(results: Evaluation, ax: Axes) -> Axes:
     legend(ax)
     train, test = (list(_points(curves(data), split)) for split in ("train", "test"))
     if len(test) <= MAX_LABELS:
-        _place_labels(ax, test, obstacles=[point.position for point in (*test, *train)])
+        _place_labels(ax, test, obstacles=np.array([point.position for point in (*test, *train)]))
     return ax
 
 
@@ -119,15 +119,15 @@ def distortion_over_gap(results: Evaluation, ax: Axes) -> Axes:
         bars(ax, gap, distortion, cell["distortion_bar"], curve.colour, cell["prior_gap_bar"])
         of_gap, of_distortion = (cell[f"{name}_bar"].fillna(0).values for name in ("prior_gap", "distortion"))
         for share in np.linspace(-1, 1, 9):
-            on_bars += [*np.stack([gap, distortion + share * of_distortion], axis=1)]
-            on_bars += [*np.stack([gap + share * of_gap, distortion], axis=1)]
+            on_bars.append(np.stack([gap, distortion + share * of_distortion], axis=1))
+            on_bars.append(np.stack([gap + share * of_gap, distortion], axis=1))
     ax.set_xlabel("prior gap G (nats), with I at log N")
     ax.set_ylabel("test distortion D (nats per image)")
     ax.margins(0.08)
     if len(drawn) > 1:
         legend(ax)
     if len({point.label for point in points}) > 1:
-        _place_labels(ax, points, obstacles=on_bars)
+        _place_labels(ax, points, obstacles=np.concatenate(on_bars))
     else:
         ax.set_title(f"{SYMBOLS[along]} = {points[0].label}")
     return ax
@@ -207,12 +207,16 @@ def _lines_of_constant_sum(ax: Axes, linear_to: float | None) -> None:
     ax.set_ylim(bottom, top)
 
 
-def _place_labels(ax: Axes, points: Iterable[Point], obstacles: Iterable[ArrayLike]) -> None:
-    """Puts the label of each point at the closest position that overlaps no obstacle, label or legend."""
+def _place_labels(ax: Axes, points: Iterable[Point], obstacles: np.ndarray) -> None:
+    """Puts the label of each point at the closest position that overlaps no obstacle, label or legend.
+
+    Args:
+        obstacles: positions ``[n, 2]`` of markers and bars.
+    """
     figure: Any = ax.figure
     figure.draw_without_rendering()
     pixels = figure.dpi / 72
-    centres = ax.transData.transform(list(obstacles))
+    centres = ax.transData.transform(obstacles)
     taken = [Bbox(np.array([-5, 5])[:, None] * pixels + centre) for centre in centres]
     if legend := ax.get_legend():
         taken.append(legend.get_window_extent())
