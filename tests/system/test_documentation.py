@@ -188,6 +188,7 @@ def test_readme_states_what_the_kept_results_show() -> None:
 KEPT = {
     "interventions": 8,
     "ladder": 12,
+    "ladder-at-rate": 9,
     "latent": 6,
     "mnist-published": 10,
     "which-prior": 10,
