@@ -50,7 +50,7 @@ SMALL: dict[str, Any] = {
     "steps": 2,
     "width": 8,
     "batch_size": 16,
-    "train_images": 512,
+    "train_images": 256,
     "test_images": 64,
     "measure.images": 64,
     "measure.outer": 16,
@@ -310,6 +310,8 @@ def _smaller(words: list[str], settings: dict[str, Any]) -> dict[str, Any]:
     known = {key: value for key, value in known.items() if f"{key}=null" not in words}
     if "quick" not in words:
         known.pop("beta", None)
+    if "mnist-published" in words:
+        known["train_images"] = 512  # as many as pseudo-inputs
     if not WITHOUT_WIDTH.isdisjoint(words):
         del known["width"]
     for axis in ("seed", "beta", "depth"):
