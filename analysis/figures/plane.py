@@ -21,11 +21,11 @@ from pyrovae.analysis.figures.style import (
     legend,
     swept,
     theory_curves,
+    titled,
     with_errors,
 )
-from pyrovae.analysis.findings.cells import SYMBOLS
 from pyrovae.analysis.findings.statistics import repeated
-from pyrovae.estimators.information import SATURATED
+from pyrovae.measures.information import is_saturated
 from pyrovae.store.results import Evaluation
 
 #: With more labels of β than this, none are drawn.
@@ -129,16 +129,15 @@ def distortion_over_gap(results: Evaluation, ax: Axes) -> Axes:
     if len({point.label for point in points}) > 1:
         _place_labels(ax, points, obstacles=np.concatenate(on_bars))
     else:
-        ax.set_title(f"{SYMBOLS[along]} = {points[0].label}")
+        ax.set_title(titled(along, float(points[0].label)))
     return ax
 
 
 def _at_saturation(tree: xr.DataTree) -> xr.Dataset:
     """Means and errors of D and G; G is missing where I of a run is below log N."""
     data = tree["information"].to_dataset().assign(distortion=tree["rate_distortion"]["distortion"])
-    reached = (data["mutual_information"] > data["log_n"] - SATURATED).all(repeated(data["prior_gap"]))
     means = with_errors(data, ["prior_gap", "distortion"])
-    return means.assign(prior_gap=means["prior_gap"].where(reached))
+    return means.assign(prior_gap=means["prior_gap"].where(is_saturated(data).all(repeated(data["prior_gap"]))))
 
 
 def _draw_in_plane(curve: Curve, split: str, ax: Axes) -> None:
@@ -160,11 +159,10 @@ def _points(drawn: Iterable[Curve], split: str, x: str = "rate", along: str | No
     """The finite points of curves of D on one split, labelled with their value along an axis, which is β by default."""
     for curve in drawn:
         cell = curve.data.sel(split=split)
-        for *position, value in zip(
-            *(cell[name].values for name in (x, "distortion", along or swept(cell))), strict=True
-        ):
-            if np.isfinite(position).all():
-                yield Point((position[0], position[1]), f"{value:g}", curve.colour)
+        columns = (cell[name].values for name in (x, "distortion", along or swept(cell)))
+        for at, distortion, value in zip(*columns, strict=True):
+            if np.isfinite(at + distortion):
+                yield Point((at, distortion), f"{value:g}", curve.colour)
 
 
 def far_rate(rates: ArrayLike) -> float | None:

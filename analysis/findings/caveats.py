@@ -10,6 +10,7 @@ import xarray as xr
 from pyrovae.analysis.findings.cells import SYMBOLS, missed_targets
 from pyrovae.estimators.information import SATURATED
 from pyrovae.estimators.likelihood import HIGH_K_SHARE
+from pyrovae.measures.information import is_saturated
 from pyrovae.measures.likelihood import is_loose
 from pyrovae.study import Study
 from pyrovae.training.target_rate import TOLERANCE
@@ -119,7 +120,7 @@ def _of_measures(tree: xr.DataTree) -> Iterator[str]:
             f"k̂ is high for more than {HIGH_K_SHARE:.0%} of the images, or unknown, in {number} of "
             f"{_count(likelihood['log_likelihood'])} runs: their bounds of log p(x) may be loose"
         )
-    if number := int((codes["mutual_information"] > codes["log_n"] - SATURATED).sum()):
+    if number := int(is_saturated(codes).sum()):
         yield (
             f"I is within {SATURATED} nats of log N in {number} of {_count(codes['mutual_information'])} runs: it is "
             "saturated, and only shows that the encodings of the training images hardly overlap"

@@ -10,6 +10,7 @@ from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.statistics import repeated
 from pyrovae.analysis.findings.verdicts import Contrast, Finding
 from pyrovae.estimators.information import SATURATED
+from pyrovae.measures.information import is_saturated
 
 
 def past_saturation(study: StudyCells) -> Iterator[Contrast]:
@@ -67,7 +68,7 @@ def saturated(cell: xr.Dataset, axis: str, leading: bool = True) -> list[float]:
     Args:
         leading: whether to stop at the first value at which it has not.
     """
-    reached = (cell["mutual_information"] > cell["log_n"] - SATURATED).all(repeated(cell)).values
+    reached = is_saturated(cell).all(repeated(cell)).values
     found: list[float] = cell[axis].values[reached.cumprod(dtype=bool) if leading else reached].tolist()
     return found
 

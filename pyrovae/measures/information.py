@@ -1,7 +1,7 @@
 """Mutual information, prior gap and related quantities of the encodings of a run."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyrovae import estimators
 from pyrovae.errors import UnsupportedError
@@ -10,6 +10,15 @@ from pyrovae.estimators.information import SATURATED
 from pyrovae.measures.measure import NATS, Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.distributions import mapped
 from pyrovae.programs.noise import generator
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def is_saturated(codes: "xr.Dataset") -> "xr.DataArray":
+    """Where I has reached log N, the most that it can be."""
+    return codes["mutual_information"] > codes["log_n"] - SATURATED
+
 
 QUANTITIES = (
     Quantity("log_n", "log N for N training images, the maximum of I", unit=NATS, heading="log N"),
@@ -24,7 +33,7 @@ QUANTITIES = (
             Caveat(
                 "*",
                 f"saturated: I within {SATURATED} nats of log N",
-                lambda group, runs: group["mutual_information"] > group["log_n"] - SATURATED,
+                lambda group, runs: is_saturated(group),
             ),
         ),
     ),

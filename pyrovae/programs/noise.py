@@ -31,7 +31,7 @@ def fork_seed(seed: int) -> Iterator[None]:
     """Seeds torch's global generators inside the block, and restores them afterwards."""
     cuda = torch.cuda.is_initialized()
     with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):  # by default it warns of several GPUs
-        # torch.manual_seed takes a millisecond where no GPU is in use, because it keeps its own traceback for later.
+        # Where no GPU is in use, torch.manual_seed is slow: it keeps the seed for one, with a traceback.
         torch.default_generator.manual_seed(seed)
         if cuda:
             torch.cuda.manual_seed(seed)
