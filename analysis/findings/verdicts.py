@@ -102,8 +102,12 @@ class Verdict:
             return f"{place}: {self.contrast.note}"
         if not self.contrast.effect.is_known:
             return f"{place}: {self._change}; one seed decides nothing"
-        needed = self.contrast.effect.seeds_needed(self.tests) if self.outcome == "undecided" else None
-        return f"{place}: {self._change}{f'; about {needed} seeds in all would be enough' if needed else ''}"
+        more = ""
+        if self.outcome == "contradicted":
+            more = f" (expected: {self.finding.falls.format(**self.contrast.terms)})"
+        elif self.outcome == "undecided" and (needed := self.contrast.effect.seeds_needed(self.tests)):
+            more = f"; about {needed} seeds in all would be enough"
+        return f"{place}: {self._change}{more}"
 
     @property
     def words(self) -> str:

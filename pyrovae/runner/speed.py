@@ -130,7 +130,9 @@ class Speeds:
 
 
 def step_time(training: Training, seconds: float) -> float:
-    """Seconds of an uncompiled step of a training, from steps that take about so many seconds after a first one.
+    """Seconds of an uncompiled step of a training: the fastest in about so many seconds after a first one.
+
+    On a busy machine, others wait for a core at each operation, and take ten times as long.
 
     Args:
         training: a training for this purpose alone, which is not continued.
@@ -138,11 +140,11 @@ def step_time(training: Training, seconds: float) -> float:
     with freed_memory_kept(), StudyProgress(quiet=True) as progress:
         step = training.stepper("never", progress)
         step().sum().item()  # waits for the device
-        begun, steps = time.perf_counter(), 0
-        while not steps or time.perf_counter() - begun < seconds:
+        ends = [time.perf_counter()]
+        while len(ends) == 1 or ends[-1] - ends[0] < seconds:
             step().sum().item()
-            steps += 1
-        return (time.perf_counter() - begun) / steps
+            ends.append(time.perf_counter())
+        return _shortest(ends)
 
 
 def measuring_time(training: Training, settings: Measure, images: int) -> float:
@@ -167,7 +169,7 @@ def measuring_time(training: Training, settings: Measure, images: int) -> float:
             ends.append(time.perf_counter())
             if number and ends[-1] - ends[-2] > LONG:
                 break
-        return min(after - before for before, after in pairwise(ends))
+        return _shortest(ends)
 
     def of_all_images(particles: int) -> float:
         return _extended((few, many), (tried(few, particles), tried(many, particles)), images)
@@ -176,6 +178,11 @@ def measuring_time(training: Training, settings: Measure, images: int) -> float:
         return of_all_images(settings.particles)
     tries = (PARTICLES // 2, PARTICLES)
     return _extended(tries, (of_all_images(tries[0]), of_all_images(tries[1])), settings.particles)
+
+
+def _shortest(ends: list[float]) -> float:
+    """The shortest time between two that follow each other."""
+    return min(after - before for before, after in pairwise(ends))
 
 
 def _extended(x: tuple[int, int], seconds: tuple[float, float], to: int) -> float:

@@ -100,6 +100,14 @@ def test_reversed_effect_is_said_in_words_without_a_sign() -> None:
     assert below == "test distortion rises by 5.04 ± 0.32 nats (95% over images and 3 seeds, for this training set)"
 
 
+def test_short_line_of_a_contradicted_finding_says_what_was_expected() -> None:
+    supported, contradicted = (findings(study_of(effect))[0].summary for effect in (5.0, -5.0))
+    assert supported == "depth 1, β 1 → 0.1: test distortion falls by 4.96 ± 0.32 nats"
+    assert contradicted == (
+        "depth 1, β 1 → 0.1: test distortion rises by 5.04 ± 0.32 nats (expected: test distortion falls)"
+    )
+
+
 def test_undecided_effect_says_what_would_decide_it() -> None:
     study = study_of(4.0)
     runs = xr.DataArray(np.random.default_rng(1).normal(size=(2, 2, 3)), dims=("beta", "depth", "seed"))
