@@ -6,6 +6,7 @@ from functools import partial
 import xarray as xr
 
 from pyrovae.analysis.findings.cells import StudyCells
+from pyrovae.analysis.findings.priors import reference_prior
 from pyrovae.analysis.findings.verdicts import Contrast, Finding
 from pyrovae.study import SPLITS
 
@@ -42,6 +43,17 @@ def deeper_network(study: StudyCells, part: Part) -> Iterator[Contrast]:
             yield study.contrast(where, part(cell), "depth", {deep: 1, shallow: -1}, **terms)
 
 
+def other_prior(study: StudyCells, part: Part) -> Iterator[Contrast]:
+    """Part under the reference prior − part under each other one, for every other setting of the grid."""
+    if _is_measured(study) and len(study.values("prior")) > 1 and not study.prior_swapped:
+        for where, cell in study.along("prior", split=list(SPLITS)):
+            names = cell.prior.values.tolist()
+            reference = reference_prior(names)
+            for other in (name for name in names if name != reference):
+                terms = {"reference": reference, "other": other}
+                yield study.contrast(where, part(cell), "prior", {reference: 1, other: -1}, **terms)
+
+
 def _is_measured(study: StudyCells) -> bool:
     return "inference_gap" in study.images
 
@@ -67,6 +79,14 @@ def _findings(name: str, part: Part) -> Iterator[Finding]:
         partial(deeper_network, part=part),
         falls=changes["rises"],
         rises=changes["falls"],
+        measure=MEASURE,
+    )
+    yield Finding(
+        None,
+        f"With {{other}} in place of {{reference}}, the {name}'s part of the generalization gap is smaller",
+        "{other} instead of {reference}",
+        partial(other_prior, part=part),
+        **changes,
         measure=MEASURE,
     )
 

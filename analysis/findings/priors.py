@@ -47,14 +47,10 @@ def best_prior(study: StudyCells, score: Score) -> Iterator[Contrast]:
 
 
 def best_against_reference(study: StudyCells) -> Iterator[Contrast]:
-    """(R + D)(reference) − (R + D)(best prior) on the test images, for every other setting of the grid.
-
-    The reference is the standard normal or, without one, the first prior of the study.
-    """
+    """(R + D)(reference) − (R + D)(best prior) on the test images, for every other setting of the grid."""
     for where, cell, _ in _compared_priors(study):
         names = cell.prior.values.tolist()
-        best = lead(total(cell), "prior", study.margin).best
-        reference = "standard_normal" if "standard_normal" in names else names[0]
+        best, reference = lead(total(cell), "prior", study.margin).best, reference_prior(names)
         if best != reference:
             scores = compared(total(cell), "prior", reference, best)
             found = effect(scores, "prior", {reference: 1, best: -1}, study.margin, len(names) - 1)
@@ -90,6 +86,11 @@ def smaller_gamma(study: StudyCells, score: Score, only_unsaturated: bool = Fals
                     yield Contrast(where, note=note, terms={"low": low, "high": high})
                 else:
                     yield study.contrast(where, score(cell), "gamma", {high: 1, low: -1}, low=low, high=high)
+
+
+def reference_prior(names: list[str]) -> str:
+    """The prior that others are compared with: the standard normal or, without one, the first."""
+    return "standard_normal" if "standard_normal" in names else names[0]
 
 
 def _compared_priors(study: StudyCells) -> Iterator[tuple[str, xr.Dataset, str]]:

@@ -98,6 +98,22 @@ def test_effects_are_differences_of_the_parts(measured: Results) -> None:
             assert verdict.contrast.effect.estimate == pytest.approx(expected, rel=1e-4)
 
 
+def test_priors_are_compared_with_the_standard_normal_part_by_part(tmp_path: Path) -> None:
+    priors = STUDY.replace(prior=["mixture", "standard_normal", "student_t"], depth=1, beta=0.1, components=3)
+    results = run(priors.replace(**{"measure.also": [MEASURE]}), tmp_path / "study", quiet=True)
+    gap = results.tree[MEASURE]["guide_gap"].mean("seed").squeeze()
+    effects = {
+        each.text: each.contrast.effect.estimate for each in findings(results) if each.finding.measure == MEASURE
+    }
+    assert len(effects) == 4
+    for other in ("mixture", "student_t"):
+        text = f"With {other} in place of standard_normal, the guide's part of the generalization gap is smaller"
+        expected = gap.sel(prior="standard_normal") - gap.sel(prior=other)
+        assert effects[text] == pytest.approx(expected.item(), rel=1e-4)
+    _, swapped = reevaluate(tmp_path / "study", prior="flow_maf")
+    assert not any("in place of" in each.text for each in findings(swapped))
+
+
 @pytest.mark.usefixtures("all_figures")
 def test_figures_show_both(measured: Results) -> None:
     drawn = figures.drawn(measured, BOTH)
