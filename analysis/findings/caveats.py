@@ -24,11 +24,11 @@ def caveats(tree: xr.DataTree) -> list[str]:
     """The caveats of a study, or of a later evaluation of it, one line each.
 
     Runs that diverged; what is not measured, and why; runs that are not done; target rates that were missed; training
-    that had not converged; bounds of log p(x) that may be loose; saturated mutual information; test images that are
-    training images, too.
+    that had not converged; test distortion that was lower before; bounds of log p(x) that may be loose; saturated
+    mutual information; test images that are training images, too.
     """
     runs, study = tree["runs"].to_dataset(), tree.root
-    of_training = _of_targets(study), unconverged(study)
+    of_training = _of_targets(study), unconverged(study), _of_overfitting(study)
     return [*chain(_of_runs(runs), _of_missing_steps(tree, runs), *of_training, _of_measures(tree))]
 
 
@@ -107,9 +107,23 @@ def unconverged(study: xr.DataTree) -> Iterator[str]:
     if number := int((late > CONVERGED).sum()):
         before = "" if end is None else f" before step {end:,}, where the learning rate begins to fall"
         yield (
-            f"{number} of {_count(late)} runs had not converged: up to {float(late.max()):.1%} of the total loss "
-            f"decrease came in the last quarter of training{before}; more steps continue them, as in --set steps="
+            f"{number} of {_count(late)} runs had not converged: up to {float(late.max()):.1%} of the total decrease "
+            f"of the training loss came in the last quarter{before}; more steps continue them, as in --set steps="
             f"{2 * Study.of_yaml(study.attrs['study']).base.steps}"
+        )
+
+
+def _of_overfitting(study: xr.DataTree) -> Iterator[str]:
+    settings = Study.of_yaml(study.attrs["study"])
+    curve = study["curves"].to_dataset()["distortion"].sel(split="test", drop=True)
+    lowest = curve.min("step")
+    risen = curve.isel(step=-1) - lowest
+    number = int((risen > settings.margin * abs(lowest)).sum())
+    if number and settings.base.keep == "last":
+        yield (
+            f"the test distortion of {number} of {_count(risen)} runs was lower at an earlier step, by up to "
+            f"{float(risen.max()):.1f} nats: see the learning curves; --set keep=best with validation_images measures "
+            "the best step"
         )
 
 

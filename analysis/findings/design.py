@@ -24,10 +24,10 @@ def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
     Example:
         >>> for line in prospects(Study(name="mine", beta=[0.01, 0.1, 1], seed=[0, 1, 2])):
         ...     print(line)
-        findings that this study can address, with degrees of freedom over images and 3 seeds, for this training set:
-          β 1 → 0.01, test distortion falls: 4
-          G grows while I stays at log N, test distortion falls: 4
-          β 0.01 → 1, reconstructions are closer to training images: 4
+        findings that this study can address (df: degrees of freedom over images and 3 seeds, for this training set):
+          β 1 → 0.01, test distortion falls: 4 df
+          G grows while I stays at log N, test distortion falls: 4 df
+          β 0.01 → 1, reconstructions are closer to training images: 4 df
         >>> print(*prospects(Study(name="mine", beta=[0.01, 1])), sep="\\n")
         one seed decides nothing: the error of a single run is unknown; take several, as in --set seed=[0,1,2]
     """
@@ -47,14 +47,15 @@ def prospects(study: Study, before: Sequence[Verdict] = ()) -> Iterator[str]:
         known = earlier.get((finding, contrast.where))
         if known is not None and known.effect.is_known:
             effect = known.effect.with_repeats(effect.repeats)
-            size = f"{rounded(effect.detectable(len(planned)))} {contrast.unit}"
-        text = f"{finding.compared}, {finding.falls}: {effect.runs.df:.3g}".format(**terms)
+            where = f" ({contrast.where})" if contrast.where else ""
+            size = f"{rounded(effect.detectable(len(planned)))} {contrast.unit}{where}"
+        text = f"{finding.compared}, {finding.falls}: {effect.runs.df:.3g} df".format(**terms)
         lines.setdefault(text, []).append(size)
-    yield f"findings that this study can address, with degrees of freedom over {sources_of_error(study)}:"
+    yield f"findings that this study can address (df: degrees of freedom over {sources_of_error(study)}):"
     for text, sizes in lines.items():
         each = f" in each of {len(sizes)} settings" if len(sizes) > 1 else ""
         smallest = ", ".join(filter(None, sizes))
-        yield f"  {text}{each}{f'; effects of {smallest} would be found' if smallest else ''}"
+        yield f"  {text}{each}{f'; detects effects of {smallest}' if smallest else ''}"
 
 
 def _imagined(study: Study) -> StudyCells:

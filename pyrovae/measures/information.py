@@ -39,7 +39,7 @@ QUANTITIES = (
     ),
     Quantity(
         "prior_gap",
-        "prior gap G = KL(q(z) ‖ p(z)); R = I + G",
+        "prior gap G = KL(q(z) ‖ p(z)); R = I + G on the same images, which may be fewer than those of R",
         unit=NATS,
         kind="unbiased",
         heading="G",

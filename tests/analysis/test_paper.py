@@ -55,7 +55,8 @@ def test_plan_of_a_finished_study_expects_what_its_verdicts_say() -> None:
         if verdict.outcome == "undecided":
             size = re.search(r"; ([\d.]+ \w+) or more could have been detected", verdict.words)
             assert size is not None
-            assert any(f"effects of {size[1]} would be found" in line for line in lines)
+            expected = f"{size[1]} ({verdict.contrast.where})" if verdict.contrast.where else size[1]
+            assert any("detects effects of" in line and expected in line for line in lines)
     grows = [line for line in lines if "G grows" in line]
     found = [verdict for verdict in kept.findings() if verdict.finding.number == 7]
-    assert [f": {verdict.contrast.effect.runs.df:g}" in " ".join(grows) for verdict in found] == [True, True]
+    assert [f": {verdict.contrast.effect.runs.df:g} df" in " ".join(grows) for verdict in found] == [True, True]

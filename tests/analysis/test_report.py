@@ -228,7 +228,20 @@ def test_training_whose_loss_still_falls_has_not_converged(results: Results) -> 
     (line,) = [line for line in caveats(tree) if "converged" in line]
     assert steps[0] == 1
     assert steps[-1] == 8
-    assert line.startswith(f"4 of 8 runs had not converged: up to {2 / 7:.1%} of the total loss decrease")
+    assert line.startswith(f"4 of 8 runs had not converged: up to {2 / 7:.1%} of the total decrease of the")
+
+
+def test_distortion_that_rises_again_is_a_caveat(results: Results) -> None:
+    """Where it rises by more than the margin, and where the last step is measured."""
+    tree = results.tree.copy(deep=True)
+    tree["curves/distortion"][:] = 100
+    assert not any("earlier step" in line for line in caveats(tree))
+    tree["curves/distortion"].loc[{"split": "test", "step": 8, "seed": 0}] = 130
+    tree["curves/distortion"].loc[{"split": "test", "step": 8, "seed": 1}] = 100.5
+    (line,) = [line for line in caveats(tree) if "earlier step" in line]
+    assert line.startswith("the test distortion of 4 of 8 runs was lower at an earlier step, by up to 30.0 nats")
+    tree.attrs["study"] = results.study.replace(validation_images=8, keep="best").to_yaml()
+    assert not any("earlier step" in line for line in caveats(tree))
 
 
 def test_densities_given_an_offset_are_labelled(results: Results) -> None:
