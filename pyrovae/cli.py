@@ -241,6 +241,7 @@ def figures(
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of two or more studies.")],
     out: Annotated[Path, typer.Option(help="Folder for figures and report.html.")] = Path("runs/comparison"),
+    everything: Annotated[bool, typer.Option("--all", help="Print all tables and caveats.")] = False,
 ) -> None:
     """Compare studies in one table and one plane, and list the settings in which they differ.
 
@@ -257,10 +258,17 @@ def compare(
     terminal.show([comparison.differences(trees)])
     for caution in comparison.cautions(trees):
         _print(caution)
-    terminal.show(tables.measured(comparison.joined(trees)).values())
-    for name, tree in trees.items():
-        for doubt in caveats(tree):
-            _print(f"{name}: {doubt}")
+    joined, doubts = (
+        comparison.joined(trees),
+        [f"{name}: {each}" for name, tree in trees.items() for each in caveats(tree)],
+    )
+    if everything:
+        terminal.show(tables.measured(joined).values())
+        for doubt in doubts:
+            _print(doubt)
+    elif (plane := tables.plane(joined)) is not None:
+        terminal.show([plane])
+        _print(f"{len(doubts)} caveats and all tables: pyrovae compare {' '.join(map(str, folders))} --all")
     _print(f"report in {out / reporting.REPORT}")
 
 

@@ -84,7 +84,7 @@ def cautions(trees: Mapping[str, xr.DataTree]) -> Iterator[str]:
         >>> from pyrovae.store import schema
         >>> one, two = (schema.empty(Study(name="mine", train_images=images)) for images in ([256, 4096], 256))
         >>> list(cautions({"one": one, "two": two}))
-        ['only rows with the same train_images compare: others have different images or likelihoods']
+        ['compare only rows with the same train_images: others have different images or likelihoods']
     """
     if different := _different_data(trees):
         yield different
@@ -104,7 +104,7 @@ def _different_data(trees: Mapping[str, xr.DataTree]) -> str:
         return f"D, −ELBO and log p(x) do not compare: the studies differ in {', '.join(different)}"
     partly = [name for name, each in values.items() if any(other != each[0] for other in each)]
     if partly:
-        return f"only rows with the same {' and '.join(partly)} compare: others have different images or likelihoods"
+        return f"compare only rows with the same {' and '.join(partly)}: others have different images or likelihoods"
     return ""
 
 

@@ -96,7 +96,7 @@ def test_differences_are_the_settings_that_differ(trees: dict[str, xr.DataTree])
     some = results_of(4, train_ratio=[0.1, 0.5], split="cropped")
     assert list(cautions({"one": some, "two": some.copy()})) == []
     (caution,) = cautions({"one": some, "two": results_of(5, train_ratio=0.5, split=["cropped", "random"])})
-    assert caution.startswith("only rows with the same split and train_ratio compare")
+    assert caution.startswith("compare only rows with the same split and train_ratio: ")
     trees["ratios"]["runs"]["versions"][:] = "pyrovae 9"
     assert ["versions", "", "", "pyrovae 9"] in rows(differences(trees))
 
@@ -144,8 +144,15 @@ def test_compare_command_prints_tables_and_differences(tmp_path: Path, monkeypat
     elsewhere.touch()
     for name in ("report.html", ".report.html.pyrovae.part"):
         (out / name).symlink_to(elsewhere)
-    done = CliRunner().invoke(app, ["compare", "a/quick", "b/quick"], catch_exceptions=False)
-    assert done.exit_code == 0
+    short, done = (
+        CliRunner().invoke(app, ["compare", "a/quick", "b/quick", *all_of_it], catch_exceptions=False)
+        for all_of_it in ([], ["--all"])
+    )
+    assert (short.exit_code, done.exit_code) == (0, 0)
+    assert "R test" in short.output
+    assert "active units" not in short.output
+    assert " caveats and all tables: pyrovae compare a/quick b/quick --all" in short.output
+    assert "active units" in done.output
     assert not elsewhere.read_bytes()  # links to other places are replaced
     assert not (out / "report.html").is_symlink()
     assert "differences between the studies" in done.output
