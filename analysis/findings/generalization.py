@@ -1,13 +1,16 @@
 """Findings about where generalization is lost: in the decoder or in the guide."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import xarray as xr
 
 from pyrovae.analysis.findings.cells import StudyCells
 from pyrovae.analysis.findings.priors import reference_prior
+from pyrovae.analysis.findings.statistics import compared
 from pyrovae.analysis.findings.verdicts import Contrast, Finding
+from pyrovae.measures.generalization_gap import FALLS_SHORT, falls_short
 from pyrovae.study import SPLITS
 
 MEASURE = "generalization_gap"
@@ -30,7 +33,7 @@ def smaller_beta(study: StudyCells, part: Part) -> Iterator[Contrast]:
     betas = study.values("beta")
     if _is_measured(study) and 1.0 in betas and betas[0] < 1:
         for where, cell in study.along("beta", split=list(SPLITS)):
-            yield study.contrast(where, part(cell), "beta", {1.0: 1, betas[0]: -1}, low=betas[0])
+            yield _contrast(study, where, cell, part(cell), "beta", {1.0: 1, betas[0]: -1}, low=betas[0])
 
 
 def deeper_network(study: StudyCells, part: Part) -> Iterator[Contrast]:
@@ -40,7 +43,7 @@ def deeper_network(study: StudyCells, part: Part) -> Iterator[Contrast]:
         shallow, deep = depths[0], depths[-1]
         for where, cell in study.along("depth", split=list(SPLITS), beta=1.0):
             terms = {"shallow": shallow, "deep": deep}
-            yield study.contrast(where, part(cell), "depth", {deep: 1, shallow: -1}, **terms)
+            yield _contrast(study, where, cell, part(cell), "depth", {deep: 1, shallow: -1}, **terms)
 
 
 def other_prior(study: StudyCells, part: Part) -> Iterator[Contrast]:
@@ -51,7 +54,24 @@ def other_prior(study: StudyCells, part: Part) -> Iterator[Contrast]:
             reference = reference_prior(names)
             for other in (name for name in names if name != reference):
                 terms = {"reference": reference, "other": other}
-                yield study.contrast(where, part(cell), "prior", {reference: 1, other: -1}, **terms)
+                values = compared(part(cell), "prior", reference, other)
+                yield _contrast(study, where, cell, values, "prior", {reference: 1, other: -1}, **terms)
+
+
+def _contrast(
+    study: StudyCells,
+    where: str,
+    cell: xr.Dataset,
+    values: xr.DataArray,
+    axis: str,
+    weights: Mapping[Any, float],
+    **terms: Any,
+) -> Contrast:
+    """The contrast of settings along an axis, if annealing reaches log p(x) in their runs."""
+    gap = cell["inference_gap"].sel({axis: list(weights)})
+    if falls_short(gap.mean("image"), gap.std("image", ddof=1) / gap.count("image") ** 0.5).any():
+        return Contrast(where, note=FALLS_SHORT.text, terms=terms)
+    return study.contrast(where, values, axis, weights, **terms)
 
 
 def _is_measured(study: StudyCells) -> bool:

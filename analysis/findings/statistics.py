@@ -198,8 +198,7 @@ def effect(
     """
     settings = values[axis].values.tolist()
     c = np.array([weights.get(each, 0.0) for each in settings])
-    splits = [values.sel(split=split) for split in ("train", "test")] if "split" in values.dims else [values]
-    samples = [_without_padding(_runs(each, axis)) for each in splits]
+    samples = _samples(values, axis)
     usable = np.all([np.isfinite(x).all((1, 2, 3)) for x in samples], 0)
     if not all(x.size for x in samples) or not usable[c != 0].all():
         return Effect()
@@ -344,7 +343,7 @@ def compared(score: xr.DataArray, axis: str, *settings: Any) -> xr.DataArray:
         >>> compared(score, "prior", "a", "b").sizes["prior"], compared(other, "prior", "a", "b").sizes["prior"]
         (3, 2)
     """
-    means = _runs(score, axis).mean(-1)
+    means = _minus([each.mean(-1) for each in _samples(score, axis)])
     runs = means[np.isfinite(means).all((1, 2))].reshape(-1, means[0].size)
     if len(runs) < 3 or not np.ptp(runs, 1).all():
         return score
@@ -425,6 +424,12 @@ def _without_padding(x: Array) -> Array:
 def _minus(terms: Sequence[T]) -> T:
     """The first term, minus the second if there is one."""
     return terms[0] if len(terms) == 1 else terms[0] - terms[1]
+
+
+def _samples(values: xr.DataArray, axis: str) -> list[Array]:
+    """Values as arrays ``[settings, seeds, training sets, images]``: those of training and of test images, or one."""
+    splits = [values.sel(split=split) for split in ("train", "test")] if "split" in values.dims else [values]
+    return [_without_padding(_runs(each, axis)) for each in splits]
 
 
 def _runs(values: xr.DataArray, axis: str) -> Array:

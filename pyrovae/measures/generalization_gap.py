@@ -3,22 +3,41 @@
 from functools import partial
 from typing import Any
 
+import xarray as xr
 from torch import Tensor
 
 from pyrovae import estimators
 from pyrovae.estimators import Estimate, Optimisation, amortised_distortion, bidirectional_log_likelihood
 from pyrovae.measures.annealed import annealed, annealing, first_images, log_p
 from pyrovae.measures.annealed import steps as annealing_steps
-from pyrovae.measures.measure import CROSS_ENTROPY, NATS, MeasureResult, Quantity, TrainedRun
+from pyrovae.measures.measure import CROSS_ENTROPY, NATS, Caveat, MeasureResult, Quantity, TrainedRun
 from pyrovae.programs.noise import derive_seed, fork_seed
 from pyrovae.study import Measure
 
 ON_REQUEST = True
+#: Standard errors by which the bound of log p(x) may be below the ELBO by chance.
+BY_CHANCE = 3
 SPLIT = ("split",)
 #: Steps of Adam that refine q(z|x) for one image, draws of z in each, and draws of z for its distortion.
 REFINEMENT = Optimisation(steps=100, samples=4, draws=64)
 #: One in so many of the images is generated to bound the error of annealing, and passes over the temperatures for it.
 SANDWICH_SHARE, SANDWICH_PASSES = 4, 3
+
+
+def falls_short(gap: xr.DataArray, error: xr.DataArray) -> xr.DataArray:
+    """Where annealing ends below the ELBO, so that the inference gap and its parts say nothing.
+
+    Args:
+        gap, error: the inference gap and its standard error.
+    """
+    return gap < -BY_CHANCE * error
+
+
+FALLS_SHORT = Caveat(
+    "§",
+    "meaningless: annealing ends below the ELBO, and needs more temperatures (gap_temperatures)",
+    lambda group, runs: falls_short(group["inference_gap"], group["inference_gap_se"]).any("split"),
+)
 QUANTITIES = (
     Quantity(
         "elbo_gap",
@@ -34,7 +53,7 @@ QUANTITIES = (
         unit=NATS,
         kind="approximate",
         heading="decoder's part",
-        caveats=(CROSS_ENTROPY,),
+        caveats=(CROSS_ENTROPY, FALLS_SHORT),
     ),
     Quantity(
         "guide_gap",
@@ -42,6 +61,7 @@ QUANTITIES = (
         unit=NATS,
         kind="approximate",
         heading="guide's part",
+        caveats=(FALLS_SHORT,),
     ),
     Quantity(
         "split_log_likelihood",

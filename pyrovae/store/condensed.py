@@ -5,7 +5,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 #: Variables are condensed together in these families, because findings add them.
-FAMILIES = (("distortion", "rate", "joint"), ("log_likelihood",), ("reconstruction_distance",))
+FAMILIES = (
+    ("distortion", "rate", "joint"),
+    ("log_likelihood",),
+    ("reconstruction_distance",),
+    ("split_log_likelihood",),
+    ("inference_gap",),
+)
 
 
 def condensed(images: xr.Dataset) -> xr.Dataset:
@@ -39,7 +45,7 @@ def condensed(images: xr.Dataset) -> xr.Dataset:
             parts.append(found.assign_coords(coords).to_dataset("variable").transpose(*images[names[0]].dims))
     parts = [part.assign_coords(image=range(part.sizes["image"])) for part in parts]
     joined = xr.merge([images.drop_dims("image"), *parts], join="outer")
-    return joined.map(lambda each: each.assign_attrs(images[each.name].attrs))
+    return joined.assign({name: each.assign_attrs(images[name].attrs) for name, each in joined.items()})
 
 
 def _few(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -320,6 +320,16 @@ def test_setting_that_varies_far_more_does_not_hide_the_others() -> None:
     assert compared(similar, "k", 0, 1) is similar
 
 
+def test_settings_are_compared_by_the_difference_of_splits() -> None:
+    """What training and test images share does not vary between the settings that are compared."""
+    rng = np.random.default_rng(0)
+    shared, own = rng.normal(size=(3, 5)) * np.array([[1.0], [1], [90]]), rng.normal(size=(2, 3, 5))
+    splits = [of_runs(shared + each) for each in own]
+    assert compared(splits[0], "k", 0, 1).sizes["k"] == 2
+    both = xr.concat(splits, "split").assign_coords(split=["train", "test"])
+    assert compared(both, "k", 0, 1).sizes["k"] == 3
+
+
 def test_closest_rival_of_one_run_is_the_one_with_the_smallest_lead() -> None:
     found = lead(of_runs(np.array([[5.0], [1.0], [2.0]])), "k", 0.01)
     assert (found.best, found.closest) == (1, 2)

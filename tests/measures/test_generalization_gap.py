@@ -5,14 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from helpers import STORED
+from helpers import STORED, InMemory
 
 from pyrovae import InputError, Study, run
 from pyrovae.analysis import figures
 from pyrovae.analysis.findings import findings
 from pyrovae.analysis.findings.design import prospects
 from pyrovae.analysis.findings.generalization import MEASURE
+from pyrovae.analysis.report import tables
 from pyrovae.measures.declared import of_settings
+from pyrovae.measures.generalization_gap import FALLS_SHORT
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.store.results import Results
 
@@ -112,6 +114,19 @@ def test_priors_are_compared_with_the_standard_normal_part_by_part(tmp_path: Pat
         assert effects[text] == pytest.approx(expected.item(), rel=1e-4)
     _, swapped = reevaluate(tmp_path / "study", prior="flow_maf")
     assert not any("in place of" in each.text for each in findings(swapped))
+
+
+def test_parts_say_nothing_where_annealing_ends_below_the_elbo(measured: Results) -> None:
+    images, tree = measured.images().copy(deep=True), measured.tree.copy(deep=True)
+    images["inference_gap"].loc[{"depth": 1, "beta": 0.1, "split": "train"}] -= 1000
+    tree[MEASURE]["inference_gap"].loc[{"depth": 1, "beta": 0.1, "split": "train"}] -= 1000
+    found = [each for each in findings(InMemory(tree, images)) if each.finding.measure == MEASURE]
+    short = {each.contrast.where: each.contrast.note for each in found if "β" in each.text and each.contrast.where}
+    assert short == {"depth 1": FALLS_SHORT.text, "depth 2": ""}
+    shown = tables.measured(tree)[MEASURE]
+    marked = [column for column in shown.columns if any("§" in str(cell) for cell in column.cells)]
+    assert [column.header for column in marked] == ["decoder's part", "guide's part"]
+    assert [sum("§" in str(cell) for cell in column.cells) for column in marked] == [1, 1]
 
 
 @pytest.mark.usefixtures("all_figures")

@@ -20,6 +20,7 @@ from matplotlib import pyplot
 
 import pyrovae
 from pyrovae import Study, open_results
+from pyrovae.analysis.report import tables
 from pyrovae.cli import main
 from pyrovae.data import Source, torchvision_datasets
 from pyrovae.estimators import Annealing, Optimisation
@@ -187,7 +188,7 @@ def test_readme_states_what_the_kept_results_show() -> None:
 #: By study, how many numbers with errors the page on priors states.
 KEPT = {
     "interventions": 9,
-    "ladder": 12,
+    "ladder": 18,
     "ladder-at-rate": 12,
     "latent": 6,
     "mnist-published": 10,
@@ -205,8 +206,11 @@ def test_page_on_priors_states_what_the_kept_results_show(name: str, capsys: pyt
     stated = re.findall(r"[\d.]+ ± [\d.]*\d", section)
     with mock.patch.object(sys, "argv", ["pyrovae", "show", name, "--all"]), pytest.raises(SystemExit):
         main()
-    later = [str(verdict) for each in open_results(name).evaluations.values() for verdict in each.findings()]
-    shown = "\n".join([capsys.readouterr().out, *later])
+    evaluations = open_results(name).evaluations.values()
+    later = [str(verdict) for each in evaluations for verdict in each.findings()]
+    numbers = [table for each in evaluations for table in tables.measured(each.tree).values()]
+    cells = [str(cell) for table in numbers for column in table.columns for cell in column.cells]
+    shown = "\n".join([capsys.readouterr().out, *later, *cells])
     assert len(stated) == KEPT[name]
     assert [each for each in stated if each not in shown] == []
 
