@@ -65,7 +65,7 @@ def _imagined(study: Study) -> StudyCells:
     dims = (*axes, "split", "image")
     measured = {each.name for measure in of_settings(study.measure) for each in measure.quantities}
     names = [*PER_IMAGE, *(name for name in ON_REQUEST if name in measured)]
-    images = {name: (dims, draws.normal(size=(*shape, len(SPLITS), 4))) for name in names}
+    images = {name: (dims, draws.normal(10, size=(*shape, len(SPLITS), 4))) for name in names}
     numbers = {name: (tuple(axes), np.ones(shape)) for name in ("mutual_information", "log_n", "prior_gap_se")}
     gaps = {"prior_gap": (tuple(axes), np.arange(float(np.prod(shape))).reshape(shape))}
     flags = {name: (tuple(axes), np.zeros(shape, bool)) for name in ("loose", "diverged", "missed")}

@@ -75,6 +75,9 @@ def test_they_are_measured_only_on_request() -> None:
     assert not {each.name for each in of_settings(STUDY.measure)} & set(BOTH)
     assert not any("generalization gap" in line for line in prospects(STUDY))
     assert sum("generalization gap" in line for line in prospects(STUDY.replace(**{"measure.also": BOTH}))) == 4
+    priors = STUDY.replace(prior=["standard_normal", "vamp", "flow"], seed=[0, 1, 2, 3, 4], **{"measure.also": BOTH})
+    named = [line for line in prospects(priors) if "generalization gap" in line and "instead of standard" in line]
+    assert [line.endswith(": 8 df in each of 4 settings") for line in named] == [True] * 4, named
 
 
 def test_evaluation_equals_what_the_study_measures(measured: Results, tmp_path: Path) -> None:
