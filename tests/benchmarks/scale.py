@@ -49,7 +49,8 @@ def synthetic_study(runs: int) -> Study:
         batch_size=16,
         beta=np.geomspace(0.01, 10, BETAS).tolist(),
         seed=list(range(SEEDS)),
-        learning_rate=np.geomspace(1e-4, 1e-2, max(1, runs // (BETAS * SEEDS))).tolist(),
+        likelihood="gaussian",
+        noise_scale=np.geomspace(0.1, 10, max(1, runs // (BETAS * SEEDS))).tolist(),
         measure=MEASURE,
     )
 

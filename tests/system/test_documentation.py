@@ -193,7 +193,7 @@ KEPT = {
     "latent": 6,
     "mnist-published": 10,
     "which-prior": 10,
-    "which-prior-at-rate": 6,
+    "which-prior-at-rate": 12,
     "which-prior-fashion": 8,
     "which-prior-mnist": 7,
 }
