@@ -311,9 +311,9 @@ def test_diverged_run_is_a_caveat() -> None:
     facts = {"diverged_at": diverged_at, "step": xr.full_like(diverged_at, 4), "skipped": reason, "versions": reason}
     facts["distortion_kind"] = xr.full_like(status, "negative log-probability")
     study.tree["runs"] = xr.DataTree(xr.Dataset({"status": status, **facts}))
-    study.tree["curves"] = xr.DataTree(
-        xr.Dataset({"loss": (["split", "step"], [[9.0, 1, 1]])}, {"split": ["train"], "step": [0, 3, 4]})
-    )
+    curve = (["split", "step"], [[9.0, 1, 1], [9.0, 2, 2]])
+    curves = xr.Dataset({"loss": curve, "distortion": curve}, {"split": ["train", "test"], "step": [0, 3, 4]})
+    study.tree["curves"] = xr.DataTree(curves)
     diverged, skipped, *_ = caveats(study.tree)
     assert diverged.startswith("the run at beta=0.1, seed=1, depth=3 diverged at step 1,234")
     assert skipped == "the guide has auxiliary sites"
