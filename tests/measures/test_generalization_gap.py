@@ -115,7 +115,7 @@ def test_priors_are_compared_with_the_standard_normal_part_by_part(tmp_path: Pat
         text = f"With {other} in place of standard_normal, the guide's part of the generalization gap is smaller"
         expected = gap.sel(prior="standard_normal") - gap.sel(prior=other)
         assert effects[text] == pytest.approx(expected.item(), rel=1e-4)
-    _, swapped = reevaluate(tmp_path / "study", prior="flow_maf")
+    _, swapped = reevaluate(tmp_path / "study", prior="aggregate")
     assert not any("in place of" in each.text for each in findings(swapped))
 
 
