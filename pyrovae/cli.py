@@ -258,16 +258,14 @@ def compare(
     terminal.show([comparison.differences(trees)])
     for caution in comparison.cautions(trees):
         _print(caution)
-    joined, doubts = (
-        comparison.joined(trees),
-        [f"{name}: {each}" for name, tree in trees.items() for each in caveats(tree)],
-    )
+    joined = comparison.joined(trees)
+    doubts = [f"{name}: {each}" for name, tree in trees.items() for each in caveats(tree)]
     if everything:
         terminal.show(tables.measured(joined).values())
         for doubt in doubts:
             _print(doubt)
-    elif (plane := tables.plane(joined)) is not None:
-        terminal.show([plane])
+    else:
+        terminal.show(filter(None, [tables.plane(joined)]))
         _print(f"{len(doubts)} caveats and all tables: pyrovae compare {' '.join(map(str, folders))} --all")
     _print(f"report in {out / reporting.REPORT}")
 
