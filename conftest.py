@@ -49,10 +49,10 @@ def _quick_studies() -> Iterator[None]:
 
 
 @pytest.fixture
-def trials() -> Iterator[None]:
+def trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries studies before they train, as users do."""
-    with mock.patch.multiple(estimate, step_time=speed.step_time, measuring_time=speed.measuring_time, TRIAL=0.0):
-        yield
+    for name, value in {"step_time": speed.step_time, "measuring_time": speed.measuring_time, "TRIAL": 0.0}.items():
+        monkeypatch.setattr(estimate, name, value)
 
 
 @pytest.fixture

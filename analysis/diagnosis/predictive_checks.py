@@ -38,12 +38,13 @@ def image_statistics(x: xr.DataArray) -> xr.Dataset:
     """
     bright = x.clip(min=0)
     ink = bright.mean("channel")
-    total = ink.sum(["row", "column"])
+    profiles = {"row": ink.sum("column"), "column": ink.sum("row")}
+    total = profiles["row"].sum("row")
     statistics, variance = {"ink": total}, xr.zeros_like(total)
-    for dim in ("row", "column"):
+    for dim, profile in profiles.items():
         position = xr.DataArray(np.arange(x.sizes[dim], dtype=float), dims=dim)
-        mean = (ink * position).sum(["row", "column"]) / total
-        variance = variance + (ink * (position - mean) ** 2).sum(["row", "column"]) / total
+        mean = (profile * position).sum(dim) / total
+        variance = variance + (profile * (position - mean) ** 2).sum(dim) / total
         statistics[dim] = mean.where(total > 0, float(position.mean()))
     statistics["spread"] = (variance**0.5).where(total > 0, 0.0)
     if x.sizes["channel"] == 3:

@@ -134,6 +134,7 @@ def test_report_lists_every_run_with_its_study(trees: dict[str, xr.DataTree]) ->
     assert re.findall(r'data-axis="beta" value="(.*?)"', shown) == ["0.1", "1", "2"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_compare_command_prints_tables_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

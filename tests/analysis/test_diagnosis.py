@@ -91,6 +91,7 @@ class PositiveGuide(PyroModule):
             pyro.sample("intensity", dist.LogNormal((1 + x).log() - 0.7, 0.5))
 
 
+@pytest.mark.long
 def test_posterior_of_a_constrained_site_is_exact() -> None:
     counts = torch.tensor([0.0, 6.0])
     pair = Pair(Positive("positive"), PositiveGuide("guide"))
@@ -126,6 +127,7 @@ class OneSided(PyroModule):
             pyro.sample("z", dist.Normal(x, self.scale).to_event(1))
 
 
+@pytest.mark.long
 def test_missed_mode_raises_rhat() -> None:
     pair, x = Pair(Folded("folded"), OneSided()), torch.tensor([[1.5], [0.8]])
     found = diagnose(pair, x, nuts=ChainSettings(6, 60, 60), images=["far", "near"], **SMALL)
@@ -205,6 +207,7 @@ def test_model_with_factor_or_scale_is_rejected(weights: dict[str, float]) -> No
         exact_posterior(Pair(Scalar(**weights), ScalarGuide("guide")), torch.tensor([1.0]))
 
 
+@pytest.mark.long
 def test_diagnosis_measures_shift_scale_and_gap_of_a_wrong_guide(pair: Pair, x: Tensor) -> None:
     work = {"annealing": Annealing(100, 50), "optimisation": Optimisation(steps=400)}
     truth = closed_form(pair, x)

@@ -404,6 +404,7 @@ def test_legend_of_a_drawing_in_a_larger_figure_is_inside_its_axes(curves: InMem
     assert right.get_legend() is not None
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("all_figures")
 def test_figures_for_print_have_their_width_and_fonts(curves: InMemory, tmp_path: Path) -> None:
     (file,) = curves.save_figures(tmp_path, "rate_distortion", width=3.3)

@@ -94,6 +94,7 @@ def test_text_of_a_study_is_escaped(text: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_name_of_a_folder_is_escaped(results: Results) -> None:
     plain, evil = (Page(page.page({"a": results, name: results}, [], {})) for name in ("b", EVIL))
     assert evil.tags == plain.tags

@@ -77,6 +77,7 @@ def test_approximation_gap_of_mean_field_matches_closed_form(
     assert gap.approximation_se.max() < truth / 4
 
 
+@pytest.mark.long
 @any_seed
 def test_standard_error_of_annealing_is_calibrated(seed: int, x: Tensor, prior: Independent) -> None:
     torch.manual_seed(seed)

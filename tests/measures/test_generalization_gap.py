@@ -58,6 +58,7 @@ def test_curves_begin_at_the_prior_and_end_at_the_posterior(measured: Results) -
     assert (bound.transpose(*known.dims).values <= known.values + 1e-6).all()
 
 
+@pytest.mark.long
 def test_error_of_annealing_is_bounded_where_images_are_binary(measured: Results, tmp_path: Path) -> None:
     """By images that the model generates, which say nothing about grey ones; more temperatures tighten it."""
     assert measured.tree[MEASURE]["annealing_error"].isnull().all()
@@ -103,6 +104,7 @@ def test_effects_are_differences_of_the_parts(measured: Results) -> None:
             assert verdict.contrast.effect.estimate == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.long
 def test_priors_are_compared_with_the_standard_normal_part_by_part(tmp_path: Path) -> None:
     priors = STUDY.replace(prior=["mixture", "standard_normal", "student_t"], depth=1, beta=0.1, components=3)
     results = run(priors.replace(**{"measure.also": [MEASURE]}), tmp_path / "study", quiet=True)

@@ -113,6 +113,7 @@ def information_of_the_population(pair: Pair) -> float:
     return float(torch.logdet(weights @ covariance() @ weights.T + noise) - torch.logdet(noise)) / 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("beta", [0.05, 1.0])
 def test_rate_of_the_linear_study_becomes_the_information(beta: float, linear: Results) -> None:
     information = information_of_the_population(linear.pair(beta=beta, seed=0))

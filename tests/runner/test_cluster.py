@@ -147,7 +147,7 @@ def test_longer_study_continues_without_a_shared_folder(
     assert_same_results(tmp_path / "alone", tmp_path / "cluster")
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [pytest.param(True, marks=pytest.mark.long), False])
 def test_evaluation_on_a_cluster_equals_that_of_one_process(
     cluster: LocalCluster, alone: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +190,7 @@ def test_large_data_in_memory_are_refused_with_workers(
     assert not list((tmp_path / "study").rglob("weights.safetensors"))
 
 
+@pytest.mark.long
 def test_jobs_are_split_for_more_workers(cluster: LocalCluster, tmp_path: Path) -> None:
     """The weights of the parts agree with the whole up to rounding, and R and D within their errors."""
     study = STUDY.replace(depth=1, beta=[0.1, 1], steps=50)
@@ -241,6 +242,7 @@ def test_killed_workers_cost_the_steps_since_their_checkpoints(
     assert_same_results(long_alone, tmp_path / "study")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_shared_folder")
 def test_killed_workers_cost_their_jobs_without_a_shared_folder(
     cluster: LocalCluster, long_alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -252,6 +254,7 @@ def test_killed_workers_cost_their_jobs_without_a_shared_folder(
     assert_same_results(long_alone, tmp_path / "study")
 
 
+@pytest.mark.long
 def test_job_that_kills_its_workers_is_given_up(
     cluster: LocalCluster, modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +309,7 @@ def test_worker_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
     assert f"waits for process {os.getpid()} on {platform.node()}, which still works" in str(progress.note.call_args)
 
 
+@pytest.mark.long
 def test_busy_worker_does_the_job_later(tmp_path: Path) -> None:
     """Such as that of another study."""
     worker._WORKING.acquire()
@@ -369,6 +373,7 @@ def test_address_without_a_port_is_one_line(address: str, tmp_path: Path) -> Non
         run(STUDY, tmp_path / "study", scheduler=address, quiet=True)
 
 
+@pytest.mark.long
 def test_script_that_workers_would_run_again_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text("from pyrovae import Study, run\nrun(Study.load('quick'), 'mine', scheduler='local')\n")
@@ -424,6 +429,7 @@ def test_study_continues_after_its_scheduler_is_lost(tmp_path: Path) -> None:
     assert_same_results(tmp_path / "alone", tmp_path / "study")
 
 
+@pytest.mark.long
 def test_interrupt_has_workers_write_their_checkpoints(
     modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,6 +473,7 @@ def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path:
     assert max(reached(tmp_path / "study")) > 100
 
 
+@pytest.mark.long
 def test_another_worker_continues_when_one_leaves(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -507,6 +514,7 @@ def test_job_that_runs_out_of_memory_is_halved(
     assert len(facts(tmp_path / "study", "cohort")) == 2
 
 
+@pytest.mark.long
 def test_jobs_are_split_for_the_declared_memory(tmp_path: Path) -> None:
     (cohort,) = ONE_COHORT.cohorts()
     training, _ = start(ONE_COHORT.measure, cohort, make_cohort_data(cohort.runs))

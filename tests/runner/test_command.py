@@ -36,7 +36,7 @@ width: 8
 steps: 300
 batch_size: 32
 checkpoint_every: 20
-measure: {particles: 4, reconstructions: 16, images: 128, probe: 64, points: 8}
+measure: {particles: 4, reconstructions: 16, images: 128, probe: 64, points: 2}
 """
 
 
@@ -267,6 +267,7 @@ def bare(*arguments: str, encoding: str = "ascii", **variables: str) -> subproce
     return subprocess.run(command, capture_output=True, encoding=encoding, timeout=TIMEOUT, env=variables, check=False)
 
 
+@pytest.mark.long
 def test_command_needs_no_home_and_no_known_backend() -> None:
     done = bare("run", "small.yaml", *set_each("steps=2", "depth=1", "beta=1"), MPLBACKEND="nonsense")
     assert done.returncode == 0, done.stderr
@@ -310,7 +311,8 @@ def test_characters_that_a_terminal_lacks_are_replaced(encoding: str) -> None:
     assert f"Rate{'–'.encode(encoding, 'replace').decode(encoding)}distortion" in helped.stdout
 
 
-def test_evaluate_shows_new_and_old_numbers_side_by_side() -> None:
+def test_evaluate_shows_new_and_old_numbers_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrovae.estimators.prior_fit.STEPS", 5)
     assert pyrovae("run", "small.yaml", *set_each("steps=2", "depth=1")).returncode == 0
     done = pyrovae("evaluate", "runs/small", "--images", "64", "--samples", "3", "--outer", "32")
     assert done.returncode == 0, done.stderr
@@ -332,6 +334,7 @@ def test_evaluate_shows_new_and_old_numbers_side_by_side() -> None:
 def test_diagnose_compares_the_guide_with_exact_posteriors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "annealing", Annealing(10, 4))
     monkeypatch.setitem(diagnose_run.__kwdefaults__, "optimisation", Optimisation(10))
+    monkeypatch.setattr("pyrovae.runner.diagnose.CHECKED", 16)
     assert pyrovae("run", "small.yaml", "--set", "steps=2", "--set", "depth=1").returncode == 0
     short = ["diagnose", "runs/small", "--chains", "2", "--draws", "10", "--warmup", "10"]
     done = pyrovae(*short, "--select", "beta=0.1", "--images", "7,2:4")
@@ -347,6 +350,7 @@ def test_diagnose_compares_the_guide_with_exact_posteriors(monkeypatch: pytest.M
     refused(*short, "--select", "beta=1", "--images", "128", expected="images: expected rows of the 128 test images")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_annealing_runs_only_on_request() -> None:
     assert pyrovae("run", "small.yaml", "--set", "steps=2", "--set", "depth=1").returncode == 0
@@ -455,6 +459,7 @@ def pair(event_shape, latent_size):
 """
 
 
+@pytest.mark.long
 def test_user_components_run_only_if_their_module_is_trusted() -> None:
     Path("mine.py").write_text(USER_MODULE, encoding="utf-8")
     components = (

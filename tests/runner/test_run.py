@@ -38,7 +38,7 @@ def small(**settings: Any) -> Study:
         "learning_rate_schedule": "constant",
     }
     measured = {"measure.images": 128, "measure.particles": 4, "measure.probe": 64, "measure.points": 8}
-    measured |= {"measure.outer": 1024, "measure.likelihood_images": 16, "measure.reconstructions": 16}
+    measured |= {"measure.outer": 256, "measure.likelihood_images": 8, "measure.reconstructions": 16}
     return Study.load("quick", **(base | measured | {"checkpoint_every": 40} | settings))
 
 
@@ -236,6 +236,7 @@ def test_settings_of_learning_curves_cannot_be_reevaluated(setting: str, tmp_pat
         reevaluate(tmp_path / "study", **{setting: 9})
 
 
+@pytest.mark.long
 def test_aggregate_prior_memorises_less_when_leaving_one_out(tmp_path: Path) -> None:
     priors = ["standard_normal", "aggregate", "aggregate_leave_one_out"]
     study = small(prior=priors, beta=0.1, seed=0, steps=300, refresh=10, latent_size=2, **{"measure.images": 256})
@@ -271,6 +272,7 @@ def test_reevaluation_reproduces_every_prior(tmp_path: Path) -> None:
     xr.testing.assert_equal(again.images(), results.images())
 
 
+@pytest.mark.long
 def test_every_prior_is_saved_and_restored(tmp_path: Path) -> None:
     study = _every_prior()
     results = run(study, tmp_path / "study", quiet=True)

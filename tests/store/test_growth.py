@@ -61,9 +61,9 @@ def assert_same_numbers(one: Results, other: Results) -> None:
     "more",
     [
         {"seed": [0, 1]},
-        {"beta": [0.01, 0.1, 1]},
-        {"depth": [1, 2]},
-        {"data_seed": [0, 1]},
+        pytest.param({"beta": [0.01, 0.1, 1]}, marks=pytest.mark.long),
+        pytest.param({"depth": [1, 2]}, marks=pytest.mark.long),
+        pytest.param({"data_seed": [0, 1]}, marks=pytest.mark.long),
         {"seed": [0, 1], "data_seed": "seed"},
         {"prior": ["standard_normal", "mixture(components=3)"]},
         {"seed": [1, 0], "beta": [1, 0.1, 4], "depth": [2, 1]},
@@ -82,6 +82,7 @@ def test_only_new_runs_are_trained(more: dict[str, Any], folder: Path, trained: 
     assert not list(folder.glob("training/*"))
 
 
+@pytest.mark.long
 def test_new_runs_are_those_of_a_larger_study(folder: Path, tmp_path: Path) -> None:
     """Within rounding: they train in another cohort."""
     wider = SMALL.replace(seed=[0, 1])
@@ -95,7 +96,7 @@ def test_new_runs_are_those_of_a_larger_study(folder: Path, tmp_path: Path) -> N
     ("prior", "pixels"),
     [
         ("standard_normal", "continuous"),
-        ("aggregate_leave_one_out", "dynamic"),
+        pytest.param("aggregate_leave_one_out", "dynamic", marks=pytest.mark.long),
         pytest.param("standard_normal", "dynamic", marks=pytest.mark.long),
         pytest.param("aggregate_leave_one_out", "continuous", marks=pytest.mark.long),
     ],
@@ -129,7 +130,7 @@ def test_weights_of_other_training_images_are_not_continued(tmp_path: Path, monk
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.long),
         {"pixels": "dynamic", "learning_rate_schedule": "tail"},
         pytest.param({"prior": "aggregate_subsampled", "components": 20, "refresh": 7}, marks=pytest.mark.long),
     ],
@@ -151,6 +152,7 @@ def test_continued_training_equals_one_in_one_go_bitwise(
     assert grown.images().identical(whole.images())
 
 
+@pytest.mark.long
 def test_continued_training_keeps_compiled_steps_bitwise(tmp_path: Path) -> None:
     study, folders = SMALL.replace(beta=1), (tmp_path / "grown", tmp_path / "whole")
     run(study, folders[0], compile="always", quiet=True)

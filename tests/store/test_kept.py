@@ -91,6 +91,7 @@ def test_a_new_study_does_not_start_from_kept_results(name: str) -> None:
     assert (Results.create(name, STUDY, lambda *_: None).tree["runs"]["status"] == "pending").all()  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_figure")
 def test_kept_results_have_a_report_and_compare(name: str, whole: Path, tmp_path: Path) -> None:
     draw(open_results(name))

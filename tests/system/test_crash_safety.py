@@ -358,6 +358,7 @@ def _check_random_kills(
     return codes
 
 
+@pytest.mark.long
 def test_results_are_the_same_after_random_kills(recording: Path, tmp_path: Path) -> None:
     codes = _check_random_kills(recording, tmp_path, np.random.default_rng(3), kills=3, phases=["growth"])
     assert codes & {-signal.SIGKILL, 130}
@@ -382,6 +383,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.long
 def test_full_disk_is_one_line_and_loses_nothing(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "full"
     make_data(STUDY.runs()[0])  # fills the cache of images
@@ -404,9 +406,8 @@ def test_full_disk_is_one_line_and_loses_nothing(trained: Path, tmp_path: Path) 
     assert_same_results(trained, folder)
 
 
-@pytest.mark.parametrize(
-    "phase", ["merge", *(pytest.param(each, marks=pytest.mark.long) for each in ("growth", "merge into a part"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("phase", ["merge", "growth", "merge into a part"])
 def test_full_disk_is_one_line_in_every_phase(phase: str, recording: Path, tmp_path: Path) -> None:
     """Where a file of random size or a larger one cannot be written; the same command goes on from there."""
     rng, folder = np.random.default_rng(5), tmp_path / "study"
@@ -425,7 +426,7 @@ def test_full_disk_is_one_line_in_every_phase(phase: str, recording: Path, tmp_p
     assert_same_results(end, folder)
 
 
-@pytest.mark.parametrize("phase", ["growth", "merge into a part"])
+@pytest.mark.parametrize("phase", [pytest.param("growth", marks=pytest.mark.long), "merge into a part"])
 def test_damaged_record_is_one_line_and_repaired(phase: str, recording: Path, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     PHASES[phase].begin(recording, folder)
@@ -439,6 +440,7 @@ def test_damaged_record_is_one_line_and_repaired(phase: str, recording: Path, tm
     assert_same_results(recording / phase / "study", folder)
 
 
+@pytest.mark.long
 def test_read_only_folder_can_be_read_only(recording: Path, complete: Path, tmp_path: Path) -> None:
     folder = tmp_path / "read_only"
     shutil.copytree(complete, folder)
@@ -479,9 +481,8 @@ def _after_checkpoint(step: int, action: Callable[[], None], monkeypatch: pytest
     monkeypatch.setattr(Training, "save", saved)
 
 
-@pytest.mark.parametrize(
-    "what", [*(pytest.param(each, marks=pytest.mark.long) for each in ("study.yaml", "training", "runs")), "."]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("what", ["study.yaml", "training", "runs", "."])
 def test_files_deleted_during_training_are_written_again(
     what: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_wheel_installs_pyrovae_and_nothing_else(wheel: Path) -> None:
     assert names == {*map(str, code), "pyrovae/py.typed"}
 
 
+@pytest.mark.long
 def test_wheel_runs_a_study_in_an_empty_folder(site: Path, tmp_path: Path) -> None:
     code = "import pyrovae; print(pyrovae.__file__); from pyrovae.cli import main; main()"
     arguments = ["run", *(word for setting in SMALL for word in ("--set", setting))]
@@ -60,6 +61,7 @@ def test_wheel_runs_a_study_in_an_empty_folder(site: Path, tmp_path: Path) -> No
     assert (tmp_path / "runs/quick/figures/rate_distortion.png").exists()
 
 
+@pytest.mark.long
 def test_training_and_measuring_need_no_package_that_draws(tmp_path: Path) -> None:
     """As on a GPU with the wheels of tests/benchmarks/make_wheels.sh."""
     missing = ["PIL", "arviz_base", "arviz_plots", "arviz_stats", "jinja2", "matplotlib", "plotly", "torchvision"]

@@ -99,7 +99,10 @@ def test_steps_equal_those_of_the_cpu_and_never_synchronise(parts: dict[str, Any
         torch.testing.assert_close(trained[1][name], ours, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", ["plain", "dynamic", "full rank", "bank", "logistic"])
+@pytest.mark.parametrize(
+    "parts",
+    ["plain", "bank", *(pytest.param(each, marks=pytest.mark.long) for each in ("dynamic", "full rank", "logistic"))],
+)
 def test_results_equal_those_of_the_cpu(parts: str, device: FakeDevice, tmp_path: Path) -> None:
     """Training, measures, and a resume on the CPU."""
     study, found = STUDY.replace(**PARTS[parts]), []

@@ -88,7 +88,10 @@ def test_matrix_products_outside_layers_are_not_rounded() -> None:
         assert not torch.equal(functional.linear(x[0], y[0].T), exact[0])
 
 
-@pytest.mark.parametrize(("network", "guide"), [(MLP, "full_rank"), (MLP, "flow"), ("conv_small", "mean_field")])
+@pytest.mark.parametrize(
+    ("network", "guide"),
+    [(MLP, "full_rank"), pytest.param(MLP, "flow", marks=pytest.mark.long), ("conv_small", "mean_field")],
+)
 def test_bfloat16_steps_equal_float32_steps_up_to_rounding(network: str, guide: str) -> None:
     """Vmapped and sequentially; weights, moments and losses stay float32."""
     run = Run(network=network, guide=guide, latent_size=3)
@@ -148,6 +151,7 @@ def test_measures_are_not_rounded(
     assert flags() == before
 
 
+@pytest.mark.long
 def test_precision_can_be_an_axis(tmp_path: Path) -> None:
     """Results of different precisions differ, but within their errors."""
     results = run(STUDY, tmp_path / "study", quiet=True, compile="never")

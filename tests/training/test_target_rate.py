@@ -26,6 +26,7 @@ def small_study(**settings: object) -> Study:
     return Study(X[:32], test=X[32:], **SMALL, **{"target_rate": [0.5, 2.0], "seed": [0, 1], "steps": 12} | settings)
 
 
+@pytest.mark.long
 def test_beta_settles_where_the_optimum_has_the_target_rate(tmp_path: Path) -> None:
     """The closed form at the β reached has the target rate, over training images with their own covariance."""
     targets, seeds = [1.0, 3.0], range(6)
@@ -78,6 +79,7 @@ def test_spread_is_the_deviation_of_a_settled_beta() -> None:
     torch.testing.assert_close(one.spread / one.beta, torch.tensor([SPEED * 0.025]), rtol=0.02, atol=0)
 
 
+@pytest.mark.long
 def test_execution_modes_move_beta_equally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for mode in ("compiled", "vmapped", "sequential"):

@@ -113,6 +113,7 @@ def test_pair_and_fit_have_the_best_weights(results: Results) -> None:
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
+@pytest.mark.long
 def test_interrupted_and_longer_trainings_keep_the_same_weights(tmp_path: Path) -> None:
     whole = overfitting(steps=60, checkpoint_every=20)
     run(whole, tmp_path / "whole", compile="never", quiet=True)
@@ -126,6 +127,7 @@ def test_interrupted_and_longer_trainings_keep_the_same_weights(tmp_path: Path) 
     xr.testing.assert_identical(grown.tree["rate_distortion"].to_dataset(), expected)
 
 
+@pytest.mark.long
 def test_later_evaluations_use_the_best_weights(results: Results) -> None:
     before = contents(results.folder, "weights.safetensors")
     found = results.swap_prior("diagonal", quiet=True).tree["rate_distortion/distortion"]
