@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from pyrovae import Results, Study, open_results
 from pyrovae.analysis import figures
-from pyrovae.analysis.report import page
+from pyrovae.analysis.report import page, tables
 from pyrovae.training.trainer import Interrupted, Training
 
 #: The default study, which the first command of the README trains in a checkout.
@@ -128,6 +128,13 @@ def all_figures() -> Iterator[None]:
 def one_figure() -> Iterator[None]:
     """Draws one figure of each study."""
     with all_figures(), mock.patch.object(figures, "FIGURES", {"rate_distortion": figures.rate_distortion}):
+        yield
+
+
+@contextmanager
+def little_drawn() -> Iterator[None]:
+    """Draws one figure of each study, and writes a report without tables."""
+    with one_figure(), mock.patch.object(tables, "measured", return_value={}):
         yield
 
 

@@ -5,7 +5,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, AliasToken, DirectiveToken, SafeConstructor, ScalarNode, StreamEndToken, YAMLError
+from ruamel.yaml import YAML, SafeConstructor, ScalarNode, YAMLError
+from ruamel.yaml.tokens import (
+    AliasToken,
+    BlockEndToken,
+    BlockMappingStartToken,
+    BlockSequenceStartToken,
+    DirectiveToken,
+    FlowMappingEndToken,
+    FlowMappingStartToken,
+    FlowSequenceEndToken,
+    FlowSequenceStartToken,
+    StreamEndToken,
+)
 
 from pyrovae.errors import InputError
 
@@ -13,6 +25,10 @@ from pyrovae.errors import InputError
 MAX_CHARACTERS = 1_000_000
 #: Most characters of an integer: Python converts no longer ones to text.
 MAX_DIGITS = 100
+#: Most lists and mappings inside each other; the time of the scanner grows with the square of their number.
+MAX_DEPTH = 50
+_OPENING = (BlockMappingStartToken, BlockSequenceStartToken, FlowMappingStartToken, FlowSequenceStartToken)
+_CLOSING = (BlockEndToken, FlowMappingEndToken, FlowSequenceEndToken)
 
 
 def parse_yaml(text: str, *, comments: bool = True) -> Any:
@@ -26,19 +42,21 @@ def parse_yaml(text: str, *, comments: bool = True) -> Any:
         {'beta': [0.001, 1]}
     """
     try:
-        tokens = list(_yaml().scan(text))
-        if any(isinstance(token, AliasToken) for token in tokens):
-            raise ValueError("references (*name) are not supported")
-        if any(isinstance(token, DirectiveToken) for token in tokens):
-            raise ValueError("directives (%YAML, %TAG) are not supported")
-        end = max((token.end_mark.index for token in tokens if not isinstance(token, StreamEndToken)), default=0)
+        depth = end = 0
+        for token in _yaml().scan(text):
+            if isinstance(token, AliasToken):
+                raise ValueError("references (*name) are not supported")
+            if isinstance(token, DirectiveToken):
+                raise ValueError("directives (%YAML, %TAG) are not supported")
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > MAX_DEPTH:
+                raise ValueError("it is nested too deeply")
+            end = end if isinstance(token, StreamEndToken) else token.end_mark.index
         if not comments and (rest := text[end:].strip()):
             raise ValueError(f"'{rest:.50}' would be a comment; put the value in double quotes")
         return _yaml().load(text)
     except YAMLError as error:
         raise ValueError(" ".join(str(getattr(error, "problem", error)).split())) from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
     except (IndexError, KeyError) as error:
         raise ValueError(f"a value does not have the type of its tag ({error})") from error
 

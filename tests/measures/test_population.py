@@ -56,6 +56,7 @@ def test_study_without_validation_images_says_what_it_needs(tmp_path: Path) -> N
     assert results.tree["population/closable_gap"].isnull().all()
 
 
+@pytest.mark.long
 def test_evaluation_equals_what_the_study_measures(measured: Results, tmp_path: Path) -> None:
     run(STUDY, tmp_path / "study", quiet=True)
     _, again = reevaluate(tmp_path / "study", measures=["population"])

@@ -127,6 +127,7 @@ def test_rate_of_the_linear_study_becomes_the_information(beta: float, linear: R
         assert own["rate"] - information > tolerance + 0.1
 
 
+@pytest.mark.long
 def test_error_of_the_solver_is_part_of_the_standard_errors(linear: Results) -> None:
     rough, fine = (linear.evaluations[f"prior=flow_matching(solver_steps={steps})"].tree for steps in (1, 16))
     for name in ("rate_distortion/rate_se", "rate_distortion/elbo_se", "information/prior_gap_se"):
@@ -135,6 +136,7 @@ def test_error_of_the_solver_is_part_of_the_standard_errors(linear: Results) -> 
     xr.testing.assert_equal(rough["information/mutual_information_se"], fine["information/mutual_information_se"])
 
 
+@pytest.mark.long
 def test_finding_compares_with_training_at_beta_1(linear: Results) -> None:
     swapped = linear.evaluations["prior=flow_matching(solver_steps=16)"]
     (found,) = (each for each in swapped.findings() if "fitted afterwards" in each.text)
@@ -146,6 +148,7 @@ def test_finding_compares_with_training_at_beta_1(linear: Results) -> None:
     assert not [each for each in linear.findings() if "fitted afterwards" in each.text]
 
 
+@pytest.mark.long
 def test_finding_compares_the_images_of_both_evaluations(linear: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the swap was measured on more images than the study, so was the prior of the pair."""
     monkeypatch.setattr(prior_fit, "STEPS", 2)

@@ -32,8 +32,8 @@ from helpers import (
     assert_refused,
     assert_same_results,
     contents,
+    little_drawn,
     main_with_one_figure,
-    one_figure,
     run_commands,
 )
 from PIL import Image
@@ -53,8 +53,6 @@ from pyrovae.study import key_of
 from pyrovae.system import atomic
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Training
-
-pytestmark = pytest.mark.usefixtures("one_figure")
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,12 @@ PHASES = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _little_drawn() -> Iterator[None]:
+    with little_drawn():
+        yield
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For each phase, the folder after it in `PHASE/study`, and its states before each file operation in `PHASE`.
@@ -121,7 +125,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _record(place: Path) -> None:
     place.mkdir()
     (place / "small.yaml").write_text(STUDY.to_yaml(), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch, one_figure():
+    with pytest.MonkeyPatch.context() as patch, little_drawn():
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
         for name, phase in PHASES.items():
             phase.begin(place, place / name / "study")
