@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
+from pyrovae.estimators import prior_fit
 from pyrovae.runner import estimate, speed
 
 # pytest-xdist starts one process per core; each of them, and each command that it starts, uses one thread.
@@ -35,7 +36,7 @@ def _global_state() -> tuple[object, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_studies() -> Iterator[None]:
-    """Nothing is drawn, and studies are not tried before they train: both take longer than most of them.
+    """Nothing is drawn, studies are not tried before they train, and priors are fitted in few steps.
 
     A machine that only trains lacks the packages that draw.
     """
@@ -44,6 +45,7 @@ def _quick_studies() -> Iterator[None]:
         import_module("helpers").nothing_drawn() if draws else mock.patch("pyrovae.runner.reporting.draw"),
         mock.patch.object(estimate, "step_time", return_value=0.01),
         mock.patch.object(estimate, "measuring_time", return_value=0.01),
+        mock.patch.object(prior_fit, "STEPS", 300),
     ):
         yield
 

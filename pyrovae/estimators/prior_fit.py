@@ -32,9 +32,9 @@ def fit_prior(prior: Any, q: Distribution, seed: int, stepped: Callable[[], None
         >>> from torch.distributions import Independent, Normal
         >>> from pyrovae.models.priors import Diagonal
         >>> prior = Diagonal(latent_size=1)
-        >>> q = Independent(Normal(torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1)), 1)
+        >>> q = Independent(Normal(torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1)), 1)
         >>> fit_prior(prior, q, seed=0)
-        >>> bool((prior().stddev - 10**0.5).abs() < 0.1)
+        >>> bool((prior().stddev - 2**0.5).abs() < 0.1)
         True
     """
     parameters = list(prior.parameters())

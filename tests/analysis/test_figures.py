@@ -72,6 +72,7 @@ print(matplotlib.is_interactive())
 """
 
 
+@pytest.mark.long
 def test_first_figure_leaves_a_notebook_interactive(tmp_path: Path) -> None:
     """Otherwise, it would show no further ones."""
     (tmp_path / "notebook_backend.py").write_text(BACKEND, encoding="utf-8")

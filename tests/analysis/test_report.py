@@ -39,9 +39,8 @@ EVIL = "</script><script>alert('1')</script><img src=x onerror=alert(2)>"
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     study = Study.load("quick", **SMALL, beta=[0.1, 1], seed=[0, 1], description=EVIL)
     folder = tmp_path_factory.mktemp("report") / "mine"
-    with pytest.MonkeyPatch.context() as patch, one_figure():
+    with one_figure():
         run(study, out=folder, quiet=True)
-        patch.setattr("pyrovae.estimators.prior_fit.STEPS", 5)
         return reevaluate(folder, prior="mixture", particles=30)[0]
 
 

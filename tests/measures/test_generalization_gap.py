@@ -81,6 +81,7 @@ def test_they_are_measured_only_on_request() -> None:
     assert [line.endswith(": 8 df in each of 4 settings") for line in named] == [True] * 4, named
 
 
+@pytest.mark.long
 def test_evaluation_equals_what_the_study_measures(measured: Results, tmp_path: Path) -> None:
     plain = run(STUDY, tmp_path / "study", quiet=True)
     assert plain.tree[MEASURE]["decoder_gap"].isnull().all()

@@ -58,6 +58,7 @@ def moons(number: int, generator: torch.Generator) -> Independent:
     return Independent(Normal(centres, torch.full_like(centres, 0.2)), 1)
 
 
+@pytest.mark.long
 @any_seed
 def test_two_moons_are_fitted(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prior_fit, "STEPS", 1000)

@@ -130,8 +130,8 @@ def test_weights_of_other_training_images_are_not_continued(tmp_path: Path, monk
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({}, marks=pytest.mark.long),
-        {"pixels": "dynamic", "learning_rate_schedule": "tail"},
+        {},
+        pytest.param({"pixels": "dynamic", "learning_rate_schedule": "tail"}, marks=pytest.mark.long),
         pytest.param({"prior": "aggregate_subsampled", "components": 20, "refresh": 7}, marks=pytest.mark.long),
     ],
     ids=str,

@@ -381,7 +381,6 @@ def test_grown_results_have_the_new_runs(folder: Path, trained: list[tuple[froze
 
 
 def test_swapped_prior_is_an_evaluation_of_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrovae.estimators.prior_fit.STEPS", 2)
     results = open_results(folder)
     swapped = results.swap_prior({"name": "mixture", "components": 2}, quiet=True)
     assert swapped.name == "prior=mixture(components=2)"

@@ -581,6 +581,7 @@ def test_invalid_holder_file_is_not_quoted(content: bytes, tmp_path: Path) -> No
         assert _refusal(tmp_path / "locked") == "another process"
 
 
+@pytest.mark.long
 def test_interrupted_evaluation_measures_nothing_twice(
     complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -636,6 +637,7 @@ def test_weights_without_a_record_are_measured_and_not_trained(
     assert_same_results(trained, folder)
 
 
+@pytest.mark.long
 def test_resume_with_other_versions_is_reported_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,7 +115,6 @@ def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(fit, "_run", lambda settings: one_run(settings | {"steps": 2, "batch_size": 16}))
     few = {name: value for name, value in SMALL.items() if name.startswith("measure.")} | {"steps": 2}
     monkeypatch.setattr(Study, "run", lambda self, *out, **options: run_study(self.replace(**few), *out, **options))
-    monkeypatch.setattr("pyrovae.estimators.prior_fit.STEPS", 5)
     monkeypatch.setattr("pyrovae.training.trainer.Training._modes", lambda *_: ["sequential"])
     monkeypatch.setattr("pyrovae.cli.TEMPERATURES", 5)
     monkeypatch.setattr("pyrovae.runner.cluster.dispatch.connected", _threads)
@@ -127,6 +126,7 @@ def small_and_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             del sys.modules[name]
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore:log weights or log likelihoods")  # pairs are hardly trained here
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_and_code_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def unless_refused(use: Callable[[], Any]) -> Any:
 # All readers
 
 
-@settings(few, max_examples=30)
+@settings(few, max_examples=15)
 @given(data=st.data())
 @pytest.mark.parametrize("name", readers.READERS)
 def test_damaged_input_is_read_or_refused(name: str, data: st.DataObject, tmp_path: Path) -> None:

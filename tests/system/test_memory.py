@@ -128,10 +128,13 @@ def _fail_after(step: int, max_runs: int, error: Exception, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError(),
-     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")],
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), marks=pytest.mark.long),
+        pytest.param(MemoryError(), marks=pytest.mark.long),
+    ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_cohort_out_of_memory_continues_in_halves_from_its_checkpoint(
     error: Exception, whole: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

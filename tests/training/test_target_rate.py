@@ -100,6 +100,7 @@ def test_interrupted_training_continues_bitwise(tmp_path: Path) -> None:
     assert_same_results(tmp_path / "whole", tmp_path / "resumed")
 
 
+@pytest.mark.long
 def test_longer_training_continues_from_the_beta_reached(tmp_path: Path) -> None:
     """Also where the learning rate fell to zero, and training goes back to where that began."""
     for schedule in ("constant", "tail"):
