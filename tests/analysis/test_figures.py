@@ -358,7 +358,7 @@ def text_of(figure: Figure) -> list[Text]:
 
 
 @pytest.mark.usefixtures("all_figures")
-@pytest.mark.parametrize("width", [None, 3.3, 6.9])
+@pytest.mark.parametrize("width", [pytest.param(None, marks=pytest.mark.long), 3.3, 6.9])
 def test_text_does_not_overlap_in_any_figure(width: float | None, curves: InMemory) -> None:
     """Nor does it leave the figure, and it is neither small nor large."""
     drawn = figures.drawn(curves, width=width)

@@ -34,7 +34,10 @@ def test_published_training_set_has_the_known_statistics(name: str, counts: list
     assert (round(values.mean().item(), 4), round(values.std().item(), 4)) == (mean, std)
 
 
-@pytest.mark.parametrize(("study", "sides"), [("mnist-holdout", (63_042, 6_958)), ("fashion", (60_000, 10_000))])
+@pytest.mark.parametrize(
+    ("study", "sides"),
+    [("mnist-holdout", (63_042, 6_958)), pytest.param("fashion", (60_000, 10_000), marks=pytest.mark.long)],
+)
 def test_study_of_real_images_runs_end_to_end(study: str, sides: tuple[int, int], tmp_path: Path) -> None:
     settings = ["train_images=null", "test_images=null", "steps=400", "beta=[0.1,1]", "depth=1", "width=64", "seed=0"]
     overrides = [word for setting in settings for word in ("--set", setting)]

@@ -292,7 +292,7 @@ def test_runs_are_never_trained_by_two_workers_at_once(tmp_path: Path, capfd: py
     folder.mkdir(parents=True)
     lock = filelock.FileLock(folder / study.cohorts()[0].key, thread_local=False)
     lock.acquire()
-    threading.Timer(3, lock.release).start()
+    threading.Timer(1.5, lock.release).start()
     with local(1, processes=False) as other:
         run(study, tmp_path / "study", scheduler=other.scheduler_address)
     assert capfd.readouterr().out.count("waits for another process, which still works on it") == 1
@@ -313,7 +313,7 @@ def test_worker_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
 def test_busy_worker_does_the_job_later(tmp_path: Path) -> None:
     """Such as that of another study."""
     worker._WORKING.acquire()
-    threading.Timer(3, worker._WORKING.release).start()
+    threading.Timer(1.5, worker._WORKING.release).start()
     with local(1, processes=False, threads_per_worker=2) as other:
         run(STUDY.replace(depth=1, steps=2), tmp_path / "study", scheduler=other.scheduler_address, quiet=True)
     assert facts(tmp_path / "study", "status") == {"done"}

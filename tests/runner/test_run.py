@@ -399,6 +399,7 @@ def test_trained_linear_pair_reaches_the_theoretical_curve(tmp_path: Path) -> No
     assert abs(theory["rate"].sel(beta=3.0, method="nearest").item() - population.rate) < 0.1
 
 
+@pytest.mark.long
 def test_default_type_of_a_script_changes_nothing(tmp_path: Path) -> None:
     study = small(seed=0, beta=1, steps=20, prior="vamp", components=4)
     before = run(study, tmp_path / "float32", quiet=True)

@@ -46,7 +46,7 @@ def _ran(folder: Path, **settings: Any) -> Results:
     "settings",
     [
         {"learning_rate": 10},
-        {"learning_rate": 10, "guide": "flow"},
+        pytest.param({"learning_rate": 10, "guide": "flow"}, marks=pytest.mark.long),
         pytest.param({"learning_rate": 10, "prior": "vamp", "components": 8}, marks=pytest.mark.long),
         pytest.param({"learning_rate": 10, "prior": "flow"}, marks=pytest.mark.long),
         pytest.param({"learning_rate": 10, "model": "hierarchical", "guide": "hierarchical"}, marks=pytest.mark.long),
@@ -63,8 +63,8 @@ def test_high_learning_rates_end_in_numbers_or_a_caveat(settings: dict[str, Any]
         ({"learning_rate": 1e300}, [True, True]),
         # The squares of these gradients overflow, so that Adam never moves the weights.
         ({"beta": [1e-30, 1e30]}, [False, True]),
-        ({"beta": [1e29, 1e30], "warmup": 1, "cycles": 30}, [True, True]),
-        ({"likelihood": "gaussian", "noise_scale": 1e-15}, [True, True]),
+        pytest.param({"beta": [1e29, 1e30], "warmup": 1, "cycles": 30}, [True, True], marks=pytest.mark.long),
+        pytest.param({"likelihood": "gaussian", "noise_scale": 1e-15}, [True, True], marks=pytest.mark.long),
     ],
     ids=str,
 )
@@ -76,7 +76,13 @@ def test_diverged_runs_are_marked(settings: dict[str, Any], diverged: list[bool]
     assert (diverged_at <= 10).all(), "it is found at the first checkpoint"
 
 
-@pytest.mark.parametrize("lost", ["runs/*/weights.safetensors", "runs/*/record.nc", "runs/*/*"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "runs/*/*",
+        *(pytest.param(f"runs/*/{name}", marks=pytest.mark.long) for name in ("weights.safetensors", "record.nc")),
+    ],
+)
 def test_diverged_run_is_trained_again_if_its_files_are_gone(lost: str, tmp_path: Path) -> None:
     settings = {"beta": [1e-30, 1e30]}
     before = _ran(tmp_path / "study", **settings).tree["runs"].to_dataset()
