@@ -175,9 +175,11 @@ class Training:
         The function returns the losses of the runs, ``[runs]``.
         """
         update = self._batch_stepper(compile, progress)
+        intervals = {bank.interval for bank in self.lockstep.template.banks}
 
         def step() -> Tensor:
-            self._refresh_banks()
+            if any(self.step % interval == 0 for interval in intervals):
+                self.lockstep.refresh(self.data, self.streams.keys("bank", self.step))
             losses = update(self._batch(self.step))
             self.step += 1
             return losses
@@ -414,11 +416,6 @@ class Training:
         if compile == "never" and modes[0] in ("cuda_graph", "compiled"):
             progress.note(f"{modes[0]}, although compile is 'never': a resumed cohort keeps its execution mode")
         return modes
-
-    def _refresh_banks(self) -> None:
-        """Refreshes the cached encodings of the programs, at the steps at which that is due."""
-        if any(self.step % bank.interval == 0 for bank in self.lockstep.template.banks):
-            self.lockstep.refresh(self.data, self.streams.keys("bank", self.step))
 
     def _probe_steps(self) -> list[int]:
         return probe_steps(self.cohort.shared.steps, self.measure.points)
