@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-from pyrovae.estimators import prior_fit
+from pyrovae.estimators import Optimisation, prior_fit
+from pyrovae.measures import generalization_gap
 from pyrovae.runner import estimate, speed
 
 # pytest-xdist starts one process per core; each of them, and each command that it starts, uses one thread.
@@ -36,7 +37,7 @@ def _global_state() -> tuple[object, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_studies() -> Iterator[None]:
-    """Nothing is drawn, studies are not tried before they train, and priors are fitted in few steps.
+    """Nothing is drawn, studies are not tried before they train, and what is optimised later is so in few steps.
 
     A machine that only trains lacks the packages that draw.
     """
@@ -46,6 +47,7 @@ def _quick_studies() -> Iterator[None]:
         mock.patch.object(estimate, "step_time", return_value=0.01),
         mock.patch.object(estimate, "measuring_time", return_value=0.01),
         mock.patch.object(prior_fit, "STEPS", 300),
+        mock.patch.object(generalization_gap, "REFINEMENT", Optimisation(10, samples=4, draws=64)),
     ):
         yield
 

@@ -32,6 +32,14 @@ from pyrovae.training.target_rate import Multiplier
 
 #: Traces a function into a plain graph, without computing anything.
 traced = partial(make_fx, tracing_mode="fake", _allow_non_fake_inputs=True)
+#: Options of torch's compiler.
+COMPILER_OPTIONS: dict[str, Any] = {
+    # All steps have the same shapes, which the kernels check anyway.
+    "guard_filter_fn": skip_all_guards_unsafe,
+    # Not to compile a test program with torch's headers for each instruction set of the CPU, in six seconds. What not
+    # every compiler knows, such as AMX, is still tried.
+    "cpp.vec_isa_ok": True,
+}
 #: Gradients by parameter, and the mean loss and rate of each run.
 Gradients = tuple[State, tuple[Tensor, Tensor]]
 
@@ -164,7 +172,7 @@ class Lockstep:
             if mode in ("cuda_graph", "compiled"):
                 states = (self.params, self.buffers, adam, self.multiplier)
                 rehearsal = (*tree_map_only(Tensor, torch.clone, states), example)
-                step = torch.compile(traced(step)(*rehearsal), options=compiler_options())
+                step = torch.compile(traced(step)(*rehearsal), options=COMPILER_OPTIONS)
                 step(*rehearsal)
                 del rehearsal
             bound: Callable[[Batch], Tensor] = partial(step, self.params, self.buffers, adam, self.multiplier)
@@ -235,17 +243,6 @@ class Lockstep:
             with fork_seed(key):
                 results.append(function(run))
         return tree_map(lambda *parts: torch.stack(parts), *results)
-
-
-def compiler_options() -> dict[str, Any]:
-    """Options of torch's compiler."""
-    return {
-        # All steps have the same shapes, which the kernels check anyway.
-        "guard_filter_fn": skip_all_guards_unsafe,
-        # Not to compile and load a test program for each instruction set that the CPU has, in six seconds. Compilers
-        # know all of them but AMX, which GCC has from version 11 on.
-        "cpp.vec_isa_ok": None if torch.cpu._is_amx_tile_supported() else True,
-    }
 
 
 def capture(step: Callable[[Batch], Tensor], example: Batch) -> Callable[[Batch], Tensor]:
