@@ -37,7 +37,7 @@ def _global_state() -> tuple[object, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_studies() -> Iterator[None]:
-    """Nothing is drawn, studies are not tried before they train, and what is optimised later is so in few steps.
+    """Nothing is drawn, studies are not tried before they train, and later fits take few steps.
 
     A machine that only trains lacks the packages that draw.
     """
