@@ -13,9 +13,9 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pyrovae import Results, Study, open_results
+from pyrovae import Results, Study, open_results, parts
 from pyrovae.analysis import figures
-from pyrovae.analysis.report import page, tables
+from pyrovae.analysis.report import page
 from pyrovae.training.trainer import Interrupted, Training
 
 #: The default study, which the first command of the README trains in a checkout.
@@ -26,6 +26,10 @@ needs_default_study = pytest.mark.skipif(not DEFAULT.exists(), reason="needs the
 DRAWN, SAVEFIG, SAVE_REPORT = figures.drawn, Figure.savefig, page.save
 #: The installed command.
 COMMAND = str(Path(sys.executable).with_name("pyrovae"))
+#: A test of every prior, of which one is an ordinary differential equation and takes as long as all others together.
+every_prior = pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.long] * (each == "flow_matching")) for each in parts.names("prior")]
+)
 #: Seconds after which a hanging command is stopped; not a measure of speed.
 TIMEOUT = 120
 STUDY = Study(
@@ -128,13 +132,6 @@ def all_figures() -> Iterator[None]:
 def one_figure() -> Iterator[None]:
     """Draws one figure of each study."""
     with all_figures(), mock.patch.object(figures, "FIGURES", {"rate_distortion": figures.rate_distortion}):
-        yield
-
-
-@contextmanager
-def little_drawn() -> Iterator[None]:
-    """Draws one figure of each study, and writes a report without tables."""
-    with one_figure(), mock.patch.object(tables, "measured", return_value={}):
         yield
 
 

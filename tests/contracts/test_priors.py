@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from helpers import every_prior
 from pyro.ops.provenance import get_provenance, track_provenance
 from scipy import stats
 from seeds import any_seed
@@ -19,8 +20,6 @@ from torch.distributions import Distribution, Independent, StudentT, biject_to
 from pyrovae import Pair, Run, make_pair, parts
 
 PRIORS = list(parts.names("prior"))
-#: The same; one that is an ordinary differential equation takes as long as all others together.
-OFTEN = [pytest.param(name, marks=pytest.mark.long if name == "flow_matching" else ()) for name in PRIORS]
 EVENT = torch.Size([1, 4, 4])
 #: Settings of priors.
 SMALL = {"components": 5, "hidden": 8, "solver_steps": 8}
@@ -86,7 +85,7 @@ def test_grid_integrates_heavy_tails_to_a_tenth_of_a_percent(degrees: float, dim
 
 
 @any_seed
-@pytest.mark.parametrize("name", OFTEN)
+@every_prior
 @pytest.mark.parametrize("dimensions", [1, 2])
 def test_density_is_normalised_and_samples_follow_it(name: str, dimensions: int, seed: int) -> None:
     pair = pair_with(name, dimensions, seed)
@@ -147,7 +146,7 @@ def test_prior_is_a_distribution_as_pyro_expects(name: str, model: str) -> None:
         assert get_provenance(prior.log_prob(track_provenance(z, frozenset({"z"})))) == {"z"}
 
 
-@pytest.mark.parametrize("name", OFTEN)
+@every_prior
 def test_prior_has_the_same_gradients_in_lockstep(name: str, assert_trains_in_lockstep: Any) -> None:
     pairs = [pair_with(name, seed=seed) for seed in (0, 1)]
     assert repr(pairs[0].model).startswith("VAE: p(z) p(x|z)")

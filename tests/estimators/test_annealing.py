@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 import torch
+from helpers import every_prior
 from scipy import stats
 from seeds import any_seed
 from torch import Tensor
@@ -24,10 +25,6 @@ from pyrovae.estimators.annealing import _Bridge
 
 #: Failure rate 2e-5, two-sided.
 TWO_SIDED = 4.27
-#: The prior that is an ordinary differential equation takes as long as all others together.
-PRIORS = [
-    pytest.param(name, marks=pytest.mark.long if name == "flow_matching" else ()) for name in parts.names("prior")
-]
 BEST = LinearGaussian.best(linear.covariance(), latent_size=4, beta=0.01)
 W = BEST.weight.float()
 
@@ -103,7 +100,7 @@ def test_forward_and_backward_weights_are_unbiased(seed: int) -> None:
 
 
 @any_seed
-@pytest.mark.parametrize("name", PRIORS)
+@every_prior
 def test_log_likelihood_under_every_prior_matches_quadrature(name: str, seed: int) -> None:
     event = torch.Size([1, 1, 4])
     small = {"components": 5, "hidden": 8, "solver_steps": 8}

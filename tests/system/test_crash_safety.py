@@ -32,14 +32,15 @@ from helpers import (
     assert_refused,
     assert_same_results,
     contents,
-    little_drawn,
     main_with_one_figure,
+    one_figure,
     run_commands,
 )
 from PIL import Image
 from recorder import recorded
 
 from pyrovae import InputError, open_results, run
+from pyrovae.analysis.report import tables
 from pyrovae.build import make_data
 from pyrovae.estimators import Annealing, Optimisation
 from pyrovae.runner.diagnose import diagnose_run
@@ -98,6 +99,13 @@ PHASES = {
     "merge": Phase(MERGE, "", (0, 6)),
     "merge into a part": Phase(MERGE, "evaluation", (2, 6), 4),
 }  # fmt: skip
+
+
+@contextmanager
+def little_drawn() -> Iterator[None]:
+    """Draws one figure of each study, and writes a report without tables."""
+    with one_figure(), mock.patch.object(tables, "measured", return_value={}):
+        yield
 
 
 @pytest.fixture(autouse=True)
