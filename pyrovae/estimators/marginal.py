@@ -6,23 +6,23 @@ error of a float32 z is many σ.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from pyrovae.errors import InputError, UnsupportedError
-from pyrovae.numerics import logsumexp, normal_log_densities
+from pyrovae.numerics import logsumexp_, natural_parameters, sufficient_statistics
 from pyrovae.programs.distributions import base_normal, mapped, noise_shape, reparameterize
 
 #: Least points per chunk, and elements of its temporaries, which should stay in a CPU's cache.
-CHUNK_ROWS = 256
+CHUNK_ROWS = 512
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**26}
 #: Elements that a flow holds for each dimension of z.
 FLOW_ELEMENTS = 16
 #: Bound on the rounding error of a log density, in nats, up to which it may be a matrix product.
-ROUNDING = 1e-8
+ROUNDING = 1e-6
 
 
 def encodings(q: Distribution, rows: Tensor | None = None) -> Distribution:
@@ -83,70 +83,90 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
         own: row of each point's own encoding, in the batch shape of the points, to exclude from the mixture:
             log 1/(N−1) Σ_{m≠own} q(z|x_m).
 
-    Cost: one density per point and encoding, in chunks, so that memory does not grow with N.
+    Cost: one density per point and encoding, in chunks; beside the chunks, memory for as much as ``q`` holds.
     """
-    event = len(q.event_shape)
-    batch = z.shape[: z.dim() - event]
-    points = z.reshape(-1, *q.event_shape)
-    owners = [None] * len(points) if own is None else own.expand(batch).reshape(-1).split(chunk_rows(q))
-    totals = []
-    for rows, owner in zip(points.split(chunk_rows(q)), owners, strict=False):
-        total = rows.new_full((len(rows),), -torch.inf)
-        for log_q in log_densities(rows, q, owner):
-            total = torch.logaddexp(total, logsumexp(log_q, 1))
-        totals.append(total)
-    count = q.batch_shape.numel() - (own is not None)
-    return torch.cat(totals).reshape(batch) - math.log(count)
+    batch = z.shape[: z.dim() - len(q.event_shape)]
+    total = log_total(z.reshape(-1, *q.event_shape), q, None if own is None else own.expand(batch).reshape(-1))
+    return total.reshape(batch) - math.log(q.batch_shape.numel() - (own is not None))
 
 
-def chunk_rows(q: Distribution) -> int:
-    """Points per chunk; many where there are few encodings."""
-    return max(CHUNK_ROWS, CHUNK_ELEMENTS[device_of(q).type] // (q.batch_shape.numel() * _elements(q)))
+def log_total(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tensor:
+    """log Σ_m q(z|x_m), ``[n]``; arguments as in `log_densities`."""
+    return torch.cat(
+        [
+            reduce(torch.logaddexp, (logsumexp_(log_q, 1) for _, log_q in columns))
+            for _, columns in log_densities(z, q, own)
+        ]
+    )
 
 
-def log_densities(z: Tensor, q: Distribution, own: Tensor | None = None) -> Iterator[Tensor]:
-    """log q(z|x_m) of points under the encodings, in chunks of columns: ``[n, columns]`` each.
+def log_densities(
+    z: Tensor, q: Distribution, own: Tensor | None = None
+) -> Iterator[tuple[slice, Iterator[tuple[slice, Tensor]]]]:
+    """log q(z|x_m) of points under the encodings, in chunks of points, and each of these in chunks of encodings.
 
     Args:
-        z: points, ``[n, *event_shape]``, at most `chunk_rows` of the encodings.
+        z: points, ``[n, *event_shape]``.
         q: the N encodings, float64.
-        own: row of each point's own encoding, ``[n]``, whose log density is set to −∞.
+        own: row of each point's own encoding, ``[n]``, whose log density is set to −∞; −1 for none.
+
+    Yields:
+        The points, and an iterator over encodings and the log densities, ``[points, encodings]``, which may be
+        overwritten.
     """
     density, elements = _density(z, q)
-    columns = max(1, CHUNK_ELEMENTS[z.device.type] // (CHUNK_ROWS * elements))
-    for start in range(0, q.batch_shape[0], columns):
-        part = mapped(q, lambda parameter, at=start: parameter[at : at + columns])
-        log_q = density(z, part)
-        if own is not None:
-            mine = own[:, None] == torch.arange(start, start + log_q.shape[1], device=z.device)
-            log_q = log_q.masked_fill(mine, -torch.inf)
-        yield log_q
+    most = CHUNK_ELEMENTS[z.device.type]
+    size = max(1, most // (CHUNK_ROWS * elements))
+
+    def columns(points: slice) -> Iterator[tuple[slice, Tensor]]:
+        for part in _slices(q.batch_shape[0], size):
+            log_q = density(points, part)
+            if own is not None:
+                mine = own[points, None] == torch.arange(part.start, part.stop, device=z.device)
+                log_q = log_q.masked_fill_(mine, -torch.inf)
+            yield part, log_q
+
+    # More points at once where there are few encodings.
+    for points in _slices(len(z), max(CHUNK_ROWS, most // (q.batch_shape[0] * elements))):
+        yield points, columns(points)
 
 
-def _elements(q: Distribution) -> int:
-    """Elements that a density of a point under an encoding needs."""
-    return q.event_shape.numel() * (1 if base_normal(q) else FLOW_ELEMENTS)
+def _slices(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
-def _density(z: Tensor, q: Distribution) -> tuple[Callable[[Tensor, Any], Tensor], int]:
-    """The fastest function for log q(z|x_m), ``[n, N]``, exact to `ROUNDING`, and the elements that it needs."""
-    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.event_shape):
-        return _of_any, _elements(q)
-    reach = z.flatten(1).norm(dim=1).amax() + q.base_dist.loc.flatten(1).norm(dim=1).amax()
-    rounding = torch.finfo(z.dtype).eps * (reach / q.base_dist.scale.amin()).square()
-    return (_by_product, 1) if rounding < ROUNDING else (_by_differences, _elements(q))
+def _density(z: Tensor, q: Distribution) -> tuple[Callable[[slice, slice], Tensor], int]:
+    """The fastest function for log q(z|x_m), exact to `ROUNDING`, and the elements that it needs for each.
 
+    The function maps points and encodings to ``[points, encodings]``.
+    """
+    elements = q.event_shape.numel() * (1 if base_normal(q) else FLOW_ELEMENTS)
 
-def _of_any(z: Tensor, q: Distribution) -> Tensor:
-    return q.log_prob(z.unsqueeze(1))
+    def of_any(points: slice, part: slice) -> Tensor:
+        return mapped(q, lambda parameter: parameter[part]).log_prob(z[points].unsqueeze(1))
 
+    match q:
+        case MultivariateNormal():
+            loc, scale = q.loc, q.scale_tril
+        case Independent(base_dist=Normal()) if q.event_shape:
+            loc, scale = q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
+        case _:
+            return of_any, elements
+    full_rank, x, centre = scale.dim() > loc.dim(), z.flatten(1), loc.mean(0)
+    parameters, constant = natural_parameters(loc - centre, scale)
+    reach = (x - centre).norm(dim=1).amax() + (loc - centre).norm(dim=1).amax()
+    precision = 2 * parameters[:, : -loc.shape[1]].norm(dim=1).amax()
+    if torch.finfo(x.dtype).eps * reach.square() * precision < ROUNDING:
+        statistics = torch.cat([sufficient_statistics(x - centre, full_rank), torch.ones_like(x[:, :1])], 1)
+        parameters = torch.cat([parameters, constant[:, None]], 1)
+        return lambda points, part: statistics[points] @ parameters[part].mT, 1
+    if full_rank:
+        return of_any, elements
+    log_scale = (scale.log() + math.log(2 * math.pi) / 2).sum(1)
 
-def _by_differences(z: Tensor, q: Any) -> Tensor:
-    """For diagonal normals, four times as fast as their `log_prob`."""
-    loc, scale = q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
-    squares = (z.flatten(1).unsqueeze(1) - loc).div_(scale).square_().sum(-1)
-    return -0.5 * squares - (scale.log() + math.log(2 * math.pi) / 2).sum(-1)
+    def by_differences(points: slice, part: slice) -> Tensor:
+        """Four times as fast as `log_prob`."""
+        squares = (x[points].unsqueeze(1) - loc[part]).div_(scale[part]).square_().sum(-1)
+        return squares.mul_(-0.5).sub_(log_scale[part])
 
-
-def _by_product(z: Tensor, q: Any) -> Tensor:
-    return normal_log_densities(z.flatten(1), q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1))
+    return by_differences, elements

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.data import as_input
-from pyrovae.estimators.marginal import chunk_rows, encodings, log_densities
+from pyrovae.estimators.marginal import encodings, log_densities, log_total
 
-#: Codes and training images per chunk.
-CHUNK_CODES, CHUNK_IMAGES = 512, 2048
+#: Logarithm up to which weights count as zero: near −708, where exp begins to underflow, it is slow.
+SMALLEST = -700.0
 #: log₁₀ of the smallest mixing share.
 MIN_LOG10_SHARE = -12.0
 
@@ -60,18 +60,16 @@ def memorising_decoder(z: Tensor, q: Distribution, images: Tensor, own: Tensor |
         ([0.5, 1.0], [2.0, 1.0])
     """
     q, z = encodings(q), z.double()
-    image, perplexity = [], []
-    for start in range(0, len(z), CHUNK_CODES):
-        codes = slice(start, start + CHUNK_CODES)
-        w = _weights(z[codes], q, None if own is None else own[codes])
-        perplexity.append(torch.special.entr(w).sum(1).exp())
-        x_hat = w.new_zeros(len(w), images[0].numel())
-        for at in range(0, len(images), CHUNK_IMAGES):
-            mixed = w[:, at : at + CHUNK_IMAGES]
-            used = mixed.any(0)  # where codes are far apart, most weights are zero
-            x_hat += mixed[:, used] @ as_input(images[at : at + CHUNK_IMAGES][used]).double().flatten(1)
-        image.append(x_hat.unflatten(1, images.shape[1:]))
-    return Memorised(torch.cat(image), torch.cat(perplexity))
+    total = log_total(z, q, own)
+    x_hat, entropy = z.new_zeros(len(z), images[0].numel()), torch.zeros_like(total)
+    for codes, parts in log_densities(z, q, own):
+        for part, log_q in parts:
+            log_w = log_q.sub_(total[codes, None]).clamp_(min=SMALLEST)
+            w = log_w.exp().masked_fill_(log_w == SMALLEST, 0.0)
+            entropy[codes] -= log_w.mul_(w).sum(1)
+            used = w.any(0)  # where codes are far apart, most weights are zero
+            x_hat[codes] += w[:, used] @ as_input(images[part][used]).double().flatten(1)
+    return Memorised(x_hat.unflatten(1, images.shape[1:]), entropy.exp())
 
 
 @torch.no_grad()
@@ -101,13 +99,3 @@ def mixing_share(distortion: Callable[[Tensor], Tensor], image: Tensor, mean: Te
         options={"xatol": 0.01},
     )
     return 10.0 ** float(optimum.x)
-
-
-def _weights(z: Tensor, q: Distribution, own: Tensor | None) -> Tensor:
-    """w_n(z), ``[n, N]``."""
-    owners = [None] * len(z) if own is None else own.split(chunk_rows(q))
-    log_q = [
-        torch.cat(list(log_densities(rows, q, owner)), dim=1)
-        for rows, owner in zip(z.split(chunk_rows(q)), owners, strict=False)
-    ]
-    return torch.cat(log_q).softmax(1)

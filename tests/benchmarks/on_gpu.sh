@@ -48,5 +48,5 @@ step speed 18 "$python" tests/benchmarks/training.py --device "$device" --runs 1
 # shellcheck disable=SC2086
 step study 50 "$python" -m pyrovae run paper-ood --set seed=0 --set "precision=$precision" --device "$device" \
     --out "$out/paper-ood" ${STUDY:-}
-step information 10 "$python" tests/benchmarks/information.py "$device"
+step information 10 "$python" tests/benchmarks/measuring.py information full-rank decoder --device "$device"
 cat "$out/summary.txt"

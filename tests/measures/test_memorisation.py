@@ -66,9 +66,9 @@ def test_memorising_decoder_is_the_posterior_mean_image(
     w = (log_q - log_q.logsumexp(1, keepdim=True)).exp()
     expected = (w @ (images.double() / 255).flatten(1)).unflatten(1, EVENT)
     entropy = -torch.where(w > 0, w * w.log(), 0).sum(1)
-    for codes, columns in ((512, 2048), (7, 11)):
-        monkeypatch.setattr("pyrovae.estimators.memorisation.CHUNK_CODES", codes)
-        monkeypatch.setattr("pyrovae.estimators.memorisation.CHUNK_IMAGES", columns)
+    for codes, columns in ((512, 512), (7, 11)):
+        monkeypatch.setattr("pyrovae.estimators.marginal.CHUNK_ROWS", codes)
+        monkeypatch.setattr("pyrovae.estimators.marginal.CHUNK_ELEMENTS", {"cpu": codes * columns})
         found = memorising_decoder(z, q, images, own)
         torch.testing.assert_close(found.image, expected, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(found.perplexity, entropy.exp(), rtol=1e-6, atol=1e-6)
