@@ -70,7 +70,9 @@ def natural_parameters(loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         precision = scale.square().reciprocal()
         constant = -(precision * loc.square() / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1)
         return torch.cat([-precision / 2, precision * loc], -1), constant
-    precision = torch.cholesky_inverse(scale)
+    identity = torch.eye(loc.shape[-1], dtype=scale.dtype, device=scale.device)
+    inverse = torch.linalg.solve_triangular(scale, identity, upper=False)  # cholesky_inverse raises where σ is 0
+    precision = inverse.mT @ inverse
     linear = (precision @ loc.unsqueeze(-1)).squeeze(-1)
     log_scale = scale.diagonal(dim1=-2, dim2=-1).log()
     constant = -(linear * loc / 2 + log_scale + math.log(2 * math.pi) / 2).sum(-1)

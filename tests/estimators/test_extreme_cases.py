@@ -22,6 +22,7 @@ from pyrovae.estimators import (
     rate,
     rate_per_dimension,
 )
+from pyrovae.estimators.marginal import log_marginal
 
 #: Failure rate 2e-5, two-sided.
 TWO_SIDED = 4.27
@@ -52,6 +53,16 @@ def test_memorising_decoder_weighs_two_near_copies(sigma: float, shift: float, a
     torch.testing.assert_close(found.perplexity, torch.special.entr(w).sum(0).exp(), rtol=1e-9, atol=0)
     other = memorising_decoder(q.mean[:1], q, images, own=torch.tensor([0]))
     assert (other.image.item(), other.perplexity.item()) == (1, 1)
+
+
+@pytest.mark.parametrize("collapsed", [0.0, torch.inf, torch.nan])
+def test_collapsed_full_rank_encoding_gives_the_density_of_torch(collapsed: float) -> None:
+    scale_tril = torch.eye(2, dtype=torch.float64).repeat(3, 1, 1)
+    scale_tril[1, 1, 1] = collapsed
+    q = MultivariateNormal(torch.zeros(3, 2, dtype=torch.float64), scale_tril=scale_tril, validate_args=False)
+    z = torch.tensor([[0.0, 1.0], [2.0, 0.0]], dtype=torch.float64)
+    expected = q.log_prob(z.unsqueeze(1)).logsumexp(1) - math.log(3)
+    torch.testing.assert_close(log_marginal(z, q), expected, equal_nan=True)
 
 
 @at_any_scale
