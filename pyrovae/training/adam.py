@@ -42,7 +42,7 @@ class Adam(NamedTuple):
         Args:
             params: parameters by name, ``[runs, ...]``.
             gradients: gradients by parameter.
-            step_sizes: step size of each run and ε at this step, ``[runs + 1]``; of one run, for any parameters.
+            step_sizes: step size of each run, or one for all, and ε at this step, ``[runs + 1]`` or ``[2]``.
         """
         sizes, epsilon = step_sizes[:-1], step_sizes[-1]
         for name, gradient in gradients.items():
@@ -55,8 +55,7 @@ class Adam(NamedTuple):
         *sizes, epsilon = step_sizes.tolist()
         dense = {name: gradient.contiguous() for name, gradient in gradients.items()}  # the kernel ignores strides
         steps = [torch.tensor(torch.inf, device=step_sizes.device)] * len(gradients)  # for no bias correction
-        together = len(set(sizes)) == 1
-        for run, size in [(slice(None), sizes[0])] if together else list(enumerate(sizes)):
+        for run, size in [(slice(None), sizes[0])] if len(sizes) == 1 else list(enumerate(sizes)):
             weights, grads, means, squares = (
                 [state[name][run] for name in gradients] for state in (params, dense, self.exp_avg, self.exp_avg_sq)
             )
@@ -72,7 +71,7 @@ def step_sizes(learning_rates: Sequence[float], step: int) -> Tensor:
     Section 2 of Kingma and Ba gives the step size. Inside the graph, both would be computed again for each parameter.
 
     Args:
-        learning_rates: α of each run.
+        learning_rates: α of each run, or one for all.
         step: t, from 1 on.
 
     Example:

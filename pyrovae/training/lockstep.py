@@ -53,7 +53,7 @@ class Batch(NamedTuple):
         own_rows: their rows among the training images of the run, ``[runs, batch]``.
         values: further arguments of the programs, by name, ``[runs]``.
         noise: standard normal draws by latent site, ``[runs, batch, ...]``.
-        step_sizes: Adam's step size of each run, and ε, at this step, ``[runs + 1]``.
+        step_sizes: Adam's step size of each run, or one for all, and ε at this step, ``[runs + 1]`` or ``[2]``.
         thresholds: with dynamic binarisation, the threshold of each pixel, ``[runs, batch, *event_shape]``.
         keys: one per run, seeds of torch's generator for draws without injected noise.
     """

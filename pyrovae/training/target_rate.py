@@ -49,7 +49,7 @@ class Multiplier(NamedTuple):
 
         Args:
             rate: R of the batch of each run, ``[runs]``.
-            step_sizes: Adam's step size of each run, ``[runs]``.
+            step_sizes: Adam's step size of each run, ``[runs]``, or of all, ``[1]``.
         """
         error = (rate / self.target - 1).clamp(-1, 1)
         self.beta.mul_((SPEED * step_sizes * error).exp()).clamp_(*LIMITS)

@@ -116,6 +116,8 @@ class Training:
         self.best: Groups = self._nothing_better() if cohort.shared.keep == "best" else {}
         self.cohorts = [cohort.key] * len(lockstep)
         self.cached: dict[str, Tensor] = {}
+        rates = [run.learning_rate for run in cohort.runs]
+        self._learning_rates = rates if len(set(rates)) > 1 else rates[:1]  # with one, Adam's kernels are faster
 
     @cached_property
     def data_checksums(self) -> list[int]:
@@ -369,16 +371,14 @@ class Training:
     def _batch(self, step: int) -> Batch:
         images, shared, own_rows = self.data.images, self.cohort.shared, self.streams.index(step)
         share = shared.learning_rate_share(step)
-        sizes = to_device(
-            step_sizes([run.learning_rate * share for run in self.cohort.runs], step + 1), self.data.device
-        )
+        sizes = step_sizes([rate * share for rate in self._learning_rates], step + 1)
         return Batch(
             images=images.train if images.grey is None else images.grey,
             rows=self.data.gathered(own_rows),
             own_rows=own_rows,
             values=self._weights_of_loss(step),
             noise=self.streams.noise(step),
-            step_sizes=sizes,
+            step_sizes=to_device(sizes, self.data.device),
             thresholds=None if images.grey is None else self.streams.thresholds(step, images.event_shape),
             keys=self.streams.keys("draws", step) if self.lockstep.mode == "sequential" else (),
         )

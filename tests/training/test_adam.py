@@ -54,6 +54,16 @@ def test_gradients_may_be_views(update_: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
+def test_one_step_size_for_all_runs_equals_one_for_each(update_: Callable[..., None]) -> None:
+    start, gradients = {"w": torch.randn(3, 4, 2)}, {"w": torch.randn(3, 4, 2)}
+    one, each = ({"w": start["w"].clone()} for _ in range(2))
+    update_(Adam.of(one), one, gradients, step_sizes([0.1], 1))
+    update_(Adam.of(each), each, gradients, step_sizes([0.1, 0.1, 0.1], 1))
+    assert torch.equal(one["w"], each["w"])
+    assert not torch.equal(one["w"], start["w"])
+
+
+@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
 def test_each_run_has_its_own_step_size(update_: Callable[..., None]) -> None:
     """Bit for bit, what it is alone."""
     start = {"w": torch.randn(3, 4, 2), "b": torch.randn(3, 5)}
