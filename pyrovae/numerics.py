@@ -25,7 +25,7 @@ def logsumexp(x: Tensor, dim: int) -> Tensor:
 
 
 def logsumexp_(x: Tensor, dim: int) -> Tensor:
-    """As `logsumexp`, in a third less time; overwrites ``x``, which is not +∞. Neither for gradients nor for vmap.
+    """As `logsumexp` for terms below +∞, but faster, because it overwrites ``x``; without gradients and without vmap.
 
     Example:
         >>> logsumexp_(torch.tensor([[0.0, -1e4], [-torch.inf, -torch.inf]]), 1)

@@ -83,7 +83,7 @@ def log_marginal(z: Tensor, q: Distribution, own: Tensor | None = None) -> Tenso
         own: row of each point's own encoding, in the batch shape of the points, to exclude from the mixture:
             log 1/(N−1) Σ_{m≠own} q(z|x_m).
 
-    Cost: one density per point and encoding, in chunks; beside the chunks, memory for as much as ``q`` holds.
+    Cost: one density per point and encoding. Memory: one chunk of densities and a copy of the parameters of ``q``.
     """
     batch = z.shape[: z.dim() - len(q.event_shape)]
     total = log_total(z.reshape(-1, *q.event_shape), q, None if own is None else own.expand(batch).reshape(-1))
@@ -152,12 +152,13 @@ def _density(z: Tensor, q: Distribution) -> tuple[Callable[[slice, slice], Tenso
             loc, scale = q.base_dist.loc.flatten(1), q.base_dist.scale.flatten(1)
         case _:
             return of_any, elements
-    full_rank, x, centre = scale.dim() > loc.dim(), z.flatten(1), loc.mean(0)
-    parameters, constant = natural_parameters(loc - centre, scale)
-    reach = (x - centre).norm(dim=1).amax() + (loc - centre).norm(dim=1).amax()
+    full_rank, x = scale.dim() > loc.dim(), z.flatten(1)
+    centred_loc, centred_x = loc - loc.mean(0), x - loc.mean(0)  # smaller numbers, smaller rounding errors
+    parameters, constant = natural_parameters(centred_loc, scale)
+    reach = centred_x.norm(dim=1).amax() + centred_loc.norm(dim=1).amax()
     precision = 2 * parameters[:, : -loc.shape[1]].norm(dim=1).amax()
     if torch.finfo(x.dtype).eps * reach.square() * precision < ROUNDING:
-        statistics = torch.cat([sufficient_statistics(x - centre, full_rank), torch.ones_like(x[:, :1])], 1)
+        statistics = torch.cat([sufficient_statistics(centred_x, full_rank), torch.ones_like(x[:, :1])], 1)
         parameters = torch.cat([parameters, constant[:, None]], 1)
         return lambda points, part: statistics[points] @ parameters[part].mT, 1
     if full_rank:
