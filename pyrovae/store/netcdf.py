@@ -114,10 +114,11 @@ def groups(group: h5py.Group) -> Iterator[tuple[str, xr.Dataset]]:
     variables, items = {}, {name: group[name] for name in group}  # items() has None for what it cannot open
     names = {item: name for name, item in items.items()}  # HDF5 takes long to find the name of an object
     for name, item in items.items():
-        if isinstance(item, h5py.Dataset) and not item.attrs.get("NAME", b"").startswith(_NOT_A_VARIABLE.encode()):
-            dims = [names[dim[0]] for dim in item.dims] if not item.is_scale else [name]
-            values = item.asstr("utf-8")[()] if h5py.check_string_dtype(item.dtype) else item[()]
-            variables[name] = xr.Variable(dims, values, attributes(item))
+        if isinstance(item, h5py.Group) or (item.is_scale and item.attrs["NAME"].startswith(_NOT_A_VARIABLE.encode())):
+            continue
+        dims = [name] if item.is_scale else [names[dim[0]] for dim in item.dims]
+        values = item.asstr("utf-8")[()] if h5py.check_string_dtype(item.dtype) else item[()]
+        variables[name] = xr.Variable(dims, values, attributes(item))
     yield group.name, xr.Dataset(variables, attrs=attributes(group))
     for item in items.values():
         if isinstance(item, h5py.Group):
@@ -126,7 +127,7 @@ def groups(group: h5py.Group) -> Iterator[tuple[str, xr.Dataset]]:
 
 def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     """Attributes as text and numbers, without those that are about the layout of the file."""
-    return {name: _plain(value) for name, value in item.attrs.items() if name not in _LAYOUT}
+    return {name: _plain(item.attrs[name]) for name in item.attrs if name not in _LAYOUT}
 
 
 def text(values: NDArray[Any]) -> list[str]:

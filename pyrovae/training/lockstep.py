@@ -40,6 +40,8 @@ COMPILER_OPTIONS: dict[str, Any] = {
     # every compiler knows, such as AMX, is still tried.
     "cpp.vec_isa_ok": True,
 }
+#: Number of steps from which tracing pays: it takes as long as fifty steps gain by it.
+WORTH_TRACING = 50
 #: Gradients by parameter, and the mean loss and rate of each run.
 Gradients = tuple[State, tuple[Tensor, Tensor]]
 
@@ -143,10 +145,18 @@ class Lockstep:
         for name, buffer in self.buffers.items():
             buffer.copy_(torch.stack([each[name] for each in refreshed]))
 
-    def stepper(self, mode: ExecutionMode, adam: Adam, example: Batch) -> Callable[[Batch], Tensor]:
+    def stepper(
+        self, mode: ExecutionMode, adam: Adam, example: Batch, steps: int = WORTH_TRACING
+    ) -> Callable[[Batch], Tensor]:
         """Sets the execution mode, and returns a function that updates weights, moments and β by one step, in place.
 
         The function returns the mean losses of the runs, ``[runs]``.
+
+        Args:
+            mode: how the runs are computed.
+            adam: the moments.
+            example: a batch.
+            steps: how often the function will be called.
 
         Raises:
             Exception: whatever torch raises if it cannot vmap the program or compile the graph.
@@ -154,8 +164,10 @@ class Lockstep:
         self.mode = mode
 
         graph: Callable[..., Gradients] = self.gradients
-        if mode == "vmapped":  # a lambda, because make_fx would count self as an argument
+        if mode == "vmapped" and steps >= WORTH_TRACING:  # a lambda, because make_fx would count self as an argument
             graph = traced(lambda *states: self.gradients(*states))(self.params, self.buffers, example)
+        elif mode == "vmapped":  # what vmap does not support is raised here, not in a step
+            graph(self.params, tree_map(torch.clone, self.buffers), example)
 
         fused = mode != "compiled" and example.images.device.type == "cpu"
 

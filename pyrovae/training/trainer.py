@@ -390,10 +390,10 @@ class Training:
 
     def _batch_stepper(self, compile: Compile, progress: ProgressReporter) -> Callable[[Batch], Tensor]:
         """The step in the first execution mode that works."""
-        modes = self._modes(compile, progress)
+        modes, remaining = self._modes(compile, progress), self.cohort.shared.steps - self.step
         for mode, fallback in zip(modes, [*modes[1:], None], strict=True):
             try:
-                step = self.lockstep.stepper(mode, self.adam, self._batch(self.step))
+                step = self.lockstep.stepper(mode, self.adam, self._batch(self.step), remaining)
                 break
             except Exception as error:
                 if fallback is None or is_out_of_memory(error):
