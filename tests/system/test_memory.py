@@ -23,7 +23,6 @@ from pyrovae.runner.estimate import Estimate
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.setup import bytes_of_a_run, start
 from pyrovae.system import memory
-from pyrovae.training.adam import Adam
 from pyrovae.training.lockstep import Batch, Lockstep
 
 STUDY = Study(
@@ -111,9 +110,9 @@ def _fail_after(step: int, max_runs: int, error: Exception, monkeypatch: pytest.
     """Raises an error after a step where more than `max_runs` train in lockstep."""
     stepper = Lockstep.stepper
 
-    def failing_stepper(self: Lockstep, mode: Any, adam: Adam, example: Batch) -> Callable[[Batch], Any]:
+    def failing_stepper(self: Lockstep, *arguments: Any) -> Callable[[Batch], Any]:
         calls = [0]
-        take_step = stepper(self, mode, adam, example)
+        take_step = stepper(self, *arguments)
 
         def failing_step(batch: Batch) -> Any:
             calls[0] += 1
