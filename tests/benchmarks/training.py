@@ -3,11 +3,12 @@
     python -m pip install -c constraints.txt -e '.[bench]'
     python tests/benchmarks/training.py [--rounds N] [--runs R] [--depth 1,3] [--pixels 784,3072]
     python tests/benchmarks/training.py --pixels 3072 --precision float32,bfloat16 [--profile]
+    python tests/benchmarks/training.py --pixels 784 --depth 1 --runs 18 --width 128 [--profile]
     python tests/benchmarks/training.py --products
     python tests/benchmarks/training.py --device cuda --runs 60 --depth 3 --pixels 3072 --precision tf32 [--profile]
 
-All contestants train the same VAE on the same images: hidden layers of 512 units, ten latent dimensions, a Bernoulli
-likelihood, batches of 128, Adam at 1e-3. Each has its own process and trains for one epoch in each round. Ratios are of
+All contestants train the same VAE on the same images: hidden layers of 512 units by default, ten latent dimensions, a
+Bernoulli likelihood, batches of 128, Adam at 1e-3. Each has its own process and trains for one epoch in each round. Ratios are of
 times within a round, reported as the median and the range over rounds. Lockstep trains all runs at once, the other
 libraries train one; "images/s" counts an image once for each run that trains on it.
 
@@ -195,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--depth", type=integers, default=[1, 3])
     parser.add_argument("--pixels", type=integers, default=[784, 3072])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -209,7 +211,7 @@ def main() -> None:
         return
     names = [] if options.products or options.profile else contestants_installed()
     for pixels, depth, precision in product(options.pixels, options.depth, options.precision):
-        case = Case(pixels, depth, options.runs, device=options.device, precision=precision)
+        case = Case(pixels, depth, options.runs, options.width, options.device, precision)
         if options.products:
             print_products(case)
         elif options.profile:
