@@ -8,9 +8,9 @@
     python tests/benchmarks/training.py --device cuda --runs 60 --depth 3 --pixels 3072 --precision tf32 [--profile]
 
 All contestants train the same VAE on the same images: hidden layers of 512 units by default, ten latent dimensions, a
-Bernoulli likelihood, batches of 128, Adam at 1e-3. Each has its own process and trains for one epoch in each round. Ratios are of
-times within a round, reported as the median and the range over rounds. Lockstep trains all runs at once, the other
-libraries train one; "images/s" counts an image once for each run that trains on it.
+Bernoulli likelihood, batches of 128, Adam at 1e-3. Each has its own process and trains for one epoch in each round.
+Ratios are of times within a round, reported as the median and the range over rounds. Lockstep trains all runs at once,
+the other libraries train one; "images/s" counts an image once for each run that trains on it.
 
 The arithmetic is the matrix products of a step on the same shapes and strides, each in the fastest of several ways, and
 Adam, which moves 28 bytes per parameter, at the bandwidth of adding two large arrays. `--products` prints the speed of
