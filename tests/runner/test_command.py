@@ -224,7 +224,7 @@ def test_studies_and_version_are_listed() -> None:
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == version
 
 
-@pytest.mark.usefixtures("all_figures")
+@pytest.mark.usefixtures("one_figure")
 def test_show_repeats_what_run_printed() -> None:
     done = pyrovae("run", "small.yaml", *set_each("steps=20", "depth=1"))
     assert done.returncode == 0, done.stderr
@@ -235,10 +235,10 @@ def test_show_repeats_what_run_printed() -> None:
     assert "report with figures: runs/small/report.html" in shown
     assert done.stdout.endswith(shown)
     drawn = pyrovae(
-        "figures", "runs/small", "distortion", "--width", "3.3", "--format", "pdf", "--format", "svg", "--dark"
+        "figures", "runs/small", "rate_distortion", "--width", "3.3", "--format", "pdf", "--format", "svg", "--dark"
     )
-    assert drawn.stdout == "in runs/small/figures/print: distortion.pdf, distortion.svg\n"
-    assert Path("runs/small/figures/print/distortion.pdf").exists()
+    assert drawn.stdout == "in runs/small/figures/print: rate_distortion.pdf, rate_distortion.svg\n"
+    assert Path("runs/small/figures/print/rate_distortion.pdf").exists()
     everything = pyrovae("show", "runs/small", "--all").stdout
     assert "Lowering β from 1 to 0.1" in everything
     (caveat,) = pyrovae("show", "runs/small", "caveats").stdout.splitlines()[:1]
