@@ -22,7 +22,7 @@ from pyrovae.system.memory import freed_memory_kept, is_out_of_memory
 from pyrovae.system.progress import ProgressReporter, ProgressTask
 from pyrovae.system.provenance import Environment
 from pyrovae.system.signals import stop_requests
-from pyrovae.training.adam import Adam, step_sizes
+from pyrovae.training.adam import FLUSH_INTERVAL, Adam, step_sizes
 from pyrovae.training.divergence import Divergence, restore_rows
 from pyrovae.training.lockstep import Batch, Lockstep
 from pyrovae.training.modes import candidate_modes
@@ -182,6 +182,8 @@ class Training:
         def step() -> Tensor:
             if any(self.step % interval == 0 for interval in intervals):
                 self.lockstep.refresh(self.data, self.streams.keys("bank", self.step))
+            if self.step % FLUSH_INTERVAL == 0:
+                self.adam.flush_()
             losses = update(self._batch(self.step))
             self.step += 1
             return losses

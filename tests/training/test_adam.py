@@ -5,7 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pyrovae.training.adam import Adam, step_sizes
+from pyrovae import Study
+from pyrovae.build import make_cohort_data
+from pyrovae.runner.setup import start
+from pyrovae.system.progress import StudyProgress
+from pyrovae.training.adam import FLUSH_INTERVAL, Adam, step_sizes
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.5])
@@ -80,3 +84,35 @@ def test_each_run_has_its_own_step_size(update_: Callable[..., None]) -> None:
         )
         for name, value in alone.items():
             assert torch.equal(together[name][run], value[0])
+
+
+def denormal(moment: torch.Tensor) -> int:
+    return int(((moment != 0) & (moment.abs() < torch.finfo(moment.dtype).tiny)).sum())
+
+
+@pytest.mark.parametrize("update_", [Adam.update_, Adam.update_fused_])
+def test_flushing_keeps_moments_normal_and_changes_no_weight(update_: Callable[..., None]) -> None:
+    """Gradients of any size end, as those of a unit that is not active any more."""
+    sizes, zeros = torch.logspace(-6, 6, 200)[None], torch.zeros(1, 200)
+    params = {flushed: {"w": torch.linspace(-2, 2, 200)[None]} for flushed in (True, False)}
+    adams = {flushed: Adam.of(each) for flushed, each in params.items()}
+    seen = 0
+    for step in range(1500):
+        if step % FLUSH_INTERVAL == 0:
+            adams[True].flush_()
+        for flushed, adam in adams.items():
+            update_(adam, params[flushed], {"w": zeros if step > 9 else sizes}, step_sizes([1e-3], step + 1))
+        assert denormal(adams[True].exp_avg["w"]) == denormal(adams[True].exp_avg_sq["w"]) == 0
+        seen += denormal(adams[False].exp_avg["w"])
+    assert seen > 0
+    assert torch.equal(params[True]["w"], params[False]["w"])
+
+
+def test_training_flushes_moments() -> None:
+    study = Study.load("quick", steps=4, depth=1, width=4, train_images=32, test_images=32, batch_size=8)
+    (cohort,) = study.cohorts()
+    training, _ = start(study.measure, cohort, make_cohort_data(cohort.runs).to(torch.device("cpu")))
+    training.lockstep.params["guide.encoder.0.bias"].fill_(-1e4)  # no unit is active
+    moment = training.adam.exp_avg["guide.encoder.0.weight"].fill_(1e-40)
+    training.stepper("never", StudyProgress(quiet=True))()
+    assert moment.count_nonzero() == 0
