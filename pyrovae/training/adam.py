@@ -45,10 +45,10 @@ class Adam(NamedTuple):
         Where a gradient is exactly zero, as in a unit that is never active, m falls by a tenth in each step.
 
         Example:
-            >>> adam = Adam({"w": torch.tensor([1e-36, -0.5])}, {"w": torch.tensor([1e-20, torch.nan])})
+            >>> adam = Adam({"w": torch.tensor([1e-36, -0.5])}, {"w": torch.tensor([torch.nan, 1e-36])})
             >>> adam.flush_()
             >>> adam.exp_avg["w"], adam.exp_avg_sq["w"]
-            (tensor([ 0.0000, -0.5000]), tensor([1.0000e-20,        nan]))
+            (tensor([ 0.0000, -0.5000]), tensor([nan, 0.]))
         """
         for moment in (*self.exp_avg.values(), *self.exp_avg_sq.values()):
             torch.hardshrink(moment, NEGLIGIBLE, out=moment)
