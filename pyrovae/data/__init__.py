@@ -190,7 +190,7 @@ def as_input(images: Tensor, thresholds: Tensor | None = None) -> Tensor:
     """
     if thresholds is not None:
         return (thresholds < images).float()
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def divide(

@@ -67,8 +67,9 @@ def memorising_decoder(z: Tensor, q: Distribution, images: Tensor, own: Tensor |
             log_w = log_q.sub_(total[codes, None]).clamp_(min=SMALLEST)
             w = log_w.exp().masked_fill_(log_w == SMALLEST, 0.0)
             entropy[codes] -= log_w.mul_(w).sum(1)
-            used = w.any(0)  # where codes are far apart, most weights are zero
-            x_hat[codes] += w[:, used] @ as_input(images[part][used]).double().flatten(1)
+            used = w.sum(0).nonzero().squeeze(1)  # where codes are far apart, most weights are zero
+            x = as_input(images[part].index_select(0, used))
+            x_hat[codes] += w.index_select(1, used) @ x.double().flatten(1)
     return Memorised(x_hat.unflatten(1, images.shape[1:]), entropy.exp())
 
 

@@ -13,7 +13,7 @@ from pyrovae.programs.pair import Pair
 
 #: Images decoded at once, and images encoded at once; on a GPU, larger chunks need fewer calls.
 CHUNK = 256
-ENCODED = {"cpu": 2**10, "cuda": 2**13}
+ENCODED = {"cpu": 2**11, "cuda": 2**13}
 
 
 class Encodings(NamedTuple):

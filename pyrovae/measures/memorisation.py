@@ -12,7 +12,7 @@ from pyrovae.estimators import memorising_decoder, mixing_share, nearest_point
 from pyrovae.estimators.marginal import draw, encodings
 from pyrovae.measures.encodings import CHUNK
 from pyrovae.measures.measure import NATS, MeasureResult, Quantity, TrainedRun
-from pyrovae.measures.pictures import PIXEL_DIMS, PIXEL_UNIT, SAMPLES, as_bytes
+from pyrovae.measures.pictures import PIXEL_DIMS, PIXEL_UNIT, SAMPLES, as_bytes, white_level
 from pyrovae.programs.distributions import mean_of
 from pyrovae.programs.noise import generator
 
@@ -118,7 +118,8 @@ def measure(run: TrainedRun) -> MeasureResult:
     (x, _) = shown[-1]
     if x.dim() == 4:
         pictured = (x, learned[-1], memorised[-1], as_input(data.train[rows[1]]))
-        pictures = {name: as_bytes(each[:SAMPLES], data) for name, each in zip(PICTURES, pictured, strict=True)}
+        white = run.once(white_level)
+        pictures = {name: as_bytes(each[:SAMPLES], white) for name, each in zip(PICTURES, pictured, strict=True)}
     return MeasureResult(
         mixing_share=share,
         perplexity=perplexity[1:],

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.data import Dataset, as_input
+from pyrovae.data import as_input
 from pyrovae.errors import UnsupportedError
 from pyrovae.estimators.marginal import draw, encodings, log_marginal
 from pyrovae.measures.measure import MeasureResult, Quantity, TrainedRun
@@ -52,9 +52,13 @@ def measure(run: TrainedRun) -> MeasureResult:
     return MeasureResult(**pictures)
 
 
-def as_bytes(x: Tensor, data: Dataset) -> NDArray[np.uint8]:
-    """Images as bytes, with 255 for the largest value of the training images, or for 1 if none is larger."""
-    white = as_input(data.train.max()).clamp(min=1)
+def white_level(run: TrainedRun) -> Tensor:
+    """The value of a white pixel: the largest one of the training images, or 1 if none is larger."""
+    return as_input(run.data.train.max()).clamp(min=1)
+
+
+def as_bytes(x: Tensor, white: Tensor) -> NDArray[np.uint8]:
+    """Images as bytes, with 255 for white."""
     return (255 * (x.nan_to_num() / white).clamp(0, 1)).round().byte().cpu().numpy()
 
 
@@ -64,7 +68,7 @@ def samples(run: TrainedRun) -> dict[str, NDArray[np.uint8]]:
     if len(run.data.event_shape) != 3:
         return {}
     with fork_seed(derive_seed(run.seed, "samples")):
-        return {"image": as_bytes(run.pair.generate(SAMPLES), run.data)}
+        return {"image": as_bytes(run.pair.generate(SAMPLES), run.once(white_level))}
 
 
 @torch.no_grad()
@@ -112,7 +116,7 @@ def traversals(run: TrainedRun) -> dict[str, NDArray[Any]]:
     mean = mean_of(run.pair.likelihood(x.expand(len(z), *x.shape[1:]), z, **run.values))
     if mean is None:
         return {}
-    images = as_bytes(mean.unflatten(0, (len(chosen), SAMPLES)), run.data)
+    images = as_bytes(mean.unflatten(0, (len(chosen), SAMPLES)), run.once(white_level))
     return {"traversal": images, "latent": chosen.double().cpu().numpy(), "share": share[chosen].cpu().numpy()}
 
 

@@ -30,6 +30,7 @@ def normal(loc: Tensor, scale: Tensor) -> Distribution:
 def traversed(pair: object, train: Distribution, test: Distribution) -> dict[str, Any]:
     encodings = Encodings(train, test, normal(torch.zeros(2), torch.ones(2)))
     run: Any = SimpleNamespace(pair=pair, encodings=encodings, data=Dataset(X, X), seed=0, values={})
+    run.once = lambda function: function(run)
     return traversals(run)
 
 

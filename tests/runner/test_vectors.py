@@ -1,5 +1,6 @@
 """A study on vectors: what needs no image works, and pairs of dimensions are drawn instead of pictures."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pyrovae import Results, Run, Study, make_data, run
 from pyrovae.analysis import figures
 from pyrovae.analysis.inference_data import inference_data
 from pyrovae.data import Dataset
-from pyrovae.measures.pictures import as_bytes
+from pyrovae.measures.pictures import as_bytes, white_level
 from pyrovae.runner.reporting import draw
 
 SETTINGS: dict[str, Any] = {
@@ -74,5 +75,6 @@ def test_inference_data_of_vectors_keeps_their_shape(results: Results) -> None:
 
 def test_pictures_of_counts_are_scaled_to_the_largest() -> None:
     counts = torch.tensor([0.0, 8.0, 16.0])
-    assert as_bytes(counts, Dataset(counts, counts)).tolist() == [0, 128, 255]
-    assert as_bytes(counts / 32, Dataset(counts / 32, counts)).tolist() == [0, 64, 128]
+    for images, expected in ((counts, [0, 128, 255]), (counts / 32, [0, 64, 128])):
+        run = SimpleNamespace(data=Dataset(images, counts))
+        assert as_bytes(images, white_level(run)).tolist() == expected  # type: ignore[arg-type]
