@@ -90,6 +90,12 @@ class Compile(StrEnum):
     NEVER = "never"
 
 
+class Matmul(StrEnum):
+    AUTO = "auto"
+    BLAS = "blas"
+    ONEDNN = "onednn"
+
+
 @app.command("run")
 def run_study(
     study: Annotated[str, typer.Argument(help=STUDY_HELP)] = "quick",
@@ -100,6 +106,10 @@ def run_study(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes CUDA if there is any.")] = Device.AUTO,
     compile: Annotated[Compile, typer.Option(help="Whether to compile the training step.")] = Compile.AUTO,
+    matmul: Annotated[
+        Matmul,
+        typer.Option(help="What multiplies float32 matrices on a CPU; auto is the faster one on this machine."),
+    ] = Matmul.AUTO,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -133,20 +143,25 @@ def run_study(
     from pyrovae.runner.run import run
     from pyrovae.system.execution import Execution
 
+    options: Any = {
+        "device": device.value,
+        "compile": compile.value,
+        "matmul": matmul.value,
+        "scheduler": scheduler,
+    }
     if plan:
         with Console(stderr=True).status("loading images, and trying a few steps if no earlier run tells their speed"):
             cohorts = planned(chosen, folder, warnings.warn)
             for line in lines(chosen, cohorts):
                 _print(line)
             if any(cohort.left for cohort in cohorts):
-                execution = Execution(device.value, compile.value, scheduler)
-                for line in estimate(chosen, cohorts, folder, execution).lines():
+                for line in estimate(chosen, cohorts, folder, Execution(**options)).lines():
                     _print(line)
         before = findings(open_results(folder)) if (folder / "study.yaml").exists() else ()
         for line in prospects(chosen, before):
             _print(line)
         return
-    _report(run(chosen, folder, device=device.value, compile=compile.value, scheduler=scheduler))
+    _report(run(chosen, folder, **options))
 
 
 @app.command()

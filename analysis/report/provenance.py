@@ -16,6 +16,7 @@ FACTS = {
     "trained": "mode",
     "device": "device",
     "threads": "threads",
+    "matmul": "matmul",
     "D": "distortion_kind",
     "R": "rate_kind",
     "by": "worker",

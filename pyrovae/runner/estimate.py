@@ -20,6 +20,7 @@ from pyrovae.store.checkpoint import load_header
 from pyrovae.study import Cohort, Measure, Run, Study, parameters_of
 from pyrovae.system.device import find_device
 from pyrovae.system.execution import Compile, Execution, ExecutionMode
+from pyrovae.system.matmul import multiplied_by
 from pyrovae.system.memory import free_memory
 from pyrovae.system.progress import Expected, duration
 from pyrovae.training.modes import candidate_modes
@@ -128,7 +129,8 @@ def estimate(study: Study, planned: Sequence[PlannedCohort], folder: Path, execu
     """
     estimator = _Estimator(study, folder, execution)
     left = [(cohort, job) for cohort in planned for job in cohort.left]
-    costs = tuple(estimator.cost(cohort, job, TRIAL / len(left)) for cohort, job in left)
+    with multiplied_by(execution.matmul):
+        costs = tuple(estimator.cost(cohort, job, TRIAL / len(left)) for cohort, job in left)
     drawing = estimator.speeds.of_drawing(sum(cohort.runs for cohort in planned))
     return Estimate(costs, drawing, estimator.device if execution.scheduler is None else None)
 

@@ -20,7 +20,8 @@ from pyrovae.store.checkpoint import restore
 from pyrovae.study import DATA_SETTINGS, Cohort, Run, Study, check_trust
 from pyrovae.system import tensor_file
 from pyrovae.system.device import find_device, float32_by_default
-from pyrovae.system.execution import Compile, Execution
+from pyrovae.system.execution import Compile
+from pyrovae.system.matmul import multiplied_by
 from pyrovae.system.progress import Expected, StudyProgress
 from pyrovae.system.provenance import history
 from pyrovae.training.trainer import Callback
@@ -70,7 +71,6 @@ def fit(
         >>> pair.encode(x).mean.shape, pair.terms(x).rate.shape, pair.weights["beta"]
         (torch.Size([64, 2]), torch.Size([64]), 0.5)
     """
-    Execution(device, compile, None, quiet)
     here = find_device(device)
     run = _run(memory.settings_of(x, test, labels, factors) | settings)
     data = make_cohort_data([run]) if _DIVIDING & {*settings, *(["split"] if test is not None else [])} else None
@@ -79,7 +79,11 @@ def fit(
     images = CohortData(make_training_data(run)) if data is None else data
     training, _ = start(Study(name="fit").measure, cohort, images.to(here))
     expected = [Expected("train", "fit", run.steps)]
-    with TemporaryDirectory() as folder, StudyProgress(expected, timed=False, quiet=quiet) as progress:
+    with (
+        TemporaryDirectory() as folder,
+        multiplied_by("auto"),
+        StudyProgress(expected, timed=False, quiet=quiet) as progress,
+    ):
         file, task = Path(folder) / "state.safetensors", progress.start("fit", run.steps)
         training.run(every=run.steps, file=file, compile=compile, task=task, callbacks=callbacks)
     if len(training.divergence.rows):

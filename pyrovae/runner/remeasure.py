@@ -90,7 +90,7 @@ def reevaluate(
         >>> evaluation.name, dict(evaluation.tree["information"].sizes)
         ('samples=4', {'beta': 6, 'seed': 1})
     """
-    execution = Execution(device, "never", scheduler, quiet)
+    execution = Execution(device, "never", scheduler=scheduler, quiet=quiet)
     here = find_device(device if scheduler is None else "cpu")
     study_in(Path(folder))  # otherwise the lock would create the folder
     with atomic.locked(Path(folder)):

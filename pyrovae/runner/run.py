@@ -28,7 +28,7 @@ from pyrovae.store.results import Results
 from pyrovae.study import Cohort, Measure, Study
 from pyrovae.system import atomic
 from pyrovae.system.device import find_device, float32_by_default
-from pyrovae.system.execution import Compile, Execution
+from pyrovae.system.execution import Compile, Execution, Matmul
 from pyrovae.system.progress import Expected, StudyProgress
 from pyrovae.training.trainer import Callback
 
@@ -41,6 +41,7 @@ def run(
     *,
     device: str = "auto",
     compile: Compile = "auto",
+    matmul: Matmul = "auto",
     scheduler: str | None = None,
     quiet: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -52,6 +53,8 @@ def run(
         out: folder for everything that the study writes; ``runs/NAME`` by default.
         device: "auto" (CUDA if available), "cpu" or "cuda".
         compile: whether to compile the training step: "auto" (if enough steps are left), "always" or "never".
+        matmul: what multiplies float32 matrices on a CPU: "blas" as in torch, "onednn", or "auto" (the faster one on
+            this machine, measured once).
         scheduler: the address or the file of a Dask scheduler, whose workers run the cohorts; "local" starts a cluster
             on this machine; None uses this process. A script that asks for "local" needs the usual
             ``if __name__ == "__main__":``, because the workers are processes.
@@ -70,7 +73,7 @@ def run(
         [('beta', 2), ('seed', 1), ('split', 2)]
         >>> pair = results.pair(beta=1)
     """
-    execution = Execution(device, compile, scheduler, quiet)
+    execution = Execution(device, compile, matmul, scheduler, quiet)
     if callbacks and scheduler is not None:
         raise InputError("callbacks: expected none with a scheduler, whose workers train; follow metrics.jsonl instead")
     folder = Path("runs") / study.name if out is None else Path(out)

@@ -1,17 +1,11 @@
 """How fast this machine trains and measures: kept from earlier runs in the platform's cache folder, or tried."""
 
-import hashlib
-import json
-import os
-import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,9 +14,9 @@ from pyrovae.measures.declared import of_settings
 from pyrovae.runner.measuring import measured_runs
 from pyrovae.study import PER_RUN, Cohort, Measure, Run
 from pyrovae.study.keys import identity
-from pyrovae.system import atomic
 from pyrovae.system.device import device_name
 from pyrovae.system.execution import Compile, ExecutionMode
+from pyrovae.system.measured import Measured
 from pyrovae.system.memory import freed_memory_kept
 from pyrovae.system.progress import ProgressTask, StudyProgress
 from pyrovae.training.modes import candidate_modes
@@ -62,15 +56,11 @@ class Speed(BaseModel):
 
 
 class Speeds:
-    """The speeds of a device of this machine, by what they depend on.
-
-    Those that cannot be written or read are unknown, without an error: they are only known for convenience.
-    """
+    """The speeds of a device of this machine, by what they depend on."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._folder = Path(platformdirs.user_cache_dir("pyrovae")) / "speeds"
-        self._here = [platform.node(), os.cpu_count(), torch.get_num_threads(), device_name(device)]
+        self._measured = Measured("speeds", device_name(device))
 
     def of_training(self, cohort: Cohort, mode: ExecutionMode) -> Speed | None:
         """The speed of steps of a cohort, in the execution mode that it tries first; None if it is unknown."""
@@ -115,18 +105,13 @@ class Speeds:
         self._save(_measuring(cohort.shared, settings), Speed(each=each))
 
     def _save(self, what: list[Any], speed: Speed) -> None:
-        with suppress(OSError):
-            atomic.write(self._file(what), speed.model_dump_json().encode())
+        self._measured.save(speed.model_dump(), *what)
 
     def _load(self, what: list[Any]) -> Speed | None:
         try:
-            return Speed.model_validate_json(self._file(what).read_bytes())
-        except (OSError, ValueError):
+            return Speed.model_validate(self._measured.load(*what))
+        except ValueError:
             return None
-
-    def _file(self, what: list[Any]) -> Path:
-        digest = hashlib.sha256(json.dumps([*self._here, *what]).encode())
-        return self._folder / f"{digest.hexdigest()[:16]}.json"
 
 
 def step_time(training: Training, seconds: float) -> float:

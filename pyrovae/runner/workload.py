@@ -13,6 +13,7 @@ from pyrovae.runner.jobs import Job
 from pyrovae.study import Study
 from pyrovae.system import memory
 from pyrovae.system.execution import Compile, Execution
+from pyrovae.system.matmul import multiplied_by
 from pyrovae.system.progress import Expected, ProgressReporter, StudyProgress
 
 #: What is done to a job of a study in its folder, such as `run_job`.
@@ -54,9 +55,10 @@ class Workload:
             InputError: the cluster is not what was expected.
         """
         if execution.scheduler is None:
-            self.for_each(
-                jobs, folder, lambda job: work(self.study, job, folder, device, execution.compile, self.progress)
-            )
+            with multiplied_by(execution.matmul):
+                self.for_each(
+                    jobs, folder, lambda job: work(self.study, job, folder, device, execution.compile, self.progress)
+                )
             return []
         try:
             from pyrovae.runner.cluster.dispatch import Dispatcher, connected

@@ -52,7 +52,7 @@ class RecordHeader(BaseModel):
         cohort: key of the runs that it was trained with.
         skipped: what was not measured and why.
         rate_kind, distortion_kind: how R and D were computed.
-        mode, device, threads, versions, worker: provenance.
+        mode, device, threads, matmul, versions, worker: provenance.
         classes: the names of the classes of the data set, by label.
         quantities: declarations of what was measured, as JSON.
         sites: latent sites.
@@ -79,6 +79,7 @@ class RecordHeader(BaseModel):
     mode: str
     device: str
     threads: str
+    matmul: str = ""
     versions: str
     worker: str
     classes: str = ""

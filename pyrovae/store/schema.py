@@ -28,7 +28,7 @@ _RUN_FACTS: dict[str, Any] = {
     "last_loss": np.nan,
     "seconds": np.nan,
     **dict.fromkeys(("key", "cohort", "rate_kind", "distortion_kind", "skipped"), ""),
-    **dict.fromkeys(("mode", "device", "threads", "versions", "worker", "classes"), ""),
+    **dict.fromkeys(("mode", "device", "threads", "matmul", "versions", "worker", "classes"), ""),
     **dict.fromkeys(("weights", "measured", "file"), ""),
 }
 

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 ExecutionMode = Literal["cuda_graph", "compiled", "vmapped", "sequential"]
 EXECUTION_MODES: tuple[ExecutionMode, ...] = get_args(ExecutionMode)
 Compile = Literal["auto", "always", "never"]
+#: What multiplies float32 matrices on a CPU.
+Matmul = Literal["auto", "blas", "onednn"]
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,13 @@ class Execution:
     Attributes:
         device: "auto" (CUDA if available), "cpu" or "cuda".
         compile: whether to compile the training step; "auto" does if enough steps are left.
+        matmul: what multiplies float32 matrices on a CPU; "auto" is the faster one on this machine.
         scheduler: address or file of a Dask scheduler, "local" for a cluster on this machine, None for this process.
         quiet: print nothing.
     """
 
     device: str = "auto"
     compile: Compile = "auto"
+    matmul: Matmul = "auto"
     scheduler: str | None = None
     quiet: bool = False

@@ -11,7 +11,7 @@ from platform import node, python_version
 
 from pydantic import BaseModel, ConfigDict
 
-from pyrovae.system.execution import ExecutionMode
+from pyrovae.system.execution import ExecutionMode, Matmul
 
 
 class Environment(BaseModel):
@@ -19,6 +19,7 @@ class Environment(BaseModel):
 
     Attributes:
         since: steps done when training went on in this environment.
+        matmul: what multiplied float32 matrices on the CPU.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -26,6 +27,7 @@ class Environment(BaseModel):
     mode: ExecutionMode
     device: str
     threads: int
+    matmul: Matmul = "blas"
     versions: str
 
     def as_provenance(self) -> dict[str, str]:
@@ -37,10 +39,10 @@ def history(environments: Sequence[Environment]) -> dict[str, str]:
     """What the steps of a training depended on, by name, with all changes in order.
 
     Example:
-        >>> first = Environment(since=0, mode="vmapped", device="cpu", threads=1, versions="pyrovae 1")
+        >>> first = Environment(since=0, mode="vmapped", device="cpu", threads=1, versions="1")
         >>> later = first.model_copy(update={"since": 500, "threads": 2})
         >>> history([first, later])
-        {'mode': 'vmapped', 'device': 'cpu', 'threads': '1, from step 500 on 2', 'versions': 'pyrovae 1'}
+        {'mode': 'vmapped', 'device': 'cpu', 'threads': '1, from step 500 on 2', 'matmul': 'blas', 'versions': '1'}
     """
     provenance = environments[0].as_provenance()
     for before, after in pairwise(environments):

@@ -18,6 +18,7 @@ from pyrovae.study import EVERY_SPLIT, Cohort, Measure, Run, key_of
 from pyrovae.study.probes import probe_steps
 from pyrovae.system.device import device_name, to_device
 from pyrovae.system.execution import Compile, ExecutionMode
+from pyrovae.system.matmul import library_in_use
 from pyrovae.system.memory import freed_memory_kept, is_out_of_memory
 from pyrovae.system.progress import ProgressReporter, ProgressTask
 from pyrovae.system.provenance import Environment
@@ -282,8 +283,14 @@ class Training:
         """What steps done now would depend on."""
         mode = self.lockstep.mode
         assert mode is not None, "chosen before the first step"
-        device, threads = device_name(self.data.device), torch.get_num_threads()
-        return Environment(since=self.step, mode=mode, device=device, threads=threads, versions=self.versions)
+        return Environment(
+            since=self.step,
+            mode=mode,
+            device=device_name(self.data.device),
+            threads=torch.get_num_threads(),
+            matmul=library_in_use(),
+            versions=self.versions,
+        )
 
     def _note_environment(self, progress: ProgressReporter) -> None:
         """Records the environment of the next steps, and prints how it differs from that of the previous ones."""

@@ -28,6 +28,7 @@ from pyrovae.estimators import (
     memorising_decoder,
     mutual_information,
 )
+from pyrovae.system.matmul import multiplied_by
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
@@ -115,6 +116,7 @@ def cases(encodings: int) -> dict[str, tuple[str, Callable[[], object]]]:
     }
 
 
+@multiplied_by("auto")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all by default: {', '.join(cases(2))}")

@@ -17,6 +17,7 @@ from pyrovae import Study
 from pyrovae.build import make_cohort_data
 from pyrovae.runner.setup import start
 from pyrovae.study import Precision
+from pyrovae.system.matmul import multiplied_by, onednn_is_exact, using
 from pyrovae.system.memory import freed_memory_kept
 from pyrovae.system.progress import StudyProgress
 from pyrovae.training.precision import matmul_precision
@@ -73,9 +74,10 @@ def lockstep(case: Case) -> Work:
         (cohort,) = study.cohorts()
         training, _ = start(study.measure, cohort, make_cohort_data(cohort.runs).to(torch.device(case.device)))
     step = training.stepper("always", StudyProgress())
-    keep_memory = ExitStack()  # until the process ends
-    keep_memory.enter_context(freed_memory_kept())
-    atexit.register(keep_memory.close)
+    surroundings = ExitStack()  # of a study, until the process ends
+    surroundings.enter_context(multiplied_by("auto"))
+    surroundings.enter_context(freed_memory_kept())
+    atexit.register(surroundings.close)
     return step
 
 
@@ -88,14 +90,13 @@ def loop_of_mm(left: Tensor, right: Tensor, out: Tensor) -> None:
         torch.mm(left[run], right[run], out=out[run])
 
 
-def loop_of_linear(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """By oneDNN, of which torch's products use only those in bfloat16."""
-    for run in range(len(out)):
-        out[run] = torch.ops.mkldnn._linear_pointwise(left[run], right[run].mT, None, "none", [], "")
+def by_onednn(left: Tensor, right: Tensor, out: Tensor) -> None:
+    with using("onednn"):
+        torch.bmm(left, right, out=out)
 
 
-#: Ways to multiply the matrices of all runs on a CPU.
-PRODUCTS: dict[str, Product] = {"bmm": bmm, "mm": loop_of_mm, "linear": loop_of_linear}
+#: Ways to multiply the matrices of all runs on a CPU, without rounding float32 numbers.
+PRODUCTS: dict[str, Product] = {"bmm": bmm, "mm": loop_of_mm} | ({"oneDNN": by_onednn} if onednn_is_exact() else {})
 
 
 def operands(case: Case) -> list[tuple[str, Tensor, Tensor, Tensor]]:

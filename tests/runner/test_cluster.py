@@ -35,7 +35,7 @@ from pyrovae.runner.jobs import Job
 from pyrovae.runner.remeasure import reevaluate
 from pyrovae.runner.setup import MEMORY_SHARE, bytes_of_a_run, start
 from pyrovae.store.layout import RunFolder, moving_checkpoint, moving_checkpoints
-from pyrovae.system import atomic, memory, tensor_file
+from pyrovae.system import atomic, matmul, memory, tensor_file
 from pyrovae.system.execution import Execution
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Interrupted
@@ -307,6 +307,19 @@ def test_worker_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
         pool.submit(work._work, job, tmp_path, progress).result()
     progress.note.assert_called_once()
     assert f"waits for process {os.getpid()} on {platform.node()}, which still works" in str(progress.note.call_args)
+
+
+def test_workers_use_the_library_that_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "onednn_is_exact", lambda: True)  # here, it may round
+    used: list[str] = []
+
+    def watched(*_: Any) -> None:
+        used.append(matmul.library_in_use())
+
+    for library in ("blas", "onednn"):
+        work = StudyWork.of(watched, STUDY, tmp_path, Execution(matmul=library))  # type: ignore[arg-type]
+        work._work(Job(STUDY.cohorts()[0]), tmp_path, mock.Mock())
+    assert used == ["blas", "onednn"]
 
 
 @pytest.mark.long

@@ -24,7 +24,8 @@ from pyrovae.store.layout import RUNS
 from pyrovae.study import Study
 from pyrovae.system import atomic, memory
 from pyrovae.system.device import find_device
-from pyrovae.system.execution import Compile, Execution
+from pyrovae.system.execution import Compile, Execution, Matmul
+from pyrovae.system.matmul import multiplied_by
 from pyrovae.system.progress import ProgressReporter, ProgressTask
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Interrupted
@@ -71,12 +72,14 @@ class StudyWork:
     versions: set[str]
     device: str
     compile: Compile
+    matmul: Matmul
 
     @classmethod
     def of(cls, function: Work, study: Study, folder: Path, execution: Execution) -> "StudyWork":
         """Work in the folder of a study, which this process has locked."""
         folder, holder = folder.resolve(), atomic.holder(folder)
-        return cls(function, study, folder, holder, versions(study), execution.device, execution.compile)
+        options = execution.device, execution.compile, execution.matmul
+        return cls(function, study, folder, holder, versions(study), *options)
 
     def check(self, dask_worker: Worker) -> bool:
         """Whether a worker sees the folder of the study.
@@ -160,7 +163,8 @@ class StudyWork:
                 raise Interrupted
             attach(folder)
             device = find_device(self.device)
-            self.function(self.study, job.resumed(folder), folder, device, self.compile, progress)
+            with multiplied_by(self.matmul):
+                self.function(self.study, job.resumed(folder), folder, device, self.compile, progress)
 
     def _label(self, job: Job) -> str:
         return job_label(self.study, job.cohort)
