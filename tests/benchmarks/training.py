@@ -28,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from itertools import product
 
@@ -73,6 +74,9 @@ class Contestant:
 LOCKSTEP, ARITHMETIC, ADAM = "lockstep", "matrix products alone", "Adam at full bandwidth"
 CONTESTANTS = {
     LOCKSTEP: Contestant(epochs_of(lockstep), ("torch", "pyro-ppl"), all_runs=True),
+    "lockstep, --matmul blas": Contestant(
+        epochs_of(partial(lockstep, matmul="blas")), ("torch", "pyro-ppl"), all_runs=True, cuda=False
+    ),
     ARITHMETIC: Contestant(epochs_of(matrix_products), all_runs=True),
     ADAM: Contestant(epochs_of(adam), all_runs=True),
     "plain PyTorch": Contestant(competitors.plain_torch),

@@ -17,6 +17,7 @@ from pyrovae import Study
 from pyrovae.build import make_cohort_data
 from pyrovae.runner.setup import start
 from pyrovae.study import Precision
+from pyrovae.system.execution import Matmul
 from pyrovae.system.matmul import multiplied_by, onednn_is_exact, using
 from pyrovae.system.memory import freed_memory_kept
 from pyrovae.system.progress import StudyProgress
@@ -62,7 +63,7 @@ class Case:
         return (self.images().reshape(IMAGES, -1) / 255).astype(np.float32)
 
 
-def lockstep(case: Case) -> Work:
+def lockstep(case: Case, matmul: Matmul = "auto") -> Work:
     """A compiled training step of all runs."""
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/random.npz", images=case.images())
@@ -75,7 +76,7 @@ def lockstep(case: Case) -> Work:
         training, _ = start(study.measure, cohort, make_cohort_data(cohort.runs).to(torch.device(case.device)))
     step = training.stepper("always", StudyProgress())
     surroundings = ExitStack()  # of a study, until the process ends
-    surroundings.enter_context(multiplied_by("auto"))
+    surroundings.enter_context(multiplied_by(matmul))
     surroundings.enter_context(freed_memory_kept())
     atexit.register(surroundings.close)
     return step
