@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,18 @@ from pyrovae import open_results
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "analysis/notebooks").glob("*.ipynb"))
+#: Parameters with which notebooks that train take seconds.
+SMALL: dict[str, dict[str, Any]] = {
+    "diagnosing_a_guide": {"images": [0, 1], "draws": 25},
+    "priors_and_the_gap": {
+        "settings": {
+            "prior": ["standard_normal", "vamp"], "beta": [0.1, 1], "depth": 1, "seed": [0, 1], "width": 16,
+            "steps": 20, "train_images": 512, "test_images": 256, "measure.images": 256, "measure.outer": 256,
+        }
+    },
+    "reading_a_study": {},
+    "your_own_pair": {"steps": 200, "images": 512},
+}  # fmt: skip
 #: A verdict, as it is printed.
 VERDICT = re.compile(
     r"^(?:supported|contradicted|undecided|no meaningful difference): (?P<finding>.+): "
@@ -65,6 +79,26 @@ def test_outputs_come_from_the_code(file: Path) -> None:
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
     assert not re.findall(r"/(?:home|root|tmp|Users|work)/", json.dumps(outputs))
     assert file.stat().st_size < 400_000
+
+
+@pytest.mark.pages
+@needs_default_study
+@pytest.mark.parametrize(
+    "file", [each for each in NOTEBOOKS if each.stem != "paper_figures"], ids=lambda file: file.stem
+)
+def test_notebook_runs(file: Path, tmp_path: Path) -> None:
+    parameters: dict[str, Any] = SMALL[file.stem]
+    if "settings" in parameters:
+        parameters |= {"folder": str(tmp_path / "study")}
+    (tmp_path / "small.json").write_text(json.dumps(parameters))
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", str(file.parent)]
+    subprocess.run([*command, "-f", str(tmp_path / "small.json"), str(file), str(tmp_path / file.name)], check=True)
+
+
+@pytest.mark.pages
+def test_notebook_on_the_papers_figures_prints_what_is_committed() -> None:
+    command = [sys.executable, str(ROOT / "analysis/notebooks/execute.py"), "--check", "paper_figures"]
+    subprocess.run(command, check=True)
 
 
 @needs_default_study

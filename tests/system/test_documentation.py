@@ -145,6 +145,12 @@ def test_commands_and_code_of_a_page_run_with_real_data(page: Path) -> None:
     _follow(page, real=True)
 
 
+@pytest.mark.pages
+def test_pages_become_a_site_without_warnings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html"]
+    subprocess.run([*command, str(ROOT / "analysis/docs"), str(tmp_path / "site")], check=True)
+
+
 def test_links_of_the_readme_lead_to_files() -> None:
     """Sphinx checks those of the other pages."""
     links = [link for link in LINK.findall(_text(ROOT / "README.md")) if "://" not in link]
