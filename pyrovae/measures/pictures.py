@@ -18,6 +18,8 @@ from pyrovae.programs.sites import observed_sites
 
 #: Images in a row, points along either side of the latent plane, and latents that are traversed.
 SAMPLES, POINTS, LATENTS = 8, 64, 5
+#: Most training images behind the percentiles and the ranks of latents.
+RANKED = 10_000
 PIXEL_DIMS, PIXEL_UNIT = ("sample", "channel", "row", "column"), "1/255"
 PLANE_DIMS = ("row", "column")
 #: Vectors in a pair plot, and dimensions of each.
@@ -88,7 +90,7 @@ def traversals(run: TrainedRun) -> dict[str, NDArray[Any]]:
     """E[x|z] along the latents that differ most between images, from the code of the first test image.
 
     Latents are ranked by the share of their variance that is between images: the correlation, over n, of two draws from
-    q(z|x_n). Each runs from the 1st to the 99th percentile of q(z).
+    q(z|x_n). Each runs from the 1st to the 99th percentile of q(z). Both are estimated on at most `RANKED` images.
 
     Returns:
         ``traversal``, ``[latents, SAMPLES, channels, height, width]``, and of each latent its number, ``latent``, and
@@ -102,7 +104,8 @@ def traversals(run: TrainedRun) -> dict[str, NDArray[Any]]:
     if len(train.event_shape) != 1 or x.dim() != 4:
         return {}
     draws = generator(run.seed, "traversal")
-    one, other = draw(encodings(train), 2, draws)
+    some = torch.randperm(train.batch_shape[0], generator=draws)[:RANKED].to(x.device)
+    one, other = draw(encodings(train, some), 2, draws)
     start = draw(encodings(test, torch.zeros(1, dtype=torch.long, device=x.device)), 1, draws)[0, 0]
     share = torch.stack(
         [torch.corrcoef(torch.stack(each)).nan_to_num()[0, 1] for each in zip(one.T, other.T, strict=True)]
