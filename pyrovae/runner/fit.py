@@ -20,7 +20,7 @@ from pyrovae.store.checkpoint import restore
 from pyrovae.study import DATA_SETTINGS, Cohort, Run, Study, check_trust
 from pyrovae.system import tensor_file
 from pyrovae.system.device import find_device, float32_by_default
-from pyrovae.system.execution import Compile
+from pyrovae.system.execution import Compile, Execution
 from pyrovae.system.matmul import multiplied_by
 from pyrovae.system.progress import Expected, StudyProgress
 from pyrovae.system.provenance import history
@@ -71,6 +71,7 @@ def fit(
         >>> pair.encode(x).mean.shape, pair.terms(x).rate.shape, pair.weights["beta"]
         (torch.Size([64, 2]), torch.Size([64]), 0.5)
     """
+    execution = Execution(device, compile, quiet=quiet)
     here = find_device(device)
     run = _run(memory.settings_of(x, test, labels, factors) | settings)
     data = make_cohort_data([run]) if _DIVIDING & {*settings, *(["split"] if test is not None else [])} else None
@@ -81,7 +82,7 @@ def fit(
     expected = [Expected("train", "fit", run.steps)]
     with (
         TemporaryDirectory() as folder,
-        multiplied_by("auto"),
+        multiplied_by(execution.matmul),
         StudyProgress(expected, timed=False, quiet=quiet) as progress,
     ):
         file, task = Path(folder) / "state.safetensors", progress.start("fit", run.steps)

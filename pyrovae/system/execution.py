@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pyrovae.errors import InputError
+
 #: How a cohort is computed: all runs at once, as one CUDA graph of compiled kernels, as compiled kernels, or by eager
 #: vmap; or one run after the other.
 ExecutionMode = Literal["cuda_graph", "compiled", "vmapped", "sequential"]
@@ -22,6 +24,9 @@ class Execution:
         matmul: what multiplies float32 matrices on a CPU; "auto" is the faster one on this machine.
         scheduler: address or file of a Dask scheduler, "local" for a cluster on this machine, None for this process.
         quiet: print nothing.
+
+    Raises:
+        InputError: an option is none of its choices.
     """
 
     device: str = "auto"
@@ -29,3 +34,8 @@ class Execution:
     matmul: Matmul = "auto"
     scheduler: str | None = None
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in {"compile": get_args(Compile), "matmul": get_args(Matmul)}.items():
+            if (value := getattr(self, name)) not in choices:
+                raise InputError(f"{name}: expected {', '.join(choices)}, got '{value}'")

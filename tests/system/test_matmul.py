@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrovae import InputError, Study, run
+from pyrovae import InputError, Study, fit, run
 from pyrovae.measures.evaluate import Measurements
 from pyrovae.runner import cohort, estimate
 from pyrovae.system import matmul
@@ -123,6 +123,17 @@ def test_a_library_that_rounds_is_refused(machine: SimpleNamespace, tmp_path: Pa
     with pytest.raises(InputError, match="matmul: expected auto or blas, got onednn, which is missing here, or would"):
         run(STUDY, tmp_path / "study", matmul="onednn", compile="never")
     assert not list((tmp_path / "study").glob("runs/*"))
+
+
+def test_unknown_choice_is_one_line(tmp_path: Path) -> None:
+    options: dict[str, Any]
+    for options in ({"matmul": "mkl"}, {"compile": "yes"}):
+        ((name, value),) = options.items()
+        with pytest.raises(InputError, match=f"^{name}: expected auto, .*, got '{value}'$"):
+            run(STUDY, tmp_path / "study", **options)
+    with pytest.raises(InputError, match=r"^compile: expected auto, always, never, got 'yes'$"):
+        fit(torch.rand(8, 1, 4, 4), compile="yes")  # type: ignore[arg-type]
+    assert not (tmp_path / "study").exists()
 
 
 def test_all_of_a_study_uses_the_library_that_is_chosen(
