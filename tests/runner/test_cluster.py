@@ -482,7 +482,7 @@ def test_interrupt_at_the_terminal_has_workers_write_their_checkpoints(tmp_path:
         out = process.stdout.read()
         assert process.wait(TIMEOUT) == 130
     assert "Traceback" not in out
-    assert "the same command resumes" in out
+    assert "the same command continues" in out
     assert max(reached(tmp_path / "study")) > 100
 
 

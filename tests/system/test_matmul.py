@@ -118,6 +118,21 @@ def test_auto_takes_the_faster_library_that_does_not_round(
     assert machine.products == measured
 
 
+def test_defaults_of_a_script_and_a_damaged_file_change_nothing(machine: SimpleNamespace, tmp_path: Path) -> None:
+    machine.seconds = 0.5
+    with multiplied_by("auto"):
+        (file,) = tmp_path.glob("cache/pyrovae/matmul/*.json")
+    file.write_text("[]")
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with multiplied_by("auto"):
+            assert library_in_use() == "onednn"
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_library_that_rounds_is_refused(machine: SimpleNamespace, tmp_path: Path) -> None:
     machine.rounds = True
     with pytest.raises(InputError, match="matmul: expected auto or blas, got onednn, which is missing here, or would"):
