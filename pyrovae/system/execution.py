@@ -10,8 +10,9 @@ from pyrovae.errors import InputError
 ExecutionMode = Literal["cuda_graph", "compiled", "vmapped", "sequential"]
 EXECUTION_MODES: tuple[ExecutionMode, ...] = get_args(ExecutionMode)
 Compile = Literal["auto", "always", "never"]
-#: What multiplies float32 matrices on a CPU.
-Matmul = Literal["auto", "blas", "onednn"]
+#: What multiplies float32 matrices on a CPU, and how it is chosen.
+Library = Literal["blas", "onednn"]
+Matmul = Literal["auto", Library]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.system.execution import Matmul
+from pyrovae.system.execution import Library, Matmul
 from pyrovae.system.measured import Measured
 
 #: How many times as fast oneDNN must be to be chosen: above what noise does to two that are equal.
@@ -51,7 +51,7 @@ def multiplied_by(matmul: Matmul) -> Iterator[None]:
 
 
 @contextmanager
-def using(library: Matmul) -> Iterator[None]:
+def using(library: Library) -> Iterator[None]:
     """Multiplies by a library inside the block, whether or not it rounds."""
     settings = _settings()
     before = settings.fp32_precision
@@ -62,7 +62,7 @@ def using(library: Matmul) -> Iterator[None]:
         settings.fp32_precision = before
 
 
-def library_in_use() -> Matmul:
+def library_in_use() -> Library:
     """The library that multiplies matrices now."""
     return "onednn" if _settings().fp32_precision == "bf16" else "blas"
 
@@ -80,12 +80,13 @@ def _settings() -> Any:
     return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
-def _faster() -> Matmul:
+def _faster() -> Library:
     """The faster library, as it was measured or, the first time, by measuring it."""
     kept = Measured("matmul", torch.__version__)
-    seconds: dict[Matmul, float] = {"blas": torch.inf, "onednn": torch.inf}
+    seconds: dict[Library, float] = {"blas": torch.inf, "onednn": torch.inf}
+    found = kept.load()
     for library in seconds:
-        if kept.load() == library:
+        if library == found:
             return library
     left, right = _factors()
     for _ in range(ROUNDS):
@@ -94,7 +95,7 @@ def _faster() -> Matmul:
                 begun = time.perf_counter()
                 torch.bmm(left, right)
                 seconds[library] = min(seconds[library], time.perf_counter() - begun)
-    faster: Matmul = "onednn" if seconds["blas"] > MARGIN * seconds["onednn"] and onednn_is_exact() else "blas"
+    faster: Library = "onednn" if seconds["blas"] > MARGIN * seconds["onednn"] and onednn_is_exact() else "blas"
     kept.save(faster)
     return faster
 

@@ -11,7 +11,7 @@ from platform import node, python_version
 
 from pydantic import BaseModel, ConfigDict
 
-from pyrovae.system.execution import ExecutionMode, Matmul
+from pyrovae.system.execution import ExecutionMode, Library
 
 
 class Environment(BaseModel):
@@ -27,7 +27,7 @@ class Environment(BaseModel):
     mode: ExecutionMode
     device: str
     threads: int
-    matmul: Matmul = "blas"
+    matmul: Library = "blas"
     versions: str
 
     def as_provenance(self) -> dict[str, str]:

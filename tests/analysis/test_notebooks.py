@@ -87,10 +87,8 @@ def test_outputs_come_from_the_code(file: Path) -> None:
     "file", [each for each in NOTEBOOKS if each.stem != "paper_figures"], ids=lambda file: file.stem
 )
 def test_notebook_runs(file: Path, tmp_path: Path) -> None:
-    parameters: dict[str, Any] = SMALL[file.stem]
-    if "settings" in parameters:
-        parameters |= {"folder": str(tmp_path / "study")}
-    (tmp_path / "small.json").write_text(json.dumps(parameters))
+    folder = {"folder": str(tmp_path / "study")} if "settings" in SMALL[file.stem] else {}
+    (tmp_path / "small.json").write_text(json.dumps(SMALL[file.stem] | folder))
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", str(file.parent)]
     subprocess.run([*command, "-f", str(tmp_path / "small.json"), str(file), str(tmp_path / file.name)], check=True)
 

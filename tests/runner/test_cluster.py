@@ -37,6 +37,7 @@ from pyrovae.runner.setup import MEMORY_SHARE, bytes_of_a_run, start
 from pyrovae.store.layout import RunFolder, moving_checkpoint, moving_checkpoints
 from pyrovae.system import atomic, matmul, memory, tensor_file
 from pyrovae.system.execution import Execution
+from pyrovae.system.matmul import library_in_use
 from pyrovae.system.provenance import software_versions
 from pyrovae.training.trainer import Interrupted
 
@@ -314,7 +315,7 @@ def test_workers_use_the_library_that_is_chosen(tmp_path: Path, monkeypatch: pyt
     used: list[str] = []
 
     def watched(*_: Any) -> None:
-        used.append(matmul.library_in_use())
+        used.append(library_in_use())
 
     for library in ("blas", "onednn"):
         work = StudyWork.of(watched, STUDY, tmp_path, Execution(matmul=library))  # type: ignore[arg-type]

@@ -22,7 +22,6 @@ STUDY = Study(
     batch_size=16, checkpoint_every=5,
     measure={"images": 32, "outer": 32, "particles": 2, "reconstructions": 2, "probe": 8, "points": 3},
 )  # fmt: skip
-CHOICES: tuple[Matmul, ...] = get_args(Matmul)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +51,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 def exact_libraries() -> list[Matmul]:
     """What can be chosen on the machine of the test."""
-    return [choice for choice in CHOICES if choice != "onednn" or matmul.onednn_is_exact()]
+    return [choice for choice in get_args(Matmul) if choice != "onednn" or matmul.onednn_is_exact()]
 
 
 @pytest.fixture
